@@ -1,0 +1,207 @@
+//! How operations hang together: vertices named by what they are, edges to the outputs they use.
+//!
+//! A [`VertexId`] covers the operation, its platform and, through its edges, everything beneath it. So a vertex can
+//! only name vertices that exist already: a cycle cannot be written down, and adding the same vertex twice is one.
+
+use std::collections::HashMap;
+
+use crate::canon::{self, Parts};
+use crate::op::{FileActionKind, Op, OpMeta, Platform};
+
+/// SHA-256 of a vertex: operation, platform, inputs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VertexId([u8; 32]);
+
+impl VertexId {
+    /// A name for something that is no vertex but is shown beside them (`[internal] load metadata`).
+    pub fn of_name(name: &str) -> Self {
+        let mut parts = Parts::new();
+        parts.push("name", name);
+        Self(parts.digest("name"))
+    }
+
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for VertexId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "sha256:{}", canon::hex(&self.0))
+    }
+}
+
+impl std::fmt::Debug for VertexId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "VertexId({})", &canon::hex(&self.0)[..12])
+    }
+}
+
+/// One output of one vertex. What is wanted, and what an operation stands on, is always an output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Edge {
+    /// Whose output.
+    pub vertex: VertexId,
+    /// Which of its outputs.
+    pub output: u32,
+}
+
+/// An operation with its inputs and its platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vertex {
+    /// What is done.
+    pub op: Op,
+    /// On what; the operation names them by index.
+    pub inputs: Vec<Edge>,
+    /// For which machine; `None` where it does not matter.
+    pub platform: Option<Platform>,
+}
+
+impl Vertex {
+    /// How many outputs the operation has.
+    pub fn outputs(&self) -> u32 {
+        let highest = |outputs: &mut dyn Iterator<Item = Option<u32>>| outputs.flatten().max().map_or(0, |max| max + 1);
+        match &self.op {
+            Op::Source(_) | Op::Merge(_) | Op::Diff(_) | Op::Build(_) => 1,
+            Op::Exec(exec) => highest(&mut exec.mounts.iter().map(|mount| mount.output)),
+            Op::File(file) => highest(&mut file.actions.iter().map(|action| action.output)),
+        }
+    }
+
+    fn id(&self) -> VertexId {
+        let mut parts = Parts::new();
+        canon::op_parts(&self.op, self.platform.as_ref(), &mut parts);
+        for (i, edge) in self.inputs.iter().enumerate() {
+            parts.push(format!("input[{i}]"), format!("{} {}", edge.vertex, edge.output));
+        }
+        VertexId(parts.digest("vertex"))
+    }
+}
+
+/// A set of vertices closed under inputs.
+#[derive(Clone, Debug, Default)]
+pub struct Graph {
+    vertices: HashMap<VertexId, (Vertex, OpMeta)>,
+    order: Vec<VertexId>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a vertex and returns its id. Adding it again is fine; the first description stays, and a vertex that
+    /// anyone wants to run without cache runs without cache.
+    ///
+    /// # Errors
+    /// When an input is not in the graph or has no such output, or the operation names an input that is not there.
+    pub fn add(&mut self, vertex: Vertex, meta: OpMeta) -> Result<VertexId, GraphError> {
+        for edge in &vertex.inputs {
+            let (input, _) = self.vertices.get(&edge.vertex).ok_or(GraphError::UnknownInput(edge.vertex))?;
+            if edge.output >= input.outputs() {
+                return Err(GraphError::UnknownOutput { vertex: edge.vertex, output: edge.output });
+            }
+        }
+        check_indices(&vertex)?;
+        let id = vertex.id();
+        match self.vertices.entry(id) {
+            std::collections::hash_map::Entry::Occupied(mut known) => {
+                known.get_mut().1.ignore_cache |= meta.ignore_cache;
+            }
+            std::collections::hash_map::Entry::Vacant(free) => {
+                free.insert((vertex, meta));
+                self.order.push(id);
+            }
+        }
+        Ok(id)
+    }
+
+    /// The vertex of that id.
+    pub fn get(&self, id: &VertexId) -> Option<&Vertex> {
+        self.vertices.get(id).map(|(vertex, _)| vertex)
+    }
+
+    /// What stands beside the vertex.
+    pub fn meta(&self, id: &VertexId) -> Option<&OpMeta> {
+        self.vertices.get(id).map(|(_, meta)| meta)
+    }
+
+    /// All vertices, inputs before those that use them.
+    pub fn iter(&self) -> impl Iterator<Item = (VertexId, &Vertex, &OpMeta)> {
+        self.order.iter().map(|id| {
+            let (vertex, meta) = &self.vertices[id];
+            (*id, vertex, meta)
+        })
+    }
+
+    /// How many vertices there are.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.order.is_empty()
+    }
+}
+
+/// Every index inside an operation must point at something: graphs also come from other people.
+fn check_indices(vertex: &Vertex) -> Result<(), GraphError> {
+    let inputs = vertex.inputs.len();
+    let check = |index: Option<usize>, limit: usize, what: &'static str| match index {
+        Some(index) if index >= limit => Err(GraphError::BadIndex { what, index, limit }),
+        _ => Ok(()),
+    };
+    match &vertex.op {
+        Op::Source(_) if inputs > 0 => Err(GraphError::BadIndex { what: "source input", index: inputs, limit: 0 }),
+        Op::Source(_) | Op::Merge(_) => Ok(()),
+        Op::Exec(exec) => exec.mounts.iter().try_for_each(|mount| check(mount.input, inputs, "mount input")),
+        Op::File(file) => file.actions.iter().enumerate().try_for_each(|(i, action)| {
+            check(action.input, inputs + i, "file action input")?;
+            check(action.secondary_input, inputs + i, "file action secondary input")?;
+            match (&action.kind, action.secondary_input) {
+                (FileActionKind::Copy(_), None) => Err(GraphError::CopyFromNothing { action: i }),
+                _ => Ok(()),
+            }
+        }),
+        Op::Diff(diff) => {
+            check(diff.lower, inputs, "diff lower")?;
+            check(diff.upper, inputs, "diff upper")
+        }
+        Op::Build(build) => build.inputs.values().try_for_each(|input| check(Some(*input), inputs, "build input")),
+    }
+}
+
+/// Why a vertex cannot be added.
+#[derive(Debug, thiserror::Error)]
+pub enum GraphError {
+    /// An edge leads to a vertex that is not in the graph.
+    #[error("input {0} is not in the graph")]
+    UnknownInput(VertexId),
+    /// An edge leads to an output that its vertex does not have.
+    #[error("vertex {vertex} has no output {output}")]
+    UnknownOutput {
+        /// The vertex.
+        vertex: VertexId,
+        /// The output that it lacks.
+        output: u32,
+    },
+    /// An operation names an input that it does not have.
+    #[error("{what} {index} does not exist, there are {limit}")]
+    BadIndex {
+        /// Which field.
+        what: &'static str,
+        /// What it said.
+        index: usize,
+        /// What it may say at most, exclusive.
+        limit: usize,
+    },
+    /// A copy without a tree to read from.
+    #[error("file action {action} copies from nothing")]
+    CopyFromNothing {
+        /// Its position in the operation.
+        action: usize,
+    },
+}

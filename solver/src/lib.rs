@@ -1,0 +1,20 @@
+//! The build graph, its keys, and the schedule that solves it.
+//!
+//! In comes a [`graph::Graph`] with wanted outputs, an [`seam::Executor`] that can run one operation and a
+//! [`seam::CacheStore`] that remembers results; out goes a result for every wanted output, and [`seam::Event`]s on
+//! the way. Deliberately absent: files, processes, network, the clock, Dockerfiles, containers.
+//!
+//! Read in this order: [`op`] says what can be done, [`graph`] how operations hang together, [`canon`] how both
+//! become bytes, [`key`] what makes two runs the same, [`schedule`] what happens next (pure), [`run`] makes it happen.
+
+#![forbid(unsafe_code)]
+
+pub mod op;
+
+pub mod graph;
+
+pub mod canon;
+
+pub mod key;
+
+pub mod seam;

@@ -1,0 +1,194 @@
+//! What the solver asks of the world, and what it tells it.
+//!
+//! [`Executor`] runs operations, [`CacheStore`] remembers results, [`Progress`] listens. Each is written in plain
+//! data, has a toy in this room's tests and the real one elsewhere.
+
+use std::future::Future;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::canon::Part;
+use crate::graph::{Vertex, VertexId};
+use crate::key::{ContentDigest, Key};
+use crate::op::{OpMeta, SourceOp};
+
+/// Name of a result, given by the executor, understood by the executor and the store.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct ResultId(pub String);
+
+impl ResultId {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for ResultId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a source is, for keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pin {
+    /// It is exactly this, and its key says so.
+    Content(ContentDigest),
+    /// It has no key of its own (a directory of the user): every operation that reads it takes the digest of the
+    /// paths it selects into its key. See [`Executor::digest_selected`].
+    Selected,
+}
+
+/// Which paths of a local source an operation reads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Selection {
+    /// Path or pattern, absolute within the source.
+    pub path: String,
+    /// Whether `path` may hold wildcards.
+    pub wildcard: bool,
+    /// Whether a pattern that matches nothing is fine.
+    pub allow_empty_wildcard: bool,
+    /// Whether a link at `path` stands for what it points to.
+    pub follow_symlinks: bool,
+    /// Whether a directory stands for its contents (its own name and attributes do not count).
+    pub dir_contents_only: bool,
+    /// Only paths that match count; empty means all.
+    pub include_patterns: Vec<String>,
+    /// Paths that match do not count.
+    pub exclude_patterns: Vec<String>,
+}
+
+/// One operation that is to be run now.
+#[derive(Clone, Debug)]
+pub struct Job<'a> {
+    /// Which vertex.
+    pub id: VertexId,
+    /// The operation, its platform, its edges.
+    pub vertex: &'a Vertex,
+    /// What stands beside it.
+    pub meta: &'a OpMeta,
+    /// The results of `vertex.inputs`, in that order.
+    pub inputs: Vec<ResultId>,
+}
+
+/// Runs operations. Shared by all tasks of a build.
+pub trait Executor: Send + Sync + 'static {
+    /// Why something could not be done.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// What `source` is, before it is fetched. Cheap and idempotent.
+    fn pin(&self, source: &SourceOp) -> impl Future<Output = Result<Pin, Self::Error>> + Send;
+
+    /// Digest of what `selection` selects in a source that is [`Pin::Selected`].
+    fn digest_selected(
+        &self,
+        source: &SourceOp,
+        selection: &Selection,
+    ) -> impl Future<Output = Result<ContentDigest, Self::Error>> + Send;
+
+    /// Runs one operation and returns one result per output. Output of the process goes to `log`. Returns soon after
+    /// `cancel` fires, with an error, leaving nothing behind.
+    fn run(
+        &self,
+        job: Job<'_>,
+        log: &dyn LogSink,
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = Result<Vec<ResultId>, Self::Error>> + Send;
+}
+
+/// Remembers which key led to which results.
+pub trait CacheStore: Send + Sync + 'static {
+    /// Why the memory failed.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// The results of `key`, one per output, if they are known and still there.
+    fn find(&self, key: &Key) -> Result<Option<Vec<ResultId>>, Self::Error>;
+
+    /// Remembers the results of `key` and what it was made of. Remembering twice keeps the later.
+    fn record(&self, key: &Key, parts: &[Part], results: &[ResultId]) -> Result<(), Self::Error>;
+}
+
+/// Where a running operation writes its output.
+pub trait LogSink: Send + Sync {
+    /// Bytes as the process wrote them, in any pieces.
+    fn write(&self, stream: Stream, bytes: &[u8]);
+
+    /// How far a transfer is: `name` (`sha256:12ab…`), bytes done, bytes in all when known, and whether it is over.
+    fn progress(&self, name: &str, current_bytes: u64, total_bytes: Option<u64>, done: bool);
+
+    /// A line for the user about this operation.
+    fn notice(&self, text: &str);
+}
+
+/// Which of its two streams a process wrote to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// Something that happened; the clock is the listener's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The vertex will take part; comes once, before anything else about it.
+    Declared {
+        /// Which.
+        vertex: VertexId,
+        /// Its description.
+        name: String,
+        /// Those whose results it uses.
+        inputs: Vec<VertexId>,
+    },
+    /// It runs now.
+    Started(VertexId),
+    /// Its result was known; nothing ran.
+    Cached(VertexId),
+    /// It wrote something.
+    Log {
+        /// Who.
+        vertex: VertexId,
+        /// Where.
+        stream: Stream,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// A transfer went on.
+    Progress {
+        /// For whom.
+        vertex: VertexId,
+        /// Of what.
+        name: String,
+        /// Bytes so far.
+        current_bytes: u64,
+        /// Bytes in all, when known.
+        total_bytes: Option<u64>,
+        /// Whether it is over.
+        done: bool,
+    },
+    /// A line for the user.
+    Notice {
+        /// About whom.
+        vertex: VertexId,
+        /// The line.
+        text: String,
+    },
+    /// It ended well.
+    Done(VertexId),
+    /// It ended badly.
+    Failed {
+        /// Who.
+        vertex: VertexId,
+        /// Why, in one line.
+        error: String,
+    },
+    /// It was stopped because another failed or the user asked.
+    Canceled(VertexId),
+}
+
+/// Listens to a build. Called from many tasks; must not block.
+pub trait Progress: Send + Sync + 'static {
+    /// Takes note.
+    fn event(&self, event: Event);
+}

@@ -1,0 +1,117 @@
+//! What a build is asked to do: the command line, the environment and the config files, merged and checked.
+//!
+//! Plain data; nothing here reads anything. [`crate::cli`] makes it, [`crate::engine`] obeys it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use oci::model::{Platform, Reference};
+use solver::op::NetworkMode;
+
+/// One build.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// The context directory, as given.
+    pub context: PathBuf,
+    /// `-f`; `None` looks for `Dockerfile`, then `dockerfile`, then `Containerfile` in the context.
+    pub file: Option<PathBuf>,
+    /// `-t`, in order.
+    pub tags: Vec<Reference>,
+    /// `--target`.
+    pub target: Option<String>,
+    /// `--build-arg`, later ones winning; a bare name was looked up in the environment and is absent if unset there.
+    pub build_args: BTreeMap<String, String>,
+    /// `--label`.
+    pub labels: BTreeMap<String, String>,
+    /// `--platform`, or the machine's own.
+    pub platform: Platform,
+    /// `--network`; `None` when not given.
+    pub network: Option<NetworkMode>,
+    /// `--no-cache`.
+    pub no_cache: bool,
+    /// `--pull`.
+    pub pull: bool,
+    /// `--push`.
+    pub push: bool,
+    /// `-o`, in order. Empty: only the local store.
+    pub outputs: Vec<Output>,
+    /// `--iidfile`.
+    pub iidfile: Option<PathBuf>,
+    /// `--metadata-file`.
+    pub metadata_file: Option<PathBuf>,
+    /// How many RUN steps at once.
+    pub jobs: usize,
+}
+
+/// One `-o`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// `type=`.
+    pub kind: OutputKind,
+    /// `dest=`; `None` is standard output (`dest=-`).
+    pub dest: Option<PathBuf>,
+}
+
+/// What an output writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputKind {
+    /// A tar of an OCI image layout.
+    Oci,
+    /// A tar that `docker load` takes.
+    Docker,
+    /// The root file system into a directory.
+    Local,
+    /// The root file system as a tar.
+    Tar,
+}
+
+/// `rbuild run`.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// Which image.
+    pub image: Reference,
+    /// The command; empty runs the image's own.
+    pub command: Vec<String>,
+    /// `--entrypoint`.
+    pub entrypoint: Option<String>,
+    /// `-e`, as `NAME=value`; a bare name was looked up in the environment.
+    pub env: Vec<String>,
+    /// `-v`.
+    pub volumes: Vec<Volume>,
+    /// `-w`.
+    pub workdir: Option<String>,
+    /// `-u`.
+    pub user: Option<String>,
+    /// `-i`: standard input stays open.
+    pub interactive: bool,
+    /// `-t`: a terminal of its own.
+    pub tty: bool,
+    /// `--network`; `None` when not given.
+    pub network: Option<NetworkMode>,
+    /// `-p`, as (host address, host port, container port); only checked, since the network is the host's.
+    pub publish: Vec<Publish>,
+    /// Whether the changed tree is thrown away afterwards (`--rm`); otherwise too, but it is said.
+    pub rm: bool,
+}
+
+/// One `-p`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Address to listen on; `None` is all.
+    pub address: Option<std::net::IpAddr>,
+    /// Port on the host.
+    pub host_port: u16,
+    /// Port inside.
+    pub container_port: u16,
+}
+
+/// One `-v`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// Path on the host; absolute.
+    pub source: PathBuf,
+    /// Path inside; absolute.
+    pub target: String,
+    /// `:ro`.
+    pub readonly: bool,
+}
