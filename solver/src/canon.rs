@@ -108,7 +108,7 @@ pub fn op_parts(op: &Op, platform: Option<&Platform>, parts: &mut Parts) {
     }
 }
 
-fn platform_parts(platform: &Platform, parts: &mut Parts) {
+pub(crate) fn platform_parts(platform: &Platform, parts: &mut Parts) {
     parts.push("platform.os", &platform.os);
     parts.push("platform.architecture", &platform.architecture);
     parts.push("platform.variant", &platform.variant);

@@ -18,3 +18,7 @@ pub mod canon;
 pub mod key;
 
 pub mod seam;
+
+pub mod schedule;
+
+pub mod run;
