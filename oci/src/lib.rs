@@ -1,6 +1,11 @@
 //! Images: their names, configs and blobs, the layer codec, registries and archives.
 //!
 //! Bytes and trees come in; digests, layers, manifests, pushes and pulls go out. Deliberately absent: snapshots and
-//! the build graph. [`model`] holds the immutable nouns.
+//! the build graph. [`model`] holds the immutable nouns, [`content`] is where bytes are found by digest, [`json`] reads
+//! them without doubt.
 
 pub mod model;
+
+pub mod json;
+
+pub mod content;
