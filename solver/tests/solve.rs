@@ -88,7 +88,8 @@ fn a_second_build_runs_nothing() {
 
 #[test]
 fn what_changes_runs_again_with_all_that_stands_on_it() {
-    let cases: &[(&str, fn(&World), &[&str])] = &[
+    type Change = fn(&World);
+    let cases: &[(&str, Change, &[&str])] = &[
         ("nothing", |_| {}, &[]),
         ("file content", |world| world.write("/app", "v2"), &["copy", "make"]),
         ("unrelated file", |world| world.write("/other", "x"), &[]),
