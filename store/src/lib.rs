@@ -1,1 +1,48 @@
-//! placeholder
+//! The store on disk: what was built, pulled, imported and loaded, found again by any `rbuild` process.
+//!
+//! Trees, blobs, keys and names come in; the same come out, in this process or another, now or after a crash.
+//! Deliberately absent: running anything, reading the contents of a layer, talking to a registry, deciding what may be
+//! thrown away.
+//!
+//! ```text
+//! <root>/                 0700, owned by the user of the store
+//!   lock                  held shared by every process that uses the store
+//!   index.lock            held for an instant while the index is opened; exclusively while it is made or rebuilt
+//!   index.db              SQLite, WAL; `user_version` is the schema. Only an index: see `records/` and `images/`
+//!   synced                per line a boot and a generation: up to where everything is on disk (see `durability`)
+//!   blobs/sha256/<hex>    blobs, named by digest; made in tmp/, fsynced, renamed
+//!   layers/<name>/        one tree each, overlayfs form; <name> is 8 characters
+//!   records/<id>.jsonl    what the index knows of a layer, to rebuild the index from; only ever appended to
+//!   images/<hex>.json     what the index knows of a tag or of an image without one, likewise
+//!   tmp/<layer id>/       a draft: fs/ and work/; flocked by its maker, swept by the next start once it is dead
+//!   tmp/<random>.blob     a blob being written; flocked likewise
+//!   trash/                trees on their way out: renamed here, then deleted
+//! ```
+//!
+//! Read in this order: [`layout`] the folders and their locks, [`draft`] how a tree is made aside, [`blobs`] how bytes
+//! are, [`store`] how a store is opened, [`layers`], [`images`], [`cache`] what it remembers, [`index`] the database,
+//! [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss may take, [`trash`] how trees go.
+
+#![forbid(unsafe_code)]
+
+mod blobs;
+mod cache;
+mod draft;
+mod durability;
+mod error;
+mod images;
+mod index;
+mod journal;
+mod layers;
+mod layout;
+mod provenance;
+mod rebuild;
+mod store;
+mod trash;
+
+pub use blobs::{Blob, Blobs};
+pub use draft::Draft;
+pub use error::StoreError;
+pub use images::{FoundImage, ImageRecord};
+pub use layers::Layer;
+pub use store::Store;

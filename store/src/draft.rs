@@ -1,0 +1,162 @@
+//! A tree that is being made: `tmp/<layer id>/` with `fs/` for the tree and `work/` for whoever mounts it.
+//!
+//! A draft becomes a layer ([`crate::Store::add_built_layer`], [`crate::Store::attach_tree`]) or is discarded when it
+//! is dropped. Its directory is flocked, so that it is known to be dead as soon as its process is; [`sweep`] then
+//! removes it, together with the tree it may have put into `layers/` without coming so far as to record it.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::StoreError;
+use crate::layout::{Layout, tree_name, try_flock};
+use crate::trash;
+
+const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// A tree being made. Belongs to one process; dropping it discards it.
+#[derive(Debug)]
+pub struct Draft {
+    layout: Arc<Layout>,
+    /// The id that the layer will have, and the name of the directory until then.
+    id: String,
+    path: PathBuf,
+    fs_path: PathBuf,
+    work_path: PathBuf,
+    /// Holds the lock.
+    dir: OwnedFd,
+    fs: OwnedFd,
+}
+
+impl Draft {
+    /// Makes `tmp/<id>/{fs,work}`; `fs` has mode 0755 whatever the umask.
+    pub(crate) fn new(layout: &Arc<Layout>) -> Result<Self, StoreError> {
+        loop {
+            let id = layout.fresh_layer_id()?;
+            let path = layout.tmp.join(&id);
+            match rustix::fs::mkdirat(&layout.tmp, id.as_str(), Mode::RWXU) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => continue,
+                Err(source) => return Err(StoreError::io("make", path, source)),
+            }
+            // Between the two calls another process may take the directory for a dead one and sweep it: then this
+            // one is not there any more under its name, and another try is due.
+            let dir = match rustix::fs::openat(&layout.tmp, id.as_str(), DIRECTORY, Mode::empty()) {
+                Ok(dir) => dir,
+                Err(Errno::NOENT) => continue,
+                Err(source) => return Err(StoreError::io("open", path, source)),
+            };
+            if !try_flock(&dir, &path)? || !is_still(layout, &id, &dir, &path)? {
+                continue;
+            }
+            let (fs_path, work_path) = (path.join("fs"), path.join("work"));
+            rustix::fs::mkdirat(&dir, "work", Mode::RWXU)
+                .map_err(|source| StoreError::io("make", &work_path, source))?;
+            rustix::fs::mkdirat(&dir, "fs", Mode::RWXU).map_err(|source| StoreError::io("make", &fs_path, source))?;
+            let fs = rustix::fs::openat(&dir, "fs", DIRECTORY, Mode::empty())
+                .map_err(|source| StoreError::io("open", &fs_path, source))?;
+            rustix::fs::fchmod(&fs, Mode::from_raw_mode(0o755))
+                .map_err(|source| StoreError::io("change the mode of", &fs_path, source))?;
+            return Ok(Self { layout: layout.clone(), id, path, fs_path, work_path, dir, fs });
+        }
+    }
+
+    /// The draft's own directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The tree: root directory of the layer, overlayfs form.
+    pub fn fs(&self) -> &Path {
+        &self.fs_path
+    }
+
+    /// An empty directory on the same file system, for an overlay's `workdir`; it is deleted with the draft.
+    pub fn work(&self) -> &Path {
+        &self.work_path
+    }
+
+    /// The draft's own directory.
+    pub fn dir_fd(&self) -> BorrowedFd<'_> {
+        self.dir.as_fd()
+    }
+
+    /// The tree.
+    pub fn fs_fd(&self) -> BorrowedFd<'_> {
+        self.fs.as_fd()
+    }
+
+    /// The id that a layer made of this draft gets.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Moves the tree to `layers/<name>` and returns the name. The draft must live until the tree is recorded: that
+    /// is how a sweep tells a tree that nobody will ever record.
+    pub(crate) fn publish(&self) -> Result<&str, StoreError> {
+        let name = tree_name(&self.id);
+        rustix::fs::renameat_with(&self.dir, "fs", &self.layout.layers, name, RenameFlags::NOREPLACE)
+            .map_err(|source| StoreError::io("move to the layers", &self.fs_path, source))?;
+        Ok(name)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        let deadline = Instant::now() + trash::EMPTYING_BUDGET;
+        let discarded = trash::discard(&self.layout, &self.layout.tmp, &self.id)
+            .and_then(|()| trash::empty(&self.layout, deadline));
+        if let Err(error) = discarded {
+            // The lock goes with this value: the next start of any process sweeps what is left.
+            tracing::debug!(path = %self.path.display(), %error, "a draft is left to the next start");
+        }
+    }
+}
+
+/// Moves the drafts and unfinished blobs of dead processes into the trash. `is_recorded` tells whether the index knows
+/// the tree of that name.
+pub(crate) fn sweep(
+    layout: &Layout,
+    mut is_recorded: impl FnMut(&str) -> Result<bool, StoreError>,
+) -> Result<(), StoreError> {
+    for name in layout.tmp.names()? {
+        let path = layout.tmp.join(&name);
+        // O_NONBLOCK: nothing of ours is a pipe, but nothing must be able to stop a start either.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let fd = match rustix::fs::openat(&layout.tmp, name.as_str(), flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => continue,
+            Err(Errno::LOOP) => {
+                layout.tmp.remove_file(&name)?;
+                continue;
+            }
+            Err(source) => return Err(StoreError::io("open", path, source)),
+        };
+        // The name may have gone to the blobs or the trash since it was opened, but never to another draft.
+        if !try_flock(&fd, &path)? {
+            continue;
+        }
+        let tree = tree_name(&name);
+        if name.starts_with("b-") && layout.layers.has(tree)? && !is_recorded(tree)? {
+            trash::discard(layout, &layout.layers, tree)?;
+            layout.records.remove_file(&format!("{name}.jsonl"))?;
+        }
+        trash::discard(layout, &layout.tmp, &name)?;
+        tracing::debug!(path = %path.display(), "swept what a dead process left");
+    }
+    Ok(())
+}
+
+/// Whether the name still leads to the directory that was opened.
+fn is_still(layout: &Layout, name: &str, fd: &OwnedFd, path: &Path) -> Result<bool, StoreError> {
+    let opened = rustix::fs::fstat(fd).map_err(|source| StoreError::io("look at", path, source))?;
+    match rustix::fs::statat(&layout.tmp, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(named) => Ok((named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)),
+        Err(Errno::NOENT) => Ok(false),
+        Err(source) => Err(StoreError::io("look at", path, source)),
+    }
+}

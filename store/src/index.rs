@@ -1,0 +1,256 @@
+//! The index: one SQLite database in WAL mode, shared by processes, rebuildable from the store's files.
+//!
+//! Readers never wait; writers wait for each other, in short immediate transactions. `synchronous=NORMAL`: a commit
+//! costs no fsync; what a power loss may take is settled in [`crate::durability`]. Damage found while the index is
+//! used leaves a mark beside it, so that the next start rebuilds it.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
+
+use crate::StoreError;
+use crate::durability::{self, Stamp};
+use crate::layout::Folder;
+
+/// `user_version` of the database. Raised by every change of [`SCHEMA`] that an older program would misread.
+pub(crate) const SCHEMA_VERSION: i64 = 1;
+const FILE: &str = "index.db";
+/// The database and the files SQLite keeps beside it.
+const FILES: [&str; 3] = ["index.db", "index.db-wal", "index.db-shm"];
+/// Its presence says that the index was found damaged.
+const DAMAGE_MARK: &str = "index.db.damage-seen";
+/// Transactions take well under a millisecond; only a stopped process makes another wait this long.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+/// Every statement of this room fits; each is prepared once per process.
+const CACHED_STATEMENTS: usize = 64;
+
+/// `boot` and `generation` are the row's [`Stamp`]. `layers.chain_id`: NULL is not known yet, the empty blob is "no
+/// layer that is not empty".
+const SCHEMA: &str = "
+CREATE TABLE state (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    boot TEXT NOT NULL, generation INTEGER NOT NULL, written INTEGER NOT NULL, synced INTEGER NOT NULL
+) STRICT;
+CREATE TABLE layers (
+    id TEXT PRIMARY KEY, parent TEXT, empty INTEGER NOT NULL, pulled INTEGER NOT NULL,
+    diff_id BLOB, tar_bytes INTEGER, chain_id BLOB, blob TEXT, created TEXT NOT NULL,
+    boot TEXT NOT NULL, generation INTEGER NOT NULL
+) STRICT;
+CREATE INDEX layers_by_parent ON layers (parent) WHERE parent IS NOT NULL;
+CREATE INDEX layers_by_chain ON layers (chain_id) WHERE chain_id IS NOT NULL;
+CREATE TABLE trees (
+    layer TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, boot TEXT NOT NULL, generation INTEGER NOT NULL
+) STRICT;
+CREATE TABLE keys (
+    key BLOB PRIMARY KEY, results TEXT NOT NULL, parts TEXT NOT NULL, boot TEXT NOT NULL, generation INTEGER NOT NULL
+) STRICT;
+CREATE TABLE images (
+    manifest BLOB PRIMARY KEY, descriptor TEXT NOT NULL, config BLOB NOT NULL, top TEXT, platform TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL, created TEXT NOT NULL, boot TEXT NOT NULL, generation INTEGER NOT NULL
+) STRICT;
+CREATE INDEX images_by_config ON images (config);
+CREATE TABLE tags (
+    name TEXT PRIMARY KEY, manifest BLOB NOT NULL, created TEXT NOT NULL, boot TEXT NOT NULL, generation INTEGER NOT NULL
+) STRICT;
+CREATE INDEX tags_by_manifest ON tags (manifest);
+CREATE TABLE blob_variants (
+    diff_id BLOB NOT NULL, codec TEXT NOT NULL, descriptor TEXT NOT NULL, PRIMARY KEY (diff_id, codec)
+) STRICT;
+CREATE TABLE blob_sources (
+    digest BLOB NOT NULL, repository TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (digest, repository)
+) STRICT;
+";
+
+/// The tables whose rows are stamped.
+pub(crate) const STAMPED: [&str; 5] = ["layers", "trees", "keys", "images", "tags"];
+
+/// The open index of one store.
+#[derive(Debug)]
+pub(crate) struct Index {
+    path: PathBuf,
+    mark: PathBuf,
+    connection: Mutex<Connection>,
+}
+
+/// What [`Index::open`] found.
+pub(crate) enum Found {
+    Ready(Index),
+    /// No database, or one without a schema.
+    Absent,
+    /// Why it cannot be used.
+    Damaged(String),
+}
+
+/// What a transaction fails with: the database, or what the caller does between its statements.
+pub(crate) enum Trouble {
+    Sql(rusqlite::Error),
+    Store(StoreError),
+}
+
+impl From<rusqlite::Error> for Trouble {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<StoreError> for Trouble {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl Index {
+    /// Opens the database as it is. A newer schema is an error and leaves it untouched. In a boot that the index has
+    /// not seen yet, all of it is checked.
+    pub(crate) fn open(root: &Folder, boot: &str) -> Result<Found, StoreError> {
+        let (path, mark) = (root.join(FILE), root.join(DAMAGE_MARK));
+        if durability::exists(&mark)? {
+            return Ok(Found::Damaged("it was found damaged while it was used".into()));
+        }
+        if !durability::exists(&path)? {
+            return Ok(Found::Absent);
+        }
+        match Self::connect(root, path, mark, boot) {
+            Ok(found) => Ok(found),
+            Err(Trouble::Sql(error)) if is_damage(&error) => Ok(Found::Damaged(error.to_string())),
+            Err(Trouble::Sql(source)) => Err(StoreError::Index { act: "be opened", source }),
+            Err(Trouble::Store(error)) => Err(error),
+        }
+    }
+
+    fn connect(root: &Folder, path: PathBuf, mark: PathBuf, boot: &str) -> Result<Found, Trouble> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+        if version > SCHEMA_VERSION {
+            let root = root.path.clone();
+            return Err(StoreError::NewerSchema { root, found: version, known: SCHEMA_VERSION }.into());
+        }
+        if version == 0 {
+            return Ok(Found::Absent);
+        }
+        connection.execute_batch("PRAGMA synchronous = NORMAL")?;
+        let seen: Option<String> = connection.query_row("SELECT boot FROM state", [], |row| row.get(0)).optional()?;
+        match seen {
+            None => return Ok(Found::Damaged("its state is missing".into())),
+            Some(seen) if seen == boot => {}
+            Some(_) => {
+                let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+                if verdict != "ok" {
+                    return Ok(Found::Damaged(verdict));
+                }
+            }
+        }
+        Ok(Found::Ready(Self { path, mark, connection: Mutex::new(connection) }))
+    }
+
+    /// Makes a new, empty index that has seen no boot. The caller holds `index.lock` exclusively, nobody has the
+    /// database open, and what was there has been moved aside.
+    pub(crate) fn make(root: &Folder) -> Result<Self, StoreError> {
+        let (path, mark) = (root.join(FILE), root.join(DAMAGE_MARK));
+        // SQLite gives the files beside it the mode of the database.
+        durability::write_file(root, FILE, b"", false)?;
+        let made = || -> rusqlite::Result<Connection> {
+            let mut connection = Connection::open(&path)?;
+            connection.busy_timeout(BUSY_TIMEOUT)?;
+            connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+            connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.execute_batch(SCHEMA)?;
+            transaction.execute("INSERT INTO state VALUES (1, '', 1, 0, 0)", [])?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            transaction.commit()?;
+            Ok(connection)
+        };
+        let connection = made().map_err(|source| StoreError::Index { act: "be made", source })?;
+        root.remove_file(DAMAGE_MARK)?;
+        Ok(Self { path, mark, connection: Mutex::new(connection) })
+    }
+
+    /// Moves the database and SQLite's files beside it to `index.db.damaged-<n>…` and returns that name, or `None` if
+    /// there was nothing to move. A log that is left behind would be replayed into the next database.
+    pub(crate) fn move_aside(root: &Folder) -> Result<Option<String>, StoreError> {
+        let mut number = 1;
+        while FILES.iter().any(|file| root.has(&aside(file, number)).unwrap_or(true)) {
+            number += 1;
+        }
+        let mut moved = false;
+        for file in FILES {
+            if root.has(file)? {
+                rustix::fs::renameat(root, file, root, aside(file, number))
+                    .map_err(|source| StoreError::io("move aside", root.join(file), source))?;
+                moved = true;
+            }
+        }
+        Ok(moved.then(|| aside(FILE, number)))
+    }
+
+    /// Looks something up. Each statement sees a state of its own.
+    pub(crate) fn read<T>(
+        &self,
+        act: &'static str,
+        body: impl FnOnce(&Connection) -> Result<T, Trouble>,
+    ) -> Result<T, StoreError> {
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        body(&connection).map_err(|trouble| self.error(act, trouble))
+    }
+
+    /// Changes something that a power loss may not tear from its files: all or nothing, stamped.
+    pub(crate) fn write<T>(
+        &self,
+        act: &'static str,
+        body: impl FnOnce(&Transaction<'_>, &Stamp) -> Result<T, Trouble>,
+    ) -> Result<T, StoreError> {
+        self.transaction(act, |transaction| {
+            let stamp = transaction
+                .prepare_cached("UPDATE state SET written = generation RETURNING boot, generation")?
+                .query_row([], |row| Ok(Stamp { boot: row.get(0)?, generation: row.get(1)? }))?;
+            body(transaction, &stamp)
+        })
+    }
+
+    /// Changes something that needs no stamp: hints, and the state itself.
+    pub(crate) fn transaction<T>(
+        &self,
+        act: &'static str,
+        body: impl FnOnce(&Transaction<'_>) -> Result<T, Trouble>,
+    ) -> Result<T, StoreError> {
+        // A transaction that a panic left open has been rolled back: the connection is fine.
+        let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let run = || {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let value = body(&transaction)?;
+            transaction.commit()?;
+            Ok(value)
+        };
+        run().map_err(|trouble| self.error(act, trouble))
+    }
+
+    fn error(&self, act: &'static str, trouble: Trouble) -> StoreError {
+        match trouble {
+            Trouble::Store(error) => error,
+            Trouble::Sql(source) if is_damage(&source) => {
+                if let Err(error) = std::fs::write(&self.mark, b"") {
+                    tracing::warn!(path = %self.mark.display(), %error, "cannot mark the index as damaged");
+                }
+                StoreError::IndexDamaged { path: self.path.clone(), source }
+            }
+            Trouble::Sql(source) => StoreError::Index { act, source },
+        }
+    }
+}
+
+fn aside(file: &str, number: u32) -> String {
+    match file.strip_prefix(FILE) {
+        Some(suffix) => format!("{FILE}.damaged-{number}{suffix}"),
+        None => format!("{file}.damaged-{number}"),
+    }
+}
+
+fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}

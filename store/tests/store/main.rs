@@ -1,0 +1,6 @@
+//! The store as others see it: records, crashes, damage, several processes at once.
+
+mod processes;
+mod records;
+mod recovery;
+mod support;
