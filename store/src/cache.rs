@@ -16,7 +16,7 @@ use crate::{Store, StoreError};
 impl CacheStore for Store {
     type Error = StoreError;
 
-    /// `None` as well if any of the results has no record any more, or lost its tree.
+    /// `None` as well if any of the results has no record any more, or has lost its tree and cannot be unpacked again.
     fn find(&self, key: &Key) -> Result<Option<Vec<ResultId>>, StoreError> {
         let text: Option<String> = self.index().read("find a key", |connection| {
             let mut query = connection.prepare_cached("SELECT results FROM keys WHERE key = ?1")?;
@@ -30,10 +30,8 @@ impl CacheStore for Store {
                 tracing::debug!(%key, %id, "the result of a key is gone");
                 return Ok(None);
             };
-            if let Some(name) = &layer.name
-                && !self.layout().layers.has(name)?
-            {
-                tracing::warn!(%key, %id, name, "the tree of a layer is gone from the store; the step runs again");
+            if !layer.empty && layer.name.is_none() && layer.blob.is_none() {
+                tracing::debug!(%key, %id, "neither tree nor blob of a result is there");
                 return Ok(None);
             }
         }

@@ -7,7 +7,6 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -107,10 +106,7 @@ impl Draft {
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        let deadline = Instant::now() + trash::EMPTYING_BUDGET;
-        let discarded = trash::discard(&self.layout, &self.layout.tmp, &self.id)
-            .and_then(|()| trash::empty(&self.layout, deadline));
-        if let Err(error) = discarded {
+        if let Err(error) = trash::remove(&self.layout, &self.layout.tmp, &self.id) {
             // The lock goes with this value: the next start of any process sweeps what is left.
             tracing::debug!(path = %self.path.display(), %error, "a draft is left to the next start");
         }

@@ -55,7 +55,8 @@ pub(crate) enum Chain {
 impl Store {
     /// The layer's record, if it has one.
     pub fn layer(&self, id: &ResultId) -> Result<Option<Layer>, StoreError> {
-        self.index().read("find a layer", |connection| find(connection, id))
+        let layer = self.index().read("find a layer", |connection| find(connection, id))?;
+        layer.map(|layer| self.looked_after(layer)).transpose()
     }
 
     /// The layer and all beneath it, bottom first.
@@ -63,7 +64,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSuchLayer`] names the first that is missing.
     pub fn chain(&self, id: &ResultId) -> Result<Vec<Layer>, StoreError> {
-        self.index().read("find a layer", |connection| {
+        let chain: Vec<Layer> = self.index().read("find a layer", |connection| {
             let mut seen = HashSet::new();
             let mut chain = Vec::new();
             let mut next = Some(id.clone());
@@ -77,7 +78,20 @@ impl Store {
             }
             chain.reverse();
             Ok(chain)
-        })
+        })?;
+        chain.into_iter().map(|layer| self.looked_after(layer)).collect()
+    }
+
+    /// The layer, without its tree if that has been taken from the store: what can be unpacked again then is, and what
+    /// cannot is made again.
+    fn looked_after(&self, mut layer: Layer) -> Result<Layer, StoreError> {
+        if let Some(name) = &layer.name
+            && !self.layout().layers.has(name)?
+        {
+            tracing::warn!(id = %layer.id, name, "the tree of a layer is gone from the store");
+            layer.name = None;
+        }
+        Ok(layer)
     }
 
     /// Records a layer that a step made. `draft`'s tree becomes the layer's; `None` records an empty layer, which
@@ -209,8 +223,11 @@ impl Store {
         }
         let name = draft.publish()?.to_owned();
         let is_ours = self.index().write("record a tree", |transaction, stamp| {
-            if find(transaction, id)?.is_none() {
-                return Err(StoreError::NoSuchLayer { id: id.clone() }.into());
+            let known = find(transaction, id)?.ok_or_else(|| StoreError::NoSuchLayer { id: id.clone() })?;
+            if let Some(gone) = known.name
+                && !self.layout().layers.has(&gone)?
+            {
+                transaction.execute("DELETE FROM trees WHERE layer = ?1", [id.as_str()])?;
             }
             if !insert_tree(transaction, id, &name, stamp)? {
                 return Ok(false);

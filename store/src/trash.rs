@@ -23,9 +23,21 @@ pub(crate) const EMPTYING_BUDGET: Duration = Duration::from_secs(1);
 /// Directories below each other that are open at the same time.
 const DEPTH_MAX: usize = 48;
 
-/// Renames the entry `name` of `folder` into the trash; one that is gone already is fine.
+/// Renames the entry `name` of `folder` into the trash, for the next start to delete; one that is gone already is fine.
 pub(crate) fn discard(layout: &Layout, folder: &Folder, name: &str) -> Result<(), StoreError> {
-    match rustix::fs::renameat(folder, name, &layout.trash, fresh_name()?) {
+    discard_as(layout, folder, name, &fresh_name()?)
+}
+
+/// As [`discard`], and deletes it at once, as far as [`EMPTYING_BUDGET`] goes.
+pub(crate) fn remove(layout: &Layout, folder: &Folder, name: &str) -> Result<(), StoreError> {
+    let aside = fresh_name()?;
+    discard_as(layout, folder, name, &aside)?;
+    delete(layout, &aside, Instant::now() + EMPTYING_BUDGET);
+    Ok(())
+}
+
+fn discard_as(layout: &Layout, folder: &Folder, name: &str, aside: &str) -> Result<(), StoreError> {
+    match rustix::fs::renameat(folder, name, &layout.trash, aside) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
         Err(source) => Err(StoreError::io("move to the trash", folder.join(name), source)),
     }
@@ -47,17 +59,24 @@ pub(crate) fn empty(layout: &Layout, deadline: Instant) -> Result<(), StoreError
                 tracing::debug!(path = %layout.trash.path.display(), "the rest of the trash is left to the next start");
                 return Ok(());
             }
-            let mut removal = Removal { trash: &layout.trash, deadline };
-            let as_c = CString::new(name.as_str()).expect("names of directory entries hold no NUL");
-            match removal.entry(layout.trash.as_fd(), &as_c, FileType::Unknown, 0) {
-                Ok(()) => {}
-                Err(Stop::OutOfTime) => return Ok(()),
-                Err(Stop::Failed(source)) => {
-                    let path = layout.trash.join(&name);
-                    tracing::debug!(path = %path.display(), error = %io::Error::from(source), "cannot delete");
-                    failed.push(name);
-                }
+            if !delete(layout, &name, deadline) {
+                failed.push(name);
             }
+        }
+    }
+}
+
+/// Deletes one entry of the trash; `false` if something of it is left.
+fn delete(layout: &Layout, name: &str, deadline: Instant) -> bool {
+    let mut removal = Removal { trash: &layout.trash, deadline };
+    let as_c = CString::new(name).expect("names of directory entries hold no NUL");
+    match removal.entry(layout.trash.as_fd(), &as_c, FileType::Unknown, 0) {
+        Ok(()) => true,
+        Err(Stop::OutOfTime) => false,
+        Err(Stop::Failed(source)) => {
+            let path = layout.trash.join(name);
+            tracing::debug!(path = %path.display(), error = %io::Error::from(source), "cannot delete");
+            false
         }
     }
 }

@@ -72,7 +72,7 @@ fn a_dropped_draft_leaves_nothing() {
     let draft = store.draft().unwrap();
     std::fs::create_dir_all(draft.fs().join("a/b")).unwrap();
     std::fs::create_dir(draft.work().join("work")).unwrap();
-    std::fs::set_permissions(draft.work().join("work"), PermissionsExt::from_mode(0)).unwrap();
+    std::fs::set_permissions(draft.work().join("work"), PermissionsExt::from_mode(0o000)).unwrap();
     drop(draft);
     assert_eq!(place.names("tmp"), [] as [&str; 0]);
     assert_eq!(place.names("trash"), [] as [&str; 0]);
@@ -140,6 +140,11 @@ fn the_first_tree_of_a_pulled_layer_stays() {
     assert_eq!(content(&two, &id), "first");
     assert_eq!(place.names("layers").len(), 1);
     assert_eq!(place.names("tmp"), [] as [&str; 0]);
+    let tree = one.layer(&id).unwrap().unwrap().name.unwrap();
+    std::fs::remove_dir_all(place.root.join("layers").join(tree)).unwrap();
+    assert_eq!(one.layer(&id).unwrap().unwrap().name, None, "a tree that is gone is not offered");
+    attach(&two, "third");
+    assert_eq!(content(&one, &id), "third");
     let empty = one.add_built_layer(None, None, time(1)).unwrap();
     assert!(matches!(one.attach_tree(&empty, one.draft().unwrap()), Err(StoreError::EmptyLayer { .. })));
 }
