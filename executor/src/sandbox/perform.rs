@@ -1,0 +1,495 @@
+//! Performs a plan, act by act, as the first process of the new namespaces, and becomes the command.
+//!
+//! In come the acts and the socket to the builder. Out go stubs, the terminal and, when an act fails, which one and
+//! why. Nothing here decides what is done or in which order: that is [`super::plan`]'s. Until the pivot every place
+//! of the image is reached through [`Root`], never by a path from `/`; whatever a hostile image puts at `/dev`,
+//! `/proc` or `/etc/hosts` ends inside the root or in an error.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, Mode, OFlags, Timespec};
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::process::{Resource, Rlimit, Signal};
+use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
+
+use super::beneath::{Root, file_type};
+use super::mount::{self, MountError, Stage};
+use super::plan::{Act, FileSystem, Flags, Plan};
+use super::spec::{Bind, Limit, RootFs, WindowSize};
+use super::stub::{Stub, StubKind};
+use super::user::{self, Identity};
+use super::wire::{self, Failure, Report};
+use super::{policy, sys};
+
+/// What a process that never became the command exits with; the report says more.
+const SETUP_FAILED: i32 = 255;
+
+/// Performs `plan` and does not return: either this process becomes the command, or it reports and exits.
+pub fn perform(plan: &Plan, socket: &OwnedFd, helper: OwnedFd, stdin: Option<OwnedFd>) -> ! {
+    let mut step = Step {
+        socket,
+        helper,
+        stdin,
+        stage: None,
+        root: None,
+        dev: None,
+        pts: None,
+        proc_device: None,
+        terminal: None,
+        identity: None,
+        reported: 0,
+        stubs: Vec::new(),
+    };
+    // Modes of what is made here are the ones that are written here.
+    rustix::process::umask(Mode::empty());
+    for act in &plan.0 {
+        let done = catch_unwind(AssertUnwindSafe(|| step.act(act)));
+        let trouble = match done {
+            Ok(Ok(())) => continue,
+            Ok(Err(trouble)) => trouble,
+            Err(_) => Trouble { errno: 0, detail: "a bug in rbuild; please report it".into() },
+        };
+        let is_exec = matches!(act, Act::Exec { .. });
+        let failure = Failure { act: act.to_string(), is_exec, detail: trouble.detail, errno: trouble.errno };
+        // When the builder is gone there is nobody to tell, and the exit code is all that is left.
+        let _ = wire::report(socket, &Report::Failed(failure), None);
+        break;
+    }
+    sys::exit_now(SETUP_FAILED)
+}
+
+/// Why an act failed.
+struct Trouble {
+    errno: i32,
+    detail: String,
+}
+
+impl From<Errno> for Trouble {
+    fn from(errno: Errno) -> Self {
+        Self { errno: errno.raw_os_error(), detail: errno.to_string() }
+    }
+}
+
+impl From<io::Error> for Trouble {
+    fn from(error: io::Error) -> Self {
+        Self { errno: error.raw_os_error().unwrap_or_default(), detail: error.to_string() }
+    }
+}
+
+impl From<MountError> for Trouble {
+    fn from(error: MountError) -> Self {
+        Self { errno: error.errno.raw_os_error(), detail: error.to_string() }
+    }
+}
+
+impl From<String> for Trouble {
+    fn from(detail: String) -> Self {
+        Self { errno: 0, detail }
+    }
+}
+
+/// `(errno) => "words: errno"`.
+fn with(words: impl std::fmt::Display) -> impl FnOnce(Errno) -> Trouble {
+    move |errno| Trouble { errno: errno.raw_os_error(), detail: format!("{words}: {errno}") }
+}
+
+/// What earlier acts left for later ones.
+struct Step<'a> {
+    socket: &'a OwnedFd,
+    helper: OwnedFd,
+    stdin: Option<OwnedFd>,
+    stage: Option<Stage>,
+    root: Option<Root>,
+    dev: Option<OwnedFd>,
+    pts: Option<OwnedFd>,
+    /// Device number of the new `/proc`, on which nothing may be mounted for the step.
+    proc_device: Option<u64>,
+    terminal: Option<OwnedFd>,
+    identity: Option<Identity>,
+    stubs: Vec<Stub>,
+    reported: usize,
+}
+
+impl Step<'_> {
+    fn act(&mut self, act: &Act) -> Result<(), Trouble> {
+        match act {
+            Act::Namespaces(_) => {} // The helper's, done.
+            Act::DieWithHelper => self.die_with_helper()?,
+            Act::NewSession => drop(rustix::process::setsid()?),
+            Act::PrivateMounts => mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?,
+            Act::Loopback => sys::loopback_up()?,
+            Act::Hostname(name) => rustix::system::sethostname(name.as_bytes())?,
+            Act::Stage => self.stage = Some(Stage::new()?),
+            Act::Root(root) => self.mount_root(root)?,
+            Act::FileSystem(file_system) => self.mount_file_system(file_system)?,
+            Act::Device { name, major, minor } => self.make_device(name, *major, *minor)?,
+            Act::DeviceLink { name, target } => rustix::fs::symlinkat(target.as_str(), self.dev(), name.as_str())?,
+            Act::GeneratedFile { target, text } => self.bind_generated(target, text)?,
+            Act::Bind { target, bind } => self.bind(target, bind)?,
+            Act::Terminal(size) => self.open_terminal(*size)?,
+            Act::ReadOnly(path) => self.make_read_only(path)?,
+            Act::Mask(path) => self.mask_all(path)?,
+            Act::Pivot => self.pivot()?,
+            Act::Limit(limit) => set_limit(limit)?,
+            Act::Stdio { .. } => self.arrange_stdio()?,
+            Act::WorkingDirectory(path) => self.enter(path)?,
+            Act::BoundCapabilities(names) => bound_capabilities(names)?,
+            Act::User(user) => self.become_user(user)?,
+            Act::Capabilities(names) => self.keep_capabilities(names)?,
+            Act::CloseDescriptors => sys::close_on_exec_from(3)?,
+            Act::Exec { args, env } => self.execute(args, env)?,
+        }
+        self.report_stubs()
+    }
+
+    fn root(&self) -> &Root {
+        self.root.as_ref().expect("a plan mounts the root before anything in it")
+    }
+
+    fn dev(&self) -> &OwnedFd {
+        self.dev.as_ref().expect("a plan mounts /dev before anything in it")
+    }
+
+    fn stage(&mut self) -> &mut Stage {
+        self.stage.as_mut().expect("a plan makes the stage before anything on it")
+    }
+
+    fn report_stubs(&mut self) -> Result<(), Trouble> {
+        for stub in &self.stubs[self.reported..] {
+            wire::report(self.socket, &Report::Stub(stub.clone()), None)?;
+        }
+        self.reported = self.stubs.len();
+        Ok(())
+    }
+
+    fn die_with_helper(&self) -> Result<(), Trouble> {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        // It may have died before we asked.
+        let mut polled = [PollFd::new(&self.helper, PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if poll(&mut polled, Some(&now))? > 0 {
+            sys::exit_now(SETUP_FAILED)
+        }
+        Ok(())
+    }
+
+    fn mount_root(&mut self, root: &RootFs) -> Result<(), Trouble> {
+        let tree = mount::root(root)?;
+        mount::over_host_root(&tree)?;
+        self.root = Some(Root::new(tree)?);
+        Ok(())
+    }
+
+    fn mount_file_system(&mut self, wanted: &FileSystem) -> Result<(), Trouble> {
+        let tree = mount::file_system(&wanted.kind, &wanted.options, wanted.flags)?;
+        let place = if wanted.no_links {
+            self.real_directory(&wanted.target)?
+        } else {
+            self.place(&wanted.target, StubKind::Directory)?
+        };
+        mount::attach(&tree, place)?;
+        match wanted.target.as_str() {
+            "/proc" => self.proc_device = Some(rustix::fs::fstat(&tree)?.st_dev),
+            "/dev" => self.dev = Some(tree),
+            "/dev/pts" => self.pts = Some(tree),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// A directory that no link leads to. Masks below it rely on that.
+    fn real_directory(&mut self, target: &str) -> Result<OwnedFd, Trouble> {
+        let root = self.root.as_ref().expect("a plan mounts the root first");
+        match root.place_without_links(target) {
+            Err(Errno::NOENT) => drop(root.place_or_make(target, StubKind::Directory, &mut self.stubs)?),
+            Err(Errno::LOOP) => return Err(format!("`{target}` is a symbolic link in the image").into()),
+            found => drop(found?),
+        }
+        let place = self.root().place_without_links(target)?;
+        if file_type(&place)? != FileType::Directory {
+            return Err(format!("`{target}` is not a directory in the image").into());
+        }
+        Ok(place)
+    }
+
+    /// A mount point for the step's own mounts.
+    fn place(&mut self, target: &str, kind: StubKind) -> Result<OwnedFd, Trouble> {
+        let root = self.root.as_ref().expect("a plan mounts the root first");
+        let place = root.place_or_make(target, kind, &mut self.stubs).map_err(|errno| match errno {
+            Errno::NOTDIR => with(format_args!("`{target}` in the image"))(errno),
+            Errno::ISDIR => with(format_args!("`{target}` in the image"))(errno),
+            Errno::ROFS => with(format_args!("make the mount point `{target}` in a read-only mount"))(errno),
+            errno => errno.into(),
+        })?;
+        let found = rustix::fs::fstat(&place)?;
+        let top = rustix::fs::fstat(root.as_fd())?;
+        if (found.st_dev, found.st_ino) == (top.st_dev, top.st_ino) {
+            return Err(format!("`{target}` is the root itself").into());
+        }
+        if self.proc_device == Some(found.st_dev) {
+            return Err(format!("`{target}` is inside `/proc`").into());
+        }
+        Ok(place)
+    }
+
+    fn make_device(&mut self, name: &str, major: u32, minor: u32) -> Result<(), Trouble> {
+        let device = rustix::fs::makedev(major, minor);
+        rustix::fs::mknodat(self.dev(), name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)?;
+        Ok(())
+    }
+
+    /// `/dev/null` of the new `/dev`, proven to be it.
+    fn null(&self, flags: OFlags) -> Result<OwnedFd, Trouble> {
+        let null = rustix::fs::openat(self.dev(), "null", flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        if !is_null(&null)? {
+            return Err("`/dev/null` is not the null device".to_owned().into());
+        }
+        Ok(null)
+    }
+
+    fn bind_generated(&mut self, target: &str, text: &str) -> Result<(), Trouble> {
+        let file = self.stage().file(text.as_bytes())?;
+        let flags = Flags { readonly: true, nosuid: true, nodev: true, noexec: true };
+        let tree = mount::clone_of(file, flags, false)?;
+        let place = self.place(target, StubKind::File)?;
+        Ok(mount::attach(tree, place)?)
+    }
+
+    fn bind(&mut self, target: &str, bind: &Bind) -> Result<(), Trouble> {
+        let tree = mount::bind(bind, self.stage())?;
+        let kind = if file_type(&tree)? == FileType::Directory { StubKind::Directory } else { StubKind::File };
+        let place = self.place(target, kind)?;
+        Ok(mount::attach(tree, place)?)
+    }
+
+    fn open_terminal(&mut self, size: WindowSize) -> Result<(), Trouble> {
+        let pts = self.pts.as_ref().expect("a plan mounts /dev/pts before the terminal");
+        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // From the mount itself: the image has no say in what `/dev/ptmx` is.
+        let master = rustix::fs::openat(pts, "ptmx", flags, Mode::empty())?;
+        let winsize = rustix::termios::Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+        rustix::termios::tcsetwinsize(&master, winsize)?;
+        rustix::pty::unlockpt(&master)?;
+        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+        let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
+        wire::report(self.socket, &Report::Terminal, Some(master.as_fd()))?;
+        // The first terminal of a fresh devpts is 0; the comparison proves it.
+        let node = rustix::fs::openat(pts, "0", OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        if rustix::fs::fstat(&node)?.st_rdev != rustix::fs::fstat(&slave)?.st_rdev {
+            return Err("`/dev/pts/0` is not the terminal".to_owned().into());
+        }
+        let console = mount::clone_of(node, Flags { nosuid: true, noexec: true, ..Flags::default() }, false)?;
+        let place = self.place("/dev/console", StubKind::File)?;
+        mount::attach(console, place)?;
+        self.terminal = Some(slave);
+        Ok(())
+    }
+
+    fn make_read_only(&mut self, path: &str) -> Result<(), Trouble> {
+        let place = match self.root().place_without_links(path) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            place => place?,
+        };
+        let flags = Flags { readonly: true, nosuid: true, nodev: true, noexec: true };
+        mount::attach(mount::clone_of(&place, flags, true)?, &place)?;
+        let seen = rustix::fs::fstatvfs(self.root().place_without_links(path)?)?;
+        if !seen.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            return Err(format!("`{path}` is still writable").into());
+        }
+        Ok(())
+    }
+
+    /// Masks every path that `pattern` matches.
+    fn mask_all(&mut self, pattern: &str) -> Result<(), Trouble> {
+        let Some((before, after)) = pattern.split_once('*') else { return self.mask(pattern) };
+        let (directory, prefix) = before.rsplit_once('/').unwrap_or(("/", before));
+        let (suffix, rest) = after.split_once('/').map_or((after, ""), |(suffix, rest)| (suffix, rest));
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        let listed = match self.root().open(directory, flags) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            listed => listed?,
+        };
+        for entry in rustix::fs::Dir::new(listed)? {
+            let entry = entry?;
+            // Names that are not text match no pattern of ours.
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if name.len() >= prefix.len() + suffix.len() && name.starts_with(prefix) && name.ends_with(suffix) {
+                self.mask_all(&format!("{directory}/{name}/{rest}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn mask(&mut self, path: &str) -> Result<(), Trouble> {
+        let place = match self.root().place_without_links(path) {
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            place => place?,
+        };
+        let is_directory = file_type(&place)? == FileType::Directory;
+        let cover = if is_directory { self.stage().place(mount::EMPTY)? } else { self.null(OFlags::PATH)? };
+        let flags = Flags { readonly: true, nosuid: true, nodev: is_directory, noexec: true };
+        mount::attach(mount::clone_of(&cover, flags, false)?, &place)?;
+        let (seen, cover) = (rustix::fs::fstat(self.root().place_without_links(path)?)?, rustix::fs::fstat(&cover)?);
+        if (seen.st_dev, seen.st_ino) != (cover.st_dev, cover.st_ino) {
+            return Err(format!("`{path}` is still visible").into());
+        }
+        Ok(())
+    }
+
+    fn pivot(&mut self) -> Result<(), Trouble> {
+        let stage = self.stage.take().expect("a plan makes the stage before the pivot");
+        rustix::process::fchdir(self.root().as_fd())?;
+        // Both names are the new root: the old one ends up stacked on it, and on that one the stage.
+        rustix::process::pivot_root(".", ".").map_err(with("pivot_root"))?;
+        // A name leads to the topmost mount of its place, so they go from the top.
+        rustix::process::fchdir(stage.as_fd())?;
+        unmount(".", UnmountFlags::DETACH).map_err(with("detach the stage"))?;
+        rustix::process::fchdir(self.root().as_fd())?;
+        unmount(".", UnmountFlags::DETACH).map_err(with("detach the host's root"))?;
+        Ok(rustix::process::chdir("/")?)
+    }
+
+    fn arrange_stdio(&mut self) -> Result<(), Trouble> {
+        if let Some(terminal) = &self.terminal {
+            rustix::process::ioctl_tiocsctty(terminal)?;
+            rustix::stdio::dup2_stdin(terminal)?;
+            rustix::stdio::dup2_stdout(terminal)?;
+            rustix::stdio::dup2_stderr(terminal)?;
+            return Ok(());
+        }
+        match self.stdin.take() {
+            Some(stdin) => rustix::stdio::dup2_stdin(stdin)?,
+            None => rustix::stdio::dup2_stdin(self.null(OFlags::RDONLY)?)?,
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, path: &str) -> Result<(), Trouble> {
+        // Made when missing, as builders do; it is no mount point, so it stays.
+        let place = self.root().place_or_make(path, StubKind::Directory, &mut Vec::new()).map_err(|errno| match errno {
+            Errno::LOOP => with("a link of procfs, or links without end")(errno),
+            errno => errno.into(),
+        })?;
+        Ok(rustix::process::fchdir(place)?)
+    }
+
+    fn become_user(&mut self, user: &str) -> Result<(), Trouble> {
+        let identity = user::resolve(self.root(), user)?;
+        let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
+        // `/dev/stdout` is opened anew by name; a pipe or terminal that belonged to root would refuse the user.
+        for stdio in [io::stdin().as_fd(), io::stdout().as_fd(), io::stderr().as_fd()] {
+            if self.terminal.is_some() || file_type(stdio)? == FileType::Fifo {
+                rustix::fs::fchown(stdio, Some(uid), None)?;
+            }
+        }
+        let groups: Vec<_> = identity.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
+        rustix::thread::set_thread_groups(&groups).map_err(with("set the groups"))?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(with("set the group"))?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(with("set the user"))?;
+        self.identity = Some(identity);
+        Ok(())
+    }
+
+    fn keep_capabilities(&self, names: &[String]) -> Result<(), Trouble> {
+        let is_root = self.identity.as_ref().is_some_and(|identity| identity.uid == 0);
+        let kept = if is_root { capabilities(names)? } else { CapabilitySet::empty() };
+        let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
+        rustix::thread::set_capabilities(None, sets)?;
+        Ok(rustix::thread::clear_ambient_capability_set()?)
+    }
+
+    fn execute(&mut self, args: &[String], env: &[String]) -> Result<(), Trouble> {
+        let text = |text: &str| {
+            CString::new(text).map_err(|_| Trouble::from(format!("{text:?} holds a zero byte")))
+        };
+        let program = args.first().ok_or_else(|| "no command".to_owned())?;
+        let mut variables = env.iter().map(|pair| text(pair)).collect::<Result<Vec<_>, _>>()?;
+        if !env.iter().any(|pair| pair.starts_with("HOME=")) {
+            let home = self.identity.as_ref().map_or("/", |identity| &identity.home);
+            variables.push(text(&format!("HOME={home}"))?);
+        }
+        let arguments = args.iter().map(|word| text(word)).collect::<Result<Vec<_>, _>>()?;
+        let path = env.iter().rev().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(policy::PATH);
+        let candidates = if program.contains('/') {
+            vec![program.clone()]
+        } else {
+            path.split(':').map(|directory| join(directory, program)).collect()
+        };
+        rustix::process::umask(Mode::from_raw_mode(policy::UMASK));
+        sys::reset_signals();
+        let mut reason = io::Error::from(Errno::NOENT);
+        for candidate in candidates {
+            let error = sys::execute(&text(&candidate)?, &arguments, &variables);
+            match Errno::from_io_error(&error) {
+                // As a shell does: the next directory may have it; "permission denied" is the better reason.
+                Some(Errno::NOENT | Errno::NOTDIR) => {}
+                Some(Errno::ACCESS) => reason = error,
+                _ => return Err(error.into()),
+            }
+        }
+        Err(reason.into())
+    }
+}
+
+/// An empty component of `PATH` is the working directory.
+fn join(directory: &str, name: &str) -> String {
+    if directory.is_empty() { format!("./{name}") } else { format!("{directory}/{name}") }
+}
+
+fn is_null(file: impl AsFd) -> Result<bool, Errno> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(1, 3))
+}
+
+fn capabilities(names: &[String]) -> Result<CapabilitySet, Trouble> {
+    names.iter().try_fold(CapabilitySet::empty(), |set, name| {
+        CapabilitySet::from_name(name).map(|one| set | one).ok_or_else(|| format!("no capability `{name}`").into())
+    })
+}
+
+fn bound_capabilities(names: &[String]) -> Result<(), Trouble> {
+    let kept = capabilities(names)?;
+    for bit in 0..u64::BITS {
+        let one = CapabilitySet::from_bits_retain(1 << bit);
+        if kept.contains(one) {
+            continue;
+        }
+        match rustix::thread::remove_capability_from_bounding_set(one) {
+            // Beyond the last capability that this kernel knows.
+            Err(Errno::INVAL) => break,
+            done => done?,
+        }
+    }
+    Ok(())
+}
+
+fn set_limit(limit: &Limit) -> Result<(), Trouble> {
+    let resource = match limit.name.as_str() {
+        "as" => Resource::As,
+        "core" => Resource::Core,
+        "cpu" => Resource::Cpu,
+        "data" => Resource::Data,
+        "fsize" => Resource::Fsize,
+        "locks" => Resource::Locks,
+        "memlock" => Resource::Memlock,
+        "msgqueue" => Resource::Msgqueue,
+        "nice" => Resource::Nice,
+        "nofile" => Resource::Nofile,
+        "nproc" => Resource::Nproc,
+        "rss" => Resource::Rss,
+        "rtprio" => Resource::Rtprio,
+        "rttime" => Resource::Rttime,
+        "sigpending" => Resource::Sigpending,
+        "stack" => Resource::Stack,
+        name => return Err(format!("no limit `{name}`").into()),
+    };
+    // Negative is unlimited.
+    let (current, maximum) = (u64::try_from(limit.soft).ok(), u64::try_from(limit.hard).ok());
+    Ok(rustix::process::setrlimit(resource, Rlimit { current, maximum })?)
+}

@@ -1,0 +1,329 @@
+//! From what is asked to what is done: a list of small named acts, built as data before anything happens.
+//!
+//! In comes a [`ProcessSpec`], out goes a [`Plan`]; nothing is touched. The list can be printed (one act per line),
+//! travels to the helper as JSON, and is performed in order by `perform`. An act that fails ends the step, and its
+//! printed line is part of the error. Where an act stands matters; the comments in [`plan`] say why.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::policy;
+use super::spec::{Bind, BindSource, Limit, MountKind, Network as NetworkMode, Overlay, ProcessSpec, RootFs, Tmpfs, WindowSize};
+
+/// The acts of one step, in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan(pub Vec<Act>);
+
+/// One act.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Act {
+    /// Starts the process in new namespaces. The helper's act; all others are the new process's own.
+    Namespaces(Vec<Namespace>),
+    /// Asks the kernel to kill the process when the helper dies.
+    DieWithHelper,
+    /// Leaves the terminal and process group of whoever started the builder.
+    NewSession,
+    /// No mount made from now on reaches the host, nor the reverse.
+    PrivateMounts,
+    /// Switches the loopback interface on.
+    Loopback,
+    /// Sets the host name.
+    Hostname(String),
+    /// Mounts a small memory file system, unreachable by path, for generated files and the empty directory of masks.
+    Stage,
+    /// Mounts the root over the host's.
+    Root(RootFs),
+    /// Mounts a kernel file system.
+    FileSystem(FileSystem),
+    /// Makes a device node in `/dev`.
+    Device {
+        /// Name in `/dev`.
+        name: String,
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// Makes a link in `/dev`.
+    DeviceLink {
+        /// Name in `/dev`.
+        name: String,
+        /// Where it points.
+        target: String,
+    },
+    /// Binds a generated file, read-only.
+    GeneratedFile {
+        /// Path inside the root.
+        target: String,
+        /// Its bytes, which are text.
+        text: String,
+    },
+    /// Binds a tree.
+    Bind {
+        /// Path inside the root.
+        target: String,
+        /// What.
+        bind: Bind,
+    },
+    /// Opens a terminal in the new `/dev/pts`, hands its controlling side to the builder, binds `/dev/console`.
+    Terminal(WindowSize),
+    /// Makes existing paths read-only.
+    ReadOnly(String),
+    /// Hides a path.
+    Mask(String),
+    /// Makes the new root the root and lets go of the host's.
+    Pivot,
+    /// Sets a resource limit.
+    Limit(Limit),
+    /// Standard input, output and error.
+    Stdio {
+        /// Whether standard input is the descriptor that came with the plan; otherwise `/dev/null`, or the terminal.
+        stdin: bool,
+    },
+    /// Goes to the working directory, making it when missing.
+    WorkingDirectory(String),
+    /// Takes all other capabilities from the bounding set.
+    BoundCapabilities(Vec<String>),
+    /// Becomes the user, with its groups, and learns its `HOME`.
+    User(String),
+    /// Keeps these capabilities when the user is root, none otherwise; inheritable and ambient sets are emptied.
+    Capabilities(Vec<String>),
+    /// Marks every descriptor from 3 on to be closed by exec.
+    CloseDescriptors,
+    /// Becomes the command.
+    Exec {
+        /// The command.
+        args: Vec<String>,
+        /// Its environment, but for `HOME`.
+        env: Vec<String>,
+    },
+}
+
+/// A kind of namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Namespace {
+    /// Mounts.
+    Mount,
+    /// Process ids.
+    Pid,
+    /// Host name.
+    Uts,
+    /// System V IPC and message queues.
+    Ipc,
+    /// The view of control groups.
+    Cgroup,
+    /// Interfaces, addresses, ports.
+    Network,
+}
+
+/// A kernel file system and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSystem {
+    /// `proc`, `tmpfs`, ….
+    pub kind: String,
+    /// Path inside the root.
+    pub target: String,
+    /// Options of the file system.
+    pub options: Vec<(String, String)>,
+    /// Flags of the mount.
+    pub flags: Flags,
+    /// Whether `target` must be a directory of the image itself, not one that a link leads to.
+    pub no_links: bool,
+}
+
+/// Flags of a mount.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flags {
+    /// Refuses writes.
+    pub readonly: bool,
+    /// Ignores set-uid bits and file capabilities.
+    pub nosuid: bool,
+    /// Ignores device nodes.
+    pub nodev: bool,
+    /// Refuses to execute.
+    pub noexec: bool,
+}
+
+/// nosuid, nodev, noexec: for file systems that hold neither programs nor devices.
+const INERT: Flags = Flags { readonly: false, nosuid: true, nodev: true, noexec: true };
+
+/// Builds the acts for `spec`. Pure.
+pub fn plan(spec: &ProcessSpec) -> Plan {
+    use Namespace::*;
+    let mut namespaces = vec![Mount, Pid, Uts, Ipc, Cgroup];
+    if spec.network == NetworkMode::None {
+        namespaces.push(Network);
+    }
+    let mut acts =
+        vec![Act::Namespaces(namespaces), Act::DieWithHelper, Act::NewSession, Act::PrivateMounts];
+    if spec.network == NetworkMode::None {
+        acts.push(Act::Loopback);
+    }
+    acts.push(Act::Hostname(spec.hostname.clone()));
+    // The stage before the root: both are stacked on the host's root, and the root must be on top to be pivoted to.
+    acts.push(Act::Stage);
+    acts.push(Act::Root(spec.root.clone()));
+    acts.extend(standard_mounts(spec));
+    acts.push(generated("/etc/hosts", hosts(&spec.hostname, &spec.extra_hosts)));
+    acts.push(generated("/etc/resolv.conf", spec.resolv_conf.clone()));
+    let mut mounts: Vec<_> = spec.mounts.iter().collect();
+    // Parents before children, else the parent would hide the child. The sort is stable.
+    mounts.sort_by_key(|mount| mount.target.split('/').filter(|part| !part.is_empty()).count());
+    acts.extend(mounts.into_iter().map(|mount| match &mount.kind {
+        MountKind::Bind(bind) => Act::Bind { target: mount.target.clone(), bind: bind.clone() },
+        MountKind::Tmpfs(tmpfs) => Act::FileSystem(memory(&mount.target, tmpfs)),
+    }));
+    acts.extend(spec.terminal.map(Act::Terminal));
+    // Read-only before masks: a mask below a read-only path must stay on top.
+    acts.extend(spec.read_only.iter().cloned().map(Act::ReadOnly));
+    acts.extend(spec.masked.iter().cloned().map(Act::Mask));
+    acts.push(Act::Pivot);
+    acts.extend(spec.limits.iter().cloned().map(Act::Limit));
+    acts.push(Act::Stdio { stdin: spec.stdin });
+    // As root, which may enter any directory; the bounding set needs SETPCAP, which the user may not have.
+    acts.push(Act::WorkingDirectory(spec.cwd.clone()));
+    acts.push(Act::BoundCapabilities(spec.capabilities.clone()));
+    acts.push(Act::User(spec.user.clone()));
+    acts.push(Act::Capabilities(spec.capabilities.clone()));
+    // Again: the kernel forgets it when ids or capabilities change.
+    acts.push(Act::DieWithHelper);
+    acts.push(Act::CloseDescriptors);
+    acts.push(Act::Exec { args: spec.args.clone(), env: spec.env.clone() });
+    Plan(acts)
+}
+
+/// `/proc`, `/sys`, `/dev` and what is in it.
+fn standard_mounts(spec: &ProcessSpec) -> Vec<Act> {
+    let mount = |kind: &str, target: &str, options: &[(&str, &str)], flags| {
+        Act::FileSystem(FileSystem {
+            kind: kind.into(),
+            target: target.into(),
+            options: options.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            flags,
+            no_links: true,
+        })
+    };
+    let device_flags = Flags { nosuid: true, ..Flags::default() };
+    let pty_flags = Flags { nosuid: true, noexec: true, ..Flags::default() };
+    let mut acts = vec![
+        mount("proc", "/proc", &[], INERT),
+        mount("sysfs", "/sys", &[], Flags { readonly: true, ..INERT }),
+        mount("tmpfs", "/dev", &[("mode", "755"), ("size", "65536k")], device_flags),
+    ];
+    acts.extend(policy::DEVICES.iter().map(|&(name, major, minor)| Act::Device { name: name.into(), major, minor }));
+    acts.extend(
+        policy::DEVICE_LINKS
+            .iter()
+            .map(|&(name, target)| Act::DeviceLink { name: name.into(), target: target.into() }),
+    );
+    acts.push(mount("devpts", "/dev/pts", &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")], pty_flags));
+    let shm = spec.shm_size_bytes.to_string();
+    acts.push(mount("tmpfs", "/dev/shm", &[("mode", "1777"), ("size", &shm)], INERT));
+    acts.push(mount("mqueue", "/dev/mqueue", &[], INERT));
+    acts
+}
+
+fn memory(target: &str, tmpfs: &Tmpfs) -> FileSystem {
+    let mut options = vec![("mode".to_owned(), format!("{:o}", tmpfs.mode))];
+    if tmpfs.size_bytes > 0 {
+        options.push(("size".into(), tmpfs.size_bytes.to_string()));
+    }
+    let flags = Flags { nosuid: true, nodev: true, ..Flags::default() };
+    FileSystem { kind: "tmpfs".into(), target: target.into(), options, flags, no_links: false }
+}
+
+fn generated(target: &str, text: String) -> Act {
+    Act::GeneratedFile { target: target.into(), text }
+}
+
+/// Text of `/etc/hosts`.
+fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
+    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in extra {
+        text.push_str(&format!("{address}\t{name}\n"));
+    }
+    text
+}
+
+impl fmt::Display for Plan {
+    /// One act per line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|act| writeln!(f, "{act}"))
+    }
+}
+
+impl fmt::Display for Act {
+    /// One line. Values of the environment are left out: they may be secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Act::Namespaces(kinds) => {
+                f.write_str("new namespaces")?;
+                kinds.iter().try_for_each(|kind| write!(f, " {}", format!("{kind:?}").to_lowercase()))
+            }
+            Act::DieWithHelper => f.write_str("die with the helper"),
+            Act::NewSession => f.write_str("new session"),
+            Act::PrivateMounts => f.write_str("make all mounts private"),
+            Act::Loopback => f.write_str("loopback up"),
+            Act::Hostname(name) => write!(f, "host name {name:?}"),
+            Act::Stage => f.write_str("stage for generated files"),
+            Act::Root(RootFs::Overlay(overlay)) => write!(f, "root {}", Layers(overlay)),
+            Act::Root(RootFs::Tree { path }) => write!(f, "root {path:?}"),
+            Act::FileSystem(fs) => {
+                write!(f, "mount {} on {:?}{}", fs.kind, fs.target, Words(fs.flags))?;
+                fs.options.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+            }
+            Act::Device { name, major, minor } => write!(f, "device /dev/{name} {major}:{minor}"),
+            Act::DeviceLink { name, target } => write!(f, "link /dev/{name} to {target}"),
+            Act::GeneratedFile { target, text } => write!(f, "generated file on {target:?} ({} bytes)", text.len()),
+            Act::Bind { target, bind } => {
+                write!(f, "bind on {target:?} ")?;
+                match &bind.source {
+                    BindSource::Overlay(overlay) => write!(f, "{}", Layers(overlay))?,
+                    BindSource::Path(path) => write!(f, "{path:?}")?,
+                }
+                if !matches!(bind.subpath.as_str(), "" | "/") {
+                    write!(f, " at {:?}", bind.subpath)?;
+                }
+                f.write_str(if bind.readonly { " ro" } else { " rw" })
+            }
+            Act::Terminal(size) => write!(f, "terminal {}x{}", size.columns, size.rows),
+            Act::ReadOnly(path) => write!(f, "read-only {path:?}"),
+            Act::Mask(path) => write!(f, "mask {path:?}"),
+            Act::Pivot => f.write_str("pivot to the root"),
+            Act::Limit(limit) => write!(f, "limit {} {}:{}", limit.name, limit.soft, limit.hard),
+            Act::Stdio { stdin: true } => f.write_str("standard input from the builder"),
+            Act::Stdio { stdin: false } => f.write_str("no standard input"),
+            Act::WorkingDirectory(path) => write!(f, "working directory {path:?}"),
+            Act::BoundCapabilities(names) => write!(f, "bound capabilities {}", names.join(" ")),
+            Act::User(user) if user.is_empty() => f.write_str("user root"),
+            Act::User(user) => write!(f, "user {user:?}"),
+            Act::Capabilities(names) => write!(f, "capabilities {}", names.join(" ")),
+            Act::CloseDescriptors => f.write_str("close descriptors"),
+            Act::Exec { args, env } => {
+                write!(f, "exec {args:?} with")?;
+                env.iter().try_for_each(|pair| write!(f, " {}", pair.split('=').next().unwrap_or_default()))
+            }
+        }
+    }
+}
+
+struct Layers<'a>(&'a Overlay);
+
+impl fmt::Display for Layers<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "overlay of {} layers in {:?}", self.0.lowers.len(), self.0.layers_dir)?;
+        self.0.upper.as_ref().map_or(Ok(()), |upper| write!(f, " under {:?}", upper.dir))
+    }
+}
+
+struct Words(Flags);
+
+impl fmt::Display for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Flags { readonly, nosuid, nodev, noexec } = self.0;
+        let words = [(readonly, " ro"), (nosuid, " nosuid"), (nodev, " nodev"), (noexec, " noexec")];
+        words.iter().filter(|(set, _)| *set).try_for_each(|(_, word)| f.write_str(word))
+    }
+}

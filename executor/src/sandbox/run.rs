@@ -1,0 +1,432 @@
+//! The builder's side: starts the helper, hands it the plan, passes output on, hears how it ended.
+//!
+//! In come a [`ProcessSpec`], its standard streams and a cancellation token; out goes [`Finished`]. It returns only
+//! when every process of the step is gone. Dropping the future kills the step too, but does not wait for it: cancel
+//! through the token when the root is to be deleted next.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::fs::MemfdFlags;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
+use rustix::process::{Signal, pidfd_send_signal};
+use solver::seam::LogSink;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{Signal as Incoming, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::SandboxError;
+use super::exe::Executable;
+use super::init::ARGV0;
+use super::output::Pump;
+use super::plan::plan;
+use super::spec::ProcessSpec;
+use super::stub::Stub;
+use super::sys;
+use super::terminal::{self, Relay};
+use super::wire::{self, Ended, Failure, PACKET_MAX_BYTES, Report};
+
+/// So often a forwarded SIGINT or SIGTERM is tried before the command is killed: PID 1 ignores what it does not handle.
+const STOPS_MAX: usize = 3;
+
+/// How steps are started. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    helper: Executable,
+}
+
+impl Settings {
+    /// With the helper binary at `path`: one whose `main` begins with [`super::init_if_asked`].
+    pub fn with_helper(path: &Path) -> Result<Self, SandboxError> {
+        let helper = Executable::open(path)
+            .map_err(|source| SandboxError::Helper { act: "mount its own binary read-only (are you root?)", source })?;
+        Ok(Self { helper })
+    }
+
+    /// With this very binary. Once per process is enough.
+    pub fn of_this_process() -> Result<Self, SandboxError> {
+        Self::with_helper(Path::new("/proc/self/exe"))
+    }
+}
+
+/// The command's standard streams.
+pub struct Io<'a> {
+    /// Where it reads.
+    pub stdin: Stdin,
+    /// Where it writes.
+    pub output: Output<'a>,
+    /// Whether SIGINT, SIGTERM and the like that reach the builder are passed to the command.
+    pub forward_signals: bool,
+}
+
+/// Where a command reads from.
+pub enum Stdin {
+    /// Nothing to read.
+    Null,
+    /// The builder's standard input.
+    Inherit,
+    /// This.
+    Descriptor(OwnedFd),
+}
+
+/// Where a command writes to.
+pub enum Output<'a> {
+    /// To a log.
+    Log(&'a dyn LogSink),
+    /// To the builder's standard output and error.
+    Inherit,
+    /// To a terminal of its own, which is relayed to the builder's.
+    Terminal,
+}
+
+/// A command that ended.
+#[derive(Clone, Debug)]
+pub struct Finished {
+    /// How.
+    pub exit: Exit,
+    /// Mount points that were made in its root; see [`super::remove_stubs`].
+    pub stubs: Vec<Stub>,
+    /// What it used.
+    pub usage: Usage,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself.
+    Code(i32),
+    /// By a signal.
+    Signal(i32),
+}
+
+impl Exit {
+    /// As a shell shows it: a signal is 128 and its number.
+    pub fn code(self) -> i32 {
+        match self {
+            Exit::Code(code) => code,
+            Exit::Signal(signal) => 128 + signal,
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = match self {
+            Exit::Code(code) => return write!(f, "exit code: {code}"),
+            Exit::Signal(number) => *number,
+        };
+        match SIGNALS.iter().find(|(known, _)| *known == number) {
+            Some((_, name)) => write!(f, "killed by signal {number} ({name})"),
+            None => write!(f, "killed by signal {number}"),
+        }
+    }
+}
+
+/// Names of the signals that end processes.
+const SIGNALS: [(i32, &str); 13] = [
+    (libc::SIGHUP, "SIGHUP"),
+    (libc::SIGINT, "SIGINT"),
+    (libc::SIGQUIT, "SIGQUIT"),
+    (libc::SIGILL, "SIGILL"),
+    (libc::SIGTRAP, "SIGTRAP"),
+    (libc::SIGABRT, "SIGABRT"),
+    (libc::SIGBUS, "SIGBUS"),
+    (libc::SIGFPE, "SIGFPE"),
+    (libc::SIGKILL, "SIGKILL, which the kernel also sends when memory runs out"),
+    (libc::SIGSEGV, "SIGSEGV"),
+    (libc::SIGPIPE, "SIGPIPE"),
+    (libc::SIGTERM, "SIGTERM"),
+    (libc::SIGSYS, "SIGSYS"),
+];
+
+/// What a command used, with all that it waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Time in user code.
+    pub user: Duration,
+    /// Time in the kernel.
+    pub system: Duration,
+    /// Largest resident set of one process, in bytes.
+    pub max_rss_bytes: u64,
+}
+
+/// Runs the process and waits until it, and everything that it started, is gone.
+///
+/// # Errors
+/// When the sandbox could not be set up (then nothing of the command ran), when it could not be executed, or when
+/// `cancel` fired. A command that fails is not an error.
+pub async fn run(
+    settings: &Settings,
+    spec: &ProcessSpec,
+    io: Io<'_>,
+    cancel: &CancellationToken,
+) -> Result<Finished, SandboxError> {
+    if cancel.is_cancelled() {
+        return Err(SandboxError::Canceled);
+    }
+    let terminal = matches!(io.output, Output::Terminal);
+    let mut spec = spec.clone();
+    spec.terminal = terminal.then(terminal::window_size);
+    spec.stdin = !terminal && !matches!(io.stdin, Stdin::Null);
+    let input = matches!(io.stdin, Stdin::Inherit);
+    let stdio = |act| move |source| SandboxError::Stdio { act, source };
+
+    let (mut pump, stdout, stderr) = match io.output {
+        Output::Log(log) => {
+            let (pump, stdout, stderr) = Pump::new(log).map_err(stdio("make pipes"))?;
+            (Some(pump), stdout.into(), stderr.into())
+        }
+        Output::Inherit => (None, Stdio::inherit(), Stdio::inherit()),
+        Output::Terminal => (None, Stdio::null(), Stdio::null()),
+    };
+    let signals = if io.forward_signals || terminal { Signals::listen(io.forward_signals, terminal)? } else { Signals::default() };
+    let (socket, mut helper) = start(settings, &spec, io.stdin, stdout, stderr)?;
+    let mut step = Step { pidfd: None, relay: None, stubs: Vec::new(), failure: None, ended: None, input };
+    let canceled = follow(&socket, &mut step, pump.as_mut(), signals, cancel).await?;
+
+    // The socket is closed on the other side: no helper, no unfinished set-up. Only when the helper died unasked may
+    // the command still live.
+    let status = helper.wait().await.map_err(|source| SandboxError::Helper { act: "wait for the helper", source })?;
+    if step.ended.is_none() {
+        step.kill().await?;
+    }
+    if let Some(pump) = &mut pump {
+        pump.drain().map_err(stdio("read the command's output"))?;
+    }
+    if let Some(relay) = step.relay.take() {
+        let finished = tokio::task::spawn_blocking(move || relay.finish()).await.map_err(io::Error::other);
+        finished.flatten().map_err(stdio("relay the command's terminal"))?;
+    }
+    if canceled {
+        return Err(SandboxError::Canceled);
+    }
+    step.outcome(&spec, status)
+}
+
+/// Spawns the helper and sends it the plan.
+fn start(
+    settings: &Settings,
+    spec: &ProcessSpec,
+    stdin: Stdin,
+    stdout: Stdio,
+    stderr: Stdio,
+) -> Result<(AsyncFd<OwnedFd>, tokio::process::Child), SandboxError> {
+    let failed = |act| move |source| SandboxError::Helper { act, source };
+    let talk = failed("talk to the helper");
+    let plan = serde_json::to_vec(&plan(spec)).map_err(io::Error::from).map_err(failed("write the plan"))?;
+    let memory = rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC).map_err(io::Error::from);
+    let mut memory = std::fs::File::from(memory.map_err(failed("write the plan"))?);
+    memory.write_all(&plan).map_err(failed("write the plan"))?;
+
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+            .map_err(io::Error::from)
+            .map_err(talk)?;
+    let mut command = std::process::Command::new(settings.helper.path());
+    // No variable of the builder's, no process group of the terminal's. Without a `pre_exec` the standard library
+    // spawns by vfork and exec at once, which threads do not disturb.
+    command.arg0(ARGV0).env_clear().process_group(0).stdin(theirs).stdout(stdout).stderr(stderr);
+    let helper = tokio::process::Command::from(command).spawn().map_err(failed("start the helper"))?;
+    match stdin {
+        Stdin::Inherit if spec.stdin => wire::send(&ours, &[0], &[memory.as_fd(), io::stdin().as_fd()]),
+        Stdin::Descriptor(stdin) => wire::send(&ours, &[0], &[memory.as_fd(), stdin.as_fd()]),
+        Stdin::Null | Stdin::Inherit => wire::send(&ours, &[0], &[memory.as_fd()]),
+    }
+    .map_err(failed("talk to the helper"))?;
+    rustix::io::ioctl_fionbio(&ours, true).map_err(io::Error::from).map_err(failed("talk to the helper"))?;
+    let ours = sys::watch(ours).map_err(failed("talk to the helper"))?;
+    Ok((ours, helper))
+}
+
+/// Does everything that is to be done until the helper's side closes the socket. Says whether it was canceled.
+async fn follow(
+    socket: &AsyncFd<OwnedFd>,
+    step: &mut Step,
+    mut pump: Option<&mut Pump<'_>>,
+    mut signals: Signals,
+    cancel: &CancellationToken,
+) -> Result<bool, SandboxError> {
+    let mut canceled = false;
+    let mut stops = 0;
+    let mut packet = vec![0; PACKET_MAX_BYTES];
+    loop {
+        let reading = pump.as_ref().is_some_and(|pump| pump.is_open());
+        tokio::select! {
+            biased;
+            () = cancel.cancelled(), if !canceled => {
+                canceled = true;
+                stop(socket)?;
+            }
+            Some(number) = signals.next() => match Signal::from_named_raw(number) {
+                Some(Signal::WINCH) => {
+                    if let Some(relay) = &step.relay {
+                        relay.resize().map_err(|source| SandboxError::Stdio { act: "resize the terminal", source })?;
+                    }
+                }
+                Some(signal) => {
+                    stops += usize::from(matches!(signal, Signal::INT | Signal::TERM));
+                    if stops >= STOPS_MAX { stop(socket)? } else { step.forward(signal)? }
+                }
+                None => {}
+            },
+            report = next_report(socket, &mut packet) => match report? {
+                Some((report, descriptor)) => step.hear(report, descriptor)?,
+                None => return Ok(canceled),
+            },
+            passed = pass_on(&mut pump), if reading => {
+                passed.map_err(|source| SandboxError::Stdio { act: "read the command's output", source })?;
+            }
+        }
+    }
+}
+
+async fn pass_on(pump: &mut Option<&mut Pump<'_>>) -> io::Result<()> {
+    match pump {
+        Some(pump) => pump.pass_on().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Lets go of the socket in the writing direction, upon which the helper kills the step.
+fn stop(socket: &AsyncFd<OwnedFd>) -> Result<(), SandboxError> {
+    match rustix::net::shutdown(socket.get_ref(), Shutdown::Write) {
+        // The other side is gone already.
+        Ok(()) | Err(Errno::NOTCONN) => Ok(()),
+        Err(error) => Err(SandboxError::Helper { act: "stop the helper", source: error.into() }),
+    }
+}
+
+/// The next report, or `None` when there will be none.
+async fn next_report(
+    socket: &AsyncFd<OwnedFd>,
+    packet: &mut [u8],
+) -> Result<Option<(Report, Option<OwnedFd>)>, SandboxError> {
+    let received = socket.async_io(Interest::READABLE, |socket| wire::receive(socket, packet)).await;
+    let (count, descriptors) = match received {
+        // It died with our plan unread.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+        received => received.map_err(|source| SandboxError::Helper { act: "talk to the helper", source })?,
+    };
+    if count == 0 {
+        return Ok(None);
+    }
+    let report = serde_json::from_slice(&packet[..count]).map_err(|source| SandboxError::Report { source })?;
+    Ok(Some((report, descriptors.into_iter().next())))
+}
+
+/// What is known of the step so far.
+struct Step {
+    pidfd: Option<OwnedFd>,
+    relay: Option<Relay>,
+    stubs: Vec<Stub>,
+    failure: Option<Failure>,
+    ended: Option<Ended>,
+    input: bool,
+}
+
+impl Step {
+    fn hear(&mut self, report: Report, descriptor: Option<OwnedFd>) -> Result<(), SandboxError> {
+        match report {
+            Report::Started => self.pidfd = descriptor,
+            Report::Stub(stub) => self.stubs.push(stub),
+            Report::Terminal => {
+                let failed = |source| SandboxError::Stdio { act: "relay the command's terminal", source };
+                let master = descriptor.ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?;
+                self.relay = Some(Relay::start(master, self.input).map_err(failed)?);
+            }
+            Report::Failed(failure) => self.failure = Some(failure),
+            Report::Exited(ended) => self.ended = Some(ended),
+        }
+        Ok(())
+    }
+
+    fn forward(&self, signal: Signal) -> Result<(), SandboxError> {
+        let Some(pidfd) = &self.pidfd else { return Ok(()) };
+        match pidfd_send_signal(pidfd, signal) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(SandboxError::Helper { act: "signal the command", source: error.into() }),
+        }
+    }
+
+    /// Kills the command and waits for its end, without the helper.
+    async fn kill(&mut self) -> Result<(), SandboxError> {
+        self.forward(Signal::KILL)?;
+        if let Some(pidfd) = self.pidfd.take() {
+            let failed = |source| SandboxError::Helper { act: "wait for the command", source };
+            let pidfd = sys::watch(pidfd).map_err(failed)?;
+            drop(pidfd.readable().await.map_err(failed)?);
+        }
+        Ok(())
+    }
+
+    fn outcome(self, spec: &ProcessSpec, helper: ExitStatus) -> Result<Finished, SandboxError> {
+        if let Some(failure) = self.failure {
+            let Failure { act, is_exec, detail, errno } = failure;
+            return Err(match (is_exec, errno) {
+                (true, 1..) => {
+                    let program = spec.args.first().cloned().unwrap_or_default();
+                    SandboxError::Exec { program, source: io::Error::from_raw_os_error(errno) }
+                }
+                (_, errno) => SandboxError::Act { act, detail, errno: Some(errno).filter(|&errno| errno > 0) },
+            });
+        }
+        let ended = self.ended.ok_or_else(|| SandboxError::HelperDied { how: helper.to_string() })?;
+        let status = ExitStatus::from_raw(ended.status);
+        let exit = match (status.code(), status.signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, Some(signal)) => Exit::Signal(signal),
+            // wait4 without WUNTRACED reports nothing else.
+            (None, None) => return Err(SandboxError::HelperDied { how: status.to_string() }),
+        };
+        let usage = Usage { user: ended.user, system: ended.system, max_rss_bytes: ended.max_rss_bytes };
+        Ok(Finished { exit, stubs: self.stubs, usage })
+    }
+}
+
+/// Signals that the builder gets and the command is meant to.
+#[derive(Default)]
+struct Signals(Vec<(i32, Incoming)>);
+
+impl Signals {
+    fn listen(forward: bool, terminal: bool) -> Result<Self, SandboxError> {
+        let mut kinds = Vec::new();
+        if forward {
+            kinds.extend([
+                SignalKind::interrupt(),
+                SignalKind::terminate(),
+                SignalKind::hangup(),
+                SignalKind::quit(),
+                SignalKind::user_defined1(),
+                SignalKind::user_defined2(),
+            ]);
+        }
+        if terminal {
+            kinds.push(SignalKind::window_change());
+        }
+        let listened: io::Result<_> = kinds.into_iter().map(|kind| Ok((kind.as_raw_value(), signal(kind)?))).collect();
+        listened.map(Self).map_err(|source| SandboxError::Helper { act: "listen for signals", source })
+    }
+
+    /// The number of the next signal; never when none is listened for.
+    async fn next(&mut self) -> Option<i32> {
+        if self.0.is_empty() {
+            return std::future::pending().await;
+        }
+        std::future::poll_fn(|context| {
+            for (number, incoming) in &mut self.0 {
+                if incoming.poll_recv(context).is_ready() {
+                    return std::task::Poll::Ready(Some(*number));
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}

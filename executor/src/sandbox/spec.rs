@@ -1,0 +1,183 @@
+//! What can be asked of the sandbox, as plain data.
+//!
+//! Host paths in here are the builder's own (its store, its user's volumes) and trusted; every path that is meant
+//! inside the root is hostile and is resolved beneath it by descriptor. Next: [`super::plan`].
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::policy;
+
+/// A process and all that it may see.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    /// Its root file system.
+    pub root: RootFs,
+    /// The command; never empty. A name without `/` is looked up in `PATH`.
+    pub args: Vec<String>,
+    /// `NAME=value`, exactly what the process gets; only `HOME` is added when absent.
+    pub env: Vec<String>,
+    /// Absolute path inside the root; made (0755, root's) when missing.
+    pub cwd: String,
+    /// `user[:group]`, names or numbers, resolved in the root; empty is root.
+    pub user: String,
+    /// Host name.
+    pub hostname: String,
+    /// Network.
+    pub network: Network,
+    /// Mounts beside the standard ones; parents are mounted before children whatever the order here.
+    pub mounts: Vec<Mount>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size_bytes: u64,
+    /// Resource limits; what is not named is inherited.
+    pub limits: Vec<Limit>,
+    /// Extra lines of `/etc/hosts`: (name, address).
+    pub extra_hosts: Vec<(String, String)>,
+    /// Text of `/etc/resolv.conf`.
+    pub resolv_conf: String,
+    /// Capabilities by kernel name without `CAP_`; see [`policy::CAPABILITIES`].
+    pub capabilities: Vec<String>,
+    /// Paths that are hidden; see [`policy::MASKED`]. A missing path is skipped.
+    pub masked: Vec<String>,
+    /// Paths that are made read-only; see [`policy::READ_ONLY`]. A missing path is skipped.
+    pub read_only: Vec<String>,
+    /// Whether the process gets a terminal of its own, and its first size.
+    pub terminal: Option<WindowSize>,
+    /// Whether its standard input is one that the builder hands over; otherwise `/dev/null`.
+    pub stdin: bool,
+}
+
+impl ProcessSpec {
+    /// `args` as root in `root`, with the default policy, no network, an empty environment.
+    pub fn new(root: RootFs, args: Vec<String>) -> Self {
+        let owned = |list: &[&str]| list.iter().map(|text| text.to_string()).collect();
+        Self {
+            root,
+            args,
+            env: Vec::new(),
+            cwd: "/".into(),
+            user: String::new(),
+            hostname: policy::HOSTNAME.into(),
+            network: Network::None,
+            mounts: Vec::new(),
+            shm_size_bytes: policy::SHM_SIZE_BYTES,
+            limits: Vec::new(),
+            extra_hosts: Vec::new(),
+            resolv_conf: String::new(),
+            capabilities: owned(policy::CAPABILITIES),
+            masked: owned(policy::MASKED),
+            read_only: owned(policy::READ_ONLY),
+            terminal: None,
+            stdin: false,
+        }
+    }
+}
+
+/// A root file system. It is mounted inside the step's mount namespace and vanishes with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RootFs {
+    /// Layers under a writable directory.
+    Overlay(Overlay),
+    /// A directory as it is; writes go to it.
+    Tree {
+        /// Host path.
+        path: PathBuf,
+    },
+}
+
+/// An overlay of the store's layers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlay {
+    /// Host path of the directory that `lowers` are names in.
+    pub layers_dir: PathBuf,
+    /// Names of layers, the topmost first. May be empty when there is an upper.
+    pub lowers: Vec<String>,
+    /// Where writes go; `None` is a read-only view.
+    pub upper: Option<Upper>,
+}
+
+/// The writable part of an overlay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upper {
+    /// Host path of the upper directory; afterwards it is the diff.
+    pub dir: PathBuf,
+    /// Host path of overlayfs's scratch directory, on the same file system.
+    pub work: PathBuf,
+}
+
+/// Which network the process is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Network {
+    /// The builder's own.
+    Host,
+    /// Loopback only.
+    None,
+}
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Absolute path inside the root. Missing parts are made and reported as stubs.
+    pub target: String,
+    /// What is mounted.
+    pub kind: MountKind,
+}
+
+/// What a mount is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MountKind {
+    /// A tree from elsewhere.
+    Bind(Bind),
+    /// Memory.
+    Tmpfs(Tmpfs),
+}
+
+/// A bind mount.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// Where it comes from.
+    pub source: BindSource,
+    /// Path inside the source, resolved beneath it; empty or `/` is all of it.
+    pub subpath: String,
+    /// Whether writes are refused.
+    pub readonly: bool,
+}
+
+/// Where a bind mount comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BindSource {
+    /// A view of other layers; with an upper for writes that are thrown away.
+    Overlay(Overlay),
+    /// A host path: a tree of the store, or a volume that the user names. Mounts below it come along.
+    Path(PathBuf),
+}
+
+/// A memory file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tmpfs {
+    /// Limit in bytes; 0 is the kernel's default (half of the memory).
+    pub size_bytes: u64,
+    /// Permission bits of its root directory.
+    pub mode: u32,
+}
+
+/// One resource limit. `-1` is unlimited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// `nofile`, `nproc`, …: the names of setrlimit(2) in small letters without `RLIMIT_`.
+    pub name: String,
+    /// What counts now.
+    pub soft: i64,
+    /// Up to where the process may raise it.
+    pub hard: i64,
+}
+
+/// Size of a terminal in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}

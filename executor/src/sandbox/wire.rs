@@ -1,0 +1,105 @@
+//! What the builder and its helper say to each other over one socket of packets (`SOCK_SEQPACKET`).
+//!
+//! Builder to helper: one packet of one byte with descriptors: the plan as a file in memory, then standard input if the
+//! command gets one. After that only silence; the end of the socket means "kill it". Helper to builder: one [`Report`]
+//! as JSON per packet, with at most one descriptor. Packets keep their bounds, so both the helper and the process in
+//! the sandbox write to the same socket.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+};
+use serde::{Deserialize, Serialize};
+
+use super::stub::Stub;
+
+/// The longest report is a failure that quotes two paths of 4 KiB, escaped.
+pub const PACKET_MAX_BYTES: usize = 64 << 10;
+/// The plan and standard input.
+const DESCRIPTORS_MAX: usize = 2;
+
+/// What the helper's side tells.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Report {
+    /// The process exists; its pidfd comes along.
+    Started,
+    /// A mount point was made.
+    Stub(Stub),
+    /// A terminal was opened; its controlling side comes along.
+    Terminal,
+    /// An act failed; the command did not run.
+    Failed(Failure),
+    /// The command ended, and with it everything in its PID namespace.
+    Exited(Ended),
+}
+
+/// Which act failed, and why.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Failure {
+    /// The act as printed.
+    pub act: String,
+    /// Whether it is the last one, the execution of the command.
+    pub is_exec: bool,
+    /// What exactly.
+    pub detail: String,
+    /// The kernel's number; 0 when it was not the kernel.
+    pub errno: i32,
+}
+
+/// How the command ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ended {
+    /// Status word of wait(2).
+    pub status: i32,
+    /// Time spent in user code.
+    pub user: Duration,
+    /// Time spent in the kernel.
+    pub system: Duration,
+    /// Largest resident set of one process, in bytes.
+    pub max_rss_bytes: u64,
+}
+
+/// Sends one packet.
+pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        // Room for them all was made above.
+        assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
+    }
+    loop {
+        match rustix::net::sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL) {
+            Err(Errno::INTR) => continue,
+            result => return result.map(drop).map_err(Into::into),
+        }
+    }
+}
+
+/// Sends one report.
+pub fn report(socket: impl AsFd, report: &Report, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    send(socket, &serde_json::to_vec(report)?, descriptor.as_slice())
+}
+
+/// Receives one packet: how many bytes (0 is the end), and its descriptors.
+pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        match rustix::net::recvmsg(&socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Err(Errno::INTR) => continue,
+            result => break result?,
+        }
+    };
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(list) = message {
+            descriptors.extend(list);
+        }
+    }
+    Ok((received.bytes, descriptors))
+}

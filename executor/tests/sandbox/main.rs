@@ -1,0 +1,8 @@
+//! The sandbox, tried from inside and outside: these tests run real steps as root, with Debian's static busybox as the
+//! whole image.
+
+mod hostile;
+mod lifetime;
+mod policy;
+mod streams;
+mod support;
