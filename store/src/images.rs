@@ -144,6 +144,36 @@ impl Store {
         })
     }
 
+    /// Images that have no name, the last added first.
+    pub fn nameless_images(&self) -> Result<Vec<ImageRecord>, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS}, created FROM images WHERE manifest NOT IN (SELECT manifest FROM tags) ORDER BY rowid DESC"
+        );
+        self.index().read("list the images", |connection| {
+            let mut query = connection.prepare_cached(&sql)?;
+            let mut rows = query.query([])?;
+            let mut images = Vec::new();
+            while let Some(row) = rows.next()? {
+                images.push(from_row(row)?);
+            }
+            Ok(images)
+        })
+    }
+
+    /// Forgets an image and all its names, which are returned, sorted. Its blobs and layers stay until they are
+    /// collected: other images and the cache may use them. Forgetting what is not there is fine.
+    pub fn remove_image(&self, manifest: &Digest) -> Result<Vec<Reference>, StoreError> {
+        self.index().write("remove an image", |transaction, _| {
+            let names = names(transaction, manifest)?;
+            transaction.prepare_cached("DELETE FROM tags WHERE manifest = ?1")?.execute([manifest.as_bytes()])?;
+            transaction.prepare_cached("DELETE FROM images WHERE manifest = ?1")?.execute([manifest.as_bytes()])?;
+            for tag in names.iter().map(|name| Some(name.to_string())).chain([None]) {
+                self.layout().images.remove_file(&image_file_name(tag.as_deref(), manifest))?;
+            }
+            Ok(names)
+        })
+    }
+
     /// The image whose manifest or config has this digest, named or not. Several manifests may share a config: the one
     /// that was added last is the answer.
     pub fn image_by_digest(&self, digest: &Digest) -> Result<Option<ImageRecord>, StoreError> {

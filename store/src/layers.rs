@@ -286,7 +286,7 @@ fn find(connection: &Connection, id: &ResultId) -> Result<Option<Layer>, Trouble
          FROM layers LEFT JOIN trees ON layer = id WHERE id = ?1",
     )?;
     let mut rows = query.query([id.as_str()])?;
-    Ok(rows.next()?.map(from_row).transpose()?)
+    rows.next()?.map(from_row).transpose()
 }
 
 fn from_row(row: &Row<'_>) -> Result<Layer, Trouble> {

@@ -249,7 +249,13 @@ fn names_move_between_images_and_can_be_taken_away() {
     assert!(other.untag(&name("app:1")).unwrap());
     assert!(!other.untag(&name("app:1")).unwrap());
     assert_eq!(store.image(&name("app:1")).unwrap(), None);
-    assert_eq!(store.image_by_digest(&new.manifest.digest).unwrap(), Some(new), "it is nameless, not gone");
+    assert_eq!(store.image_by_digest(&new.manifest.digest).unwrap(), Some(new.clone()), "it is nameless, not gone");
+    assert_eq!(store.nameless_images().unwrap(), [new.clone()]);
+    assert_eq!(store.remove_image(&new.manifest.digest).unwrap(), []);
+    assert_eq!(store.remove_image(&old.manifest.digest).unwrap(), [name("app:2")]);
+    assert_eq!((store.images().unwrap(), store.nameless_images().unwrap()), (vec![], vec![]));
+    assert_eq!(place.names("images"), [] as [&str; 0], "nor does a rebuilt index know them");
+    assert!(store.blobs().verify(&new.config).unwrap(), "what others may use stays");
 }
 
 #[test]
