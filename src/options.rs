@@ -1,6 +1,11 @@
 //! What a build is asked to do: the command line, the environment and the config files, merged and checked.
 //!
-//! Plain data; nothing here reads anything. [`crate::cli`] makes it, [`crate::engine`] obeys it.
+//! The values are plain data, which [`build::build`] and [`run::run`] make of flags, settings and surroundings, and
+//! [`crate::engine`] obeys. Deliberately absent: reading files, and the words of the command line ([`crate::cli`]).
+
+pub mod build;
+pub mod output;
+pub mod run;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

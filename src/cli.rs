@@ -1,0 +1,250 @@
+//! The command line: words come in, a [`Cli`] or a [`Failure`] with advice goes out.
+//!
+//! The first word decides: a verb is the verb, anything else is the beginning of a `build`. So `rbuild -t app:1 .` is
+//! `rbuild build -t app:1 .`, and a context folder that is named like a verb is written `./images`. Deliberately
+//! absent: what the words mean together with environment and config files, which is [`crate::options`]'s.
+
+mod advice;
+mod build;
+mod manage;
+mod run;
+mod usage;
+pub mod values;
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+
+pub use build::BuildArgs;
+pub use manage::{ConfigArgs, Format, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, SaveFormat};
+pub use run::RunArgs;
+
+use crate::engine::Failure;
+
+/// Builds container images from Dockerfiles: no daemon, no root needed, one binary.
+#[derive(Debug, Parser)]
+#[command(
+    name = "rbuild",
+    version,
+    propagate_version = false,
+    after_help = "Without a verb, the words go to `build`: `rbuild -t app:1 .` is `rbuild build -t app:1 .`"
+)]
+pub struct Cli {
+    /// Options of every verb.
+    #[command(flatten)]
+    pub global: GlobalArgs,
+    /// What is done.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct GlobalArgs {
+    /// Say on standard error what is decided and why (RBUILD_LOG selects more finely)
+    #[arg(short = 'D', long, global = true, help_heading = "Global options")]
+    pub debug: bool,
+    /// Keep images, cache and layers here [env: RBUILD_ROOT]
+    #[arg(long, value_name = "DIR", global = true, help_heading = "Global options")]
+    pub root: Option<PathBuf>,
+}
+
+/// What is done.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Build an image from a Dockerfile
+    Build(Box<BuildArgs>),
+    /// Run an image in the foreground and return its exit code
+    Run(Box<RunArgs>),
+    /// List the images of the local store
+    Images(ImagesArgs),
+    /// Remove images from the local store
+    Rmi(RmiArgs),
+    /// Make an image of a tar of a root file system
+    Import(ImportArgs),
+    /// Write images as an archive
+    Save(SaveArgs),
+    /// Read images from an archive or an OCI layout
+    Load(LoadArgs),
+    /// Show every setting and where it comes from
+    Config(ConfigArgs),
+    /// Show the version
+    Version,
+}
+
+/// What the words ask for.
+#[derive(Debug)]
+pub enum Request {
+    /// To do something.
+    Do(Box<Cli>),
+    /// To print a text (help, version) on standard output.
+    Print(String),
+}
+
+/// Understands the words after the program's name.
+///
+/// # Errors
+/// With advice, for words that mean nothing here.
+pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Failure> {
+    let (words, verb) = with_verb(words.into_iter().collect());
+    let parsed = Cli::command().try_get_matches_from(std::iter::once(OsString::from("rbuild")).chain(words));
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => Ok(Request::Do(Box::new(cli))),
+        Err(error) if !error.use_stderr() => Ok(Request::Print(error.render().to_string())),
+        Err(error) => Err(usage::failure(&error, &verb)),
+    }
+}
+
+/// The names of all verbs.
+pub fn verbs() -> Vec<String> {
+    let command = Cli::command();
+    command.get_subcommands().map(|verb| verb.get_name().to_owned()).chain([String::from("help")]).collect()
+}
+
+/// Puts `build` in front of the first word that is neither a verb nor a global option. Returns the verb too.
+fn with_verb(mut words: Vec<OsString>) -> (Vec<OsString>, String) {
+    let mut first = 0;
+    loop {
+        match words.get(first).and_then(|word| word.to_str()) {
+            Some("-D" | "--debug") => first += 1,
+            Some("--root") => first += 2,
+            Some(word) if word.starts_with("--root=") => first += 1,
+            Some("-h" | "--help" | "-V" | "--version") => return (words, "help".into()),
+            _ => break,
+        }
+    }
+    let Some(word) = words.get(first) else {
+        words.push(OsString::from("--help"));
+        return (words, "help".into());
+    };
+    if let Some(verb) = verbs().into_iter().find(|verb| OsStr::new(verb) == word) {
+        return (words, verb);
+    }
+    words.insert(first, OsString::from("build"));
+    (words, "build".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Style, failure};
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    fn request(words: &str) -> Result<Request, String> {
+        parse(words.split_whitespace().map(OsString::from)).map_err(|error| failure(&error, Style::default()))
+    }
+
+    #[test]
+    fn the_first_word_is_the_verb_or_build_is_meant() {
+        let check = |words: &str, expected: &str| {
+            let Ok(Request::Do(cli)) = request(words) else { panic!("`{words}` was not understood") };
+            let verb = format!("{:?}", cli.verb);
+            assert!(verb.starts_with(expected), "`{words}` became {verb}");
+        };
+        check(".", "Build");
+        check("-t app:1 .", "Build");
+        check("build -t app:1 .", "Build");
+        check("images", "Images");
+        check("./images", "Build");
+        check("-t images images", "Build");
+        check("--root /x images", "Images");
+        check("--root=/x -D images --root /y", "Images");
+        check("--debug --root /images ./x", "Build");
+        check("run app:1 images", "Run");
+        check("version", "Version");
+    }
+
+    #[test]
+    fn help_goes_to_standard_output() {
+        let check = |words: &str, expected: &str| match request(words) {
+            Ok(Request::Print(text)) => assert!(text.contains(expected), "`{words}` printed {text}"),
+            other => panic!("`{words}` became {other:?}"),
+        };
+        check("", "Usage: rbuild");
+        check("--help", "Usage: rbuild");
+        check("-D", "Usage: rbuild");
+        check("help build", "--build-arg");
+        check("build --help", "--build-arg");
+        check("--no-cache --help", "--build-arg");
+        check("--version", env!("CARGO_PKG_VERSION"));
+    }
+
+    #[test]
+    fn every_flag_has_words_of_its_own() {
+        for verb in Cli::command().get_subcommands() {
+            for argument in verb.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {}", verb.get_name(), argument.get_id());
+            }
+        }
+    }
+
+    #[test]
+    fn words_that_mean_nothing_are_refused_with_advice() {
+        let report = |words: &str| request(words).expect_err("these words mean nothing");
+        insta::assert_snapshot!(report("--no-cahce ."), @"
+        error: `rbuild build` has no flag `--no-cahce`
+        help: did you mean `--no-cache`?
+        ");
+        insta::assert_snapshot!(report("--secret id=x ."), @"
+        error: `--secret` is not supported by this version of rbuild
+        help: nothing takes its place yet; do not pass a secret as a build argument, it would stay in the image
+        ");
+        insta::assert_snapshot!(report("--cache-from=x ."), @"
+        error: `--cache-from` is not supported by this version of rbuild
+        help: leave it out: every step is cached in the local store
+        ");
+        insta::assert_snapshot!(report("-v /a:/b ."), @"
+        error: `-v` is not supported by this version of rbuild
+        help: use COPY: steps see only the image and the context
+        ");
+        insta::assert_snapshot!(report("--frobnicate ."), @"
+        error: `rbuild build` has no flag `--frobnicate`
+        help: `rbuild build --help` lists all flags
+        ");
+        insta::assert_snapshot!(report("-t app:1"), @"
+        error: the build has no context: the folder that COPY and ADD read from
+        help: for the current folder, end the line with a dot: `rbuild -t NAME .`
+        ");
+        insta::assert_snapshot!(report("a b"), @"
+        error: `b` is one word too many: `rbuild build` takes `CONTEXT`
+        help: words with blanks are put in quotes; a flag's value follows the flag
+        ");
+        insta::assert_snapshot!(report("-t"), @"
+        error: `--tag` needs a value
+        help: `rbuild build --help` lists all flags
+        ");
+        insta::assert_snapshot!(report("--jobs many ."), @"
+        error: `--jobs`: `many` is not a number from 1 on
+        help: `rbuild build --help` lists all flags
+        ");
+        insta::assert_snapshot!(report("--progress fancy ."), @"
+        error: `--progress` does not take `fancy`
+        help: it takes one of auto, plain, tty, quiet, none, rawjson
+        ");
+        insta::assert_snapshot!(report("--pull=always ."), @"
+        error: `--pull` does not take `always`
+        help: it takes one of true, false
+        ");
+        insta::assert_snapshot!(report("-t App:1 ."), @"
+        error: `--tag`: `App:1` is not an image name: a repository name is lower case
+        help: `rbuild build --help` lists all flags
+        ");
+        insta::assert_snapshot!(report("--network bridge ."), @"
+        error: `--network`: `bridge` is none of default, host, none
+        help: `rbuild build --help` lists all flags
+        ");
+        insta::assert_snapshot!(report("rmi"), @"
+        error: `rbuild rmi` needs `IMAGE`
+        help: `rbuild rmi --help` lists all flags
+        ");
+        insta::assert_snapshot!(report("run -d app"), @"
+        error: `-d` is not supported by this version of rbuild
+        help: leave it out: the command runs in the foreground
+        ");
+    }
+}

@@ -1,0 +1,151 @@
+//! Flags that other builders have and this version has not, with what to do instead.
+
+/// Flags of `docker build`, `docker buildx build`, `podman build` and `buildah build`.
+const BUILD: &[(&[&str], &str)] = &[
+    (&["--cache-from", "--cache-to", "--cache-ttl"], "leave it out: every step is cached in the local store"),
+    (&["--layers"], "leave it out: every step is always cached"),
+    (&["--no-cache-filter"], "use `--no-cache`, which runs every step anew"),
+    (
+        &["--secret", "--ssh"],
+        "nothing takes its place yet; do not pass a secret as a build argument, it would stay in the image",
+    ),
+    (&["--annotation"], "use `--label`"),
+    (&["--build-context"], "use `COPY --from=IMAGE`, or put the files into the context"),
+    (&["--volume", "-v"], "use COPY: steps see only the image and the context"),
+    (&["--env", "--unsetenv"], "use ENV in the Dockerfile"),
+    (&["--build-arg-file"], "use `--build-arg` once per argument"),
+    (&["--ignorefile"], "use `.dockerignore` in the context"),
+    (&["--from"], "use an ARG before FROM, and `--build-arg`"),
+    (&["--builder", "--policy"], "leave it out: there is no daemon"),
+    (&["--isolation", "--userns", "--runtime"], "leave it out: every step runs in a sandbox"),
+    (&["--skip-unused-stages"], "leave it out: only the stages that the target needs are built"),
+    (&["--squash", "--squash-all"], "leave it out: each step that changes files makes one layer"),
+    (&["--format"], "use `-o type=oci,dest=FILE` or `-o type=docker,dest=FILE`"),
+    (
+        &["--tls-verify", "--cert-dir"],
+        "for a registry without TLS, write `[registry.\"HOST:PORT\"]` and `insecure = true` into config.toml",
+    ),
+    (&["--authfile", "--creds"], "keep the credentials in `~/.docker/config.json`"),
+    (
+        &["--arch", "--os", "--variant", "--all-platforms", "--manifest"],
+        "leave it out: only the platform of this machine is built for",
+    ),
+    (&["--iidfile-raw"], "use `--iidfile`"),
+    (&["--logfile"], "redirect standard error"),
+    (&["--retry", "--retry-delay"], "leave it out: what a registry asks to be tried again is tried again"),
+    (
+        &[
+            "--add-host",
+            "--allow",
+            "--call",
+            "--check",
+            "--cgroup-parent",
+            "--resource",
+            "--shm-size",
+            "--ulimit",
+            "--memory",
+            "-m",
+            "--memory-swap",
+            "--cpu-shares",
+            "-c",
+            "--cpu-period",
+            "--cpu-quota",
+            "--cpuset-cpus",
+            "--cpuset-mems",
+            "--device",
+            "--cap-add",
+            "--cap-drop",
+            "--security-opt",
+            "--http-proxy",
+            "--timestamp",
+            "--source-date-epoch",
+            "--rewrite-timestamp",
+            "--dns",
+            "--dns-search",
+            "--hooks-dir",
+            "--decryption-key",
+        ],
+        "leave it out; nothing takes its place yet",
+    ),
+];
+
+/// Flags of `docker run` and `podman run`.
+const RUN: &[(&[&str], &str)] = &[
+    (&["--detach", "-d"], "leave it out: the command runs in the foreground"),
+    (&["--mount"], "use `-v SOURCE:TARGET`"),
+    (&["--env-file"], "use `-e` once per variable"),
+    (
+        &[
+            "--name",
+            "--privileged",
+            "--cap-add",
+            "--cap-drop",
+            "--device",
+            "--gpus",
+            "--memory",
+            "-m",
+            "--cpus",
+            "--hostname",
+            "--init",
+            "--read-only",
+            "--restart",
+            "--security-opt",
+            "--tmpfs",
+            "--ulimit",
+            "--platform",
+            "--pull",
+            "--add-host",
+            "--dns",
+            "--label",
+            "-l",
+            "--publish-all",
+            "-P",
+            "--shm-size",
+            "--userns",
+        ],
+        "leave it out; nothing takes its place yet",
+    ),
+];
+
+/// What to do instead of a flag that is known elsewhere.
+pub fn instead_of(verb: &str, flag: &str) -> Option<&'static str> {
+    let table = match verb {
+        "build" => BUILD,
+        "run" => RUN,
+        _ => return None,
+    };
+    table.iter().find(|(flags, _)| flags.contains(&flag)).map(|(_, advice)| *advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn no_flag_is_both_supported_and_called_unsupported() {
+        for verb in super::super::Cli::command().get_subcommands() {
+            for argument in verb.get_arguments() {
+                let long = argument.get_long().map(|long| format!("--{long}"));
+                let short = argument.get_short().map(|short| format!("-{short}"));
+                for flag in long.iter().chain(&short) {
+                    assert_eq!(super::instead_of(verb.get_name(), flag), None, "{} {flag}", verb.get_name());
+                }
+            }
+        }
+    }
+
+    /// The flags of `docker buildx build`, from its reference.
+    const BUILDX: &str = "add-host allow annotation attest build-arg build-context builder cache-from cache-to call \
+        cgroup-parent check file iidfile label load metadata-file network no-cache no-cache-filter output platform \
+        policy progress provenance pull push quiet resource sbom secret shm-size ssh tag target ulimit";
+
+    #[test]
+    fn every_flag_of_buildx_is_supported_or_has_advice() {
+        let command = super::super::Cli::command();
+        let build = command.find_subcommand("build").expect("there is a verb `build`");
+        for flag in BUILDX.split_whitespace() {
+            let supported = build.get_arguments().any(|argument| argument.get_long() == Some(flag));
+            assert!(supported || super::instead_of("build", &format!("--{flag}")).is_some(), "{flag}");
+        }
+    }
+}

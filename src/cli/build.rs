@@ -1,0 +1,125 @@
+//! Flags of `rbuild build`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args};
+use oci::model::Reference;
+use solver::op::NetworkMode;
+
+use super::values::{self, ProgressArg};
+
+/// Flags of `rbuild build`.
+#[derive(Debug, Default, Args)]
+#[command(
+    args_override_self = true,
+    after_help = "\
+Examples:
+  rbuild -t app:1 .                           build, and keep the image as app:1 in the local store
+  rbuild -t registry.example/app:1 --push .   build and push
+  rbuild -o type=oci,dest=app.tar .           build, and write an OCI archive
+  rbuild --target test --no-cache .           build one stage, every step anew"
+)]
+pub struct BuildArgs {
+    /// The folder that COPY and ADD read from
+    #[arg(value_name = "CONTEXT")]
+    pub context: PathBuf,
+
+    /// Read this Dockerfile [default: Dockerfile, dockerfile or Containerfile in the context]
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Keep the image under this name, and push to it; may be given again
+    #[arg(short, long = "tag", value_name = "NAME[:TAG]", value_parser = values::tag, action = ArgAction::Append)]
+    pub tags: Vec<Reference>,
+    /// Build this stage [default: the last]
+    #[arg(long, value_name = "STAGE")]
+    pub target: Option<String>,
+    /// Set a build argument; a bare name takes its value from the environment
+    #[arg(long = "build-arg", value_name = "NAME[=VALUE]", action = ArgAction::Append)]
+    pub build_args: Vec<String>,
+    /// Add a label to the image
+    #[arg(long = "label", value_name = "NAME=VALUE", action = ArgAction::Append)]
+    pub labels: Vec<String>,
+    /// Build for this platform; only that of this machine, for now [env: DOCKER_DEFAULT_PLATFORM]
+    #[arg(long, value_name = "PLATFORM")]
+    pub platform: Option<String>,
+
+    /// Run every step, whatever the cache knows
+    #[arg(long, help_heading = "Cache", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", hide_default_value = true,
+        hide_possible_values = true, action = ArgAction::Set)]
+    pub no_cache: bool,
+    /// Ask the registries for the base images, even if the local store has them
+    #[arg(long, help_heading = "Cache", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", hide_default_value = true,
+        hide_possible_values = true, action = ArgAction::Set)]
+    pub pull: bool,
+
+    /// Network of the RUN steps: default, host or none
+    #[arg(long, help_heading = "Steps", value_name = "MODE", value_parser = values::network)]
+    pub network: Option<NetworkMode>,
+    /// Run so many steps at once [default: one per processor]
+    #[arg(long, help_heading = "Steps", value_name = "N", value_parser = values::jobs)]
+    pub jobs: Option<usize>,
+
+    /// Write the result elsewhere too: type=oci|docker|local|tar,dest=PATH; a bare path is a folder, - is a tar on
+    /// standard output
+    #[arg(short, long = "output", help_heading = "Results", value_name = "SPEC", action = ArgAction::Append)]
+    pub outputs: Vec<OsString>,
+    /// Push the image under all its names
+    #[arg(long, help_heading = "Results", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", hide_default_value = true,
+        hide_possible_values = true, action = ArgAction::Set)]
+    pub push: bool,
+    /// Write the image id into this file, without a line break
+    #[arg(long, help_heading = "Results", value_name = "FILE")]
+    pub iidfile: Option<PathBuf>,
+    /// Write what was built into this file, as JSON
+    #[arg(long, help_heading = "Results", value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
+
+    /// Print only the image id, on standard output
+    #[arg(short, long, help_heading = "Display", value_name = "BOOL", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true", default_value = "false", hide_default_value = true,
+        hide_possible_values = true, action = ArgAction::Set)]
+    pub quiet: bool,
+    /// How progress is shown, on standard error: auto, plain (lines), tty (redrawn in place), quiet, none, or rawjson
+    /// (one object per line) [env: BUILDKIT_PROGRESS]
+    #[arg(long, help_heading = "Display", value_name = "MODE", value_enum, hide_possible_values = true)]
+    pub progress: Option<ProgressArg>,
+
+    /// Flags of other builders that change nothing here.
+    #[command(flatten)]
+    pub inert: InertArgs,
+}
+
+/// Flags of other builders that change nothing here.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Accepted from other builders; they change nothing here")]
+pub struct InertArgs {
+    /// There are no intermediate containers
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        hide_possible_values = true)]
+    pub rm: Option<bool>,
+    /// There are no intermediate containers
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        hide_possible_values = true)]
+    pub force_rm: Option<bool>,
+    /// The context is read in place
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        hide_possible_values = true)]
+    pub compress: Option<bool>,
+    /// The image is always in the local store
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        hide_possible_values = true)]
+    pub load: Option<bool>,
+    /// Only `false`: there is no provenance yet
+    #[arg(long, value_name = "false")]
+    pub provenance: Option<String>,
+    /// Only `false`: there is no SBOM yet
+    #[arg(long, value_name = "false")]
+    pub sbom: Option<String>,
+    /// Only with `disabled=true`: there are no attestations yet
+    #[arg(long, value_name = "type=TYPE,disabled=true", action = ArgAction::Append)]
+    pub attest: Vec<String>,
+}

@@ -1,0 +1,211 @@
+//! `rbuild build`.
+
+use std::fmt::Write as _;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use oci::model::Reference;
+use solver::graph::VertexId;
+use solver::seam::{Event, Progress};
+
+use super::Hall;
+use crate::cli::values::ProgressArg;
+use crate::cli::{self, BuildArgs};
+use crate::engine::{self, Built, Failure};
+use crate::options::{self, BuildOptions};
+use crate::{report, suggest};
+
+/// Builds, and tells of it.
+pub async fn build(hall: &Hall<'_>, args: &BuildArgs) -> Result<u8, Failure> {
+    let inert = options::build::inert(args)?;
+    let options = options::build::build(args, &hall.config, hall.environment)?;
+    check_for_verb(&options.context)?;
+    let mode = hall.mode()?;
+    forget_old_id(options.iidfile.as_deref())?;
+    if !inert.is_empty() && hall.talks() {
+        let (these, change) = if inert.len() == 1 { ("this flag", "changes") } else { ("these flags", "change") };
+        let text = format!("{these} {change} nothing here: {}", inert.join(" "));
+        report::print(&report::note(&text, hall.style()));
+    }
+    let began = Instant::now();
+    let settings = hall.settings();
+    let (settings, options) = (&settings, &options);
+    let built = hall
+        .under_display(mode, async |progress, cancel| {
+            let built = engine::build(settings, options, progress.clone(), cancel).await?;
+            if hall.config.progress.value == ProgressArg::Rawjson {
+                say_warnings(&built, &*progress);
+            }
+            Ok(built)
+        })
+        .await?;
+    if hall.config.progress.value != ProgressArg::Rawjson {
+        for warning in &built.warnings {
+            report::print(&report::warning(warning, hall.style()));
+        }
+    }
+    write_files(options, &built)?;
+    if hall.config.progress.value == ProgressArg::Quiet {
+        super::print(&format!("{}\n", built.image_id))?;
+    } else if hall.talks() {
+        report::print(&summary(&built, began.elapsed()));
+    }
+    Ok(0)
+}
+
+/// A context that is not there and looks like a verb was meant as one.
+fn check_for_verb(context: &Path) -> Result<(), Failure> {
+    let Some(word) = context.to_str().filter(|word| !word.contains('/')) else { return Ok(()) };
+    if context.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let verbs = cli::verbs();
+    match suggest::nearest(word, verbs.iter().map(String::as_str)) {
+        Some(verb) => Err(Failure::new(format!("`{word}` is neither a verb nor a folder to build"))
+            .help(format!("did you mean `rbuild {verb}`?"))),
+        None => Ok(()),
+    }
+}
+
+/// An id file of an earlier build must not outlive a build that fails.
+fn forget_old_id(iidfile: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = iidfile else { return Ok(()) };
+    match path.symlink_metadata() {
+        Ok(facts) if !facts.is_file() => return Ok(()),
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(not_written("--iidfile", path, &error)),
+    }
+    std::fs::remove_file(path).map_err(|error| not_written("--iidfile", path, &error))
+}
+
+fn write_files(options: &BuildOptions, built: &Built) -> Result<(), Failure> {
+    if let Some(path) = &options.iidfile {
+        std::fs::write(path, built.image_id.to_string()).map_err(|error| not_written("--iidfile", path, &error))?;
+    }
+    if let Some(path) = &options.metadata_file {
+        let text = serde_json::to_string_pretty(&built.metadata).expect("a JSON value is always JSON") + "\n";
+        std::fs::write(path, text).map_err(|error| not_written("--metadata-file", path, &error))?;
+    }
+    Ok(())
+}
+
+fn not_written(flag: &str, path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(format!("`{flag}`: the file `{}` cannot be written", path.display())).note(error.to_string())
+}
+
+/// Programs that read the events get the warnings as events.
+fn say_warnings(built: &Built, progress: &dyn Progress) {
+    for warning in &built.warnings {
+        let text = match &warning.snippet {
+            Some(at) => {
+                let line = 1 + at.text.bytes().take(at.span.start).filter(|byte| *byte == b'\n').count();
+                format!("{} ({}:{line})", warning.message, at.file)
+            }
+            None => warning.message.clone(),
+        };
+        progress.event(Event::Notice { vertex: VertexId::of_name("warnings"), text });
+    }
+}
+
+/// The last words of a build that went well.
+fn summary(built: &Built, time: Duration) -> String {
+    let names: Vec<_> = built.names.iter().map(Reference::familiar).collect();
+    let names = if names.is_empty() { String::new() } else { format!("{}  ", names.join(", ")) };
+    let id = &built.image_id.hex()[..12];
+    let steps = if built.steps == 1 { "step" } else { "steps" };
+    let mut text = format!(
+        "built {names}sha256:{id}  ({} {steps}, {} cached, {:.1}s) in the local store\n",
+        built.steps,
+        built.cached,
+        time.as_secs_f64()
+    );
+    for wrote in &built.wrote {
+        writeln!(text, "{}", crate::escape::line(wrote)).expect("writing to a String cannot fail");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use oci::model::Digest;
+
+    use super::*;
+
+    fn built(names: &[&str], wrote: &[&str]) -> Built {
+        Built {
+            image_id: Digest::of(b"config"),
+            manifest: Digest::of(b"manifest"),
+            names: names.iter().map(|name| name.parse().expect("a name")).collect(),
+            steps: 7,
+            cached: 5,
+            wrote: wrote.iter().map(|&text| text.to_owned()).collect(),
+            warnings: Vec::new(),
+            metadata: serde_json::json!({"image.name": "app:1"}),
+        }
+    }
+
+    #[test]
+    fn the_last_line_says_what_was_built_and_where_it_is() {
+        let time = Duration::from_millis(3210);
+        let text = summary(&built(&["app:1", "r.example/app"], &["wrote the OCI archive to \x1bx"]), time);
+        insta::assert_snapshot!(text, @r"
+        built app:1, r.example/app:latest  sha256:b79606fb3afe  (7 steps, 5 cached, 3.2s) in the local store
+        wrote the OCI archive to \x1bx
+        ");
+        insta::assert_snapshot!(summary(&built(&[], &[]), time), @"
+        built sha256:b79606fb3afe  (7 steps, 5 cached, 3.2s) in the local store
+        ");
+    }
+
+    #[test]
+    fn id_and_metadata_are_written_and_an_old_id_is_forgotten() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let (iidfile, metadata_file) = (folder.path().join("id"), folder.path().join("meta.json"));
+        std::fs::write(&iidfile, "old").expect("the folder is ours");
+        forget_old_id(Some(&iidfile)).expect("the folder is ours");
+        assert!(!iidfile.exists());
+        forget_old_id(Some(&iidfile)).expect("a file that is not there is fine");
+        let mut options = build_options();
+        (options.iidfile, options.metadata_file) = (Some(iidfile.clone()), Some(metadata_file.clone()));
+        let built = built(&["app:1"], &[]);
+        write_files(&options, &built).expect("the folder is ours");
+        let id = std::fs::read_to_string(&iidfile).expect("it was written");
+        assert_eq!(id, Digest::of(b"config").to_string());
+        let metadata = std::fs::read_to_string(metadata_file).expect("it was written");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&metadata).expect("it is JSON"), built.metadata);
+        options.iidfile = Some(folder.path().join("no/such/folder"));
+        let failure = write_files(&options, &built).expect_err("there is no such folder");
+        assert!(failure.problems[0].message.starts_with("`--iidfile`: the file"), "{failure:?}");
+    }
+
+    fn build_options() -> BuildOptions {
+        BuildOptions {
+            context: ".".into(),
+            file: None,
+            tags: Vec::new(),
+            target: None,
+            build_args: std::collections::BTreeMap::new(),
+            labels: std::collections::BTreeMap::new(),
+            platform: oci::model::Platform::native(),
+            network: None,
+            no_cache: false,
+            pull: false,
+            push: false,
+            outputs: Vec::new(),
+            iidfile: None,
+            metadata_file: None,
+            jobs: 1,
+        }
+    }
+
+    #[test]
+    fn a_mistyped_verb_is_not_taken_for_a_context() {
+        let failure = check_for_verb(Path::new("imgaes")).expect_err("there is no such folder");
+        assert_eq!(failure.problems[0].help.as_deref(), Some("did you mean `rbuild images`?"));
+        assert!(check_for_verb(Path::new("./imgaes")).is_ok());
+        assert!(check_for_verb(Path::new("something-else")).is_ok());
+        assert!(check_for_verb(Path::new(".")).is_ok());
+    }
+}

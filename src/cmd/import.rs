@@ -1,0 +1,20 @@
+//! `rbuild import`.
+
+use std::path::Path;
+
+use super::Hall;
+use crate::cli::ImportArgs;
+use crate::engine::{Failure, images as engine};
+
+/// Makes an image of a tar of a root file system, and prints its id.
+pub async fn import(hall: &Hall<'_>, args: &ImportArgs) -> Result<u8, Failure> {
+    let source = Some(args.file.as_path()).filter(|file| *file != Path::new("-"));
+    if source.is_none() {
+        hall.check_stdin("a tar", "name a file")?;
+    }
+    let settings = &hall.settings();
+    let work = async |progress, cancel| engine::import(settings, source, &args.name, progress, cancel).await;
+    let id = hall.under_display(hall.mode()?, work).await?;
+    super::print(&format!("{id}\n"))?;
+    Ok(0)
+}

@@ -1,0 +1,170 @@
+//! The verbs, one file each: they call the engine, and print what it returns.
+//!
+//! Results go to standard output, everything else to standard error.
+
+mod build;
+mod config;
+mod images;
+mod import;
+mod interrupt;
+mod load;
+mod rmi;
+mod run;
+mod save;
+mod table;
+mod version;
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Write as _};
+use std::sync::Arc;
+
+use oci::model::Platform;
+use solver::seam::Progress;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::values::ProgressArg;
+use crate::cli::{Cli, Verb};
+use crate::config::{self as settings, Config, Flags, RegistryConfig, Source};
+use crate::engine::{Failure, FailureKind, Settings};
+use crate::environment::Environment;
+use crate::progress::{Display, Mode};
+use crate::report::Style;
+
+/// What every verb needs.
+struct Hall<'a> {
+    environment: &'a Environment,
+    config: Config,
+    /// Whether decisions are logged, which a display that is redrawn would spoil.
+    logs: bool,
+}
+
+/// Does what is asked and returns the exit code.
+///
+/// # Errors
+/// When it was not done.
+pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
+    let mut flags = Flags { root: cli.global.root, ..Flags::default() };
+    if let Verb::Build(args) = &cli.verb {
+        flags.progress = args.progress;
+        flags.quiet = args.quiet;
+        flags.jobs = args.jobs;
+        flags.network = args.network;
+        flags.platform.clone_from(&args.platform);
+    }
+    if let Verb::Version = cli.verb {
+        return version::version();
+    }
+    let logs = cli.global.debug || environment.get("RBUILD_LOG").is_some();
+    let hall = Hall { environment, config: settings::load(flags, environment)?, logs };
+    match cli.verb {
+        Verb::Config(args) => config::config(&hall, &args),
+        Verb::Version => version::version(),
+        verb => runtime()?.block_on(async {
+            match verb {
+                Verb::Build(args) => build::build(&hall, &args).await,
+                Verb::Run(args) => run::run(&hall, &args).await,
+                Verb::Images(args) => images::images(&hall, &args).await,
+                Verb::Rmi(args) => rmi::rmi(&hall, &args).await,
+                Verb::Import(args) => import::import(&hall, &args).await,
+                Verb::Save(args) => save::save(&hall, &args).await,
+                Verb::Load(args) => load::load(&hall, &args).await,
+                Verb::Config(_) | Verb::Version => unreachable!("done above, without a runtime"),
+            }
+        }),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new("the threads that do the work cannot be started").note(error.to_string()))
+}
+
+/// Prints a result on standard output. A reader that has seen enough is fine.
+///
+/// # Errors
+/// When standard output cannot be written to: a full disk, say.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::new("standard output cannot be written to").note(error.to_string()))
+        }
+        _ => Ok(()),
+    }
+}
+
+impl Hall<'_> {
+    fn style(&self) -> Style {
+        Style { color: self.config.color_on(self.environment.color_stderr()) }
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            root: self.config.root.value.clone(),
+            insecure_registries: insecure(&self.config.registries),
+            native_platform: Platform::native(),
+        }
+    }
+
+    /// The display that settings and terminal ask for.
+    fn mode(&self) -> Result<Mode, Failure> {
+        let terminal = self.environment.fine_stderr();
+        let progress = &self.config.progress;
+        let tty = || Mode::Tty { color: self.style().color, log_lines: self.config.log_lines.value };
+        Ok(match progress.value {
+            ProgressArg::Auto if terminal && !self.logs => tty(),
+            ProgressArg::Auto | ProgressArg::Plain => Mode::Plain,
+            ProgressArg::Tty if terminal => tty(),
+            ProgressArg::Tty => {
+                let origin = match &progress.source {
+                    Source::Default => "the default".to_owned(),
+                    origin => format!("`{origin}`"),
+                };
+                return Err(Failure::new(format!("{origin} asks for `tty`, but standard error is not a terminal"))
+                    .help("use `--progress=plain`, or `auto`, which looks first"));
+            }
+            ProgressArg::Quiet => Mode::Quiet,
+            ProgressArg::None => Mode::None,
+            ProgressArg::Rawjson => Mode::RawJson,
+        })
+    }
+
+    /// Refuses to wait for a person to type `what`.
+    fn check_stdin(&self, what: &str, help: &str) -> Result<(), Failure> {
+        if !self.environment.stdin_terminal {
+            return Ok(());
+        }
+        Err(Failure::new(format!("{what} is not read from a terminal"))
+            .help(format!("{help}, or redirect standard input")))
+    }
+
+    /// Whether standard error is for people: neither for programs nor to be left alone.
+    fn talks(&self) -> bool {
+        !matches!(self.config.progress.value, ProgressArg::Quiet | ProgressArg::None | ProgressArg::Rawjson)
+    }
+
+    /// Runs `work` under a display that Ctrl-C cancels, and ends the display.
+    async fn under_display<T>(
+        &self,
+        mode: Mode,
+        work: impl AsyncFnOnce(Arc<dyn Progress>, CancellationToken) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let cancel = CancellationToken::new();
+        let display = Display::start(mode, cancel.clone());
+        interrupt::listen(cancel.clone(), display.listener())?;
+        let outcome = work(display.listener(), cancel.clone()).await;
+        display.finish();
+        outcome.map_err(|failure| match failure.kind {
+            // Whatever broke on the way down, it was the user who stopped it.
+            FailureKind::Build if cancel.is_cancelled() => Failure { kind: FailureKind::Canceled, ..failure },
+            _ => failure,
+        })
+    }
+}
+
+fn insecure(registries: &BTreeMap<String, RegistryConfig>) -> Vec<String> {
+    let insecure = |registry: &RegistryConfig| registry.insecure.as_ref().is_some_and(|setting| setting.value);
+    registries.iter().filter(|(_, registry)| insecure(registry)).map(|(name, _)| name.clone()).collect()
+}

@@ -1,0 +1,358 @@
+//! Settings, merged: flag > environment > user's file > system's file > default, each with where it comes from.
+//!
+//! In come flags, an [`Environment`] and the texts of `config.toml` under `$XDG_CONFIG_HOME/rbuild` and `/etc/rbuild`;
+//! out comes a [`Config`]. Deliberately absent: what only one build is about, which is [`crate::options`]'s.
+
+mod file;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use solver::op::NetworkMode;
+
+pub use file::ConfigFile;
+
+use crate::cli::values::{self, ColorArg, ProgressArg};
+use crate::engine::Failure;
+use crate::environment::Environment;
+
+/// Where the system's file is.
+const SYSTEM_FILE: &str = "/etc/rbuild/config.toml";
+/// The store of root.
+const ROOT_STORE: &str = "/var/lib/rbuild";
+/// Lines of a running step's output on a terminal, unless told otherwise; BuildKit's number.
+const TTY_LOG_LINES: usize = 6;
+
+/// A value and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting<T> {
+    /// The value.
+    pub value: T,
+    /// Where it comes from.
+    pub source: Source,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A flag of that name.
+    Flag(&'static str),
+    /// A variable of that name.
+    Variable(&'static str),
+    /// A line of a file.
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Which line, from 1.
+        line: usize,
+    },
+    /// Nobody said anything.
+    Default,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(name) | Self::Variable(name) => f.write_str(name),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Default => f.write_str("default"),
+        }
+    }
+}
+
+/// All settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The store's folder; absolute.
+    pub root: Setting<PathBuf>,
+    /// How progress is shown.
+    pub progress: Setting<ProgressArg>,
+    /// Whether colours are used.
+    pub color: Setting<ColorArg>,
+    /// How many lines of a running step's output are shown on a terminal.
+    pub log_lines: Setting<usize>,
+    /// How many RUN steps run at once.
+    pub jobs: Setting<usize>,
+    /// Network of the RUN steps; `None` when nobody said.
+    pub network: Setting<Option<NetworkMode>>,
+    /// The platform, as written; `None` is that of this machine.
+    pub platform: Setting<Option<String>>,
+    /// Registries by `host` or `host:port`, as image names have it.
+    pub registries: BTreeMap<String, RegistryConfig>,
+}
+
+/// What is set for one registry.
+#[derive(Clone, Debug, Default)]
+pub struct RegistryConfig {
+    /// Whether it may be spoken to over plain HTTP.
+    pub insecure: Option<Setting<bool>>,
+}
+
+/// What the command line says about settings.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    /// `--root`.
+    pub root: Option<PathBuf>,
+    /// `--progress`.
+    pub progress: Option<ProgressArg>,
+    /// `--quiet`.
+    pub quiet: bool,
+    /// `--jobs`.
+    pub jobs: Option<usize>,
+    /// `--network`.
+    pub network: Option<NetworkMode>,
+    /// `--platform`.
+    pub platform: Option<String>,
+}
+
+/// Reads both files and merges.
+///
+/// # Errors
+/// When a file cannot be read or understood, or a variable has no meaning.
+pub fn load(flags: Flags, environment: &Environment) -> Result<Config, Failure> {
+    let user = match user_file(environment) {
+        Some(path) => ConfigFile::read(&path)?,
+        None => ConfigFile::default(),
+    };
+    let system = ConfigFile::read(Path::new(SYSTEM_FILE))?;
+    merge(flags, environment, user, system)
+}
+
+/// Where the user's file would be. XDG base directory specification.
+fn user_file(environment: &Environment) -> Option<PathBuf> {
+    let base = environment
+        .directory("XDG_CONFIG_HOME")
+        .or_else(|| environment.directory("HOME").map(|home| home.join(".config")))?;
+    Some(base.join("rbuild/config.toml"))
+}
+
+/// Flag > environment > user's file > system's file > default.
+fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: ConfigFile) -> Result<Config, Failure> {
+    let progress_flag = match (flags.quiet, flags.progress) {
+        (true, None | Some(ProgressArg::Quiet)) => Some((ProgressArg::Quiet, "--quiet")),
+        (true, Some(other)) => {
+            let message = format!("`--quiet` and `--progress={}` contradict each other", other.name());
+            return Err(Failure::new(message).help("give only one of them"));
+        }
+        (false, progress) => progress.map(|progress| (progress, "--progress")),
+    };
+    let absolute = |path: PathBuf| environment.working_directory.join(path);
+    let root = first([
+        flag("--root", flags.root.map(absolute)),
+        variable("RBUILD_ROOT", environment.get("RBUILD_ROOT").map(|path| absolute(path.into()))),
+        user.root,
+        system.root,
+    ]);
+    let root = match root {
+        Some(root) => root,
+        None => default(default_root(environment)?),
+    };
+    let mut progress = first([
+        progress_flag.map(|(value, name)| Setting { value, source: Source::Flag(name) }),
+        parsed(environment, "BUILDKIT_PROGRESS", str::parse)?,
+        user.progress,
+        system.progress,
+    ])
+    .unwrap_or(default(ProgressArg::Auto));
+    if progress.value == ProgressArg::Auto && environment.says_yes("CI") {
+        progress = Setting { value: ProgressArg::Plain, source: Source::Variable("CI") };
+    }
+    let no_color = environment.get("NO_COLOR").map(|_| ColorArg::Never);
+    let color = first([variable("NO_COLOR", no_color), user.color, system.color]).unwrap_or(default(ColorArg::Auto));
+    let lines = parsed(environment, "BUILDKIT_TTY_LOG_LINES", values::log_lines)?;
+    let log_lines = first([lines, user.log_lines, system.log_lines]).unwrap_or(default(TTY_LOG_LINES));
+    let jobs = first([flag("--jobs", flags.jobs), user.jobs, system.jobs]);
+    let jobs = jobs.unwrap_or_else(|| default(std::thread::available_parallelism().map_or(1, usize::from)));
+    let network = first([flag("--network", flags.network), user.network, system.network]);
+    let platform = environment.text("DOCKER_DEFAULT_PLATFORM");
+    let platform = first([flag("--platform", flags.platform), variable("DOCKER_DEFAULT_PLATFORM", platform)]);
+    let mut registries = system.registries;
+    for (name, registry) in user.registries {
+        let merged = registries.entry(name).or_default();
+        merged.insecure = registry.insecure.or(merged.insecure.take());
+    }
+    Ok(Config {
+        root,
+        progress,
+        color,
+        log_lines,
+        jobs,
+        network: optional(network),
+        platform: optional(platform),
+        registries,
+    })
+}
+
+fn default_root(environment: &Environment) -> Result<PathBuf, Failure> {
+    if environment.root_user {
+        return Ok(ROOT_STORE.into());
+    }
+    let data = environment.directory("XDG_DATA_HOME");
+    let data = data.or_else(|| environment.directory("HOME").map(|home| home.join(".local/share")));
+    data.map(|data| data.join("rbuild")).ok_or_else(|| {
+        Failure::new("there is no folder for the store: neither `XDG_DATA_HOME` nor `HOME` is set")
+            .help("name one with `--root DIR` or `RBUILD_ROOT`")
+    })
+}
+
+fn default<T>(value: T) -> Setting<T> {
+    Setting { value, source: Source::Default }
+}
+
+fn flag<T>(name: &'static str, value: Option<T>) -> Option<Setting<T>> {
+    value.map(|value| Setting { value, source: Source::Flag(name) })
+}
+
+fn variable<T>(name: &'static str, value: Option<T>) -> Option<Setting<T>> {
+    value.map(|value| Setting { value, source: Source::Variable(name) })
+}
+
+fn parsed<T>(
+    environment: &Environment,
+    name: &'static str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Result<Option<Setting<T>>, Failure> {
+    let value = environment.text(name).map(|text| parse(&text)).transpose();
+    let value = value.map_err(|reason| {
+        Failure::new(format!("the variable `{name}`: {reason}"))
+            .help(format!("unset it, or correct it: `unset {name}`"))
+    })?;
+    Ok(variable(name, value))
+}
+
+fn first<T, const N: usize>(candidates: [Option<Setting<T>>; N]) -> Option<Setting<T>> {
+    candidates.into_iter().flatten().next()
+}
+
+fn optional<T>(setting: Option<Setting<T>>) -> Setting<Option<T>> {
+    match setting {
+        Some(Setting { value, source }) => Setting { value: Some(value), source },
+        None => default(None),
+    }
+}
+
+/// One setting as text.
+#[derive(Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Row {
+    /// Its name; as in `config.toml`, where it can be set there.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// Where it comes from.
+    pub source: String,
+}
+
+impl Config {
+    /// Whether colours are used on a stream that is a terminal or not.
+    pub fn color_on(&self, terminal: bool) -> bool {
+        match self.color.value {
+            ColorArg::Auto => terminal,
+            ColorArg::Always => true,
+            ColorArg::Never => false,
+        }
+    }
+
+    /// Every setting as text.
+    pub fn rows(&self) -> Vec<Row> {
+        let row =
+            |key: &str, value: String, source: &Source| Row { key: key.into(), value, source: source.to_string() };
+        let network = self.network.value.map_or("default", values::network_name);
+        let platform = self.platform.value.clone().unwrap_or_else(|| oci::model::Platform::native().to_string());
+        let mut rows = vec![
+            row("root", self.root.value.display().to_string(), &self.root.source),
+            row("progress", self.progress.value.name().into(), &self.progress.source),
+            row("color", self.color.value.name().into(), &self.color.source),
+            row("log_lines", self.log_lines.value.to_string(), &self.log_lines.source),
+            row("jobs", self.jobs.value.to_string(), &self.jobs.source),
+            row("network", network.into(), &self.network.source),
+            row("platform", platform, &self.platform.source),
+        ];
+        for (name, registry) in &self.registries {
+            if let Some(insecure) = &registry.insecure {
+                let key = format!("registry.\"{name}\".insecure");
+                rows.push(row(&key, insecure.value.to_string(), &insecure.source));
+            }
+        }
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Merges and lists: variables as `NAME=value`, files as text; the working directory is `/work`.
+    fn rows(flags: Flags, variables: &[&str], user: &str, system: &str) -> Result<Vec<Row>, Failure> {
+        let variables = variables.iter().map(|pair| pair.split_once('=').expect("NAME=value"));
+        let environment = Environment {
+            variables: variables.map(|(name, value)| (name.into(), value.into())).collect(),
+            working_directory: "/work".into(),
+            ..Environment::default()
+        };
+        let user = ConfigFile::parse(Path::new("/home/u/config.toml"), user)?;
+        let system = ConfigFile::parse(Path::new("/etc/config.toml"), system)?;
+        Ok(merge(flags, &environment, user, system)?.rows())
+    }
+
+    fn check(flags: Flags, variables: &[&str], user: &str, system: &str, key: &str, expected: &str) {
+        let variables: Vec<_> = variables.iter().copied().chain(["HOME=/home/u"]).collect();
+        let rows = rows(flags, &variables, user, system).expect("the case is valid");
+        let found = rows.iter().find(|row| row.key == key).map(|row| format!("{} ({})", row.value, row.source));
+        assert_eq!(found.as_deref(), Some(expected), "{key} with {variables:?}, {user:?}, {system:?}");
+    }
+
+    #[test]
+    fn flag_beats_environment_beats_user_beats_system_beats_default() {
+        let root = |root: &str| Flags { root: Some(root.into()), ..Flags::default() };
+        let none = Flags::default;
+        let (user, system) = ("root = '/u'", "\nroot = '/s'");
+        check(root("/f"), &["RBUILD_ROOT=/e"], user, system, "root", "/f (--root)");
+        check(root("f"), &["RBUILD_ROOT=/e"], user, system, "root", "/work/f (--root)");
+        check(none(), &["RBUILD_ROOT=e"], user, system, "root", "/work/e (RBUILD_ROOT)");
+        check(none(), &["RBUILD_ROOT="], user, system, "root", "/u (/home/u/config.toml:1)");
+        check(none(), &[], "", system, "root", "/s (/etc/config.toml:2)");
+        check(none(), &[], "", "", "root", "/home/u/.local/share/rbuild (default)");
+        check(none(), &["XDG_DATA_HOME=/d"], "", "", "root", "/d/rbuild (default)");
+        check(none(), &["XDG_DATA_HOME=d"], "", "", "root", "/home/u/.local/share/rbuild (default)");
+    }
+
+    #[test]
+    fn progress_follows_the_variables_that_ci_systems_set() {
+        let progress = |progress| Flags { progress: Some(progress), ..Flags::default() };
+        let none = Flags::default;
+        let file = "progress = 'rawjson'";
+        check(none(), &[], "", "", "progress", "auto (default)");
+        check(none(), &["CI=true"], "", "", "progress", "plain (CI)");
+        check(none(), &["CI=false"], "", "", "progress", "auto (default)");
+        check(none(), &["CI=true"], file, "", "progress", "rawjson (/home/u/config.toml:1)");
+        check(none(), &["CI=true", "BUILDKIT_PROGRESS=tty"], file, "", "progress", "tty (BUILDKIT_PROGRESS)");
+        check(progress(ProgressArg::None), &["BUILDKIT_PROGRESS=tty"], file, "", "progress", "none (--progress)");
+        check(Flags { quiet: true, ..none() }, &["BUILDKIT_PROGRESS=tty"], "", "", "progress", "quiet (--quiet)");
+        check(none(), &["NO_COLOR=1"], "color = 'always'", "", "color", "never (NO_COLOR)");
+        check(none(), &["NO_COLOR="], "color = 'always'", "", "color", "always (/home/u/config.toml:1)");
+        check(none(), &["BUILDKIT_TTY_LOG_LINES=2"], "log_lines = 3", "", "log_lines", "2 (BUILDKIT_TTY_LOG_LINES)");
+    }
+
+    #[test]
+    fn registries_are_merged_key_by_key() {
+        let user = "[registry.'r:5000']\ninsecure = false\n";
+        let system = "[registry.'r:5000']\ninsecure = true\n";
+        let key = "registry.\"r:5000\".insecure";
+        check(Flags::default(), &[], user, system, key, "false (/home/u/config.toml:2)");
+        check(Flags::default(), &[], "", system, key, "true (/etc/config.toml:2)");
+    }
+
+    #[test]
+    fn what_has_no_meaning_is_refused_by_name() {
+        let check = |flags: Flags, variables: &[&str], expected: &str| {
+            let failure = rows(flags, variables, "", "").expect_err("the case is not valid");
+            assert!(failure.problems[0].message.contains(expected), "{failure:?}");
+        };
+        check(Flags::default(), &[], "neither `XDG_DATA_HOME` nor `HOME` is set");
+        check(Flags::default(), &["HOME=/h", "BUILDKIT_PROGRESS=loud"], "`BUILDKIT_PROGRESS`: `loud` is none of auto");
+        check(Flags::default(), &["HOME=/h", "BUILDKIT_TTY_LOG_LINES=x"], "`BUILDKIT_TTY_LOG_LINES`: `x`");
+        let both = Flags { quiet: true, progress: Some(ProgressArg::Plain), ..Flags::default() };
+        check(both, &["HOME=/h"], "contradict each other");
+    }
+}

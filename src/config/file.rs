@@ -1,0 +1,268 @@
+//! `config.toml`: text comes in, settings with their lines or all that is wrong go out.
+//!
+//! ```toml
+//! root = "/srv/rbuild"        # the store
+//! progress = "plain"          # auto, plain, tty, quiet, none, rawjson
+//! color = "auto"              # auto, always, never
+//! log_lines = 6               # of a running step, on a terminal
+//! jobs = 4                    # RUN steps at once
+//! network = "none"            # of RUN steps: default, host, none
+//!
+//! [registry."localhost:5000"] # as image names have it
+//! insecure = true             # plain HTTP may be used
+//! ```
+//! An unknown key is an error: a setting that is silently ignored is a trap.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use solver::op::NetworkMode;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{RegistryConfig, Setting, Source};
+use crate::cli::values::{self, ColorArg, ProgressArg};
+use crate::engine::{Failure, FailureKind, Problem, Snippet};
+use crate::suggest;
+
+const KEYS: &[&str] = &["root", "progress", "color", "log_lines", "jobs", "network", "registry"];
+const REGISTRY_KEYS: &[&str] = &["insecure"];
+
+/// What one file says.
+#[derive(Clone, Debug, Default)]
+pub struct ConfigFile {
+    /// `root`.
+    pub root: Option<Setting<PathBuf>>,
+    /// `progress`.
+    pub progress: Option<Setting<ProgressArg>>,
+    /// `color`.
+    pub color: Option<Setting<ColorArg>>,
+    /// `log_lines`.
+    pub log_lines: Option<Setting<usize>>,
+    /// `jobs`.
+    pub jobs: Option<Setting<usize>>,
+    /// `network`.
+    pub network: Option<Setting<NetworkMode>>,
+    /// `[registry."…"]`.
+    pub registries: BTreeMap<String, RegistryConfig>,
+}
+
+impl ConfigFile {
+    /// Reads a file. One that is not there says nothing.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read or understood.
+    pub fn read(path: &Path) -> Result<Self, Failure> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(Self::default()),
+            Err(error) => {
+                Err(Failure::new(format!("the config file `{}` cannot be read", path.display()))
+                    .note(error.to_string()))
+            }
+        }
+    }
+
+    /// Understands a file's text.
+    ///
+    /// # Errors
+    /// With everything that is wrong with it.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, Failure> {
+        let mut reader = Reader { path, text: text.into(), problems: Vec::new() };
+        let mut file = Self::default();
+        match DeTable::parse(text) {
+            Ok(table) => file.fill(table.get_ref(), &mut reader),
+            Err(error) => reader.problem(error.message(), error.span().unwrap_or(0..0)),
+        }
+        reader.problems.sort_by_key(|problem| problem.snippet.as_ref().map(|snippet| snippet.span.start));
+        match reader.problems {
+            problems if problems.is_empty() => Ok(file),
+            problems => Err(Failure { kind: FailureKind::Build, problems }),
+        }
+    }
+
+    fn fill(&mut self, table: &DeTable<'_>, reader: &mut Reader<'_>) {
+        for (key, value) in table {
+            match key.get_ref().as_ref() {
+                "root" => self.root = reader.text(value, absolute),
+                "progress" => self.progress = reader.text(value, str::parse),
+                "color" => self.color = reader.text(value, str::parse),
+                "network" => self.network = reader.text(value, values::network),
+                "log_lines" => self.log_lines = reader.number(value, values::log_lines),
+                "jobs" => self.jobs = reader.number(value, values::jobs),
+                "registry" => self.fill_registries(value, reader),
+                _ => reader.unknown(key, KEYS),
+            }
+        }
+    }
+
+    fn fill_registries(&mut self, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) {
+        let Some(registries) = value.get_ref().as_table() else {
+            return reader.problem("a table per registry is expected: `[registry.\"host:port\"]`", value.span());
+        };
+        for (name, settings) in registries {
+            let Some(settings) = settings.get_ref().as_table() else {
+                reader.problem("a table per registry is expected: `[registry.\"host:port\"]`", name.span());
+                continue;
+            };
+            let registry = self.registries.entry(name.get_ref().to_string()).or_default();
+            for (key, value) in settings {
+                match key.get_ref().as_ref() {
+                    "insecure" => registry.insecure = reader.value(value, "true or false", |value| value.as_bool(), Ok),
+                    _ => reader.unknown(key, REGISTRY_KEYS),
+                }
+            }
+        }
+    }
+}
+
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { Err(format!("`{text}` is not an absolute path")) }
+}
+
+/// Collects what is wrong.
+struct Reader<'a> {
+    path: &'a Path,
+    text: Arc<str>,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn text<T>(
+        &mut self,
+        value: &Spanned<DeValue<'_>>,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<Setting<T>> {
+        self.value(value, "a text in quotes", |value| value.as_str().map(str::to_owned), |text| parse(&text))
+    }
+
+    fn number(
+        &mut self,
+        value: &Spanned<DeValue<'_>>,
+        parse: impl FnOnce(&str) -> Result<usize, String>,
+    ) -> Option<Setting<usize>> {
+        let digits = |value: &DeValue<'_>| value.as_integer().map(ToString::to_string);
+        self.value(value, "a number", digits, |text: String| parse(&text))
+    }
+
+    fn value<A, T>(
+        &mut self,
+        value: &Spanned<DeValue<'_>>,
+        expected: &str,
+        take: impl FnOnce(&DeValue<'_>) -> Option<A>,
+        parse: impl FnOnce(A) -> Result<T, String>,
+    ) -> Option<Setting<T>> {
+        let taken = take(value.get_ref()).ok_or_else(|| format!("{expected} is expected"));
+        match taken.and_then(parse) {
+            Ok(parsed) => {
+                let line = 1 + self.text[..value.span().start].matches('\n').count();
+                Some(Setting { value: parsed, source: Source::File { path: self.path.to_owned(), line } })
+            }
+            Err(reason) => {
+                self.problem(&reason, value.span());
+                None
+            }
+        }
+    }
+
+    fn unknown(&mut self, key: &Spanned<std::borrow::Cow<'_, str>>, known: &[&str]) {
+        let name = key.get_ref();
+        self.problem(&format!("there is no setting `{name}`"), key.span());
+        let help = match suggest::nearest(name, known.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("known here: {}", known.join(", ")),
+        };
+        if let Some(problem) = self.problems.last_mut() {
+            problem.help = Some(help);
+        }
+    }
+
+    fn problem(&mut self, message: &str, span: Range<usize>) {
+        let file = self.path.display().to_string();
+        let snippet = Snippet { file, text: Arc::clone(&self.text), span, label: String::new() };
+        let message = message.trim_end_matches('.').to_owned();
+        self.problems.push(Problem { message, snippet: Some(snippet), notes: Vec::new(), help: None });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::{Style, failure};
+
+    #[test]
+    fn every_documented_key_is_known() {
+        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\n\
+            [registry.'localhost:5000']\ninsecure = true\n";
+        let file = ConfigFile::parse(Path::new("c.toml"), text).expect("all keys are known");
+        assert_eq!(file.jobs.map(|jobs| jobs.value), Some(3));
+        assert_eq!(file.network.map(|network| network.value), Some(NetworkMode::None));
+        assert!(KEYS.iter().chain(REGISTRY_KEYS).all(|key| text.contains(key)));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_shown_with_its_line() {
+        let text = "rooot = '/r'\njobs = 0\nprogress = 'loud'\nroot = 'rel'\n\
+            [registry.'localhost:5000']\ninsecure = 'yes'\nmirror = 'x'\n";
+        let wrong = ConfigFile::parse(Path::new("/etc/rbuild/config.toml"), text).expect_err("nearly all is wrong");
+        insta::assert_snapshot!(failure(&wrong, Style::default()), @"
+        error: there is no setting `rooot`
+         --> /etc/rbuild/config.toml:1:1
+          |
+        1 | rooot = '/r'
+          | ^^^^^
+        help: did you mean `root`?
+
+        error: `0` is not a number from 1 on
+         --> /etc/rbuild/config.toml:2:8
+          |
+        2 | jobs = 0
+          |        ^
+
+        error: `loud` is none of auto, plain, tty, quiet, none, rawjson
+         --> /etc/rbuild/config.toml:3:12
+          |
+        3 | progress = 'loud'
+          |            ^^^^^^
+
+        error: `rel` is not an absolute path
+         --> /etc/rbuild/config.toml:4:8
+          |
+        4 | root = 'rel'
+          |        ^^^^^
+
+        error: true or false is expected
+         --> /etc/rbuild/config.toml:6:12
+          |
+        6 | insecure = 'yes'
+          |            ^^^^^
+
+        error: there is no setting `mirror`
+         --> /etc/rbuild/config.toml:7:1
+          |
+        7 | mirror = 'x'
+          | ^^^^^^
+        help: known here: insecure
+        ");
+        let wrong = ConfigFile::parse(Path::new("c.toml"), "jobs = = 3\n").expect_err("this is no TOML");
+        insta::assert_snapshot!(failure(&wrong, Style::default()), @"
+        error: extra `=`, expected nothing
+         --> c.toml:1:8
+          |
+        1 | jobs = = 3
+          |        ^
+        ");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_says_nothing_and_one_that_cannot_be_read_is_an_error() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        assert!(ConfigFile::read(&folder.path().join("none.toml")).is_ok_and(|file| file.root.is_none()));
+        let failure = ConfigFile::read(folder.path()).expect_err("a folder is no file");
+        assert!(failure.problems[0].message.contains("cannot be read"), "{failure:?}");
+    }
+}

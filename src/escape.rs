@@ -1,0 +1,68 @@
+//! Foreign text made safe to show.
+//!
+//! In come names, answers and logs that other people wrote; out comes text that moves no cursor, sets no title and
+//! reorders no line. What would do so is shown as an escape (`\x1b`, `\u{202e}`) instead of being dropped, so that the
+//! reader sees that it was there. Deliberately absent: colours of our own, which the renderers add afterwards.
+
+use std::borrow::Cow;
+
+/// One line: line breaks are escaped as well.
+pub fn line(text: &str) -> Cow<'_, str> {
+    escape(text, |c| drives(c) || c == '\n')
+}
+
+/// Several lines: line breaks stay.
+pub fn lines(text: &str) -> Cow<'_, str> {
+    escape(text, drives)
+}
+
+/// Whether a character changes how others are shown rather than being shown itself. Tabs and line feeds do not count.
+pub fn drives(c: char) -> bool {
+    match c {
+        '\n' | '\t' => false,
+        // Directional marks and overrides, and line separators: they reorder or break what follows.
+        '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        // Tag characters and the zero-width no-break space: text that nobody sees.
+        '\u{feff}' | '\u{e0000}'..='\u{e007f}' => true,
+        other => other.is_control(),
+    }
+}
+
+/// Appends `c` in its escaped form.
+pub fn push(c: char, out: &mut String) {
+    use std::fmt::Write as _;
+    let code = u32::from(c);
+    let written = match c {
+        '\n' => write!(out, "\\n"),
+        '\r' => write!(out, "\\r"),
+        _ if code < 0x100 => write!(out, "\\x{code:02x}"),
+        _ => write!(out, "\\u{{{code:x}}}"),
+    };
+    written.expect("writing to a String cannot fail");
+}
+
+fn escape(text: &str, wanted: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&wanted) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if wanted(c) { push(c, &mut out) } else { out.push(c) }
+    }
+    Cow::Owned(out)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_would_drive_a_terminal_is_shown_instead() {
+        let check = |text: &str, expected: &str| assert_eq!(super::line(text), expected, "{text:?}");
+        check("plain, ünïcode, 表, tab\t", "plain, ünïcode, 表, tab\t");
+        check("\x1b]0;title\x07", "\\x1b]0;title\\x07");
+        check("a\nb\rc", "a\\nb\\rc");
+        check("\u{9b}31m", "\\x9b31m");
+        check("\u{202e}gpj.exe", "\\u{202e}gpj.exe");
+        check("\u{e0041}", "\\u{e0041}");
+        assert_eq!(super::lines("a\nb\x08"), "a\nb\\x08");
+    }
+}

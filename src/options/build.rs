@@ -1,0 +1,274 @@
+//! From flags, settings and surroundings to [`BuildOptions`].
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use oci::model::Platform;
+
+use super::{BuildOptions, Output, output};
+use crate::cli::BuildArgs;
+use crate::config::{Config, Source};
+use crate::engine::Failure;
+use crate::environment::Environment;
+
+/// What `rbuild build` is asked to do.
+///
+/// # Errors
+/// With advice, for what contradicts itself or is not supported.
+pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Result<BuildOptions, Failure> {
+    let context = context(&args.context)?;
+    if args.file.as_deref() == Some(Path::new("-")) {
+        return Err(Failure::new("a Dockerfile on standard input is not supported by this version of rbuild")
+            .help("write it into a file, and name that with `-f FILE`"));
+    }
+    if args.push && args.tags.is_empty() {
+        return Err(Failure::new("there is no name to push to").help("give one with `-t REGISTRY/NAME:TAG`"));
+    }
+    let mut tags = Vec::new();
+    for tag in &args.tags {
+        if !tags.contains(tag) {
+            tags.push(tag.clone());
+        }
+    }
+    Ok(BuildOptions {
+        context,
+        file: args.file.clone(),
+        tags,
+        target: args.target.clone().filter(|target| !target.is_empty()),
+        build_args: build_args(&args.build_args, environment)?,
+        labels: labels(&args.labels)?,
+        platform: platform(config)?,
+        network: config.network.value,
+        no_cache: args.no_cache,
+        pull: args.pull,
+        push: args.push,
+        outputs: outputs(args, environment)?,
+        iidfile: args.iidfile.clone(),
+        metadata_file: args.metadata_file.clone(),
+        jobs: config.jobs.value,
+    })
+}
+
+/// The flags that were given and change nothing, as written.
+///
+/// # Errors
+/// For those that ask for what this version does not do.
+pub fn inert(args: &BuildArgs) -> Result<Vec<String>, Failure> {
+    let inert = &args.inert;
+    let mut given = Vec::new();
+    let switches =
+        [("--rm", inert.rm), ("--force-rm", inert.force_rm), ("--compress", inert.compress), ("--load", inert.load)];
+    given.extend(switches.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| (*name).to_owned()));
+    let off = |value: &str| {
+        matches!(value, "false" | "0")
+            || value.split(',').any(|part| matches!(part.trim(), "disabled=true" | "disabled=1"))
+    };
+    let provenance = inert.provenance.iter().map(|value| ("--provenance", value));
+    let sbom = inert.sbom.iter().map(|value| ("--sbom", value));
+    let attest = inert.attest.iter().map(|value| ("--attest", value));
+    for (name, value) in provenance.chain(sbom).chain(attest) {
+        if !off(value) {
+            let message = format!("`{name}={value}`: attestations are not supported by this version of rbuild");
+            return Err(Failure::new(message).help(format!(
+                "leave it out, or say that there are none: `{}`",
+                match name {
+                    "--attest" => "--attest type=TYPE,disabled=true".to_owned(),
+                    name => format!("{name}=false"),
+                }
+            )));
+        }
+        given.push(format!("{name}={value}"));
+    }
+    Ok(given)
+}
+
+fn context(path: &Path) -> Result<PathBuf, Failure> {
+    let text = path.to_string_lossy();
+    let remote = text.contains("://") || text.starts_with("git@");
+    if remote || text == "-" {
+        let what = if remote { "a remote context" } else { "a context on standard input" };
+        return Err(Failure::new(format!("{what} is not supported by this version of rbuild"))
+            .help("fetch it into a folder first, and name that"));
+    }
+    Ok(path.to_owned())
+}
+
+fn build_args(given: &[String], environment: &Environment) -> Result<BTreeMap<String, String>, Failure> {
+    let mut args = BTreeMap::new();
+    for text in given {
+        let (name, value) = match text.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (text.as_str(), bare(text, environment)?),
+        };
+        if name.is_empty() {
+            return Err(
+                Failure::new(format!("`--build-arg {text}` has no name")).help("write `--build-arg NAME=VALUE`")
+            );
+        }
+        match value {
+            Some(value) => args.insert(name.to_owned(), value),
+            None => args.remove(name),
+        };
+    }
+    Ok(args)
+}
+
+/// The value of a variable that a flag names without one; `None` when it is not set.
+pub fn bare(name: &str, environment: &Environment) -> Result<Option<String>, Failure> {
+    let value = environment.variables.get(std::ffi::OsStr::new(name)).map(|value| value.to_str());
+    match value {
+        Some(None) => Err(Failure::new(format!("the variable `{name}` is not UTF-8"))),
+        value => Ok(value.flatten().map(str::to_owned)),
+    }
+}
+
+fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let pairs = given.iter().map(|text| {
+        let (name, value) = text.split_once('=').unwrap_or((text, ""));
+        if name.is_empty() {
+            return Err(Failure::new(format!("`--label {text}` has no name")).help("write `--label NAME=VALUE`"));
+        }
+        Ok((name.to_owned(), value.to_owned()))
+    });
+    pairs.collect()
+}
+
+fn platform(config: &Config) -> Result<Platform, Failure> {
+    let native = Platform::native();
+    let Some(text) = config.platform.value.as_deref().filter(|text| *text != "local") else { return Ok(native) };
+    let origin = match &config.platform.source {
+        Source::Flag(name) | Source::Variable(name) => *name,
+        Source::File { .. } | Source::Default => "platform",
+    };
+    let wrong = |reason: String| Failure::new(format!("`{origin}`: {reason}"));
+    if text.contains(',') {
+        return Err(wrong(format!(
+            "`{text}` names several platforms, which this version of rbuild cannot build at once"
+        ))
+        .help(format!("build on a machine of each platform; this one is `{native}`")));
+    }
+    let wanted: Platform = text.parse().map_err(|error| wrong(format!("{error}")))?;
+    if wanted != native {
+        return Err(wrong(format!(
+            "`{wanted}` is not the platform of this machine, and this version of rbuild builds for no other"
+        ))
+        .help(format!("leave it out, or say `{native}`")));
+    }
+    Ok(native)
+}
+
+fn outputs(args: &BuildArgs, environment: &Environment) -> Result<Vec<Output>, Failure> {
+    let mut outputs = Vec::new();
+    for text in &args.outputs {
+        let Some(text) = text.to_str() else {
+            return Err(Failure::new(format!("`-o {}` is not UTF-8", text.to_string_lossy())));
+        };
+        outputs.push(output::parse(text, environment.stdout_terminal)?);
+    }
+    let to_stdout = outputs.iter().filter(|output| output.dest.is_none()).count();
+    if to_stdout > 1 {
+        return Err(Failure::new("several outputs go to standard output").help("give all but one a `dest=PATH`"));
+    }
+    if to_stdout == 1 && args.quiet {
+        return Err(Failure::new("`--quiet` prints the image id on standard output, where an output goes already")
+            .help("use `--progress=none`, and `--iidfile FILE` for the id"));
+    }
+    Ok(outputs)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use super::*;
+    use crate::cli::{self, Request, Verb};
+    use crate::config::{self, Flags};
+
+    /// What the words after `rbuild` ask for, with `HOME` and the given variables.
+    fn asked(words: &str, variables: &[(&str, &str)]) -> Result<(BuildOptions, Vec<String>), Failure> {
+        let Request::Do(cli) = cli::parse(words.split_whitespace().map(OsString::from))? else { panic!("{words}") };
+        let Verb::Build(args) = cli.verb else { panic!("`{words}` is no build") };
+        let variables = variables.iter().chain(&[("HOME", "/home/u"), ("XDG_CONFIG_HOME", "/nowhere")]);
+        let environment = Environment {
+            variables: variables.map(|(name, value)| (name.into(), value.into())).collect(),
+            working_directory: "/work".into(),
+            ..Environment::default()
+        };
+        let flags = Flags { platform: args.platform.clone(), quiet: args.quiet, ..Flags::default() };
+        let config = config::load(flags, &environment)?;
+        Ok((build(&args, &config, &environment)?, inert(&args)?))
+    }
+
+    #[test]
+    fn build_arguments_come_from_flags_and_from_the_environment() {
+        let check = |words: &str, expected: &[(&str, &str)]| {
+            let (options, _) = asked(words, &[("SET", "from env"), ("EMPTY", "")]).expect(words);
+            let expected = expected.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            assert_eq!(options.build_args, expected, "{words}");
+        };
+        check("--build-arg A=1 .", &[("A", "1")]);
+        check("--build-arg A=1 --build-arg A=2 .", &[("A", "2")]);
+        check("--build-arg A= --build-arg B=x=y .", &[("A", ""), ("B", "x=y")]);
+        check("--build-arg SET --build-arg EMPTY --build-arg UNSET .", &[("EMPTY", ""), ("SET", "from env")]);
+        check("--build-arg UNSET=1 --build-arg UNSET .", &[]);
+    }
+
+    #[test]
+    fn switches_take_an_optional_value() {
+        let check = |words: &str, no_cache: bool| {
+            assert_eq!(asked(words, &[]).expect(words).0.no_cache, no_cache, "{words}");
+        };
+        check(".", false);
+        check("--no-cache .", true);
+        check("--no-cache=true .", true);
+        check("--no-cache=false .", false);
+        check("--no-cache --no-cache=false .", false);
+    }
+
+    #[test]
+    fn flags_that_change_nothing_are_named_once() {
+        let check = |words: &str, expected: &[&str]| assert_eq!(asked(words, &[]).expect(words).1, expected, "{words}");
+        check(".", &[]);
+        check("--rm --force-rm --compress --load .", &["--rm", "--force-rm", "--compress", "--load"]);
+        check("--rm=false --provenance=false --sbom false .", &["--rm", "--provenance=false", "--sbom=false"]);
+        check(
+            "--attest type=provenance,disabled=true --provenance mode=min,disabled=true .",
+            &["--provenance=mode=min,disabled=true", "--attest=type=provenance,disabled=true"],
+        );
+    }
+
+    #[test]
+    fn what_is_not_supported_or_contradicts_itself_is_refused() {
+        let native = Platform::native();
+        let check = |words: &str, variables: &[(&str, &str)], expected: &str| {
+            let failure = asked(words, variables).expect_err(words);
+            assert!(failure.problems[0].message.contains(expected), "{words}: {failure:?}");
+        };
+        check("--provenance=true .", &[], "attestations are not supported");
+        check("--sbom=true .", &[], "attestations are not supported");
+        check("--attest type=sbom .", &[], "attestations are not supported");
+        check("--push .", &[], "no name to push to");
+        check("-f - .", &[], "Dockerfile on standard input");
+        check("-", &[], "context on standard input");
+        check("https://example.org/x.git", &[], "remote context");
+        check("git@example.org:x/y.git", &[], "remote context");
+        check("--build-arg =x .", &[], "has no name");
+        check("--label =x .", &[], "has no name");
+        check("--platform linux/s390x .", &[], "`--platform`: `linux/s390x` is not the platform of this machine");
+        check(".", &[("DOCKER_DEFAULT_PLATFORM", "linux/s390x")], "`DOCKER_DEFAULT_PLATFORM`: `linux/s390x`");
+        check(&format!("--platform {native},linux/s390x ."), &[], "several platforms");
+        check("--platform linux .", &[], "is not a platform");
+        check("-o - -o type=oci .", &[], "several outputs go to standard output");
+        check("-q -o - .", &[], "`--quiet` prints the image id on standard output");
+        assert!(asked(&format!("--platform {native} ."), &[]).is_ok());
+        assert!(asked("--platform local .", &[("DOCKER_DEFAULT_PLATFORM", "linux/s390x")]).is_ok());
+    }
+
+    #[test]
+    fn a_name_given_twice_counts_once() {
+        let (options, _) = asked("-t a -t a:latest -t b:1 --label x --label y=1=2 .", &[]).expect("valid");
+        let tags: Vec<_> = options.tags.iter().map(oci::model::Reference::familiar).collect();
+        assert_eq!(tags, ["a:latest", "b:1"]);
+        assert_eq!(options.labels, BTreeMap::from([("x".into(), String::new()), ("y".into(), "1=2".into())]));
+    }
+}
