@@ -6,6 +6,7 @@
 //! (see [`crate::image`]), names, deletion.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::{self, Cursor, Read, Seek, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -218,6 +219,12 @@ type Blobs = Arc<Mutex<HashMap<Digest, Arc<[u8]>>>>;
 #[derive(Clone, Default)]
 pub struct MemoryStore {
     blobs: Blobs,
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.digests()).finish()
+    }
 }
 
 impl MemoryStore {

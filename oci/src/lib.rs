@@ -9,3 +9,7 @@ pub mod model;
 pub mod json;
 
 pub mod content;
+
+pub mod layer;
+
+pub mod registry;

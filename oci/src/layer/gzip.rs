@@ -1,0 +1,310 @@
+//! gzip in parallel, with bytes that do not depend on how many threads made them.
+//!
+//! Bytes come in, one gzip member goes out (RFC 1952). The input is cut into chunks of a fixed size; each is deflated
+//! on its own with the last 32 KiB before it as dictionary and ends on a byte boundary (a sync flush), so that the
+//! pieces in order are one deflate stream, and the checksums of the pieces combine to that of the whole. That is the
+//! scheme of pigz. Only a small window of chunks is in flight, so memory does not grow with the input. The header
+//! holds no time, no name, and the unknown operating system. Deliberately absent: reading, see [`super::decompress`].
+//!
+//! Changing [`CHUNK_BYTES`], the deflate library or anything else that moves the output means changing
+//! [`super::codec::Codec::encoder_version`].
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crc32fast::Hasher;
+use flate2::{Compress, Compression, FlushCompress, Status};
+
+/// Large enough that a restarted deflate costs little, small enough that 16 threads need 16 MiB.
+pub const CHUNK_BYTES: usize = 256 * 1024;
+/// As far back as deflate can refer.
+const DICTIONARY_BYTES: usize = 32 * 1024;
+/// More threads than this outrun any disk or registry.
+const THREADS_MAX: usize = 16;
+
+/// Compresses what is written to it. Nothing is complete before [`GzipEncoder::finish`].
+pub struct GzipEncoder<W: Write> {
+    out: W,
+    level: u32,
+    threads: usize,
+    /// The chunk being filled; never full between two calls.
+    chunk: Vec<u8>,
+    dictionary: Vec<u8>,
+    checksum: Hasher,
+    total_bytes: u64,
+    begun: bool,
+    workers: Option<Workers>,
+    in_flight: VecDeque<Receiver<io::Result<Piece>>>,
+}
+
+/// A chunk on its way to a worker.
+struct Chunk {
+    bytes: Vec<u8>,
+    dictionary: Vec<u8>,
+    last: bool,
+}
+
+/// A chunk on its way back.
+struct Piece {
+    deflated: Vec<u8>,
+    checksum: Hasher,
+}
+
+impl<W: Write> GzipEncoder<W> {
+    /// `level` is 0 to 9. `threads` changes speed only; with 1, all is done on the caller's thread.
+    pub fn new(out: W, level: u32, threads: usize) -> Self {
+        Self {
+            out,
+            level: level.min(9),
+            threads: threads.clamp(1, THREADS_MAX),
+            chunk: Vec::with_capacity(CHUNK_BYTES),
+            dictionary: Vec::new(),
+            checksum: Hasher::new(),
+            total_bytes: 0,
+            begun: false,
+            workers: None,
+            in_flight: VecDeque::new(),
+        }
+    }
+
+    /// Writes what is left and the trailer, and gives `out` back.
+    pub fn finish(mut self) -> io::Result<W> {
+        self.write_header()?;
+        self.drain(0)?;
+        let last = self.take_chunk(true);
+        let piece = deflate(&mut deflater(self.level), &last)?;
+        self.emit(piece)?;
+        let checksum = std::mem::take(&mut self.checksum).finalize();
+        self.out.write_all(&checksum.to_le_bytes())?;
+        // RFC 1952, "ISIZE": the input size modulo 2^32.
+        self.out.write_all(&(self.total_bytes as u32).to_le_bytes())?;
+        self.out.flush()?;
+        Ok(self.out)
+    }
+
+    /// RFC 1952, 2.3: deflate, no flags, no time, a hint about the level, unknown operating system.
+    fn write_header(&mut self) -> io::Result<()> {
+        if !self.begun {
+            self.begun = true;
+            let level_hint = match self.level {
+                9 => 2,
+                0 | 1 => 4,
+                _ => 0,
+            };
+            self.out.write_all(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, level_hint, 255])?;
+        }
+        Ok(())
+    }
+
+    fn take_chunk(&mut self, last: bool) -> Chunk {
+        let fresh = Vec::with_capacity(if last { 0 } else { CHUNK_BYTES });
+        let bytes = std::mem::replace(&mut self.chunk, fresh);
+        self.total_bytes += bytes.len() as u64;
+        let next_dictionary = bytes[bytes.len().saturating_sub(DICTIONARY_BYTES)..].to_vec();
+        Chunk { dictionary: std::mem::replace(&mut self.dictionary, next_dictionary), bytes, last }
+    }
+
+    fn send_full_chunk(&mut self) -> io::Result<()> {
+        self.write_header()?;
+        let chunk = self.take_chunk(false);
+        if self.threads == 1 {
+            // Deflate keeps no state between chunks; making a deflater anew costs 1 % of a chunk.
+            let piece = deflate(&mut deflater(self.level), &chunk)?;
+            return self.emit(piece);
+        }
+        let workers = match &mut self.workers {
+            Some(workers) => workers,
+            none => none.insert(Workers::start(self.threads, self.level)?),
+        };
+        self.in_flight.push_back(workers.deflate(chunk)?);
+        self.drain(2 * self.threads)
+    }
+
+    /// Writes finished pieces in order until at most `in_flight_max` are under way.
+    fn drain(&mut self, in_flight_max: usize) -> io::Result<()> {
+        while self.in_flight.len() > in_flight_max {
+            // The queue is not empty: its length is above a limit of at least 0.
+            let Some(reply) = self.in_flight.pop_front() else { break };
+            let piece = reply.recv().map_err(|_| worker_died())??;
+            self.emit(piece)?;
+        }
+        Ok(())
+    }
+
+    fn emit(&mut self, piece: Piece) -> io::Result<()> {
+        self.checksum.combine(&piece.checksum);
+        self.out.write_all(&piece.deflated)
+    }
+}
+
+impl<W: Write> Write for GzipEncoder<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = CHUNK_BYTES - self.chunk.len();
+        let taken = room.min(bytes.len());
+        self.chunk.extend_from_slice(&bytes[..taken]);
+        if self.chunk.len() == CHUNK_BYTES {
+            self.send_full_chunk()?;
+        }
+        Ok(taken)
+    }
+
+    /// Flushes nothing: chunks are of a fixed size so that the output depends on the input alone.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn worker_died() -> io::Error {
+    io::Error::other("a compression thread ended early; this is a bug in rbuild")
+}
+
+fn deflater(level: u32) -> Compress {
+    Compress::new(Compression::new(level), false)
+}
+
+fn deflate(deflater: &mut Compress, chunk: &Chunk) -> io::Result<Piece> {
+    deflater.reset();
+    if !chunk.dictionary.is_empty() {
+        deflater.set_dictionary(&chunk.dictionary).map_err(io::Error::other)?;
+    }
+    let flush = if chunk.last { FlushCompress::Finish } else { FlushCompress::Sync };
+    // Bytes that cannot be compressed grow by 5 per 16 KiB; the flush adds a few.
+    let mut deflated = Vec::with_capacity(chunk.bytes.len() + chunk.bytes.len() / 1024 + 64);
+    loop {
+        let consumed = deflater.total_in() as usize;
+        let status = deflater.compress_vec(&chunk.bytes[consumed..], &mut deflated, flush).map_err(io::Error::other)?;
+        let room_left = deflated.capacity() > deflated.len();
+        let all_in = deflater.total_in() as usize == chunk.bytes.len();
+        if status == Status::StreamEnd || (!chunk.last && all_in && room_left) {
+            break;
+        }
+        deflated.reserve(CHUNK_BYTES / 4);
+    }
+    let mut checksum = Hasher::new();
+    checksum.update(&chunk.bytes);
+    Ok(Piece { deflated, checksum })
+}
+
+type Job = (Chunk, SyncSender<io::Result<Piece>>);
+
+/// Threads that deflate chunks; they end when this is dropped.
+struct Workers {
+    jobs: Option<Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    fn start(count: usize, level: u32) -> io::Result<Self> {
+        let (jobs, queue) = channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        let mut workers = Self { jobs: Some(jobs), threads: Vec::with_capacity(count) };
+        for _ in 0..count {
+            let queue = queue.clone();
+            let thread = std::thread::Builder::new().name("rbuild-gzip".into()).spawn(move || work(&queue, level))?;
+            workers.threads.push(thread);
+        }
+        Ok(workers)
+    }
+
+    fn deflate(&self, chunk: Chunk) -> io::Result<Receiver<io::Result<Piece>>> {
+        let (reply, piece) = sync_channel(1);
+        let jobs = self.jobs.as_ref().ok_or_else(worker_died)?;
+        jobs.send((chunk, reply)).map_err(|_| worker_died())?;
+        Ok(piece)
+    }
+}
+
+fn work(queue: &Mutex<Receiver<Job>>, level: u32) {
+    let mut deflater = deflater(level);
+    loop {
+        // A poisoned queue is whole: nothing but `recv` happens under the lock.
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((chunk, reply)) = job else { return };
+        // The encoder may be gone by now, after an error of its own; then nobody wants the piece.
+        if reply.send(deflate(&mut deflater, &chunk)).is_err() {
+            return;
+        }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a compression thread panicked");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+
+    fn gzip(bytes: &[u8], level: u32, threads: usize, write_size: usize) -> Vec<u8> {
+        let mut encoder = GzipEncoder::new(Vec::new(), level, threads);
+        for piece in bytes.chunks(write_size) {
+            encoder.write_all(piece).unwrap();
+        }
+        encoder.finish().unwrap()
+    }
+
+    /// Half text, half noise, so that both stored and packed blocks come out.
+    fn sample(size: usize) -> Vec<u8> {
+        let mut state = 1u64;
+        let mut noise = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 56) as u8
+        };
+        (0..size).map(|i| if (i / 5000) % 2 == 0 { b"the quick brown fox "[i % 20] } else { noise() }).collect()
+    }
+
+    #[test]
+    fn bytes_depend_on_input_and_level_alone() {
+        for size in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 3 * CHUNK_BYTES, 21 * CHUNK_BYTES + 777] {
+            let input = sample(size);
+            for level in [1, 6] {
+                let one = gzip(&input, level, 1, 1 << 20);
+                for threads in 2..=8 {
+                    assert!(gzip(&input, level, threads, 1000 * threads + 1) == one, "{size} bytes, {threads} threads");
+                }
+                let mut back = Vec::new();
+                flate2::read::GzDecoder::new(&one[..]).read_to_end(&mut back).unwrap();
+                assert!(back == input, "{size} bytes, level {level}");
+                assert_eq!(&one[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, if level == 1 { 4 } else { 0 }, 255]);
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_reads_back() {
+        let input = sample(2 * CHUNK_BYTES + 5);
+        for level in 0..=9 {
+            let mut back = Vec::new();
+            flate2::read::GzDecoder::new(&gzip(&input, level, 3, 4096)[..]).read_to_end(&mut back).unwrap();
+            assert!(back == input, "level {level}");
+        }
+    }
+
+    #[test]
+    fn an_error_of_the_destination_ends_it_and_all_threads() {
+        struct Full(usize);
+        impl Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(bytes.len()).ok_or(io::ErrorKind::StorageFull)?;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let mut encoder = GzipEncoder::new(Full(CHUNK_BYTES), 6, 4);
+        let error = encoder.write_all(&sample(40 * CHUNK_BYTES)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+    }
+}

@@ -1,0 +1,46 @@
+//! The layer codec: trees to tars and back, and their compression.
+//!
+//! ```text
+//!  tree (overlayfs form) ── diff ──► tar ── gzip, zstd ──► blob        [`encode`] does all of it in one pass
+//!  tree (overlayfs form) ◄─ apply ── tar ◄─ decompress ─── blob
+//!  any tree              ◄─ extract ─ tar                              `ADD archive.tar.xz /`
+//! ```
+//! Everything streams; memory does not grow with a layer. Every file is reached by descriptors, one name at a time,
+//! and the kernel never follows a link for us. Deliberately absent: where trees live, mounts, blobs.
+
+pub mod tar;
+
+mod diff;
+mod encode;
+mod error;
+mod walk;
+mod xattr;
+
+mod apply;
+mod descent;
+mod extract;
+mod node;
+mod path;
+mod view;
+
+pub mod codec;
+pub mod decompress;
+pub mod gzip;
+pub mod zstd;
+
+pub use apply::{ApplyFacts, ApplyOptions, apply_layer};
+pub use codec::{Codec, CodecError, Compression, Dialect, Encoder};
+pub use decompress::{Format, decompress, decompress_layer, detect};
+pub use diff::{LayerFacts, WriteOptions, write_layer, write_layer_with, write_tree, write_tree_with};
+pub use encode::{EncodedLayer, Hashing, encode};
+pub use error::LayerError;
+pub use extract::{ExtractFacts, ExtractOptions, extract_archive};
+pub use tar::Limits;
+pub use xattr::XattrNamespace;
+
+/// What begins the name of a whiteout. image-spec layer.md, "Whiteouts".
+const WHITEOUT_PREFIX: &[u8] = b".wh.";
+/// What hides everything beneath a directory. image-spec layer.md, "Opaque Whiteout".
+const OPAQUE_NAME: &[u8] = b".wh..wh..opq";
+/// What AUFS wrote for itself; no reader takes it for content.
+const AUFS_PREFIX: &[u8] = b".wh..wh.";

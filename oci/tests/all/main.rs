@@ -1,0 +1,7 @@
+//! Tests of this room through its public face, in one binary. They run as root: devices, owners and `trusted.*` need
+//! it.
+
+mod support;
+
+mod layer_overlay;
+mod layer_round_trip;
