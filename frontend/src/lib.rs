@@ -1,1 +1,93 @@
-//! placeholder
+//! Dockerfile text becomes a build plan; no IO.
+//!
+//! In come the text, [`PlanOptions`] and answers to what was asked; out comes a [`Plan`] (a graph of operations, the
+//! image's config and history, the place in the text of every operation), or [`Planned::Need`] with the images that
+//! must be known first, or every error of the file. Deliberately absent: files, network, processes, the clock.
+//!
+//! The text goes through these, in this order: [`mod@lines`] joins continuations, [`mod@parse`] finds keyword, flags,
+//! here-documents ([`mod@ast`]), [`mod@instr`] types them, [`mod@stage`] groups them, `lower` makes operations.
+//! [`mod@expand`] is the shell's half of the language, used wherever variables may stand.
+
+#![forbid(unsafe_code)]
+
+mod span;
+
+mod error;
+
+pub mod lines;
+
+pub mod words;
+
+mod json;
+
+pub mod heredoc;
+
+pub mod ast;
+
+pub mod parse;
+
+pub mod expand;
+
+mod pattern;
+
+pub mod instr;
+
+pub mod stage;
+
+mod ignore;
+
+mod lower;
+
+mod plan;
+
+pub mod debug;
+
+mod meter;
+
+mod suggest;
+
+pub use error::{Diagnostic, Severity};
+pub use ignore::{IgnoreLine, parse_ignore};
+pub use plan::{Answers, Asked, HistoryStep, ImageAnswer, ImageQuestion, Plan, PlanOptions, PlanOutput, Planned};
+pub use span::{Span, Word};
+pub use suggest::{did_you_mean, nearest};
+
+/// Makes a plan from the text of a Dockerfile, or says what must be known first.
+///
+/// Pure: the same arguments give the same plan. Call again with more answers until it is a plan; every round asks
+/// only for what is new. Nothing is asked before the whole file is known to be well-formed.
+///
+/// # Errors
+/// Every error of the file, in the order of the text, with the warnings between them.
+pub fn plan(text: &str, options: &PlanOptions, answers: &Answers) -> Result<Planned, Vec<Diagnostic>> {
+    plan_supporting(text, options, answers, lower::refuse::Supported::NOW)
+}
+
+fn plan_supporting(
+    text: &str,
+    options: &PlanOptions,
+    answers: &Answers,
+    supported: lower::refuse::Supported,
+) -> Result<Planned, Vec<Diagnostic>> {
+    if text.trim_start_matches('\u{feff}').trim().is_empty() {
+        return Err(vec![Diagnostic::general("the Dockerfile is empty").help("start it with `FROM image`")]);
+    }
+    let (file, found) = read(text);
+    lower::plan(&file, options, answers, supported, found).map_err(error::in_order)
+}
+
+/// Reads a Dockerfile into stages; every fault of form goes into the second half.
+pub fn read(text: &str) -> (stage::Dockerfile, Vec<Diagnostic>) {
+    let (ast, mut found) = parse::parse(text);
+    let mut instructions = Vec::with_capacity(ast.statements.len());
+    for statement in &ast.statements {
+        let is_from = statement.keyword == ast::Keyword::From;
+        match instr::read(statement, ast.escape, &mut found) {
+            Some(instruction) => instructions.push(instruction),
+            // A faulty FROM still starts a stage: what follows it is no second fault.
+            None if is_from => instructions.push(instr::from::placeholder(statement)),
+            None => {}
+        }
+    }
+    (stage::Dockerfile::group(instructions, ast.escape, &mut found), found)
+}

@@ -1,0 +1,223 @@
+//! From text to logical lines: continuations joined, comments and empty lines between them dropped.
+//!
+//! In comes the Dockerfile text, out come [`Line`]s whose joined text can be mapped back to bytes of the file, the
+//! parser directives, and, on demand, the bodies of here-documents (only the parser knows which lines have some).
+//! The file is read once from front to back. Absent: any meaning of a line. Next: [`crate::parse`].
+
+use std::ops::Range;
+
+use crate::error::Diagnostic;
+use crate::meter;
+use crate::span::{Span, Word};
+
+/// Parser directives: comments at the very top of the form `# name=value`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Directives {
+    /// `# syntax=`: accepted and ignored, the language is built in.
+    pub syntax: Option<Word>,
+    /// `# escape=`.
+    pub escape: Option<Word>,
+    /// `# check=`: options of the linter.
+    pub check: Option<Word>,
+}
+
+/// A logical line.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Line {
+    /// Its text, continuations joined; starts with a non-blank.
+    pub text: String,
+    /// What the joined text is made of: (offset in `text`, offset in the file), ascending, contiguous.
+    pieces: Vec<(usize, usize)>,
+    /// The comment lines directly above, without `#` and surrounding blanks.
+    pub comments: Vec<Word>,
+    /// The first empty line between its continuations.
+    pub empty_continuation: Option<Span>,
+}
+
+impl Line {
+    /// Where the byte at `offset` of the joined text stands in the file.
+    pub fn source(&self, offset: usize) -> usize {
+        let after = self.pieces.partition_point(|(joined, _)| *joined <= offset);
+        // A line that is only continuations has no piece and no byte to ask for.
+        let (joined, source) = self.pieces.get(after.saturating_sub(1)).copied().unwrap_or_default();
+        source + offset.saturating_sub(joined)
+    }
+
+    /// The place in the file of a range of the joined text.
+    pub fn span(&self, range: Range<usize>) -> Span {
+        let start = self.source(range.start);
+        let end = if range.end > range.start { self.source(range.end - 1) + 1 } else { start };
+        Span::new(start, end)
+    }
+
+    /// A range of the joined text, with its place.
+    pub fn word(&self, range: Range<usize>) -> Word {
+        Word { text: self.text[range.clone()].to_owned(), span: self.span(range) }
+    }
+
+    /// The place of the whole line, trailing blanks left out.
+    pub fn whole(&self) -> Span {
+        self.span(0..self.text.trim_end().len())
+    }
+}
+
+/// Reads lines off a text.
+pub struct Lines<'a> {
+    text: &'a str,
+    pos: usize,
+    escape: char,
+}
+
+impl<'a> Lines<'a> {
+    /// Starts at the front, a byte order mark skipped.
+    pub fn new(text: &'a str) -> Self {
+        let pos = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+        Self { text, pos, escape: '\\' }
+    }
+
+    /// The escape character: `\`, or what the directive says.
+    pub fn escape(&self) -> char {
+        self.escape
+    }
+
+    /// Reads the directives. To be called first; the lines themselves stay and are comments to [`Self::next_line`].
+    pub fn directives(&mut self, found: &mut Vec<Diagnostic>) -> Directives {
+        let mut directives = Directives::default();
+        let mut pos = self.pos;
+        while let Some((range, next)) = physical(self.text, pos) {
+            let Some((name, value)) = directive(self.text, range) else { break };
+            let slot = match name.text.to_ascii_lowercase().as_str() {
+                "syntax" => &mut directives.syntax,
+                "escape" => &mut directives.escape,
+                "check" => &mut directives.check,
+                _ => break,
+            };
+            pos = next;
+            if slot.is_some() {
+                found.push(
+                    Diagnostic::error(name.span, format!("parser directive `{}` is given twice", name.text), "again")
+                        .help("remove one of them"),
+                );
+                continue;
+            }
+            if name.text.eq_ignore_ascii_case("escape") {
+                match value.text.as_str() {
+                    "\\" => {}
+                    "`" => self.escape = '`',
+                    other => found.push(
+                        Diagnostic::error(value.span, format!("`{other}` cannot be the escape character"), "here")
+                            .help("it is either \\ or `"),
+                    ),
+                }
+            }
+            *slot = Some(value);
+        }
+        directives
+    }
+
+    /// The next logical line that is neither empty nor a comment.
+    pub fn next_line(&mut self) -> Option<Line> {
+        let mut line = Line::default();
+        loop {
+            let (range, next) = physical(self.text, self.pos)?;
+            self.pos = next;
+            let start = range.end - self.text[range.clone()].trim_start().len();
+            let range = start..range.end;
+            let content = &self.text[range.clone()];
+            if let Some(comment) = content.strip_prefix('#') {
+                let text = comment.trim();
+                let at = start + 1 + (comment.len() - comment.trim_start().len());
+                line.comments.push(Word { text: text.to_owned(), span: Span::new(at, at + text.len()) });
+            } else if content.is_empty() {
+                line.comments.clear();
+            } else if self.append(&mut line, range) {
+                self.continue_line(&mut line);
+                return Some(line);
+            } else {
+                return Some(line);
+            }
+        }
+    }
+
+    /// Appends a physical line without its escape character at the end; says whether there was one.
+    fn append(&self, line: &mut Line, range: Range<usize>) -> bool {
+        let content = &self.text[range.clone()];
+        let blanks = content.trim_end_matches([' ', '\t']);
+        let (kept, continued) = match blanks.strip_suffix(self.escape) {
+            // Two escape characters at the end are an escaped escape character.
+            Some(before) if !before.ends_with(self.escape) => (before, true),
+            _ => (content, false),
+        };
+        if !kept.is_empty() {
+            line.pieces.push((line.text.len(), range.start));
+            line.text.push_str(kept);
+        }
+        continued
+    }
+
+    fn continue_line(&mut self, line: &mut Line) {
+        while let Some((range, next)) = physical(self.text, self.pos) {
+            self.pos = next;
+            let content = self.text[range.clone()].trim_start();
+            if content.starts_with('#') {
+                continue;
+            }
+            if content.is_empty() {
+                line.empty_continuation.get_or_insert(Span::new(range.start, range.end));
+                continue;
+            }
+            if !self.append(line, range) {
+                return;
+            }
+        }
+    }
+
+    /// Reads lines up to one that is exactly `terminator` (leading tabs not counted when `strip_tabs`) and returns the
+    /// place of what stands before it. `None` when the file ends first; everything is consumed then.
+    pub fn heredoc(&mut self, terminator: &str, strip_tabs: bool) -> Option<Span> {
+        let start = self.pos;
+        while let Some((range, next)) = physical(self.text, self.pos) {
+            self.pos = next;
+            let content = &self.text[range.clone()];
+            let content = if strip_tabs { content.trim_start_matches('\t') } else { content };
+            if content == terminator {
+                return Some(Span::new(start, range.start));
+            }
+        }
+        None
+    }
+
+    /// The text of a span.
+    pub fn slice(&self, span: Span) -> &'a str {
+        &self.text[span.range()]
+    }
+}
+
+/// The physical line at `pos` without its end (LF, CR LF), and where the next one starts.
+fn physical(text: &str, pos: usize) -> Option<(Range<usize>, usize)> {
+    if pos >= text.len() {
+        return None;
+    }
+    let (end, next) = match text[pos..].find('\n') {
+        Some(length) => (pos + length, pos + length + 1),
+        None => (text.len(), text.len()),
+    };
+    meter::tick(next - pos);
+    let end = if text[pos..end].ends_with('\r') { end - 1 } else { end };
+    Some((pos..end, next))
+}
+
+/// `# name = value`; the name is letters and digits, the value is not empty.
+fn directive(text: &str, range: Range<usize>) -> Option<(Word, Word)> {
+    let (left, right) = text[range.clone()].trim_start().strip_prefix('#')?.split_once('=')?;
+    let (name, value) = (left.trim(), right.trim());
+    let mut bytes = name.bytes();
+    if !bytes.next()?.is_ascii_alphabetic() || !bytes.all(|b| b.is_ascii_alphanumeric()) || value.is_empty() {
+        return None;
+    }
+    let word = |part: &str, text_part: &str| {
+        let start = part.as_ptr() as usize - text_part.as_ptr() as usize;
+        Word { text: part.to_owned(), span: Span::new(start, start + part.len()) }
+    };
+    Some((word(name, text), word(value, text)))
+}

@@ -1,0 +1,114 @@
+//! What can be known to be wrong before anything is asked: malformed expansions, and values without variables.
+//!
+//! Every instruction of the file is looked at, whether the target needs it or not.
+
+use super::{mounts, values};
+use crate::error::{Diagnostic, Refusal};
+use crate::expand::{Budget, ExpandError, NoVariables, Rules, expand};
+use crate::instr::{Copy, Instruction, Kind};
+use crate::span::Word;
+
+/// Looks at one instruction.
+pub fn check(instruction: &Instruction, escape: char, budget: &Budget, found: &mut Vec<Diagnostic>) {
+    // A trigger is never an ONBUILD itself: two levels at most.
+    if let Kind::Onbuild(onbuild) = &instruction.kind {
+        return check(&onbuild.trigger, escape, budget, found);
+    }
+    let before = found.len();
+    for word in instruction.kind.expandable() {
+        form(word, escape, budget, &instruction.kind, found);
+    }
+    if found.len() > before {
+        return;
+    }
+    match &instruction.kind {
+        Kind::Stopsignal(word) => literal(word, escape, found, values::signal),
+        Kind::Expose(words) => {
+            for word in words {
+                // Variables can hold several ports; a literal is one.
+                literal(word, escape, found, values::ports);
+            }
+        }
+        Kind::Copy(copy) => check_copy(copy, escape, found),
+        Kind::Run(run) => {
+            for mount in &run.mounts {
+                if mount.fields.iter().filter_map(|field| field.value.as_ref()).any(|value| !is_literal(value)) {
+                    continue;
+                }
+                let plain = |word: &Word| Ok(literal_text(word, escape));
+                found.extend(mounts::understand(mount, plain).err());
+            }
+        }
+        _ => {}
+    }
+}
+
+fn check_copy(copy: &Copy, escape: char, found: &mut Vec<Diagnostic>) {
+    if let Some(word) = &copy.chown {
+        literal(word, escape, found, values::owner);
+    }
+    if let Some(word) = &copy.chmod {
+        literal(word, escape, found, values::mode);
+    }
+    if !copy.is_add {
+        for word in copy.paths() {
+            literal(word, escape, found, |text| copy_source(text));
+        }
+    }
+    if let Some(checksum) = &copy.checksum {
+        let local = copy.paths().find(|path| is_literal(path) && values::remote(&path.text).is_none());
+        let refusal = if copy.sources.len() > 1 {
+            Some("`--checksum` needs exactly one source")
+        } else if local.is_some() {
+            Some("`--checksum` is for http(s) and git sources")
+        } else {
+            None
+        };
+        found.extend(refusal.map(|message| Refusal::new(message).help("remove the flag").at(checksum.span)));
+    }
+}
+
+/// COPY takes no addresses.
+pub fn copy_source(text: &str) -> Result<(), Refusal> {
+    match values::remote(text) {
+        None => Ok(()),
+        Some(_) => Err(Refusal::new("COPY takes no addresses").help(format!("write `ADD {text} …`"))),
+    }
+}
+
+/// Expands a word without variables: only its form matters.
+fn form(word: &Word, escape: char, budget: &Budget, kind: &Kind, found: &mut Vec<Diagnostic>) {
+    let rules = Rules { form_only: true, ..Rules::ordinary(escape) };
+    let Err(error) = expand(&word.text, rules, &NoVariables, budget) else { return };
+    let help = match (&error, kind) {
+        (ExpandError::Quote(_), Kind::Copy(copy)) => {
+            let keyword = if copy.is_add { "ADD" } else { "COPY" };
+            Some(format!("paths with blanks need the JSON form: `{keyword} [\"a file\", \"/dir/\"]`"))
+        }
+        _ => error.help(),
+    };
+    let shown: String = word.text.chars().take(60).collect();
+    found.push(Diagnostic::error(word.span, format!("`{shown}` cannot be expanded: {error}"), "").maybe_help(help));
+}
+
+fn is_literal(word: &Word) -> bool {
+    !word.text.contains('$')
+}
+
+/// The value of a word without variables, whose form is known to be good.
+fn literal_text(word: &Word, escape: char) -> String {
+    let budget = Budget::new(u64::MAX);
+    expand(&word.text, Rules::ordinary(escape), &NoVariables, &budget).map(|found| found.text).unwrap_or_default()
+}
+
+fn literal<T>(
+    word: &Word,
+    escape: char,
+    found: &mut Vec<Diagnostic>,
+    validate: impl Fn(&str) -> Result<T, Refusal>,
+) {
+    if is_literal(word) {
+        let text = literal_text(word, escape);
+        found.extend(validate(&text).err().filter(|_| !text.is_empty()).map(|refusal| refusal.at(word.span)));
+    }
+}

@@ -1,0 +1,248 @@
+//! From stages to a plan: operations, image config, history.
+//!
+//! The order of things: every FROM line is understood ([`resolve::bases`]), what the target needs is found
+//! ([`resolve::needs`]), what must be known about images is asked for, and then each needed stage is lowered in
+//! order, instruction by instruction ([`stage`]). The `# comment`s that other files only hint at: [`state`] is what a
+//! stage has become, [`env`] its variables, [`history`] and [`steps`] the words that people see.
+
+pub mod check;
+pub mod env;
+pub mod globals;
+pub mod history;
+pub mod mounts;
+pub mod origin;
+pub mod paths;
+pub mod refuse;
+pub mod resolve;
+pub mod state;
+pub mod steps;
+pub mod values;
+
+mod config;
+mod copy;
+mod run;
+mod stage;
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use oci::model::Platform;
+use solver::graph::{Edge, Graph, Vertex, VertexId};
+use solver::op::{Op, OpMeta, SourceOp, attr};
+
+use crate::error::{Diagnostic, Severity};
+use crate::expand::{Budget, ExpandError};
+use crate::plan::{Answers, ImageQuestion, Plan, PlanOptions, PlanOutput, Planned};
+use crate::span::Word;
+use crate::stage::Dockerfile;
+use env::Env;
+use refuse::Supported;
+use resolve::{Base, ResolvedStage};
+use state::State;
+
+/// What expansions, environments and operations of one file may take together, in bytes. A hundred thousand
+/// ordinary instructions stay far below; a file made to explode stops here.
+const BUDGET_BYTES: u64 = 512 << 20;
+/// What an instruction costs beside its text: its vertex and its history entry.
+const INSTRUCTION_BYTES: u64 = 256;
+
+/// Makes a plan, or asks. `found` holds what the parser found.
+///
+/// # Errors
+/// Every error of the file, in no order; warnings among them when there is an error.
+pub fn plan(
+    file: &Dockerfile,
+    options: &PlanOptions,
+    answers: &Answers,
+    supported: Supported,
+    mut found: Vec<Diagnostic>,
+) -> Result<Planned, Vec<Diagnostic>> {
+    let budget = Budget::new(BUDGET_BYTES);
+    for command in file.stages.iter().flat_map(|stage| &stage.commands) {
+        check::check(command, file.escape, &budget, &mut found);
+    }
+    if file.stages.is_empty() {
+        if found.iter().all(|fault| fault.severity != Severity::Error) {
+            found.push(
+                Diagnostic::general("there is nothing to build: no FROM").help("start the file with `FROM image`"),
+            );
+        }
+        return Err(found);
+    }
+    for name in file.repeated_names() {
+        found.push(
+            Diagnostic::warning(name.span, format!("a stage called `{}` exists already", name.text), "again")
+                .help("give each stage a name of its own"),
+        );
+    }
+    for (index, stage) in file.stages.iter().enumerate() {
+        for name in stage.commands.iter().flat_map(|command| command.references()) {
+            found.extend(resolve::tree(file, name, index, options).err());
+        }
+    }
+    let target = file.target(options.target.as_deref());
+    let known_target = *target.as_ref().unwrap_or(&0);
+    found.extend(target.err());
+    let globals = globals::globals(file, options, known_target, &budget, &mut found);
+    let mut stages = resolve::bases(file, options, &globals, &budget, &mut found);
+    if is_faulty(&found) {
+        return Err(found);
+    }
+    let asked = resolve::needs(file, &mut stages, known_target, options, answers, supported, &budget, &mut found);
+    if is_faulty(&found) {
+        return Err(found);
+    }
+    if !asked.is_empty() {
+        return Ok(Planned::Need(asked));
+    }
+    let mut lowering = Lowering {
+        file,
+        options,
+        answers,
+        supported,
+        globals,
+        proxy_env: globals::proxy_env(&options.build_args),
+        budget,
+        graph: Graph::new(),
+        spans: HashMap::new(),
+        history: history::History::default(),
+        states: Vec::with_capacity(known_target + 1),
+        found,
+    };
+    for (index, stage) in stages.iter().enumerate().take(known_target + 1) {
+        let state = if stage.needed { Some(lowering.stage(index, stage)) } else { None };
+        lowering.states.push(state);
+        if lowering.budget.spend(0).is_err() {
+            break;
+        }
+    }
+    lowering.finish(&stages, known_target)
+}
+
+fn is_faulty(found: &[Diagnostic]) -> bool {
+    found.iter().any(|fault| fault.severity == Severity::Error)
+}
+
+/// The error of a word that cannot be expanded.
+fn unexpandable(word: &Word, error: &ExpandError) -> Diagnostic {
+    let shown: String = word.text.chars().take(60).collect();
+    Diagnostic::error(word.span, format!("`{shown}` cannot be expanded: {error}"), "").maybe_help(error.help())
+}
+
+/// The work in progress.
+struct Lowering<'a> {
+    file: &'a Dockerfile,
+    options: &'a PlanOptions,
+    answers: &'a Answers,
+    supported: Supported,
+    globals: Env,
+    proxy_env: Vec<String>,
+    budget: Budget,
+    graph: Graph,
+    spans: HashMap<VertexId, Range<usize>>,
+    history: history::History,
+    states: Vec<Option<State>>,
+    found: Vec<Diagnostic>,
+}
+
+impl Lowering<'_> {
+    /// Adds an operation; returns its first output.
+    fn add(
+        &mut self,
+        op: Op,
+        inputs: Vec<Edge>,
+        platform: Option<&Platform>,
+        meta: OpMeta,
+        place: Option<Range<usize>>,
+    ) -> Edge {
+        let platform = platform.map(|platform| solver::op::Platform {
+            os: platform.os.clone(),
+            architecture: platform.architecture.clone(),
+            variant: platform.variant.clone(),
+            os_version: platform.os_version.clone(),
+            os_features: platform.os_features.clone(),
+        });
+        let vertex = Vertex { op, inputs, platform };
+        // Inputs are edges that this function returned, and indices come from their positions.
+        let vertex = self.graph.add(vertex, meta).expect("lowering refers only to what it has added");
+        if let Some(place) = place {
+            self.spans.entry(vertex).or_insert(place);
+        }
+        Edge { vertex, output: 0 }
+    }
+
+    /// The build context.
+    fn context(&mut self) -> Edge {
+        let mut attrs = BTreeMap::new();
+        if !self.options.ignore_patterns.is_empty() {
+            let list = serde_json::Value::from(self.options.ignore_patterns.clone());
+            attrs.insert(attr::EXCLUDE_PATTERNS.to_owned(), list.to_string());
+        }
+        let source = SourceOp { identifier: "local://context".into(), attrs };
+        let meta = OpMeta { description: "[internal] load build context".into(), ..OpMeta::default() };
+        self.add(Op::Source(source), Vec::new(), None, meta, None)
+    }
+
+    /// The tree of an image, `None` when it has no layers. `describe` turns `FROM name` into the step's name.
+    fn image(
+        &mut self,
+        question: &ImageQuestion,
+        place: Option<Range<usize>>,
+        describe: impl FnOnce(String) -> String,
+    ) -> Option<Edge> {
+        // Everything needed is answered for: `needs` asked for it.
+        let answer = self.answers.get(question).expect("lowering starts when no question is left");
+        let layers = !answer.config.rootfs.diff_ids.is_empty()
+            || answer.config.history.iter().any(|entry| !entry.empty_layer);
+        if !layers {
+            return None;
+        }
+        let name = question.reference.with_digest(answer.digest).to_string();
+        let source = SourceOp { identifier: format!("docker-image://{name}"), attrs: BTreeMap::new() };
+        let meta = OpMeta { description: describe(format!("FROM {name}")), ..OpMeta::default() };
+        Some(self.add(Op::Source(source), Vec::new(), Some(&question.platform), meta, place))
+    }
+
+    /// The tree that a `--from` means; `None` is the empty one.
+    fn tree(&mut self, name: &Word, inside: usize, place: Option<Range<usize>>) -> Result<Option<Edge>, Diagnostic> {
+        Ok(match resolve::tree(self.file, name, inside, self.options)? {
+            Base::Scratch => None,
+            // An earlier stage that is referred to is needed, and lowered by now.
+            Base::Stage(stage) => self.states[stage].as_ref().and_then(|state| state.edge),
+            Base::Image(question) => self.image(&question, place, |name| name),
+        })
+    }
+
+    fn finish(mut self, stages: &[ResolvedStage], target: usize) -> Result<Planned, Vec<Diagnostic>> {
+        if self.budget.spend(0).is_err() || self.states.len() <= target {
+            self.found.push(Diagnostic::general(ExpandError::TooMuch.to_string()));
+        }
+        if is_faulty(&self.found) {
+            return Err(self.found);
+        }
+        // The target is needed, and every needed stage has a state.
+        let state = self.states[target].take().expect("the target was lowered");
+        let mut config = state.image();
+        config.config.labels.extend(self.options.labels.clone());
+        let platform = Platform {
+            os: config.os.clone(),
+            architecture: config.architecture.clone(),
+            variant: config.variant.clone(),
+            ..state.platform.clone()
+        };
+        let platform = if platform.os.is_empty() || platform.architecture.is_empty() { state.platform } else { platform };
+        config.os.clone_from(&platform.os);
+        config.architecture.clone_from(&platform.architecture);
+        config.variant.clone_from(&platform.variant);
+        let skipped = stages.iter().enumerate().filter(|(_, stage)| !stage.needed);
+        let skipped_stages = skipped.map(|(index, _)| self.file.stage_name(index)).collect();
+        self.found.extend(globals::unused_build_args(self.file, self.options));
+        Ok(Planned::Plan(Box::new(Plan {
+            output: PlanOutput { edge: state.edge, platform, config, history: self.history.up_to(state.history) },
+            graph: self.graph,
+            spans: self.spans,
+            warnings: crate::error::in_order(self.found),
+            skipped_stages,
+        })))
+    }
+}

@@ -1,0 +1,107 @@
+//! What the language has and this version of rbuild has not.
+//!
+//! Everything is parsed; only what the target needs is refused. As the rest of rbuild learns, [`Supported`] grows.
+
+use super::mounts::RequestKind;
+use super::values;
+use crate::error::Diagnostic;
+use crate::instr::{Copy, Instruction, Kind, MountKey, Run};
+use crate::span::Span;
+use solver::op::SecurityMode;
+
+/// Which parts can be run.
+#[derive(Clone, Copy, Debug)]
+pub struct Supported {
+    /// `RUN --mount=type=cache`.
+    pub cache_mounts: bool,
+    /// `RUN --mount=type=secret`.
+    pub secret_mounts: bool,
+    /// `RUN --mount=type=ssh`.
+    pub ssh_mounts: bool,
+    /// `RUN --security=insecure`.
+    pub insecure: bool,
+}
+
+impl Supported {
+    /// This version.
+    pub const NOW: Self = Self { cache_mounts: false, secret_mounts: false, ssh_mounts: false, insecure: false };
+
+    /// Everything that can be lowered, for tests.
+    #[cfg(test)]
+    pub const ALL: Self = Self { cache_mounts: true, secret_mounts: true, ssh_mounts: true, insecure: true };
+
+    /// Whether mounts of that type can be run.
+    pub fn mount(self, kind: RequestKind) -> bool {
+        match kind {
+            RequestKind::Bind | RequestKind::Tmpfs => true,
+            RequestKind::Cache => self.cache_mounts,
+            RequestKind::Secret => self.secret_mounts,
+            RequestKind::Ssh => self.ssh_mounts,
+        }
+    }
+
+    /// What of an instruction cannot be run, as far as that is visible without variables.
+    pub fn refuse(self, instruction: &Instruction, found: &mut Vec<Diagnostic>) {
+        match &instruction.kind {
+            Kind::Run(run) => self.refuse_run(run, found),
+            Kind::Copy(copy) => refuse_copy(copy, found),
+            _ => {}
+        }
+    }
+
+    fn refuse_run(self, run: &Run, found: &mut Vec<Diagnostic>) {
+        for mount in &run.mounts {
+            let Some(word) = mount.value(MountKey::Type) else { continue };
+            for kind in [RequestKind::Cache, RequestKind::Secret, RequestKind::Ssh] {
+                if word.text.eq_ignore_ascii_case(kind.name()) && !self.mount(kind) {
+                    found.push(mount_refused(kind, mount.span));
+                }
+            }
+        }
+        if let Some(word) = run.security_word.as_ref().filter(|_| run.security == SecurityMode::Insecure) {
+            if !self.insecure {
+                found.push(unsupported("`RUN --security=insecure`", word.span).help("remove the flag"));
+            }
+        }
+        for device in &run.devices {
+            found.push(unsupported("`RUN --device`", device.span).help("remove the flag"));
+        }
+    }
+}
+
+fn refuse_copy(copy: &Copy, found: &mut Vec<Diagnostic>) {
+    if let Some(flag) = &copy.parents {
+        found.push(
+            unsupported("`COPY --parents`", flag.span)
+                .help("copy each directory to its own place: `COPY src/a /app/src/a`"),
+        );
+    }
+    for path in copy.paths().filter(|_| copy.is_add) {
+        if let Some(kind) = values::remote(&path.text) {
+            found.push(remote_refused(kind, path.span));
+        }
+    }
+}
+
+/// An address as a source of ADD.
+pub fn remote_refused(kind: &str, span: Span) -> Diagnostic {
+    let help = match kind {
+        "git" => "clone it beside the Dockerfile and COPY it, or `RUN git clone …`",
+        _ => "download it beside the Dockerfile and COPY it, or `RUN curl …`",
+    };
+    unsupported(&format!("ADD of {kind} addresses"), span).help(help)
+}
+
+/// A mount of a type that cannot be run.
+pub fn mount_refused(kind: RequestKind, span: Span) -> Diagnostic {
+    let help = match kind {
+        RequestKind::Cache => "remove the flag: the step runs without a cache directory",
+        RequestKind::Secret => "remove the flag; do not pass secrets by ARG or COPY instead, they stay in the image",
+        _ => "remove the flag",
+    };
+    unsupported(&format!("`RUN --mount=type={}`", kind.name()), span).help(help)
+}
+
+fn unsupported(what: &str, span: Span) -> Diagnostic {
+    Diagnostic::error(span, format!("{what} is not supported by this version of rbuild"), "")
+}

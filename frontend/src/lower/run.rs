@@ -1,0 +1,299 @@
+//! RUN: one exec operation.
+
+use solver::graph::Edge;
+use solver::op::{
+    ExecOp, FileAction, FileActionKind, FileOp, Mount, MountKind, NetworkMode, Op, OpMeta, Owner, SecretEnv, UserRef,
+};
+
+use super::mounts::{self, MountRequest, RequestKind};
+use super::origin::Origin;
+use super::stage::StageInProgress;
+use super::{paths, refuse, steps};
+use crate::error::Diagnostic;
+use crate::instr::{CommandLine, Instruction, Run};
+use crate::span::Span;
+
+/// Where a script with a first line of its own (`#!`) is mounted.
+const SCRIPTS: &str = "/dev/pipes";
+/// Permission bits of such a script.
+const SCRIPT_MODE: u32 = 0o755;
+/// Name of a cache directory inside the tree that gives it its owner.
+const CACHE_ROOT: &str = "/cache";
+
+/// Mounts and what comes with them.
+#[derive(Default)]
+struct Mounts {
+    inputs: Vec<Edge>,
+    mounts: Vec<Mount>,
+    secret_env: Vec<SecretEnv>,
+    env: Vec<String>,
+    agents: usize,
+}
+
+impl Mounts {
+    fn input(&mut self, edge: Option<Edge>) -> Option<usize> {
+        let edge = edge?;
+        Some(self.inputs.iter().position(|known| *known == edge).unwrap_or_else(|| {
+            self.inputs.push(edge);
+            self.inputs.len() - 1
+        }))
+    }
+}
+
+impl StageInProgress<'_, '_> {
+    pub(super) fn run(&mut self, run: &Run, instruction: &Instruction, origin: &Origin) -> Result<(), Diagnostic> {
+        let mut parts = Mounts::default();
+        let root = parts.input(self.state.edge);
+        parts.mounts.push(Mount {
+            target: "/".into(),
+            input: root,
+            selector: String::new(),
+            output: Some(0),
+            readonly: false,
+            kind: MountKind::Bind,
+        });
+        let args = self.command_of(run, &mut parts, instruction, origin);
+        for spec in &run.mounts {
+            let request = mounts::understand(spec, |word| self.expand(word, origin))?;
+            self.mount(&request, spec.span, &mut parts, origin, instruction)?;
+        }
+        // Every operation holds all variables: what it costs is what a hostile file would multiply.
+        self.lowering.budget.spend(self.state.env.bytes() + self.state.args.bytes()).map_err(|error| {
+            Diagnostic::error(instruction.span, error.to_string(), "")
+        })?;
+        let mut env = self.state.env.lines();
+        env.append(&mut parts.env);
+        let created_by = format!("RUN {} # buildkit", self.command_string(&args));
+        let network = match (self.lowering.options.network, run.network) {
+            (_, NetworkMode::None) => NetworkMode::None,
+            (Some(forced), _) => forced,
+            (None, asked) => asked,
+        };
+        let exec = ExecOp {
+            args,
+            env,
+            proxy_env: self.lowering.proxy_env.clone(),
+            cwd: self.state.working_dir().to_owned(),
+            user: self.state.config.user.clone(),
+            mounts: parts.mounts,
+            network,
+            security: run.security,
+            secret_env: parts.secret_env,
+            extra_hosts: Vec::new(),
+            hostname: String::new(),
+            ulimits: Vec::new(),
+            shm_size_bytes: 0,
+            cgroup_parent: String::new(),
+            valid_exit_codes: Vec::new(),
+            devices: Vec::new(),
+        };
+        let mut text = self.describe(&instruction.source, true, origin);
+        if let Some(script) = run.script() {
+            text.push_str(&format!(" ({})", steps::summary(&script.body.text)));
+        }
+        let meta = self.meta(&text, origin);
+        let platform = self.state.platform.clone();
+        let place = origin.place(instruction.span);
+        let edge = self.lowering.add(Op::Exec(Box::new(exec)), parts.inputs, Some(&platform), meta, place);
+        self.state.edge = Some(edge);
+        self.record(created_by, Some(edge));
+        Ok(())
+    }
+
+    /// The arguments of the process.
+    fn command_of(
+        &mut self,
+        run: &Run,
+        parts: &mut Mounts,
+        instruction: &Instruction,
+        origin: &Origin,
+    ) -> Vec<String> {
+        let text = match &run.command {
+            CommandLine::Exec(words) => return words.iter().map(|word| word.text.clone()).collect(),
+            CommandLine::Shell(text) => &text.text,
+        };
+        if let Some(script) = run.script() {
+            let content = script.content();
+            if !content.starts_with("#!") {
+                return self.state.with_shell(&content);
+            }
+            let file = self.inline_file(&script.name, content.into_bytes(), SCRIPT_MODE, origin, instruction);
+            let input = parts.input(Some(file));
+            parts.mounts.push(Mount {
+                target: SCRIPTS.into(),
+                input,
+                selector: String::new(),
+                output: None,
+                readonly: true,
+                kind: MountKind::Bind,
+            });
+            return self.state.with_shell(&format!("{SCRIPTS}/{}", script.name));
+        }
+        // Anything else is put together again, and the shell reads its here-documents itself.
+        let mut script = text.clone();
+        for heredoc in &run.heredocs {
+            script.push('\n');
+            script.push_str(&heredoc.body.text);
+            script.push_str(&heredoc.name);
+        }
+        self.state.with_shell(&script)
+    }
+
+    /// The command as histories show it: `|1 A=b /bin/sh -c make`.
+    fn command_string(&self, args: &[String]) -> String {
+        let command = args.join(" ");
+        let shown: Vec<String> = self
+            .state
+            .args
+            .iter()
+            .map(|(name, value)| format!("{name}={}", self.state.env.get(name).unwrap_or(value)))
+            .collect();
+        if shown.is_empty() {
+            return command;
+        }
+        format!("|{} {} {command}", shown.len(), shown.join(" "))
+    }
+
+    fn mount(
+        &mut self,
+        request: &MountRequest,
+        span: Span,
+        parts: &mut Mounts,
+        origin: &Origin,
+        instruction: &Instruction,
+    ) -> Result<(), Diagnostic> {
+        if !self.lowering.supported.mount(request.kind) {
+            return Err(refuse::mount_refused(request.kind, span));
+        }
+        match request.kind {
+            RequestKind::Secret => {
+                self.secret(request, parts);
+                return Ok(());
+            }
+            RequestKind::Ssh => {
+                self.ssh(request, parts);
+                return Ok(());
+            }
+            _ => {}
+        }
+        // `understand` refuses these types without a target.
+        let written = request.target.clone().unwrap_or_default();
+        let target = paths::join(self.state.working_dir(), &written);
+        let mut selector = paths::clean(&request.source);
+        let kind = match request.kind {
+            RequestKind::Tmpfs => MountKind::Tmpfs { size_bytes: request.size_bytes },
+            RequestKind::Cache => {
+                let namespace = self.lowering.options.build_args.get("BUILDKIT_CACHE_MOUNT_NS");
+                let namespace = namespace.map(String::as_str).unwrap_or_default();
+                let id = request.id.clone().unwrap_or_else(|| paths::clean(&written));
+                MountKind::Cache { id: format!("{namespace}/{id}"), sharing: request.sharing }
+            }
+            _ => MountKind::Bind,
+        };
+        let tree = match (request.kind, &request.from) {
+            (RequestKind::Tmpfs, _) => None,
+            (_, Some(from)) => self.lowering.tree(from, self.index, origin.place(from.span))?,
+            (RequestKind::Cache, None) if selector == "/" => self.cache_root(request, &mut selector, origin, instruction),
+            (RequestKind::Cache, None) => None,
+            _ => Some(self.lowering.context()),
+        };
+        let input = parts.input(tree);
+        parts.mounts.push(Mount {
+            target,
+            input,
+            selector: if selector == "/" { String::new() } else { selector },
+            output: None,
+            readonly: request.readonly,
+            kind,
+        });
+        Ok(())
+    }
+
+    /// What a new cache directory starts as, when its owner or mode is asked for.
+    fn cache_root(
+        &mut self,
+        request: &MountRequest,
+        selector: &mut String,
+        origin: &Origin,
+        instruction: &Instruction,
+    ) -> Option<Edge> {
+        if request.mode.is_none() && request.uid.is_none() && request.gid.is_none() {
+            return None;
+        }
+        let owner = Owner {
+            user: UserRef::Id(request.uid.unwrap_or(0)),
+            group: Some(UserRef::Id(request.gid.unwrap_or(0))),
+        };
+        let action = FileAction {
+            input: None,
+            secondary_input: None,
+            output: Some(0),
+            kind: FileActionKind::MkDir {
+                path: CACHE_ROOT.into(),
+                mode: request.mode.unwrap_or(0o755),
+                make_parents: false,
+                owner: Some(owner),
+                timestamp: None,
+            },
+        };
+        let meta = OpMeta { description: "[internal] settings cache mount permissions".into(), ..OpMeta::default() };
+        *selector = CACHE_ROOT.into();
+        let op = Op::File(FileOp { actions: vec![action] });
+        Some(self.lowering.add(op, Vec::new(), None, meta, origin.place(instruction.span)))
+    }
+
+    fn secret(&mut self, request: &MountRequest, parts: &mut Mounts) {
+        let id = request.id.clone().or_else(|| Some(request.source.clone()).filter(|source| !source.is_empty()));
+        let base = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
+        let id = id.unwrap_or_else(|| base(request.target.as_deref().unwrap_or_default()));
+        if let Some(name) = &request.env {
+            parts.secret_env.push(SecretEnv { id: id.clone(), name: name.clone(), optional: !request.required });
+            if request.target.is_none() {
+                return;
+            }
+        }
+        let target = match &request.target {
+            Some(target) => paths::join(self.state.working_dir(), target),
+            None => format!("/run/secrets/{}", base(&id)),
+        };
+        parts.mounts.push(Mount {
+            target,
+            input: None,
+            selector: String::new(),
+            output: None,
+            readonly: true,
+            kind: MountKind::Secret {
+                id,
+                uid: request.uid.unwrap_or(0),
+                gid: request.gid.unwrap_or(0),
+                mode: request.mode.unwrap_or(0o400),
+                optional: !request.required,
+            },
+        });
+    }
+
+    fn ssh(&mut self, request: &MountRequest, parts: &mut Mounts) {
+        let target = match &request.target {
+            Some(target) => paths::join(self.state.working_dir(), target),
+            None => format!("/run/buildkit/ssh_agent.{}", parts.agents),
+        };
+        if parts.agents == 0 && self.state.env.get("SSH_AUTH_SOCK").is_none() {
+            parts.env.push(format!("SSH_AUTH_SOCK={target}"));
+        }
+        parts.agents += 1;
+        parts.mounts.push(Mount {
+            target,
+            input: None,
+            selector: String::new(),
+            output: None,
+            readonly: true,
+            kind: MountKind::Ssh {
+                id: request.id.clone().unwrap_or_else(|| "default".into()),
+                uid: request.uid.unwrap_or(0),
+                gid: request.gid.unwrap_or(0),
+                mode: request.mode.unwrap_or(0o600),
+                optional: !request.required,
+            },
+        });
+    }
+}

@@ -1,0 +1,178 @@
+//! One stage, instruction by instruction.
+
+use solver::graph::Edge;
+use solver::op::OpMeta;
+
+use super::globals::PLATFORM_ARGS;
+use super::origin::Origin;
+use super::resolve::{Base, ResolvedStage};
+use super::state::State;
+use super::steps::Steps;
+use super::{INSTRUCTION_BYTES, Lowering, unexpandable};
+use crate::error::Diagnostic;
+use crate::expand::{Expansion, Rules, expand};
+use crate::instr::{Instruction, Kind};
+use crate::span::Word;
+use crate::suggest;
+
+/// A stage in progress.
+pub(super) struct StageInProgress<'l, 'a> {
+    pub lowering: &'l mut Lowering<'a>,
+    pub index: usize,
+    pub state: State,
+    pub steps: Steps,
+    /// Whether this stage has set CMD: then ENTRYPOINT leaves it alone.
+    pub cmd_set: bool,
+}
+
+impl<'a> Lowering<'a> {
+    /// Lowers a stage. Faults go to `found`, and lowering goes on to find more.
+    pub(super) fn stage(&mut self, index: usize, resolved: &ResolvedStage) -> State {
+        let file = self.file;
+        let stage = &file.stages[index];
+        let name = if file.stages.len() == 1 { String::new() } else { file.stage_name(index) };
+        let from_image = matches!(resolved.base, Base::Image(_));
+        let commands = resolved.triggers.iter().map(|(trigger, _)| trigger).chain(&stage.commands);
+        let mut steps = Steps::new(name, from_image, commands);
+        let state = match &resolved.base {
+            Base::Scratch => State::scratch(&resolved.platform),
+            Base::Stage(below) => match &self.states[*below] {
+                Some(state) => state.inherit(),
+                // A stage beneath a needed one is needed; see `needs`.
+                None => State::scratch(&resolved.platform),
+            },
+            Base::Image(question) => {
+                let place = Some(stage.from.base.span.range());
+                let edge = self.image(question, place, |text| steps.next(false, &text));
+                let image = self.answers.get(question).map(|answer| answer.config.clone()).unwrap_or_default();
+                State::from_image(edge, image, &resolved.platform)
+            }
+        };
+        let mut progress = StageInProgress { lowering: self, index, state, steps, cmd_set: false };
+        for (trigger, origin) in &resolved.triggers {
+            progress.instruction(trigger, origin);
+        }
+        for command in &stage.commands {
+            progress.instruction(command, &Origin::File);
+        }
+        progress.state
+    }
+}
+
+impl StageInProgress<'_, '_> {
+    fn instruction(&mut self, instruction: &Instruction, origin: &Origin) {
+        let size = instruction.source.len() as u64 + INSTRUCTION_BYTES;
+        let result = match self.lowering.budget.spend(size) {
+            // `finish` reports it once.
+            Err(_) => return,
+            Ok(()) => self.dispatch(instruction, origin),
+        };
+        if let Err(fault) = result {
+            self.lowering.found.push(origin.show(fault));
+        }
+    }
+
+    fn dispatch(&mut self, instruction: &Instruction, origin: &Origin) -> Result<(), Diagnostic> {
+        match &instruction.kind {
+            Kind::Run(run) => self.run(run, instruction, origin),
+            Kind::Copy(copy) => self.copy(copy, instruction, origin),
+            Kind::Workdir(path) => self.workdir(path, instruction, origin),
+            Kind::Env(pairs) => self.env(pairs, origin),
+            Kind::Label(pairs) => self.label(pairs, origin),
+            Kind::Arg(declarations) => self.arg(declarations, origin),
+            Kind::User(user) => self.user(user, origin),
+            Kind::Volume(paths) => self.volume(paths, origin),
+            Kind::Expose(ports) => self.expose(ports, origin),
+            Kind::Stopsignal(signal) => self.stopsignal(signal, origin),
+            Kind::Shell(words) => {
+                self.shell(words);
+                Ok(())
+            }
+            Kind::Cmd(command) => {
+                self.cmd(command);
+                Ok(())
+            }
+            Kind::Entrypoint(command) => {
+                self.entrypoint(command);
+                Ok(())
+            }
+            Kind::Healthcheck(check) => {
+                self.healthcheck(check);
+                Ok(())
+            }
+            Kind::Onbuild(onbuild) => {
+                self.state.config_mut().on_build.push(onbuild.text.clone());
+                Ok(())
+            }
+            Kind::Maintainer(name) => {
+                self.state.author = name.text.as_str().into();
+                self.record(format!("MAINTAINER {}", name.text), None);
+                Ok(())
+            }
+            // FROM starts a stage and is not among its commands.
+            Kind::From(_) => Ok(()),
+        }
+    }
+
+    /// The value of a word, with a warning for variables that are not set.
+    pub(super) fn expand(&mut self, word: &Word, origin: &Origin) -> Result<String, Diagnostic> {
+        Ok(self.expansion(word, origin)?.text)
+    }
+
+    /// The value of a word and the words in it.
+    pub(super) fn expansion(&mut self, word: &Word, origin: &Origin) -> Result<Expansion, Diagnostic> {
+        let rules = Rules::ordinary(self.escape(origin));
+        let expansion = expand(&word.text, rules, &*self.state.env, &self.lowering.budget)
+            .map_err(|error| unexpandable(word, &error))?;
+        for name in &expansion.unset {
+            self.warn_unset(name, word, origin);
+        }
+        Ok(expansion)
+    }
+
+    /// The escape character: triggers of images are always written with a backslash.
+    pub(super) fn escape(&self, origin: &Origin) -> char {
+        match origin {
+            Origin::File | Origin::StageTrigger => self.lowering.file.escape,
+            Origin::Trigger { .. } => '\\',
+        }
+    }
+
+    fn warn_unset(&mut self, name: &str, word: &Word, origin: &Origin) {
+        if self.state.args.get(name).is_some() {
+            return;
+        }
+        let help = if PLATFORM_ARGS.contains(&name) || self.lowering.globals.get(name).is_some() {
+            format!("write `ARG {name}` in this stage before it is used")
+        } else {
+            suggest::did_you_mean(name, self.state.env.names())
+                .unwrap_or_else(|| format!("declare it with `ARG {name}` or `ENV {name}=…`"))
+        };
+        let shown: String = name.chars().take(60).collect();
+        let warning = Diagnostic::warning(word.span, format!("`{shown}` is not set here and counts as empty"), "");
+        self.lowering.found.push(origin.show(warning.help(help)));
+    }
+
+    /// The text of an instruction as a step's name, variables put in where they are set.
+    pub(super) fn describe(&self, text: &str, keep: bool, origin: &Origin) -> String {
+        let rules = Rules { keep_quotes: keep, keep_unset: keep, ..Rules::ordinary(self.escape(origin)) };
+        match expand(text, rules, &*self.state.env, &self.lowering.budget) {
+            Ok(expansion) => expansion.text,
+            Err(_) => text.to_owned(),
+        }
+    }
+
+    /// What stands beside the operation of a step.
+    pub(super) fn meta(&mut self, text: &str, origin: &Origin) -> OpMeta {
+        OpMeta {
+            description: self.steps.next(origin.is_trigger(), text),
+            ignore_cache: self.lowering.options.no_cache,
+            ..OpMeta::default()
+        }
+    }
+
+    /// A history entry; with an edge it makes a layer.
+    pub(super) fn record(&mut self, created_by: String, edge: Option<Edge>) {
+        self.state.history = Some(self.lowering.history.push(self.state.history, created_by, edge));
+    }
+}

@@ -1,0 +1,122 @@
+//! What a stage has become so far: its tree, its variables, its config. Cheap to copy: children share what they do
+//! not change.
+
+use std::rc::Rc;
+
+use oci::model::{Config, ImageConfig, Platform};
+use solver::graph::Edge;
+
+use super::env::Env;
+use super::globals::DEFAULT_PATH;
+use super::paths;
+
+/// A stage's state.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Its tree; `None` is the empty one.
+    pub edge: Option<Edge>,
+    /// The image it stands on: layers, history, unknown fields.
+    pub base: Rc<ImageConfig>,
+    /// Its config. `env` is kept empty here, see `image_env`.
+    pub config: Rc<Config>,
+    /// The variables of its config.
+    pub image_env: Rc<Env>,
+    /// All variables: those of its config and the ARGs in scope; the later of two lines wins.
+    pub env: Rc<Env>,
+    /// ARGs in scope, in order; those without a value are empty.
+    pub args: Rc<Env>,
+    /// Who made it.
+    pub author: Rc<str>,
+    /// For which machine its steps run.
+    pub platform: Platform,
+    /// Its last step, in `History`.
+    pub history: Option<usize>,
+}
+
+impl State {
+    /// `FROM scratch`.
+    pub fn scratch(platform: &Platform) -> Self {
+        let image = ImageConfig {
+            architecture: platform.architecture.clone(),
+            variant: platform.variant.clone(),
+            os: platform.os.clone(),
+            config: Config { working_dir: "/".into(), ..Config::default() },
+            ..ImageConfig::default()
+        };
+        Self::from_image(None, image, platform)
+    }
+
+    /// `FROM image`.
+    pub fn from_image(edge: Option<Edge>, mut image: ImageConfig, platform: &Platform) -> Self {
+        let mut config = std::mem::take(&mut image.config);
+        let lines = std::mem::take(&mut config.env);
+        let mut env = Env::from_lines(&lines);
+        if env.get("PATH").is_none() && platform.os != "windows" {
+            env.set("PATH", DEFAULT_PATH);
+        }
+        // Triggers run now; they are not handed on.
+        config.on_build = Vec::new();
+        if !config.working_dir.is_empty() {
+            config.working_dir = paths::clean(&config.working_dir);
+        }
+        let env = Rc::new(env);
+        Self {
+            edge,
+            author: image.author.as_str().into(),
+            base: Rc::new(image),
+            config: Rc::new(config),
+            image_env: env.clone(),
+            env,
+            args: Rc::default(),
+            platform: platform.clone(),
+            history: None,
+        }
+    }
+
+    /// `FROM stage`.
+    pub fn inherit(&self) -> Self {
+        let mut child = self.clone();
+        if !child.config.on_build.is_empty() {
+            child.config_mut().on_build = Vec::new();
+        }
+        child
+    }
+
+    /// The config, to be changed.
+    pub fn config_mut(&mut self) -> &mut Config {
+        Rc::make_mut(&mut self.config)
+    }
+
+    /// Sets a variable of the image.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        Rc::make_mut(&mut self.image_env).set(name, value);
+        Rc::make_mut(&mut self.env).set(name, value);
+    }
+
+    /// Sets a variable of the build.
+    pub fn set_arg(&mut self, name: &str, value: &str) {
+        Rc::make_mut(&mut self.env).set(name, value);
+    }
+
+    /// Where relative paths start.
+    pub fn working_dir(&self) -> &str {
+        if self.config.working_dir.is_empty() { "/" } else { &self.config.working_dir }
+    }
+
+    /// A shell form as a command.
+    pub fn with_shell(&self, text: &str) -> Vec<String> {
+        let mut args = match &self.config.shell[..] {
+            [] => vec!["/bin/sh".to_owned(), "-c".to_owned()],
+            shell => shell.to_vec(),
+        };
+        args.push(text.to_owned());
+        args
+    }
+
+    /// As an image config; layers and history are those of the base.
+    pub fn image(&self) -> ImageConfig {
+        let mut config = Config::clone(&self.config);
+        config.env = self.image_env.lines();
+        ImageConfig { created: None, author: self.author.as_ref().into(), config, ..ImageConfig::clone(&self.base) }
+    }
+}

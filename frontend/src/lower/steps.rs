@@ -1,0 +1,48 @@
+//! Step names: `[build 2/4] RUN make`.
+
+use crate::instr::Instruction;
+
+/// Numbers the steps of one stage.
+#[derive(Clone, Debug)]
+pub struct Steps {
+    stage: String,
+    index: usize,
+    total: usize,
+}
+
+impl Steps {
+    /// `stage` is empty when the file has only one stage. FROM counts when it brings an image; of the rest only what
+    /// makes a layer counts.
+    pub fn new<'a>(stage: String, from_image: bool, commands: impl Iterator<Item = &'a Instruction>) -> Self {
+        let layers = commands.filter(|command| command.kind.makes_layer()).count();
+        Self { stage, index: 0, total: usize::from(from_image) + layers }
+    }
+
+    /// The name of the next step.
+    pub fn next(&mut self, trigger: bool, text: &str) -> String {
+        self.index += 1;
+        let stage = if self.stage.is_empty() { String::new() } else { format!("{} ", self.stage) };
+        let width = self.total.to_string().len();
+        let trigger = if trigger { "ONBUILD " } else { "" };
+        format!("[{stage}{:width$}/{}] {trigger}{}", self.index, self.total, capitals(text))
+    }
+
+    /// A step that turned out to make no layer (`WORKDIR /`) still takes its number, so that the last one is the total.
+    pub fn skip(&mut self) {
+        self.index += 1;
+    }
+}
+
+/// The text with its first word in capitals.
+fn capitals(text: &str) -> String {
+    let end = text.find(' ').unwrap_or(text.len());
+    format!("{}{}", text[..end].to_uppercase(), &text[end..])
+}
+
+/// A here-document in a step's name: its first line.
+pub fn summary(body: &str) -> String {
+    let mut lines = body.trim().lines();
+    let first = lines.next().unwrap_or_default();
+    let more = if lines.next().is_some() { "..." } else { "" };
+    format!("{first}{more}")
+}

@@ -1,0 +1,113 @@
+//! What goes in and out of this crate: options, questions, answers, and the plan.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+
+use oci::model::{Digest, ImageConfig, Platform, Reference};
+use solver::graph::{Edge, Graph, VertexId};
+use solver::op::NetworkMode;
+
+use crate::error::Diagnostic;
+
+/// What the caller asks for.
+#[derive(Clone, Debug, Default)]
+pub struct PlanOptions {
+    /// The stage to build, by name or number; `None` is the last one.
+    pub target: Option<String>,
+    /// `--build-arg`.
+    pub build_args: BTreeMap<String, String>,
+    /// `--label`: set on the image, over what the file says.
+    pub labels: BTreeMap<String, String>,
+    /// For which machine.
+    pub platform: Platform,
+    /// On which machine.
+    pub build_platform: Platform,
+    /// Whether every step runs even when its result is known.
+    pub no_cache: bool,
+    /// The network of every RUN step, whatever the file says; only `--network=none` of a step stays.
+    pub network: Option<NetworkMode>,
+    /// The patterns of the ignore file, in order.
+    pub ignore_patterns: Vec<String>,
+}
+
+/// An image that must be known before the plan can be made.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ImageQuestion {
+    /// Its name.
+    pub reference: Reference,
+    /// For which machine.
+    pub platform: Platform,
+}
+
+/// What is known of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ImageAnswer {
+    /// The digest of its manifest.
+    pub digest: Digest,
+    /// Its config.
+    pub config: ImageConfig,
+}
+
+/// All answers so far.
+pub type Answers = BTreeMap<ImageQuestion, ImageAnswer>;
+
+/// What [`crate::plan`] returns.
+#[derive(Clone, Debug)]
+pub enum Planned {
+    /// Answer these and call again with all answers.
+    Need(Vec<Asked>),
+    /// The plan.
+    Plan(Box<Plan>),
+}
+
+/// A question and where it comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// The question.
+    pub question: ImageQuestion,
+    /// The image's name in the text.
+    pub span: Option<Range<usize>>,
+    /// What to tell when there is no such image: perhaps a stage was meant.
+    pub help: Option<String>,
+}
+
+/// What to build.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The operations.
+    pub graph: Graph,
+    /// What is wanted of them.
+    pub output: PlanOutput,
+    /// Where each operation stands in the text.
+    pub spans: HashMap<VertexId, Range<usize>>,
+    /// What is probably not meant.
+    pub warnings: Vec<Diagnostic>,
+    /// The stages that the target does not need.
+    pub skipped_stages: Vec<String>,
+}
+
+/// The image that the target makes.
+#[derive(Clone, Debug)]
+pub struct PlanOutput {
+    /// Its tree; `None` is the empty one.
+    pub edge: Option<Edge>,
+    /// For which machine it is.
+    pub platform: Platform,
+    /// Its config. `rootfs.diff_ids` and `history` are those of the base image; the build's are appended when known.
+    pub config: ImageConfig,
+    /// The steps of the build, oldest first; those of stages that the target stands on included.
+    pub history: Vec<HistoryStep>,
+}
+
+/// One step in the history of the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryStep {
+    /// By which instruction, in the words of other builders.
+    pub created_by: String,
+    /// `buildkit.dockerfile.v0`: readers of histories know it.
+    pub comment: String,
+    /// By whom.
+    pub author: String,
+    /// What it makes a layer record of; `None` when it makes none.
+    pub edge: Option<Edge>,
+}
