@@ -1,1 +1,24 @@
-//! placeholder
+//! Runs operations of a build graph on Linux: sources, file operations, processes in a sandbox, snapshots.
+//!
+//! In: one operation and the results it stands on. Out: new results, each a committed layer in the store, and logs.
+//! Deliberately absent: Dockerfile words, cache policy, order.
+//!
+//! Start at [`worker`], which does an operation. Beneath it: [`source`] (context and images), [`ops`] (what is done to
+//! trees), [`sandbox`] (processes), [`snapshot`] (layers stacked, and what changed), [`layers`] (trees to blobs and
+//! back), [`select`] (which paths are meant), and at the bottom `tree`, where every path of a stranger is resolved.
+
+pub mod error;
+pub mod layers;
+pub mod ops;
+pub mod sandbox;
+pub mod select;
+pub mod snapshot;
+pub mod source;
+mod sys;
+#[cfg(test)]
+mod testing;
+mod tree;
+pub mod worker;
+
+pub use error::ExecError;
+pub use worker::{Worker, WorkerConfig};

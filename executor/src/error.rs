@@ -1,0 +1,61 @@
+//! Why an operation failed: every folder's reasons under one roof.
+
+use solver::seam::ResultId;
+
+use crate::layers::LayersError;
+use crate::ops::exec::StepError;
+use crate::ops::file::FileError;
+use crate::snapshot::SnapshotError;
+use crate::source::SourceError;
+use crate::source::image::FetchError;
+
+/// Why an operation could not be done. The source errors say where.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// A source.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A file operation.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A process.
+    #[error(transparent)]
+    Step(#[from] StepError),
+    /// A layer's tree or blob.
+    #[error(transparent)]
+    Layers(#[from] LayersError),
+    /// Stacked layers.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+    /// A blob of an image.
+    #[error("cannot fetch the layers of `{image}`")]
+    Fetch {
+        /// Which image.
+        image: String,
+        /// Why not.
+        source: FetchError,
+    },
+    /// A result that is no tree of the store.
+    #[error("`{result}` cannot be used here: {reason}")]
+    BadInput {
+        /// Which result.
+        result: ResultId,
+        /// What it would have to be.
+        reason: &'static str,
+    },
+    /// An operation that is not done yet.
+    #[error("{operation} is not supported yet")]
+    Unsupported {
+        /// Which operation.
+        operation: &'static str,
+    },
+    /// Somebody stopped the build.
+    #[error("canceled")]
+    Canceled,
+    /// Our own fault.
+    #[error("a worker thread of rbuild failed; please report this: {0}")]
+    Thread(#[from] tokio::task::JoinError),
+}

@@ -1,0 +1,257 @@
+//! Layers between their two forms: a tree in the store, a blob. Each is made from the other on demand.
+//!
+//! In: layer records of the store. Out: trees for mounting, diff ids and blobs for images. Everything here blocks and
+//! streams: memory does not grow with a layer. Deliberately absent: fetching blobs ([`crate::source::image`]), mounting
+//! ([`crate::snapshot`]).
+
+use std::io::{BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+
+use oci::content::{ContentError, ContentStore, open_verified};
+use oci::layer::{
+    ApplyOptions, Codec, Dialect, Hashing, LayerError, XattrNamespace, apply_layer, decompress_layer, encode,
+    write_layer,
+};
+use oci::model::{Descriptor, DiffId};
+use solver::seam::ResultId;
+use store::{Layer, Store, StoreError};
+
+use crate::snapshot::overlay::check_layer_count;
+use crate::snapshot::{SnapshotError, open_directory};
+
+/// The result that is the empty tree: an image without layers, `FROM scratch`.
+pub const SCRATCH: &str = "scratch";
+
+/// Why a layer could not be had in the form that was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum LayersError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A tree could not be prepared.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// A blob could not be read or written.
+    #[error("cannot {act} the blob of layer `{layer}`")]
+    Content {
+        /// What was tried.
+        act: &'static str,
+        /// Which layer.
+        layer: ResultId,
+        /// Why not.
+        source: ContentError,
+    },
+    /// The tar of a layer could not be written or unpacked.
+    #[error("cannot {act} layer `{layer}`")]
+    Codec {
+        /// What was tried.
+        act: &'static str,
+        /// Which layer.
+        layer: ResultId,
+        /// Why not.
+        source: LayerError,
+    },
+    /// A stream failed.
+    #[error("cannot {act} layer `{layer}`")]
+    Io {
+        /// What was tried.
+        act: &'static str,
+        /// Which layer.
+        layer: ResultId,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Neither tree nor blob is there.
+    #[error("layer `{layer}` has neither a tree nor a blob in the store; build or pull its image again")]
+    Gone {
+        /// Which layer.
+        layer: ResultId,
+    },
+    /// A blob that unpacks to something else than its image says.
+    #[error("layer `{layer}` unpacks to `{found}`, but its image's config says `{expected}`")]
+    WrongDiffId {
+        /// Which layer.
+        layer: ResultId,
+        /// What the config says.
+        expected: DiffId,
+        /// What came out.
+        found: DiffId,
+    },
+    /// A layer that is no change has no blob.
+    #[error("layer `{layer}` is empty and has no blob")]
+    Empty {
+        /// Which layer.
+        layer: ResultId,
+    },
+}
+
+/// Layers of one store.
+#[derive(Clone, Debug)]
+pub struct Layers {
+    store: Store,
+}
+
+impl Layers {
+    /// Layers of `store`.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// All layers of a result, bottom first; none of [`SCRATCH`].
+    pub fn chain(&self, result: &ResultId) -> Result<Vec<Layer>, LayersError> {
+        if result.as_str() == SCRATCH { Ok(Vec::new()) } else { Ok(self.store.chain(result)?) }
+    }
+
+    /// Directories of a result's layers under [`Store::layers_dir`], topmost first, as a mount wants them. What was
+    /// only pulled so far is unpacked.
+    ///
+    /// # Errors
+    /// Before any work when there are more layers than can be stacked; when a blob is gone or not what it should be.
+    pub fn lowers(&self, result: &ResultId) -> Result<Vec<String>, LayersError> {
+        let chain = self.chain(result)?;
+        let layers: Vec<&Layer> = chain.iter().filter(|layer| !layer.empty).collect();
+        check_layer_count(layers.len())?;
+        let mut lowers: Vec<String> = Vec::with_capacity(layers.len());
+        for layer in layers {
+            let name = match &layer.name {
+                Some(name) => name.clone(),
+                None => self.unpack(layer, &lowers)?,
+            };
+            lowers.insert(0, name);
+        }
+        Ok(lowers)
+    }
+
+    /// Unpacks a pulled layer on top of `lowers` and returns the name of its tree.
+    fn unpack(&self, layer: &Layer, lowers: &[String]) -> Result<String, LayersError> {
+        let id = &layer.id;
+        let gone = || LayersError::Gone { layer: id.clone() };
+        let blob = layer.blob.as_ref().ok_or_else(gone)?;
+        let draft = self.store.draft()?;
+        let parents: Vec<OwnedFd> = lowers
+            .iter()
+            .map(|lower| open_directory(&self.store.layers_dir().join(lower)))
+            .collect::<Result<_, SnapshotError>>()?;
+        let parents: Vec<_> = parents.iter().map(AsFd::as_fd).collect();
+        let mut tar = Hashing::new(self.open_blob(layer, blob)?.ok_or_else(gone)?);
+        let codec = |source| LayersError::Codec { act: "unpack", layer: id.clone(), source };
+        apply_layer(&mut tar, draft.fs_fd(), &parents, &ApplyOptions::new(XattrNamespace::Trusted)).map_err(codec)?;
+        // Whatever stands after the archive's end belongs to the digest.
+        std::io::copy(&mut tar, &mut std::io::sink())
+            .map_err(|source| LayersError::Io { act: "read", layer: id.clone(), source })?;
+        let (_, digest, tar_bytes) = tar.finish();
+        let found = DiffId(digest);
+        if let Some(expected) = layer.diff_id.filter(|expected| *expected != found) {
+            return Err(LayersError::WrongDiffId { layer: id.clone(), expected, found });
+        }
+        self.store.set_diff_id(id, found, tar_bytes)?;
+        self.store.attach_tree(id, draft)?;
+        let layer = self.store.layer(id)?;
+        layer.and_then(|layer| layer.name).ok_or_else(gone)
+    }
+
+    /// The tar of a pulled layer; its blob is checked against its digest as it is read to the end.
+    fn open_blob(&self, layer: &Layer, blob: &Descriptor) -> Result<Option<Box<dyn Read>>, LayersError> {
+        let content = |source| LayersError::Content { act: "read", layer: layer.id.clone(), source };
+        let reader = match open_verified(self.store.blobs(), blob) {
+            Ok(reader) => reader,
+            Err(ContentError::Missing { .. }) => return Ok(None),
+            Err(error) => return Err(content(error)),
+        };
+        let tar = decompress_layer(&blob.media_type, BufReader::with_capacity(1 << 17, reader))
+            .map_err(|source| LayersError::Io { act: "decompress", layer: layer.id.clone(), source })?;
+        Ok(Some(tar))
+    }
+
+    /// The layer's tar, from its blob or its tree, and its length when that is known.
+    pub fn write_tar(&self, layer: &Layer, out: &mut dyn Write) -> Result<(), LayersError> {
+        match &layer.name {
+            Some(name) => {
+                let tree = open_directory(&self.store.layers_dir().join(name))?;
+                let codec = |source| LayersError::Codec { act: "archive", layer: layer.id.clone(), source };
+                write_layer(tree.as_fd(), out).map(drop).map_err(codec)
+            }
+            None => {
+                let gone = || LayersError::Gone { layer: layer.id.clone() };
+                let blob = layer.blob.as_ref().ok_or_else(gone)?;
+                let mut tar = self.open_blob(layer, blob)?.ok_or_else(gone)?;
+                std::io::copy(&mut tar, out)
+                    .map(drop)
+                    .map_err(|source| LayersError::Io { act: "read", layer: layer.id.clone(), source })
+            }
+        }
+    }
+
+    /// The layer's diff id; its tar is streamed once if it was not known.
+    pub fn ensure_diff_id(&self, id: &ResultId) -> Result<(DiffId, u64), LayersError> {
+        let layer = self.layer(id)?;
+        if let (Some(diff_id), Some(tar_bytes)) = (layer.diff_id, layer.tar_bytes) {
+            return Ok((diff_id, tar_bytes));
+        }
+        let mut tar = Hashing::new(std::io::sink());
+        self.write_tar(&layer, &mut tar)?;
+        let (_, digest, tar_bytes) = tar.finish();
+        let found = DiffId(digest);
+        if let Some(expected) = layer.diff_id.filter(|expected| *expected != found) {
+            return Err(LayersError::WrongDiffId { layer: id.clone(), expected, found });
+        }
+        self.store.set_diff_id(id, found, tar_bytes)?;
+        Ok((found, tar_bytes))
+    }
+
+    /// The layer as a blob in the store: as it was pulled if that blob is here and `force` does not ask for `codec`;
+    /// as it was once encoded by this codec; else encoded now.
+    pub fn ensure_blob(&self, id: &ResultId, codec: &Codec, force: bool) -> Result<Descriptor, LayersError> {
+        let layer = self.layer(id)?;
+        if let Some(blob) = &layer.blob {
+            let media_type = [Dialect::Oci, Dialect::Docker].map(|d| codec.compression().layer_media_type(d));
+            if !force || media_type.contains(&blob.media_type.as_str()) {
+                let content = |source| LayersError::Content { act: "look at", layer: id.clone(), source };
+                if self.store.blobs().size(&blob.digest).map_err(content)? == Some(blob.size) {
+                    return Ok(blob.clone());
+                }
+            }
+        }
+        let name = format!("{}-{}-{}", codec.compression(), codec.level(), codec.encoder_version());
+        if let Some(diff_id) = layer.diff_id {
+            if let Some(known) = self.store.blob_variant(&diff_id, &name)? {
+                return Ok(known);
+            }
+        }
+        let (diff_id, blob) = self.encode(&layer, codec)?;
+        self.store.add_blob_variant(&diff_id, &name, &blob)?;
+        Ok(blob)
+    }
+
+    fn encode(&self, layer: &Layer, codec: &Codec) -> Result<(DiffId, Descriptor), LayersError> {
+        let id = &layer.id;
+        let content = |act| move |source| LayersError::Content { act, layer: id.clone(), source };
+        let mut writer = self.store.blobs().writer().map_err(content("write"))?;
+        let media_type = codec.compression().layer_media_type(Dialect::Oci);
+        let (diff_id, tar_bytes) = match &layer.name {
+            Some(name) => {
+                let tree = open_directory(&self.store.layers_dir().join(name))?;
+                let failed = |source| LayersError::Codec { act: "compress", layer: id.clone(), source };
+                let encoded = encode(tree.as_fd(), codec, &mut writer).map_err(failed)?;
+                (encoded.diff_id, encoded.tar_bytes)
+            }
+            None => {
+                let failed = |source| LayersError::Io { act: "compress", layer: id.clone(), source };
+                let mut tar = Hashing::new(codec.encoder(&mut writer).map_err(failed)?);
+                self.write_tar(layer, &mut tar)?;
+                let (encoder, digest, bytes) = tar.finish();
+                encoder.finish().map_err(failed)?;
+                (DiffId(digest), bytes)
+            }
+        };
+        // The tree must still be what the image says it is.
+        self.store.set_diff_id(id, diff_id, tar_bytes)?;
+        let (digest, size) = writer.commit(None).map_err(content("write"))?;
+        Ok((diff_id, Descriptor::new(media_type, digest, size)))
+    }
+
+    fn layer(&self, id: &ResultId) -> Result<Layer, LayersError> {
+        let layer = self.store.layer(id)?.ok_or_else(|| StoreError::NoSuchLayer { id: id.clone() })?;
+        if layer.empty { Err(LayersError::Empty { layer: id.clone() }) } else { Ok(layer) }
+    }
+}

@@ -1,0 +1,333 @@
+//! COPY and ADD of local things.
+//!
+//! In: a [`CopyAction`], the tree it reads, the root of the tree it changes. Out: that tree, changed. The rules are
+//! those that Dockerfiles rely on:
+//!
+//! - `dest` with a trailing `/`, or an existing directory: the source goes into it under its own name; a directory's
+//!   contents go into it. Otherwise a file becomes `dest`, and a directory's contents go into the new directory `dest`.
+//! - Links in `dest`, the last one included, are followed beneath the root; a link at the end of `src` is replaced by
+//!   what it points to when the action follows links.
+//! - Missing directories of `dest` are made with mode 0755 and the owner of the copy. An existing `dest` keeps its own
+//!   mode, owner and time; directories inside it take those of the source.
+//! - Files, links and devices are replaced, directories never; a directory cannot replace a file or link.
+//! - A local archive is unpacked into `dest` when the action says so, told by its content.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use rustix::fs::{FileType, Stat};
+use solver::op::CopyAction;
+use solver::seam::{LogSink, Selection};
+
+use super::mode::ModeChange;
+use super::{FileError, owner};
+use crate::select::tree::{Filter, Match, Sink, Wanted, find, walk_selected};
+use crate::snapshot::Mounted;
+use crate::source::SourceError;
+use crate::source::local::{CopyPatterns, LocalPatterns, LocalSource, Looks, look};
+use crate::tree::copy::{Copier, Rules};
+use crate::tree::resolve::make_dir_at;
+use crate::tree::walk::{DirStack, Entry};
+use crate::tree::{NewDir, Place, Root, TreeError, joined, shown};
+
+/// The tree that a copy reads.
+pub(crate) enum CopySource {
+    /// A directory of the user, with the patterns of the source operation.
+    Local(Arc<LocalSource>, Arc<LocalPatterns>),
+    /// The tree of a result.
+    Result(Mounted),
+}
+
+/// What a copy reads of a local source, as the key says it.
+pub(crate) fn selection(action: &CopyAction) -> Selection {
+    Selection {
+        path: action.src.clone(),
+        wildcard: action.allow_wildcard,
+        allow_empty_wildcard: action.allow_empty_wildcard,
+        follow_symlinks: action.follow_symlinks,
+        dir_contents_only: action.dir_contents_only,
+        include_patterns: action.include_patterns.clone(),
+        exclude_patterns: action.exclude_patterns.clone(),
+    }
+}
+
+/// Performs a copy.
+pub(crate) fn perform(
+    action: &CopyAction,
+    source: &CopySource,
+    root: &Root,
+    log: &dyn LogSink,
+) -> Result<(), FileError> {
+    let patterns = CopyPatterns::new(&action.include_patterns, &action.exclude_patterns)?;
+    let owner = action.owner.as_ref().map(|owner| owner::resolve(owner, root)).transpose()?;
+    let mode = action.mode.as_ref().map(ModeChange::new).transpose()?;
+    let (found, filter, looks) = match source {
+        CopySource::Local(local, ignore) => {
+            let filter = patterns.filter(Some(ignore));
+            let selection = selection(action);
+            let found = local.find(ignore, &selection, &filter)?;
+            (found, filter, local.looks(ignore, &selection))
+        }
+        CopySource::Result(mounted) => (find_in_result(action, mounted)?, patterns.filter(None), None),
+    };
+    let local = matches!(source, CopySource::Local(..));
+    let change = |old: u32, is_dir: bool| mode.as_ref().map_or(old, |mode| mode.apply(old, is_dir));
+    let rules = Rules {
+        owner: if local { Some(owner.unwrap_or((0, 0))) } else { owner },
+        mode: mode.is_some().then_some(&change as &dyn Fn(u32, bool) -> u32),
+        mtime: action.timestamp,
+        keep_hard_links: !local,
+        keep_layer_marks: false,
+    };
+    let (uid, gid) = owner.unwrap_or((0, 0));
+    let mut copying = Copying {
+        action,
+        root,
+        filter,
+        looks,
+        copier: Copier::new(rules),
+        new: NewDir { mode: 0o755, uid, gid, mtime: action.timestamp },
+    };
+    for one in &found {
+        copying.copy_match(one)?;
+    }
+    for path in std::mem::take(&mut copying.copier.skipped) {
+        log.notice(&format!("`{}` is a socket and was not copied", shown(&path)));
+    }
+    Ok(())
+}
+
+/// How the tree of another result is called.
+const RESULT: &str = "the tree that is copied from";
+
+fn find_in_result(action: &CopyAction, mounted: &Mounted) -> Result<Vec<Match>, FileError> {
+    let fd = mounted.fd().try_clone_to_owned().map_err(|source| {
+        FileError::tree("read the source")(TreeError::Io { act: "open", path: "/".into(), source })
+    })?;
+    let wanted = Wanted {
+        path: &action.src,
+        wildcard: action.allow_wildcard,
+        follow_symlinks: action.follow_symlinks,
+    };
+    let found = find(&Root::new(fd), &wanted).map_err(SourceError::in_context(RESULT))?;
+    let path = || shown(action.src.as_bytes());
+    let is_pattern = action.allow_wildcard && crate::select::glob::has_wildcard(&action.src);
+    match is_pattern {
+        true if found.is_empty() && !action.allow_empty_wildcard => {
+            Err(SourceError::NothingMatches { pattern: path(), context: RESULT.into() }.into())
+        }
+        false if found.iter().any(|one| one.place.stat.is_none()) => {
+            Err(SourceError::NotFound { path: path(), context: RESULT.into() }.into())
+        }
+        _ => Ok(found),
+    }
+}
+
+struct Copying<'a> {
+    action: &'a CopyAction,
+    root: &'a Root,
+    filter: Filter<'a>,
+    looks: Option<Arc<Looks>>,
+    copier: Copier<'a>,
+    /// Directories that are made on the way.
+    new: NewDir,
+}
+
+impl Copying<'_> {
+    fn failed(&self) -> impl FnOnce(TreeError) -> FileError + use<> {
+        FileError::tree(format!(
+            "copy `{}` to `{}`",
+            shown(self.action.src.trim_start_matches('/').as_bytes()),
+            shown(self.action.dest.as_bytes())
+        ))
+    }
+
+    fn copy_match(&mut self, one: &Match) -> Result<(), FileError> {
+        let Some(stat) = &one.place.stat else { return Ok(()) };
+        let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
+        if !is_dir && !self.filter.takes_leaf(&one.base, &one.place.path) {
+            return Ok(());
+        }
+        if !is_dir && self.unpack(one, stat)? {
+            return Ok(());
+        }
+        let place = self.destination()?;
+        if !is_dir {
+            let (name, path) = match place.is_dir() {
+                true => (one.base.clone(), joined(&place.path, &one.base)),
+                false => (place.name.clone(), place.path.clone()),
+            };
+            let dir = if place.is_dir() { place.open_dir().map_err(self.failed())? } else { place.dir };
+            return self.copy_leaf(one, stat, dir.as_fd(), &name, &path).map_err(self.failed());
+        }
+        let (target, path, was_made) = self.target_directory(one, place).map_err(self.failed())?;
+        let entry_path = one.place.path.clone();
+        let failed = self.failed();
+        let to = DirStack::new(target).map_err(FileError::tree("copy"))?;
+        let mut sink = Contents {
+            copier: &mut self.copier,
+            root: self.root.fd(),
+            to,
+            to_path: path.clone(),
+            from_path: entry_path,
+            looks: self.looks.as_deref(),
+            seen: HashSet::new(),
+        };
+        let walked = one
+            .place
+            .open_dir()
+            .and_then(|dir| walk_selected(dir, &one.place.path, &self.filter, &mut sink));
+        let seen = std::mem::take(&mut sink.seen);
+        drop(sink);
+        walked.map_err(failed)?;
+        self.nothing_vanished(one, &seen).map_err(self.failed())?;
+        if was_made && !self.action.dir_contents_only {
+            let entry = Entry { dir: one.place.dir.as_fd(), name: &one.place.name, path: &one.place.path, stat };
+            let made = self.root.resolve_no_follow(&path).map_err(self.failed())?;
+            self.copier.directory_attributes(&entry, made.dir.as_fd(), &made.name, &path).map_err(self.failed())?;
+        }
+        Ok(())
+    }
+
+    /// Where `dest` leads.
+    fn destination(&self) -> Result<Place, FileError> {
+        let dest = self.action.dest.as_bytes();
+        let into = dest.ends_with(b"/") || dest.ends_with(b"/.");
+        let place = match (self.action.create_dest_path, into) {
+            (true, true) => self.root.make_dirs(dest, &self.new),
+            (true, false) => self.root.resolve_making_parents(dest, &self.new),
+            (false, _) => self.root.resolve(dest),
+        };
+        place.map_err(self.failed())
+    }
+
+    /// The directory that receives the entries of a matched directory, its path, and whether it was made.
+    fn target_directory(
+        &self,
+        one: &Match,
+        place: Place,
+    ) -> Result<(std::os::fd::OwnedFd, Vec<u8>, bool), TreeError> {
+        let exists = place.stat.is_some();
+        if exists && !place.is_dir() {
+            return Err(TreeError::CannotReplaceWithDirectory { path: shown(&place.path) });
+        }
+        let place = if exists && !self.action.dir_contents_only && !one.base.is_empty() {
+            let dir = place.open_dir()?;
+            let path = joined(&place.path, &one.base);
+            let stat = crate::tree::resolve::stat_at(dir.as_fd(), &one.base).map_err(TreeError::io("look at", &path))?;
+            Place { dir, name: one.base.clone(), path, stat }
+        } else {
+            place
+        };
+        if place.stat.is_none() {
+            make_dir_at(place.dir.as_fd(), &place.name, &self.new)
+                .map_err(TreeError::io("make directory", &place.path))?;
+            return Ok((open(&place)?, place.path, true));
+        }
+        if !place.is_dir() {
+            return Err(TreeError::CannotReplaceWithDirectory { path: shown(&place.path) });
+        }
+        Ok((place.open_dir()?, place.path, false))
+    }
+
+    fn copy_leaf(
+        &mut self,
+        one: &Match,
+        stat: &Stat,
+        to: BorrowedFd<'_>,
+        name: &[u8],
+        path: &[u8],
+    ) -> Result<(), TreeError> {
+        check_look(self.looks.as_deref(), &one.place.path, stat)?;
+        let entry = Entry { dir: one.place.dir.as_fd(), name: &one.place.name, path: &one.place.path, stat };
+        self.copier.copy_leaf(&entry, self.root.fd(), to, name, path)
+    }
+
+    /// Everything that was digested beneath a match must have been copied.
+    fn nothing_vanished(&self, one: &Match, seen: &HashSet<Vec<u8>>) -> Result<(), TreeError> {
+        let Some(looks) = &self.looks else { return Ok(()) };
+        let base = &one.place.path;
+        let beneath = |path: &[u8]| {
+            base.is_empty() || (path.len() > base.len() && path.starts_with(base) && path[base.len()] == b'/')
+        };
+        match looks.keys().filter(|path| beneath(path) && !seen.contains(*path)).min() {
+            Some(gone) => Err(TreeError::Changed { path: shown(gone) }),
+            None => Ok(()),
+        }
+    }
+
+    /// Unpacks the match into `dest` if the action wants that and it is an archive.
+    fn unpack(&mut self, one: &Match, stat: &Stat) -> Result<bool, FileError> {
+        if !self.action.unpack_archives || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Ok(false);
+        }
+        check_look(self.looks.as_deref(), &one.place.path, stat).map_err(self.failed())?;
+        let entry = Entry { dir: one.place.dir.as_fd(), name: &one.place.name, path: &one.place.path, stat };
+        let file = std::fs::File::from(crate::tree::copy::open_file(&entry).map_err(self.failed())?);
+        super::archive::unpack(&file, &one.place.path, self.root, &self.action.dest, &self.new)
+    }
+}
+
+fn open(place: &Place) -> Result<std::os::fd::OwnedFd, TreeError> {
+    crate::tree::resolve::open_dir_at(place.dir.as_fd(), &place.name)
+        .map_err(TreeError::io("open directory", &place.path))
+}
+
+/// Whether an entry is what it was when it was digested.
+fn check_look(looks: Option<&Looks>, path: &[u8], stat: &Stat) -> Result<(), TreeError> {
+    match looks {
+        Some(looks) if looks.get(path) != Some(&look(stat)) => Err(TreeError::Changed { path: shown(path) }),
+        _ => Ok(()),
+    }
+}
+
+/// Takes the entries of a matched directory.
+struct Contents<'a, 'r> {
+    copier: &'a mut Copier<'r>,
+    root: BorrowedFd<'a>,
+    to: DirStack,
+    /// Path of the receiving directory from its root.
+    to_path: Vec<u8>,
+    /// Path of the matched directory in the source.
+    from_path: Vec<u8>,
+    looks: Option<&'a Looks>,
+    /// Paths in the source; only when there are looks to compare with.
+    seen: HashSet<Vec<u8>>,
+}
+
+impl Contents<'_, '_> {
+    fn check(&mut self, path: &[u8], stat: &Stat) -> Result<(), TreeError> {
+        if self.looks.is_some() {
+            let full = joined(&self.from_path, path);
+            check_look(self.looks, &full, stat)?;
+            self.seen.insert(full);
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Contents<'_, '_> {
+    type Error = TreeError;
+
+    fn enter(&mut self, name: &[u8], path: &[u8], stat: &Stat) -> Result<(), TreeError> {
+        self.check(path, stat)?;
+        let to_path = joined(&self.to_path, path);
+        self.copier.make_directory(self.to.top(), name, &to_path)?;
+        self.to.push(name, &to_path)
+    }
+
+    fn leave(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
+        let to_path = joined(&self.to_path, entry.path);
+        self.to.pop(&to_path)?;
+        self.copier.directory_attributes(entry, self.to.top(), entry.name, &to_path)
+    }
+
+    fn leaf(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
+        self.check(entry.path, entry.stat)?;
+        let full = joined(&self.from_path, entry.path);
+        let to_path = joined(&self.to_path, entry.path);
+        let named = Entry { path: &full, ..*entry };
+        self.copier.copy_leaf(&named, self.root, self.to.top(), entry.name, &to_path)
+    }
+}

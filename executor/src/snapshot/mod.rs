@@ -1,0 +1,132 @@
+//! Snapshots: layers stacked to a tree, a writable directory on top, and what was changed in it.
+//!
+//! In: names of layer trees, topmost first, and a draft's directories. Out: a descriptor of the merged tree, and after
+//! [`Snapshotter::commit`] a directory that holds exactly what differs from the layers beneath, in overlayfs form.
+//! Deliberately absent: layer records, tars, digests ([`crate::layers`]), running anything.
+//!
+//! Every layer tree's root directory carries the mode, owner and times that `/` has with this layer on top, because
+//! overlayfs shows the root of the topmost directory: [`Snapshotter::seed`] hands them on from layer to layer.
+//!
+//! Next: [`overlay`] (the real one), [`copy`] (the toy), [`commit`] (what changed).
+
+pub mod commit;
+pub mod copy;
+pub mod overlay;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+pub use copy::CopySnapshotter;
+pub use overlay::{OverlaySnapshotter, OverlaySpec};
+
+use crate::tree::{TreeError, copy::clear};
+
+#[cfg(test)]
+mod tests;
+
+/// Most lower directories that overlayfs takes (Linux, `OVL_MAX_STACK`).
+pub const LOWERS_MAX: usize = 500;
+
+/// Stacks layers. `lowers` are names in the store's layers directory, topmost first; there is a directory for each.
+pub trait Snapshotter: Send + Sync + 'static {
+    /// The merged tree of `lowers`, read-only. No layers is the empty tree.
+    fn view(&self, lowers: &[String]) -> Result<Mounted, SnapshotError>;
+
+    /// Makes the new directory `upper` ready to be written to as the top of `lowers`, by whoever mounts it.
+    fn seed(&self, lowers: &[String], upper: &Path) -> Result<(), SnapshotError>;
+
+    /// Seeds `upper` and returns the merged tree, writable; writes go to `upper`. `work` is an empty directory beside
+    /// it. The tree must be dropped before [`Snapshotter::commit`].
+    fn prepare(&self, lowers: &[String], upper: &Path, work: &Path) -> Result<Mounted, SnapshotError>;
+
+    /// Reduces `upper` to what differs from `lowers` and returns whether anything does.
+    fn commit(&self, lowers: &[String], upper: &Path) -> Result<bool, SnapshotError>;
+}
+
+/// A merged tree. Nobody else sees it, and it vanishes with this value.
+#[derive(Debug)]
+pub struct Mounted {
+    root: OwnedFd,
+    /// A directory to be deleted with it.
+    _scratch: Option<Scratch>,
+}
+
+impl Mounted {
+    /// A detached mount.
+    pub(crate) fn new(root: OwnedFd) -> Self {
+        Self { root, _scratch: None }
+    }
+
+    /// The tree's root directory.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
+#[derive(Debug)]
+struct Scratch {
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let cleared = self.dir.try_clone().map_err(SnapshotError::io("open", &self.path)).and_then(|dir| Ok(clear(dir)?));
+        let removed = cleared
+            .and_then(|()| std::fs::remove_dir(&self.path).map_err(SnapshotError::io("remove", &self.path)));
+        if let Err(error) = removed {
+            tracing::debug!(path = %self.path.display(), %error, "a copied tree is left behind");
+        }
+    }
+}
+
+/// Why layers could not be stacked or compared.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// More layers than the kernel stacks.
+    #[error("the tree has {layers} layers, and this kernel stacks {limit} at most; flatten the image or use fewer steps")]
+    TooManyLayers {
+        /// How many there are.
+        layers: usize,
+        /// How many are possible here.
+        limit: usize,
+    },
+    /// The kernel refused to mount.
+    #[error("cannot mount {what}: {source}{}{kernel}", if kernel.is_empty() { "" } else { "; the kernel says: " })]
+    Mount {
+        /// What was to be mounted.
+        what: String,
+        /// The kernel's own words, when it has any.
+        kernel: String,
+        /// The refusal.
+        source: io::Error,
+    },
+    /// A directory of the store could not be used.
+    #[error("cannot {act} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        act: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// The refusal.
+        source: io::Error,
+    },
+    /// A tree could not be read or changed.
+    #[error(transparent)]
+    Tree(#[from] TreeError),
+}
+
+impl SnapshotError {
+    pub(crate) fn io<E: Into<io::Error>>(act: &'static str, path: &Path) -> impl FnOnce(E) -> SnapshotError {
+        let path = path.to_owned();
+        move |source| SnapshotError::Io { act, path, source: source.into() }
+    }
+}
+
+/// Opens a directory of the store.
+pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, SnapshotError> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(SnapshotError::io("open", path))
+}

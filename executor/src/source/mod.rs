@@ -1,0 +1,127 @@
+//! Where trees come from: the build context, images.
+//!
+//! In: a [`solver::op::SourceOp`]. Out: what it is for keys, and a tree to read. Deliberately absent: `git://`,
+//! `https://`, `oci-layout://` (refused by name). Next: [`local`], [`image`].
+
+pub mod image;
+pub mod local;
+
+use oci::content::ContentError;
+
+use crate::select::GlobError;
+use crate::select::tree::SelectError;
+use crate::tree::TreeError;
+
+/// Why a source could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A scheme that nobody here serves.
+    #[error("sources of the kind `{identifier}` are not supported yet")]
+    Unsupported {
+        /// The identifier.
+        identifier: String,
+    },
+    /// A local source that was not given to this build.
+    #[error("there is no local source `{name}` in this build")]
+    UnknownLocal {
+        /// Its name.
+        name: String,
+    },
+    /// The directory of a local source cannot be opened.
+    #[error("cannot open the directory `{path}` of {context}")]
+    Open {
+        /// The directory.
+        path: String,
+        /// Which source: `the build context`.
+        context: String,
+        /// The refusal.
+        source: std::io::Error,
+    },
+    /// A path that is not there.
+    #[error("`{path}` does not exist in {context}")]
+    NotFound {
+        /// The path, relative to the source.
+        path: String,
+        /// Which source: `the build context`.
+        context: String,
+    },
+    /// A path that an ignore pattern leaves out.
+    #[error("`{path}` is left out of {context} by the ignore pattern `{pattern}`")]
+    Ignored {
+        /// The path, relative to the source.
+        path: String,
+        /// Which source.
+        context: String,
+        /// The pattern as written.
+        pattern: String,
+        /// Its position in the list of patterns, from 0.
+        position: usize,
+    },
+    /// A wildcard that matches nothing.
+    #[error("nothing in {context} matches `{pattern}`")]
+    NothingMatches {
+        /// The wildcard.
+        pattern: String,
+        /// Which source.
+        context: String,
+    },
+    /// A malformed attribute of the source.
+    #[error("the attribute `{name}` of the source `{identifier}` is malformed: {reason}")]
+    Attribute {
+        /// Which attribute.
+        name: &'static str,
+        /// Which source.
+        identifier: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A malformed pattern.
+    #[error(transparent)]
+    Glob(#[from] GlobError),
+    /// Something in the tree.
+    #[error("in {context}: {source}")]
+    Tree {
+        /// Which source.
+        context: String,
+        /// What.
+        source: TreeError,
+    },
+    /// The identifier is no pinned image name.
+    #[error("`{identifier}` is not an image pinned by digest")]
+    NotPinned {
+        /// The identifier.
+        identifier: String,
+    },
+    /// The image's manifest or config cannot be read.
+    #[error("cannot read the image `{image}`")]
+    Image {
+        /// Which image.
+        image: String,
+        /// Why not.
+        source: ContentError,
+    },
+    /// The image contradicts itself.
+    #[error("the image `{image}` is malformed: {reason}")]
+    MalformedImage {
+        /// Which image.
+        image: String,
+        /// How.
+        reason: String,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+}
+
+impl SourceError {
+    pub(crate) fn in_context(context: &str) -> impl Fn(SelectError) -> SourceError {
+        let context = context.to_owned();
+        move |error| match error {
+            SelectError::Glob(error) => SourceError::Glob(error),
+            SelectError::Tree(TreeError::NotFound { path }) => {
+                SourceError::NotFound { path: path.trim_start_matches('/').to_owned(), context: context.clone() }
+            }
+            SelectError::Tree(source) => SourceError::Tree { context: context.clone(), source },
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The few system calls that need `unsafe`: all of this room's unsafe code stands here.
+//!
+//! In: plain arguments. Out: plain results. Everything else goes through rustix's safe calls. Deliberately absent:
+//! decisions. Next: [`crate::snapshot::overlay`], the sandbox.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::thread::UnshareFlags;
+
+/// Gives the calling thread a working directory of its own, so that changing it moves no other thread.
+pub(crate) fn unshare_working_directory() -> io::Result<()> {
+    // SAFETY: only CLONE_FILES could make descriptors of other threads invisible; it is not asked for.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.map_err(Into::into)
+}
+
+/// Gives the calling thread a mount namespace (and a working directory) of its own.
+pub(crate) fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: as above; CLONE_NEWNS touches no descriptor.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }.map_err(Into::into)
+}
+
+/// Adds the attributes `set` (`MOUNT_ATTR_*`) to the mount that `mount` is the root of. mount_setattr(2), Linux 5.12.
+pub(crate) fn add_mount_attributes(mount: impl AsFd, set: u64) -> io::Result<()> {
+    // How access times are kept is one value of several bits: the old one must be cleared for a new one.
+    let access_time = set & libc::MOUNT_ATTR__ATIME;
+    let clear = if access_time == 0 { 0 } else { libc::MOUNT_ATTR__ATIME };
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    // SAFETY: the path is an empty C string, the structure lives until the call returns and its true size is passed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,136 @@
+//! Directory trees by descriptor: every look into an image, a layer or a build context goes through here.
+//!
+//! In: a descriptor of a tree's root and paths of strangers. Out: entries, bytes and attributes, never anything outside
+//! that root. Deliberately absent: path strings of the host; what a copy or a layer means. Next: [`resolve`] (paths),
+//! [`walk`] (whole trees), [`attrs`] (owner, mode, times, extended attributes), [`data`] (bytes), [`copy`] (entries).
+
+pub(crate) mod attrs;
+pub(crate) mod copy;
+pub(crate) mod data;
+pub(crate) mod resolve;
+pub(crate) mod walk;
+
+use std::io;
+
+pub(crate) use resolve::{NewDir, Place, Root};
+
+/// Why a tree could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum TreeError {
+    /// The kernel refused something.
+    #[error("cannot {act} `{path}`")]
+    Io {
+        /// What was tried.
+        act: &'static str,
+        /// On what, relative to the tree's root.
+        path: String,
+        /// The refusal.
+        source: io::Error,
+    },
+    /// Nothing is there.
+    #[error("`{path}` does not exist")]
+    NotFound {
+        /// The path as asked for.
+        path: String,
+    },
+    /// Something else stands where a directory is needed.
+    #[error("`{path}` is not a directory")]
+    NotADirectory {
+        /// The path as asked for.
+        path: String,
+    },
+    /// Links lead to links without end.
+    #[error("`{path}` leads through more than {limit} symbolic links")]
+    LinkLoop {
+        /// The path as asked for.
+        path: String,
+        /// How many are followed.
+        limit: usize,
+    },
+    /// A tree deeper than anything real.
+    #[error("`{path}` is nested deeper than {limit} directories")]
+    TooDeep {
+        /// Beginning of the path.
+        path: String,
+        /// How deep a tree may be.
+        limit: usize,
+    },
+    /// A thing that no layer can hold.
+    #[error("`{path}` cannot be in an image: {reason}")]
+    Unrepresentable {
+        /// What, relative to the tree's root.
+        path: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A file stands where a directory is to be copied.
+    #[error("cannot copy a directory to `{path}`: something else is there")]
+    CannotReplaceWithDirectory {
+        /// Where, in the destination.
+        path: String,
+    },
+    /// A directory stands where a file is to be copied.
+    #[error("cannot replace the directory `{path}` with a file")]
+    CannotReplaceDirectory {
+        /// Where, in the destination.
+        path: String,
+    },
+    /// Somebody changed the tree under our hands.
+    #[error("`{path}` changed while it was read")]
+    Changed {
+        /// What changed, relative to the tree's root.
+        path: String,
+    },
+}
+
+impl TreeError {
+    /// Turns a refusal into an error that says what was tried on what.
+    pub(crate) fn io(act: &'static str, path: &[u8]) -> impl FnOnce(rustix::io::Errno) -> TreeError {
+        let path = shown(path);
+        move |errno| TreeError::Io { act, path, source: errno.into() }
+    }
+
+    /// Whether it says that nothing is there.
+    pub(crate) fn is_not_found(&self) -> bool {
+        match self {
+            TreeError::NotFound { .. } => true,
+            TreeError::Io { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            _ => false,
+        }
+    }
+}
+
+/// A path for human eyes: control characters and bytes that are no UTF-8 are escaped, so that a file name cannot forge
+/// a line of the log; an empty path is the root.
+pub(crate) fn shown(path: &[u8]) -> String {
+    /// Enough to recognise a path; a hostile one may be megabytes long.
+    const SHOWN_MAX_BYTES: usize = 1024;
+    if path.is_empty() {
+        return "/".into();
+    }
+    let cut = &path[..path.len().min(SHOWN_MAX_BYTES)];
+    let mut text = String::with_capacity(cut.len());
+    for chunk in cut.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+        }
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    if cut.len() < path.len() {
+        text.push('…');
+    }
+    text
+}
+
+/// `parent/name`, or `name` below the root.
+pub(crate) fn joined(parent: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut path = Vec::with_capacity(parent.len() + 1 + name.len());
+    path.extend_from_slice(parent);
+    if !parent.is_empty() && !parent.ends_with(b"/") && !name.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name);
+    path
+}

@@ -1,0 +1,344 @@
+//! Does the operations of a graph: the solver's [`Executor`] over a store, sources, snapshots and the sandbox.
+//!
+//! In: one operation and the results it stands on. Out: new results, each one layer record on top of its parent's, even
+//! when nothing changed. Deliberately absent: order, keys, caching (the solver's), what an image is made of (the
+//! engine's). What blocks runs on the runtime's blocking threads. A canceled operation leaves nothing: its draft goes
+//! with it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use jiff::Timestamp;
+use oci::model::Digest;
+use solver::key::ContentDigest;
+use solver::op::{CopyAction, FileOp, Op, SourceOp};
+use solver::seam::{Executor, Job, LogSink, Pin, ResultId, Selection, Stream};
+use store::{Draft, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::ExecError;
+use crate::layers::{Layers, SCRATCH};
+use crate::ops::file::{self, copy::CopySource};
+use crate::sandbox;
+use crate::snapshot::overlay::MountApi;
+use crate::snapshot::{Mounted, OverlaySnapshotter, Snapshotter};
+use crate::source::SourceError;
+use crate::source::image::{self, BlobFetcher};
+use crate::source::local::{LocalPatterns, LocalSource};
+
+/// What a worker is made of.
+pub struct WorkerConfig {
+    /// Where results live.
+    pub store: Store,
+    /// Directories of the user by the names of `local://<name>`.
+    pub local_sources: BTreeMap<String, PathBuf>,
+    /// Brings blobs of images.
+    pub fetcher: Arc<dyn BlobFetcher>,
+    /// How layers are stacked; `None` is overlayfs as this kernel has it.
+    pub snapshots: Option<Arc<dyn Snapshotter>>,
+    /// The time of new layers.
+    pub clock: fn() -> Timestamp,
+}
+
+/// Does operations. Cheap to clone; one for all tasks of a build.
+#[derive(Clone)]
+pub struct Worker {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    store: Store,
+    layers: Layers,
+    snapshots: Arc<dyn Snapshotter>,
+    locals: BTreeMap<String, Local>,
+    /// Patterns of the local sources that were run, by result.
+    patterns: Mutex<BTreeMap<ResultId, Arc<LocalPatterns>>>,
+    fetcher: Arc<dyn BlobFetcher>,
+    clock: fn() -> Timestamp,
+    /// How steps are started; made by the first one.
+    sandbox: OnceLock<sandbox::Settings>,
+}
+
+struct Local {
+    path: PathBuf,
+    /// Opened when first asked for.
+    source: Mutex<Option<Arc<LocalSource>>>,
+}
+
+impl Worker {
+    /// A worker. Opens nothing but the store's layers directory.
+    pub fn new(config: WorkerConfig) -> Result<Self, ExecError> {
+        let snapshots = match config.snapshots {
+            Some(snapshots) => snapshots,
+            None => Arc::new(OverlaySnapshotter::new(config.store.layers_dir(), MountApi::detect())?),
+        };
+        let locals = config.local_sources.into_iter().map(|(name, path)| (name, Local { path, source: Mutex::default() }));
+        Ok(Self {
+            inner: Arc::new(Inner {
+                layers: Layers::new(config.store.clone()),
+                store: config.store,
+                snapshots,
+                locals: locals.collect(),
+                patterns: Mutex::default(),
+                fetcher: config.fetcher,
+                clock: config.clock,
+                sandbox: OnceLock::new(),
+            }),
+        })
+    }
+
+    /// Lets steps be started by another helper than this very binary; for tests, whose binary is a harness. Does
+    /// nothing after the first step.
+    pub fn start_steps_with(&self, settings: sandbox::Settings) {
+        self.inner.sandbox.get_or_init(|| settings);
+    }
+
+    /// How steps are started.
+    pub(crate) fn sandbox(&self) -> Result<sandbox::Settings, ExecError> {
+        match self.inner.sandbox.get() {
+            Some(settings) => Ok(settings.clone()),
+            None => {
+                let settings = sandbox::Settings::of_this_process()?;
+                Ok(self.inner.sandbox.get_or_init(|| settings).clone())
+            }
+        }
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// Layers as trees and blobs. Blocking.
+    pub fn layers(&self) -> &Layers {
+        &self.inner.layers
+    }
+
+    /// How layers are stacked. Blocking.
+    pub fn snapshots(&self) -> &dyn Snapshotter {
+        &*self.inner.snapshots
+    }
+
+    /// Directories of a result's layers under [`Store::layers_dir`], topmost first; what was only pulled is unpacked.
+    /// Blocking.
+    pub fn lowers(&self, result: &ResultId) -> Result<Vec<String>, ExecError> {
+        self.inner.lowers(result)
+    }
+
+    /// The merged tree of a result, read-only. Blocking.
+    pub fn view(&self, result: &ResultId) -> Result<Mounted, ExecError> {
+        Ok(self.inner.snapshots.view(&self.inner.lowers(result)?)?)
+    }
+
+    /// Makes a layer of `draft` on top of `parent`: what was only copied up is removed, and a draft that changes
+    /// nothing becomes an empty layer. Nothing is mounted on it any more. Blocking.
+    pub fn commit(&self, parent: &ResultId, draft: Draft) -> Result<ResultId, ExecError> {
+        self.inner.commit(parent, draft)
+    }
+
+    /// The directory of the user that a result is, with the patterns of its source; `None` when it is a tree of the
+    /// store. Blocking.
+    pub fn local_of(&self, result: &ResultId) -> Result<Option<(Arc<LocalSource>, Arc<LocalPatterns>)>, ExecError> {
+        let Some(rest) = result.as_str().strip_prefix(LOCAL) else { return Ok(None) };
+        let name = rest.rsplit_once('@').map_or(rest, |(name, _)| name);
+        let known = self.inner.patterns.lock().unwrap_or_else(PoisonError::into_inner).get(result).cloned();
+        let reason = "its local source was not run in this build";
+        let patterns = known.ok_or_else(|| ExecError::BadInput { result: result.clone(), reason })?;
+        Ok(Some((self.inner.local(name)?, patterns)))
+    }
+
+    /// Runs what blocks on a thread that may.
+    pub async fn blocking<T, F>(&self, work: F) -> Result<T, ExecError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Worker) -> Result<T, ExecError> + Send + 'static,
+    {
+        let worker = self.clone();
+        match tokio::task::spawn_blocking(move || work(&worker)).await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn run_source(&self, source: &SourceOp, log: &dyn LogSink) -> Result<Vec<ResultId>, ExecError> {
+        match source.scheme() {
+            "local" => Ok(vec![self.inner.remember_local(source)?]),
+            "docker-image" => {
+                let (reference, digest) = image::pinned(source)?;
+                let name = reference.clone();
+                let found = self
+                    .blocking(move |worker| Ok(image::record(&worker.inner.store, &name, digest)?))
+                    .await?;
+                image::fetch_all(&self.inner.fetcher, &self.inner.store, &reference, &found.missing, log)
+                    .await
+                    .map_err(|source| ExecError::Fetch { image: reference.to_string(), source })?;
+                Ok(vec![found.result])
+            }
+            _ => Err(SourceError::Unsupported { identifier: source.identifier.clone() }.into()),
+        }
+    }
+}
+
+impl Worker {
+    async fn run_file(
+        &self,
+        op: FileOp,
+        inputs: Vec<ResultId>,
+        log: &dyn LogSink,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<ResultId>, ExecError> {
+        let trees = JobTrees { worker: self.clone(), cancel: cancel.clone() };
+        let (results, notices) = self
+            .blocking(move |_| {
+                let notices = Notices::default();
+                let results = file::run(&op, &inputs, &trees, &notices)?;
+                Ok((results, notices.0.into_inner().unwrap_or_else(PoisonError::into_inner)))
+            })
+            .await?;
+        notices.iter().for_each(|text| log.notice(text));
+        Ok(results)
+    }
+}
+
+/// What the results of local sources begin with.
+const LOCAL: &str = "local:";
+
+impl Inner {
+    fn lowers(&self, result: &ResultId) -> Result<Vec<String>, ExecError> {
+        if result.as_str().starts_with(LOCAL) {
+            return Err(ExecError::BadInput { result: result.clone(), reason: "a tree of the store is needed" });
+        }
+        Ok(self.layers.lowers(result)?)
+    }
+
+    fn commit(&self, parent: &ResultId, draft: Draft) -> Result<ResultId, ExecError> {
+        let changed = self.snapshots.commit(&self.lowers(parent)?, draft.fs())?;
+        let parent = (parent.as_str() != SCRATCH).then_some(parent);
+        Ok(self.store.add_built_layer(parent, changed.then_some(draft), (self.clock)())?)
+    }
+
+    /// The result of a local source: `local:<name>`, with a mark when attributes say which part of it is meant.
+    fn remember_local(&self, source: &SourceOp) -> Result<ResultId, ExecError> {
+        let name = source.reference();
+        let mut id = format!("{LOCAL}{name}");
+        if !source.attrs.is_empty() {
+            let text = serde_json::to_vec(&source.attrs).expect("a map of strings becomes JSON");
+            id.push_str(&format!("@{}", &Digest::of(&text).hex()[..16]));
+        }
+        let id = ResultId(id);
+        let patterns = Arc::new(LocalPatterns::of(source)?);
+        self.patterns.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), patterns);
+        Ok(id)
+    }
+
+    fn local(&self, name: &str) -> Result<Arc<LocalSource>, SourceError> {
+        let local = self.locals.get(name).ok_or_else(|| SourceError::UnknownLocal { name: name.to_owned() })?;
+        let mut source = local.source.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(source) = &*source {
+            return Ok(source.clone());
+        }
+        let opened = Arc::new(LocalSource::open(name, &local.path)?);
+        *source = Some(opened.clone());
+        Ok(opened)
+    }
+}
+
+/// What a file operation of one job sees.
+struct JobTrees {
+    worker: Worker,
+    cancel: CancellationToken,
+}
+
+impl file::Trees for JobTrees {
+    type Error = ExecError;
+    type Draft = Draft;
+
+    fn begin(&self, base: &ResultId) -> Result<(Draft, Mounted), ExecError> {
+        self.check()?;
+        let inner = &self.worker.inner;
+        let lowers = inner.lowers(base)?;
+        let draft = inner.store.draft()?;
+        let mounted = inner.snapshots.prepare(&lowers, draft.fs(), draft.work())?;
+        Ok((draft, mounted))
+    }
+
+    fn commit(&self, base: &ResultId, draft: Draft) -> Result<ResultId, ExecError> {
+        self.check()?;
+        self.worker.inner.commit(base, draft)
+    }
+
+    fn open(&self, result: &ResultId, _action: &CopyAction) -> Result<CopySource, ExecError> {
+        self.check()?;
+        match self.worker.local_of(result)? {
+            None => Ok(CopySource::Result(self.worker.view(result)?)),
+            Some((local, patterns)) => Ok(CopySource::Local(local, patterns)),
+        }
+    }
+}
+
+impl JobTrees {
+    fn check(&self) -> Result<(), ExecError> {
+        if self.cancel.is_cancelled() { Err(ExecError::Canceled) } else { Ok(()) }
+    }
+}
+
+impl Executor for Worker {
+    type Error = ExecError;
+
+    async fn pin(&self, source: &SourceOp) -> Result<Pin, ExecError> {
+        match source.scheme() {
+            "local" => Ok(Pin::Selected),
+            "docker-image" => {
+                let (_, digest) = image::pinned(source)?;
+                Ok(Pin::Content(ContentDigest(*digest.as_bytes())))
+            }
+            _ => Err(SourceError::Unsupported { identifier: source.identifier.clone() }.into()),
+        }
+    }
+
+    async fn digest_selected(&self, source: &SourceOp, selection: &Selection) -> Result<ContentDigest, ExecError> {
+        let (source, selection) = (source.clone(), selection.clone());
+        self.blocking(move |worker| {
+            let local = worker.inner.local(source.reference())?;
+            Ok(local.digest_selected(&LocalPatterns::of(&source)?, &selection)?.0)
+        })
+        .await
+    }
+
+    async fn run(
+        &self,
+        job: Job<'_>,
+        log: &dyn LogSink,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<ResultId>, ExecError> {
+        if cancel.is_cancelled() {
+            return Err(ExecError::Canceled);
+        }
+        match &job.vertex.op {
+            Op::Source(source) => tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(ExecError::Canceled),
+                result = self.run_source(source, log) => result,
+            },
+            Op::File(op) => self.run_file(op.clone(), job.inputs.clone(), log, cancel).await,
+            Op::Exec(exec) => crate::ops::exec::run(self, &job, exec, log, cancel).await,
+            Op::Merge(_) => Err(ExecError::Unsupported { operation: "merging trees" }),
+            Op::Diff(_) => Err(ExecError::Unsupported { operation: "the difference of two trees" }),
+            Op::Build(_) => Err(ExecError::Unsupported { operation: "a build inside a build" }),
+        }
+    }
+}
+
+/// Keeps notices of a blocking thread until its caller, who may use the log, has them.
+#[derive(Default)]
+pub(crate) struct Notices(pub(crate) Mutex<Vec<String>>);
+
+impl LogSink for Notices {
+    fn write(&self, _stream: Stream, _bytes: &[u8]) {}
+    fn progress(&self, _name: &str, _current_bytes: u64, _total_bytes: Option<u64>, _done: bool) {}
+    fn notice(&self, text: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+    }
+}
