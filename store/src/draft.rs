@@ -98,8 +98,13 @@ impl Draft {
     /// is how a sweep tells a tree that nobody will ever record.
     pub(crate) fn publish(&self) -> Result<&str, StoreError> {
         let name = tree_name(&self.id);
-        rustix::fs::renameat_with(&self.dir, "fs", &self.layout.layers, name, RenameFlags::NOREPLACE)
-            .map_err(|source| StoreError::io("move to the layers", &self.fs_path, source))?;
+        let layers = &self.layout.layers;
+        let moved = match rustix::fs::renameat_with(&self.dir, "fs", layers, name, RenameFlags::NOREPLACE) {
+            // Some file systems cannot promise that; the name was free when the draft was made.
+            Err(Errno::INVAL) => rustix::fs::renameat(&self.dir, "fs", layers, name),
+            other => other,
+        };
+        moved.map_err(|source| StoreError::io("move to the layers", &self.fs_path, source))?;
         Ok(name)
     }
 }
