@@ -1,0 +1,44 @@
+# Everything here works as root on Debian 12 with Rust, make and gcc; each target does the set-up that it needs.
+#
+#   make demo      build rbuild, a base image and the examples; run one and show its answer
+#   make test      every test
+#   make lint      formatting, clippy, licences and sources of the dependencies
+#   make bench     speed and memory, printed
+#   make install   the binary into $(DESTDIR)$(PREFIX)/bin
+#   make clean     what the above made
+PREFIX ?= /usr/local
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+RBUILD := $(TARGET)/release/rbuild
+
+.PHONY: all demo test lint bench install clean setup release
+
+all: release
+
+release:
+	$(CARGO) build --release --locked --package rbuild
+
+setup:
+	tests/setup.sh
+
+demo: setup release
+	examples/demo.sh $(RBUILD) $(TARGET)/demo
+
+# The unit and end-to-end tests end with one line that counts them; tests in documentation come first.
+test: setup
+	tests/run.sh
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	tests/deny.sh
+
+bench: setup release
+	benches/run.sh $(RBUILD)
+
+install: release
+	install -D --mode=755 $(RBUILD) $(DESTDIR)$(PREFIX)/bin/rbuild
+
+clean:
+	$(CARGO) clean
+	rm -rf examples/*/host

@@ -1,0 +1,157 @@
+//! COPY and ADD: what arrives, as whose, with which permissions.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
+
+use crate::support::{Context, Outcome, Store, tree};
+
+/// Builds and gives what is in the image, without times, as `path kind mode uid:gid …`.
+fn check(context: &Context, expected: &[&str]) {
+    let store = Store::with_busybox();
+    let dest = store.path("out");
+    store.build(context, ["-o", &format!("type=local,dest={}", dest.display())]).ok();
+    let listed = tree::list(&dest);
+    let found: Vec<String> = listed
+        .lines()
+        .map(|line| {
+            // Without the fifth field of what is not a directory, its time, and without the digest of a file.
+            let mut words: Vec<&str> = line.split(' ').collect();
+            match words[1] {
+                "d" => {}
+                "l" => drop(words.remove(3)),
+                _ => words.truncate(4),
+            }
+            words.join(" ")
+        })
+        .collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn ignored_files_are_not_there() {
+    let context = Context::new("FROM scratch\nCOPY . /c/\n")
+        .file(".dockerignore", "# not these\n*.log\nnode_modules\n!keep.log\nsub/*/deep\n.dockerignore\nDockerfile\n")
+        .file("a.log", "")
+        .file("keep.log", "")
+        .file("sub/b.log", "")
+        .file("sub/x/deep", "")
+        .file("sub/x/shallow", "")
+        .file("node_modules/m/index.js", "");
+    check(
+        &context,
+        &[
+            "c d 0755 0:0",
+            "c/keep.log - 0644 0:0",
+            "c/sub d 0755 0:0",
+            "c/sub/b.log - 0644 0:0",
+            "c/sub/x d 0755 0:0",
+            "c/sub/x/shallow - 0644 0:0",
+        ],
+    );
+}
+
+#[test]
+fn owner_and_mode_are_as_asked() {
+    let context = Context::new(
+        "FROM scratch\nCOPY --from=busybox /etc/passwd /etc/group /etc/\nCOPY a /plain\nCOPY --chown=nobody:nogroup a /by-name\n\
+         COPY --chown=12:34 --chmod=0750 d /by-number\nCOPY --chmod=u=rwx,go=r a /by-words\nCOPY --chown=5 a /user-only\n",
+    )
+    .file("a", "a")
+    .file("d/x", "x");
+    std::os::unix::fs::chown(context.path().join("a"), Some(77), Some(78)).expect("the tests run as root");
+    check(
+        &context,
+        &[
+            "by-name - 0644 65534:65534",
+            "by-number d 0750 12:34",
+            "by-number/x - 0750 12:34",
+            "by-words - 0744 0:0",
+            "etc d 0755 0:0",
+            "etc/group - 0644 0:0",
+            "etc/passwd - 0644 0:0",
+            "plain - 0644 0:0",
+            "user-only - 0644 5:5",
+        ],
+    );
+}
+
+#[test]
+fn directories_wildcards_and_links_arrive_as_documented() {
+    let context =
+        Context::new("FROM scratch\nWORKDIR /w\nCOPY d e/\nCOPY *.txt dir/link texts/\nCOPY one.txt renamed\n")
+            .file("d/in/deep", "")
+            .file("one.txt", "1")
+            .file("two.txt", "2")
+            .file("dir/target", "t");
+    symlink("in/deep", context.path().join("d/relative")).expect("the context is ours");
+    symlink("/etc/shadow", context.path().join("d/absolute")).expect("the context is ours");
+    symlink("target", context.path().join("dir/link")).expect("the context is ours");
+    check(
+        &context,
+        &[
+            "w d 0755 0:0",
+            "w/e d 0755 0:0",
+            "w/e/absolute l 0:0 -> /etc/shadow",
+            "w/e/in d 0755 0:0",
+            "w/e/in/deep - 0644 0:0",
+            "w/e/relative l 0:0 -> in/deep",
+            "w/renamed - 0644 0:0",
+            "w/texts d 0755 0:0",
+            "w/texts/link - 0644 0:0",
+            "w/texts/one.txt - 0644 0:0",
+            "w/texts/two.txt - 0644 0:0",
+        ],
+    );
+}
+
+#[test]
+fn add_unpacks_local_archives_and_copy_does_not() {
+    let context = Context::new("FROM scratch\nADD a.tar.gz /added/\nCOPY a.tar.gz /copied/\nADD plain.gz /added/\n")
+        .file("tree/x/y", "y")
+        .file("plain.gz", "not an archive");
+    std::fs::set_permissions(context.path().join("tree/x/y"), PermissionsExt::from_mode(0o4711)).expect("it is ours");
+    let mut tar = Command::new("tar");
+    tar.current_dir(context.path()).args([
+        "--owner=3",
+        "--group=4",
+        "--mtime=@1000000000",
+        "-czf",
+        "a.tar.gz",
+        "-C",
+        "tree",
+        "x",
+    ]);
+    Outcome::of(&mut tar).ok();
+    check(
+        &context,
+        &[
+            "added d 0755 0:0",
+            "added/plain.gz - 0644 0:0",
+            "added/x d 0755 3:4",
+            "added/x/y - 4711 3:4",
+            "copied d 0755 0:0",
+            "copied/a.tar.gz - 0644 0:0",
+        ],
+    );
+}
+
+#[test]
+fn copy_through_links_of_the_image_stays_in_the_image() {
+    let canary = crate::support::temp_dir();
+    std::fs::write(canary.path().join("secret"), "secret of the host").expect("it is ours");
+    let host = canary.path().display();
+    let context = Context::new(&format!(
+        "FROM busybox AS evil\nRUN ln -s {host} /out && ln -s ../../../../../../../..{host} /up\n\
+         FROM evil\nCOPY a /out/a\nCOPY a /up/b\nRUN echo listed $(ls {host})\n"
+    ))
+    .file("a", "a");
+    let store = Store::with_busybox();
+    let built = store.build(&context, ["-t", "app:1"]).ok();
+    assert_eq!(built.lines_of_steps("listed a b"), 1, "{built}");
+    assert_eq!(tree::list(canary.path()).lines().count(), 1, "something was written to the host");
+    // And out of it: a link in the stage that points to the host's file finds nothing.
+    let context = Context::new(&format!(
+        "FROM busybox AS evil\nRUN ln -s {host}/secret /link\nFROM scratch\nCOPY --from=evil /link /stolen\n"
+    ));
+    store.build(&context, ["-t", "app:2"]).fails_saying(&["/link", "Dockerfile:4"]).never_says(&["secret of"]);
+}

@@ -1,0 +1,20 @@
+//! End-to-end tests of the `rbuild` binary: real stores, real steps, a real registry, and readers that are not ours.
+//!
+//! They run as root, on Debian 12 with the packages of `tests/setup.sh`; the `examples` also reach the package
+//! registries of the machine. Each file holds the promises of one part; `tests/support` is what they stand on.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod build;
+mod cache;
+mod copy;
+mod examples;
+mod interrupt;
+mod layers;
+mod outputs;
+mod progress;
+mod registry;
+mod run;
+mod store;

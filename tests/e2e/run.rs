@@ -1,0 +1,90 @@
+//! `rbuild run`, and the same image run by runc.
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use crate::support::{Context, Outcome, Store, readers};
+
+fn store_with(dockerfile: &str) -> Store {
+    let store = Store::with_busybox();
+    store.build(&Context::new(dockerfile), ["-t", "app:1"]).ok();
+    store
+}
+
+#[test]
+fn command_and_entrypoint_are_obeyed_and_the_exit_code_returned() {
+    let store = store_with("FROM busybox\nENV WHO=world\nENTRYPOINT [\"echo\", \"hello\"]\nCMD [\"nobody\"]\n");
+    let check = |args: &[&str], code: i32, stdout: &str| {
+        let ran = store.rbuild([&["run", "--rm", "--network=none"], args].concat()).exits(code);
+        assert_eq!(ran.stdout, stdout, "{ran}");
+    };
+    check(&["app:1"], 0, "hello nobody\n");
+    check(&["app:1", "ann", "bob"], 0, "hello ann bob\n");
+    check(&["--entrypoint", "sh", "app:1", "-c", "echo $WHO $$; exit 42"], 42, "world 1\n");
+    check(&["-e", "WHO=ann", "--entrypoint", "sh", "app:1", "-c", "echo $WHO"], 0, "ann\n");
+    check(&["-w", "/etc", "--entrypoint", "pwd", "app:1"], 0, "/etc\n");
+    check(&["-u", "12:34", "--entrypoint", "sh", "app:1", "-c", "id -u; id -g"], 0, "12\n34\n");
+    check(&["-u", "nobody", "--entrypoint", "id", "app:1", "-u"], 0, "65534\n");
+    check(&["--entrypoint", "false", "app:1"], 1, "");
+    check(&["--entrypoint", "sh", "app:1", "-c", "kill -KILL $$ & wait"], 0, "");
+}
+
+#[test]
+fn what_cannot_be_run_is_said() {
+    let store = store_with("FROM busybox\nCMD [\"no-such-program\"]\n");
+    let ran = store.rbuild(["run", "--rm", "--network=none", "app:1"]);
+    assert_eq!(ran.code, Some(127), "{ran}");
+    ran.says(&["no-such-program"]);
+    store.rbuild(["run", "--rm", "--network=none", "absent:1"]).exits(1).says(&["absent:1"]);
+}
+
+#[test]
+fn folders_of_the_machine_are_shown_as_asked() {
+    let store = store_with("FROM busybox\n");
+    let dir = store.path("shared");
+    std::fs::create_dir(&dir).expect("the directory is new");
+    std::fs::write(dir.join("in"), "given\n").expect("it is ours");
+    let volume = format!("{}:/mnt", dir.display());
+    let run = |volume: &str, script: &str| {
+        store.rbuild(["run", "--rm", "--network=none", "-v", volume, "app:1", "sh", "-c", script])
+    };
+    assert_eq!(run(&volume, "cat /mnt/in; echo taken > /mnt/out").ok().stdout, "given\n");
+    assert_eq!(std::fs::read_to_string(dir.join("out")).expect("the command wrote it"), "taken\n");
+    run(&format!("{volume}:ro"), "echo no > /mnt/out").exits(1);
+    assert_eq!(std::fs::read_to_string(dir.join("out")).expect("it is still there"), "taken\n");
+}
+
+#[test]
+fn standard_input_is_passed_on_when_asked() {
+    let store = store_with("FROM busybox\n");
+    let mut child = store
+        .command(["run", "--rm", "-i", "--network=none", "app:1", "tr", "a-z", "A-Z"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    child.stdin.take().expect("it is piped").write_all(b"loud\n").expect("the command reads");
+    let ran = Outcome::from_output("run -i".into(), &child.wait_with_output().expect("it ends")).ok();
+    assert_eq!(ran.stdout, "LOUD\n");
+}
+
+#[test]
+fn what_a_run_changed_is_gone_afterwards() {
+    let store = store_with("FROM busybox\n");
+    store.rbuild(["run", "--rm", "--network=none", "app:1", "touch", "/changed"]).ok();
+    store.rbuild(["run", "--rm", "--network=none", "app:1", "test", "-e", "/changed"]).exits(1);
+}
+
+#[test]
+fn runc_runs_the_image_as_umoci_unpacks_it() {
+    let store = Store::with_busybox();
+    let context = Context::new(
+        "FROM busybox\nENV WHO=runc\nWORKDIR /srv\nENTRYPOINT [\"sh\", \"-c\"]\nCMD [\"echo $WHO in $(pwd); exit 9\"]\n",
+    );
+    let file = store.path("app.tar");
+    store.build(&context, ["-o", &format!("type=oci,dest={}", file.display())]).ok();
+    let bundle = readers::unpack(&format!("oci-archive:{}", file.display()), &store.path(""));
+    let ran = readers::runc(&bundle).exits(9);
+    assert_eq!(ran.stdout, "runc in /srv\n");
+}

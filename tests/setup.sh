@@ -1,0 +1,36 @@
+#!/bin/bash
+# setup.sh: installs the Debian packages that the tests, the demo and the benches use, if any is missing.
+# Quick when all are there. Needs root only to install.
+set -euo pipefail
+
+packages=(
+    busybox-static ca-certificates curl # what images are made of, and asked with
+    mmdebstrap                          # makes the Debian base image
+    docker-registry                     # the registry that is pushed to and pulled from
+    skopeo umoci runc                   # readers of images that are not ours
+    jq strace time                      # reading JSON and counting system calls
+)
+
+missing=()
+for package in "${packages[@]}"; do
+    state=$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null || true)
+    if [ "$state" != installed ]; then missing+=("$package"); fi
+done
+if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
+
+if [ "$(id -u)" != 0 ]; then
+    echo "setup.sh: these packages are missing; run as root: apt-get install ${missing[*]}" >&2
+    exit 1
+fi
+echo "setup.sh: installing ${missing[*]}" >&2
+
+# A package that starts a service must not do so here: the tests start their own, on ports of their own.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update
+apt-get install --yes --no-install-recommends "${missing[@]}"

@@ -1,0 +1,31 @@
+//! Base images as tars of root file systems, made once by the scripts in `testdata/bases` and kept.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A shell and little else, about 2 MiB.
+pub fn busybox() -> PathBuf {
+    made("busybox")
+}
+
+/// Debian of this machine's release from its own package sources, about 120 MiB.
+pub fn debian() -> PathBuf {
+    made("debian")
+}
+
+/// The tar that `testdata/bases/<name>.sh` makes. Tests run as processes of their own, so a file lock makes one of
+/// them the maker; it is gone with the process that holds it.
+fn made(name: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bases");
+    std::fs::create_dir_all(&dir).expect("cargo's directory can be written");
+    let tar = dir.join(format!("{name}.tar"));
+    let lock = File::create(dir.join(format!("{name}.lock"))).expect("cargo's directory can be written");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("a local file can be locked");
+    if !tar.exists() {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/bases").join(format!("{name}.sh"));
+        let output = Command::new(&script).arg(&tar).output().unwrap_or_else(|error| panic!("{script:?}: {error}"));
+        assert!(output.status.success(), "{script:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    tar
+}

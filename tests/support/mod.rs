@@ -1,0 +1,21 @@
+//! What the end-to-end tests stand on: the binary under test, base images, registries, and readers that are not ours.
+//!
+//! Everything is made below cargo's directory for integration tests (`CARGO_TARGET_TMPDIR`) and goes away with the
+//! value that made it, but for the base images, which are kept for the next run. The tests run as root: the store,
+//! the sandbox and the readers need it.
+
+pub mod archive;
+pub mod bases;
+pub mod fake;
+pub mod rbuild;
+pub mod readers;
+pub mod registry;
+pub mod tree;
+
+pub use archive::Archive;
+pub use rbuild::{Context, Outcome, Store};
+
+/// A directory of its own that vanishes with the value. On a disk, not in memory: the store wants overlayfs on it.
+pub fn temp_dir() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("e2e-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("cargo made this directory")
+}

@@ -1,0 +1,225 @@
+//! The binary under test: a store of its own, contexts to build from, and what a command said.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+use super::{bases, temp_dir};
+
+/// The binary under test.
+pub const RBUILD: &str = env!("CARGO_BIN_EXE_rbuild");
+
+/// A store in a directory of its own, with a home directory of its own beside it.
+pub struct Store {
+    dir: TempDir,
+}
+
+impl Store {
+    /// Nothing in it.
+    pub fn new() -> Self {
+        let dir = temp_dir();
+        std::fs::create_dir(dir.path().join("home")).expect("the directory is new");
+        Self { dir }
+    }
+
+    /// Holds `busybox:latest`.
+    pub fn with_busybox() -> Self {
+        let store = Self::new();
+        store.rbuild(["import".as_ref(), bases::busybox().as_os_str(), "busybox:latest".as_ref()]).ok();
+        store
+    }
+
+    /// Holds `debian:12-slim`.
+    pub fn with_debian() -> Self {
+        let store = Self::new();
+        store.rbuild(["import".as_ref(), bases::debian().as_os_str(), "debian:12-slim".as_ref()]).ok();
+        store
+    }
+
+    /// The store's root.
+    pub fn root(&self) -> PathBuf {
+        self.dir.path().join("store")
+    }
+
+    /// The home directory that commands see.
+    pub fn home(&self) -> PathBuf {
+        self.dir.path().join("home")
+    }
+
+    /// A path beside the store that nothing else uses.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// `rbuild ARGS…` on this store, not yet started, with an environment that holds nothing of the machine's.
+    pub fn command<I: IntoIterator<Item = A>, A: AsRef<OsStr>>(&self, args: I) -> Command {
+        let mut command = Command::new(RBUILD);
+        command.args(args).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("HOME", self.home()).env("RBUILD_ROOT", self.root()).current_dir(self.dir.path());
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `rbuild ARGS…` on this store to its end.
+    pub fn rbuild<I: IntoIterator<Item = A>, A: AsRef<OsStr>>(&self, args: I) -> Outcome {
+        Outcome::of(&mut self.command(args))
+    }
+
+    /// `rbuild build --progress=plain ARGS… CONTEXT`, not yet started.
+    pub fn build_command<I: IntoIterator<Item = A>, A: AsRef<OsStr>>(&self, context: &Context, args: I) -> Command {
+        let mut words: Vec<OsString> = ["build", "--progress=plain"].map(OsString::from).into();
+        words.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        words.push(context.path().as_os_str().to_owned());
+        self.command(words)
+    }
+
+    /// Builds `context` to the end.
+    pub fn build<I: IntoIterator<Item = A>, A: AsRef<OsStr>>(&self, context: &Context, args: I) -> Outcome {
+        Outcome::of(&mut self.build_command(context, args))
+    }
+
+    /// Builds `context`, which must go well, and returns the image id.
+    pub fn image_id<I: IntoIterator<Item = A>, A: AsRef<OsStr>>(&self, context: &Context, args: I) -> String {
+        let file = self.path("iid");
+        let mut words: Vec<OsString> = vec!["--iidfile".into(), file.clone().into()];
+        words.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self.build(context, words).ok();
+        std::fs::read_to_string(&file).expect("`--iidfile` was asked for")
+    }
+
+    /// Names of what has not been finished: drafts that a dead process left.
+    pub fn drafts(&self) -> Vec<OsString> {
+        let Ok(entries) = std::fs::read_dir(self.root().join("tmp")) else { return Vec::new() };
+        entries.map(|entry| entry.expect("the store's tmp/ can be read").file_name()).collect()
+    }
+}
+
+/// A build context.
+pub struct Context {
+    dir: TempDir,
+}
+
+impl Context {
+    /// Holds only this Dockerfile.
+    pub fn new(dockerfile: &str) -> Self {
+        Self { dir: temp_dir() }.file("Dockerfile", dockerfile)
+    }
+
+    /// Holds nothing.
+    pub fn empty() -> Self {
+        Self { dir: temp_dir() }
+    }
+
+    /// Adds or replaces a file; its directories are made.
+    pub fn file(self, path: &str, contents: impl AsRef<[u8]>) -> Self {
+        self.write(path, contents);
+        self
+    }
+
+    /// Adds or replaces a file; its directories are made.
+    pub fn write(&self, path: &str, contents: impl AsRef<[u8]>) {
+        let path = self.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("a file has a directory")).expect("the context can be written");
+        std::fs::write(&path, contents).expect("the context can be written");
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// How a command ended and what it said.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+    command: String,
+}
+
+impl Outcome {
+    /// Runs `command` to its end.
+    pub fn of(command: &mut Command) -> Self {
+        let output = command.output().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        Self::from_output(format!("{command:?}"), &output)
+    }
+
+    /// What `output` says, of the command that is shown as `command`.
+    pub fn from_output(command: String, output: &Output) -> Self {
+        Self {
+            code: output.status.code(),
+            signal: output.status.signal(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            command,
+        }
+    }
+
+    /// It must have gone well.
+    #[track_caller]
+    pub fn ok(self) -> Self {
+        self.exits(0)
+    }
+
+    /// It must have ended with this code, and never by a panic.
+    #[track_caller]
+    pub fn exits(self, code: i32) -> Self {
+        assert!(!self.stderr.contains("panicked at"), "{self}");
+        assert_eq!(self.code, Some(code), "{self}");
+        self
+    }
+
+    /// It must have failed with exactly one error that holds all these words.
+    #[track_caller]
+    pub fn fails_saying(self, words: &[&str]) -> Self {
+        let outcome = self.exits(1);
+        let errors = outcome.stderr.lines().filter(|line| line.starts_with("error")).count();
+        assert_eq!(errors, 1, "not one error: {outcome}");
+        outcome.says(words)
+    }
+
+    /// Standard error must hold all these words.
+    #[track_caller]
+    pub fn says(self, words: &[&str]) -> Self {
+        for word in words {
+            assert!(self.stderr.contains(word), "`{word}` is not said: {self}");
+        }
+        self
+    }
+
+    /// Standard error must hold none of these words.
+    #[track_caller]
+    pub fn never_says(self, words: &[&str]) -> Self {
+        for word in words {
+            assert!(!self.stderr.contains(word), "`{word}` is said: {self}");
+        }
+        self
+    }
+
+    /// How many steps printed a line that ends with `text`, as `#5 0.123 text`.
+    pub fn lines_of_steps(&self, text: &str) -> usize {
+        let printed = |line: &str| {
+            let mut words = line.splitn(3, ' ');
+            let number = words.next().is_some_and(|word| word.starts_with('#'));
+            let seconds = words.next().is_some_and(|word| word.parse::<f64>().is_ok());
+            number && seconds && words.next() == Some(text)
+        };
+        self.stderr.lines().filter(|line| printed(line)).count()
+    }
+}
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { code, signal, stdout, stderr, command } = self;
+        write!(f, "{command}\ncode {code:?}, signal {signal:?}\n--- stdout\n{stdout}\n--- stderr\n{stderr}")
+    }
+}

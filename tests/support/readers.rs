@@ -1,0 +1,55 @@
+//! Readers of images that are not ours: skopeo, umoci, runc.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::Outcome;
+
+/// `skopeo ARGS…`, which must go well; its standard output.
+#[track_caller]
+pub fn skopeo<I: IntoIterator<Item = A>, A: AsRef<OsStr>>(args: I) -> String {
+    let mut command = Command::new("skopeo");
+    command.arg("--insecure-policy").args(args);
+    Outcome::of(&mut command).ok().stdout
+}
+
+/// What `skopeo inspect` says of `image` (`oci-archive:FILE`, `docker://…`).
+#[track_caller]
+pub fn inspect(image: &str) -> Value {
+    let text = skopeo(["inspect", "--tls-verify=false", image]);
+    serde_json::from_str(&text).expect("skopeo prints JSON")
+}
+
+/// The config of `image`, as skopeo reads it.
+#[track_caller]
+pub fn inspect_config(image: &str) -> Value {
+    let text = skopeo(["inspect", "--tls-verify=false", "--config", "--raw", image]);
+    serde_json::from_str(&text).expect("skopeo prints JSON")
+}
+
+/// Copies `image` by skopeo, which checks every digest, and unpacks it by umoci; the bundle's directory, in `dir`.
+#[track_caller]
+pub fn unpack(image: &str, dir: &Path) -> PathBuf {
+    let (layout, bundle) = (dir.join("layout"), dir.join("bundle"));
+    skopeo(["copy", "--quiet", "--src-tls-verify=false", image, &format!("oci:{}:unpack", layout.display())]);
+    let mut command = Command::new("umoci");
+    command.arg("unpack").arg("--image").arg(format!("{}:unpack", layout.display())).arg(&bundle);
+    Outcome::of(&mut command).ok();
+    bundle
+}
+
+/// Runs the bundle that [`unpack`] made, by runc, without a terminal.
+pub fn runc(bundle: &Path) -> Outcome {
+    let file = bundle.join("config.json");
+    let text = std::fs::read(&file).expect("umoci wrote config.json");
+    let mut config: Value = serde_json::from_slice(&text).expect("umoci writes JSON");
+    config["process"]["terminal"] = Value::Bool(false);
+    std::fs::write(&file, config.to_string()).expect("the bundle can be written");
+    let state = super::temp_dir();
+    // A name that no other test has: the directory's own.
+    let name = state.path().file_name().expect("a temporary directory has a name");
+    Outcome::of(Command::new("runc").arg("--root").arg(state.path()).args(["run", "--bundle"]).arg(bundle).arg(name))
+}
