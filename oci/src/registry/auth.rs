@@ -1,0 +1,433 @@
+//! Challenges answered: a request goes out with what its registry wants to see.
+//!
+//! A [`Site`] is a registry and what was learned about it: its scheme, the challenges it made, credentials, tokens.
+//! A request goes out as the registry was last satisfied; a 401 is answered once, with a new token. A token is fetched
+//! once however many requests wait for it, and belongs to its site alone, whatever other registries name as realm.
+//! distribution's token and OAuth 2 specifications. Deliberately absent: tries after other failures, except for token
+//! requests themselves.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
+use serde::Deserialize;
+use tokio::sync::{OnceCell, Semaphore};
+
+use super::challenge::{self, Challenge};
+use super::credentials::{Credential, Found, Secret, whose};
+use super::error::{CredentialsUsed, RegistryError};
+use super::origin::{self, same_origin};
+use super::retry::Attempts;
+use super::transport::{Answer, Outgoing, Payload, name};
+use super::{Shared, locked};
+
+/// A token has a few kilobytes.
+const TOKEN_ANSWER_MAX_BYTES: u64 = 1 << 20;
+/// distribution's token specification: a token without `expires_in` lives this long, and none lives shorter.
+const TOKEN_LIFE_MIN: Duration = Duration::from_secs(60);
+/// A token is renewed this long before its end, so that it does not end on the way.
+const TOKEN_MARGIN: Duration = Duration::from_secs(10);
+/// Who asks, in OAuth 2.
+const OAUTH_CLIENT_ID: &str = "rbuild";
+
+/// A registry and what was learned about it.
+pub(super) struct Site {
+    /// As in image names.
+    pub(super) registry: String,
+    /// `https://registry-1.docker.io/v2/`
+    pub(super) base: Url,
+    connections: Arc<Semaphore>,
+    learned: Mutex<Learned>,
+    /// By repository.
+    found: Mutex<HashMap<String, Arc<OnceCell<Found>>>>,
+    tokens: Mutex<HashMap<TokenKey, Arc<TokenSlot>>>,
+}
+
+type TokenSlot = tokio::sync::Mutex<Option<Token>>;
+
+/// Challenges that were made.
+#[derive(Default)]
+struct Learned {
+    exact: HashMap<Access, Challenge>,
+    /// The last one. What is asked for the first time is asked as if the same challenge came: that spares a 401.
+    last: Option<Challenge>,
+}
+
+/// What a request wants to do.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Access {
+    pub(super) repository: String,
+    pub(super) push: bool,
+    /// A repository to mount blobs from.
+    pub(super) mount_from: Option<String>,
+}
+
+impl Access {
+    pub(super) fn pull(repository: &str) -> Self {
+        Self { repository: repository.to_owned(), push: false, mount_from: None }
+    }
+
+    pub(super) fn push(repository: &str) -> Self {
+        Self { repository: repository.to_owned(), push: true, mount_from: None }
+    }
+
+    /// distribution's token scope specification.
+    fn scopes(&self) -> BTreeSet<String> {
+        let actions = if self.push { "pull,push" } else { "pull" };
+        let mut scopes = BTreeSet::from([format!("repository:{}:{actions}", self.repository)]);
+        scopes.extend(self.mount_from.iter().map(|from| format!("repository:{from}:pull")));
+        scopes
+    }
+}
+
+#[derive(PartialEq, Eq, Hash)]
+struct TokenKey {
+    realm: String,
+    service: Option<String>,
+    scopes: BTreeSet<String>,
+    repository: String,
+}
+
+struct Token {
+    header: HeaderValue,
+    until: jiff::Timestamp,
+}
+
+/// What a request carries, and how it came to that.
+struct Proof {
+    header: Option<HeaderValue>,
+    used: CredentialsUsed,
+}
+
+impl Site {
+    /// The URL of something beneath the API's root.
+    pub(super) fn url(&self, path: &str) -> Result<Url, RegistryError> {
+        self.base.join(path).map_err(|_| RegistryError::Address { registry: self.registry.clone() })
+    }
+
+    /// The challenge that a request will meet, as far as is known.
+    fn learned(&self, access: &Access) -> Option<Challenge> {
+        let learned = locked(&self.learned);
+        learned.exact.get(access).cloned().or_else(|| {
+            learned.last.clone().map(|last| match last {
+                Challenge::Basic => Challenge::Basic,
+                Challenge::Bearer { realm, service, .. } => {
+                    Challenge::Bearer { realm, service, scopes: access.scopes().into_iter().collect() }
+                }
+            })
+        })
+    }
+
+    fn learn(&self, access: &Access, challenge: Challenge) {
+        let mut learned = locked(&self.learned);
+        learned.last = Some(challenge.clone());
+        learned.exact.insert(access.clone(), challenge);
+    }
+}
+
+impl Shared {
+    /// The site of a registry. The first caller finds out which scheme it speaks, the others wait.
+    pub(super) async fn site(&self, registry: &str) -> Result<Arc<Site>, RegistryError> {
+        let cell = locked(&self.sites).entry(registry.to_owned()).or_default().clone();
+        let site = cell.get_or_try_init(|| async {
+            let base = |scheme| {
+                origin::base(registry, scheme).ok_or_else(|| RegistryError::Address { registry: registry.to_owned() })
+            };
+            let mut url = base("https")?;
+            let plain = base("http")?;
+            if self.wire.rules.permits_plain(&plain) && !self.wire.speaks_tls(&url).await {
+                url = plain;
+            }
+            Ok(Arc::new(Site {
+                registry: registry.to_owned(),
+                base: url,
+                connections: Arc::new(Semaphore::new(self.connections_per_host)),
+                learned: Mutex::default(),
+                found: Mutex::default(),
+                tokens: Mutex::default(),
+            }))
+        });
+        site.await.cloned()
+    }
+
+    /// Sends a request with what the registry wants to see. One 401 is answered. The answer may have any status; the
+    /// registry's own 401 and 403 are errors that say what was tried.
+    pub(super) async fn ask(
+        &self,
+        site: &Site,
+        access: &Access,
+        outgoing: &Outgoing<'_>,
+    ) -> Result<Answer, RegistryError> {
+        let home = same_origin(&outgoing.url, &site.base);
+        let mut proof = match site.learned(access).filter(|_| home) {
+            Some(challenge) => self.prove(site, access, &challenge, None).await?,
+            None => Proof { header: None, used: CredentialsUsed::NoneFound { searched: vec![], notes: vec![] } },
+        };
+        let mut answered = false;
+        loop {
+            // The semaphore is never closed.
+            let permit = site.connections.clone().acquire_owned().await.ok();
+            let mut answer = self.wire.send(outgoing, proof.header.as_ref(), permit).await?;
+            let status = answer.status();
+            if answer.from_elsewhere {
+                // Storage has its own reasons, and credentials are not among them.
+                return Ok(answer);
+            }
+            if status == StatusCode::UNAUTHORIZED && home && !answered {
+                answered = true;
+                let challenge = challenge::best(answer.headers()).map_err(|reason| answer.protocol(reason))?;
+                if let Some(challenge) = challenge {
+                    let (words, _) = answer.words(self.pace.now()).await;
+                    let request = answer.request.clone();
+                    // The connection is given back: the token server may be the same host.
+                    drop(answer);
+                    let challenge = widened(challenge, access);
+                    let stale = proof.header.take();
+                    proof = self.prove(site, access, &challenge, stale.as_ref()).await?;
+                    site.learn(access, challenge);
+                    if proof.header.is_some() {
+                        continue;
+                    }
+                    let (registry, credentials) = (site.registry.clone(), Box::new(proof.used));
+                    return Err(RegistryError::Unauthorized { registry, request, words, credentials });
+                }
+            }
+            if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
+                let (words, _) = answer.words(self.pace.now()).await;
+                let (request, credentials) = (answer.request.clone(), Box::new(proof.used));
+                return Err(if status == StatusCode::FORBIDDEN {
+                    RegistryError::Denied { request, words, credentials }
+                } else {
+                    RegistryError::Unauthorized { registry: site.registry.clone(), request, words, credentials }
+                });
+            }
+            return Ok(answer);
+        }
+    }
+
+    /// What to show for a challenge. `stale` was shown and refused.
+    async fn prove(
+        &self,
+        site: &Site,
+        access: &Access,
+        challenge: &Challenge,
+        stale: Option<&HeaderValue>,
+    ) -> Result<Proof, RegistryError> {
+        let found = self.found(site, &access.repository).await?;
+        let mut used = CredentialsUsed::NoneFound { searched: found.searched, notes: found.notes };
+        let mut credential = None;
+        if let Some((candidate, origin)) = found.credential {
+            let whose = whose(&candidate, &origin);
+            let verdict = match (challenge, &candidate) {
+                (_, Credential::RegistryToken(token)) if bearer(token).is_none() => {
+                    Err("it has characters that no header may hold".to_owned())
+                }
+                (_, Credential::RegistryToken(_)) => origin::travels_safely(&site.base),
+                (Challenge::Basic, Credential::Password { .. }) => origin::travels_safely(&site.base),
+                (Challenge::Basic, Credential::IdentityToken(_)) => {
+                    Err("the registry takes a name and a password, not an identity token".to_owned())
+                }
+                (Challenge::Bearer { realm, .. }, _) => {
+                    self.wire.rules.realm_gets_credentials(&site.registry, &site.base, realm)
+                }
+            };
+            used = match verdict {
+                Ok(()) => {
+                    credential = Some(candidate);
+                    CredentialsUsed::Sent { whose }
+                }
+                Err(reason) => {
+                    tracing::warn!(registry = site.registry, "{whose} are not sent: {reason}");
+                    CredentialsUsed::Withheld { whose, reason }
+                }
+            };
+        }
+        let header = match (challenge, credential) {
+            (_, Some(Credential::RegistryToken(token))) => bearer(&token),
+            (Challenge::Basic, Some(Credential::Password { username, password })) => Some(basic(&username, &password)),
+            (Challenge::Basic, _) => None,
+            (Challenge::Bearer { .. }, credential) => {
+                Some(self.token(site, access, challenge, credential.as_ref(), &used, stale).await?)
+            }
+        };
+        // What was just refused is not shown again.
+        let header = header.filter(|header| Some(header) != stale);
+        Ok(Proof { header, used })
+    }
+
+    /// The credentials for a repository; looked for once.
+    async fn found(&self, site: &Site, repository: &str) -> Result<Found, RegistryError> {
+        let cell = locked(&site.found).entry(repository.to_owned()).or_default().clone();
+        let found = cell.get_or_try_init(|| self.credentials.find(&site.registry, repository)).await;
+        found.cloned().map_err(|source| RegistryError::Credentials { registry: site.registry.clone(), source })
+    }
+
+    /// A token that answers a challenge: a kept one that is fresh, or a new one that all who wait share.
+    async fn token(
+        &self,
+        site: &Site,
+        access: &Access,
+        challenge: &Challenge,
+        credential: Option<&Credential>,
+        used: &CredentialsUsed,
+        stale: Option<&HeaderValue>,
+    ) -> Result<HeaderValue, RegistryError> {
+        let Challenge::Bearer { realm, service, scopes } = challenge else {
+            unreachable!("only Bearer challenges are answered with tokens");
+        };
+        let key = TokenKey {
+            realm: realm.to_string(),
+            service: service.clone(),
+            scopes: scopes.iter().cloned().collect(),
+            // Credentials may differ between repositories.
+            repository: access.repository.clone(),
+        };
+        let slot = locked(&site.tokens).entry(key).or_default().clone();
+        let mut kept = slot.lock().await;
+        if let Some(token) = &*kept
+            && Some(&token.header) != stale
+            && self.pace.now() < token.until
+        {
+            return Ok(token.header.clone());
+        }
+        *kept = None;
+        let mut attempts = Attempts::new(&*self.pace);
+        let token = loop {
+            match self.fetch_token(site, realm, service.as_deref(), scopes, credential, used).await {
+                Ok(token) => break token,
+                Err(error) => attempts.pause(error).await?,
+            }
+        };
+        let header = token.header.clone();
+        *kept = Some(token);
+        Ok(header)
+    }
+
+    async fn fetch_token(
+        &self,
+        site: &Site,
+        realm: &Url,
+        service: Option<&str>,
+        scopes: &[String],
+        credential: Option<&Credential>,
+        used: &CredentialsUsed,
+    ) -> Result<Token, RegistryError> {
+        self.wire.rules.check_hop(&site.base, realm).map_err(|reason| RegistryError::Refused {
+            request: name(&Method::GET, &site.base),
+            target: origin::display(realm),
+            reason: format!("as its token server: {reason}"),
+        })?;
+        let (outgoing, authorization) = match credential {
+            Some(Credential::IdentityToken(token)) => (exchange_request(realm, service, scopes, token), None),
+            Some(Credential::Password { username, password }) => {
+                (token_request(realm, service, scopes, Some(username)), Some(basic(username, password)))
+            }
+            _ => (token_request(realm, service, scopes, None), None),
+        };
+        let mut answer = self.wire.send(&outgoing, authorization.as_ref(), None).await?;
+        let status = answer.status();
+        if status != StatusCode::OK {
+            let (words, retry_after) = answer.words(self.pace.now()).await;
+            let request = answer.request.clone();
+            return Err(match status.as_u16() {
+                // Some token servers answer wrong credentials with 400.
+                400 | 401 | 403 => RegistryError::Unauthorized {
+                    registry: site.registry.clone(),
+                    request,
+                    words,
+                    credentials: Box::new(used.clone()),
+                },
+                status => RegistryError::Status { request, status, words, retry_after, attempts: 1 },
+            });
+        }
+        let body = answer.body(TOKEN_ANSWER_MAX_BYTES).await?;
+        // Its error would quote the token.
+        let parsed = serde_json::from_slice::<TokenAnswer>(&body);
+        let parsed = parsed.map_err(|_| answer.protocol("the token server's answer is not a token"))?;
+        let text = [parsed.token, parsed.access_token].into_iter().flatten().find(|token| !token.is_empty());
+        let text = text.ok_or_else(|| answer.protocol("the token server's answer holds no token"))?;
+        let header = bearer(&Secret::new(text)).ok_or_else(|| answer.protocol("the token cannot stand in a header"))?;
+        let life = parsed.expires_in.map_or(TOKEN_LIFE_MIN, Duration::from_secs).max(TOKEN_LIFE_MIN);
+        // A life beyond the calendar is as good as for ever.
+        let until = self.pace.now().checked_add(life - TOKEN_MARGIN).unwrap_or(jiff::Timestamp::MAX);
+        Ok(Token { header, until })
+    }
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    #[serde(default)]
+    token: Option<String>,
+    #[serde(default)]
+    access_token: Option<String>,
+    #[serde(default)]
+    expires_in: Option<u64>,
+}
+
+/// A challenge together with what rbuild knows it will need. Some registries name the scope of one request only, some
+/// rename repositories.
+fn widened(challenge: Challenge, access: &Access) -> Challenge {
+    match challenge {
+        Challenge::Basic => Challenge::Basic,
+        Challenge::Bearer { realm, service, scopes } => {
+            let mut wanted = access.scopes();
+            // `repository:a:pull` is in `repository:a:pull,push`, and the order of actions means nothing.
+            wanted.extend(scopes.into_iter().filter(|scope| !covered(scope, access)));
+            Challenge::Bearer { realm, service, scopes: wanted.into_iter().collect() }
+        }
+    }
+}
+
+fn covered(scope: &str, access: &Access) -> bool {
+    let Some(rest) = scope.strip_prefix("repository:") else { return false };
+    let Some((repository, actions)) = rest.rsplit_once(':') else { return false };
+    let known = |action: &str| action == "pull" || (access.push && repository == access.repository && action == "push");
+    (repository == access.repository || access.mount_from.as_deref() == Some(repository))
+        && actions.split(',').all(known)
+}
+
+/// distribution's token specification, "Requesting a Token".
+fn token_request<'a>(realm: &Url, service: Option<&str>, scopes: &[String], account: Option<&str>) -> Outgoing<'a> {
+    let mut url = realm.clone();
+    {
+        let mut query = url.query_pairs_mut();
+        for (name, value) in [("service", service), ("account", account)] {
+            query.extend_pairs(value.map(|value| (name, value)));
+        }
+        query.extend_pairs(scopes.iter().map(|scope| ("scope", scope)));
+    }
+    Outgoing { method: Method::GET, url, headers: HeaderMap::new(), payload: Payload::Empty }
+}
+
+/// distribution's OAuth 2 specification, "Refreshing a token".
+fn exchange_request<'a>(realm: &Url, service: Option<&str>, scopes: &[String], token: &Secret) -> Outgoing<'a> {
+    let mut form = realm.clone();
+    form.set_query(None);
+    form.query_pairs_mut()
+        .append_pair("grant_type", "refresh_token")
+        .append_pair("client_id", OAUTH_CLIENT_ID)
+        .extend_pairs(service.map(|service| ("service", service)))
+        .append_pair("scope", &scopes.join(" "))
+        .append_pair("refresh_token", token.expose());
+    let body = form.query().unwrap_or_default().to_owned();
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+    Outgoing { method: Method::POST, url: realm.clone(), headers, payload: Payload::SecretForm(body) }
+}
+
+fn basic(username: &str, password: &Secret) -> HeaderValue {
+    let text = format!("Basic {}", STANDARD.encode(format!("{username}:{}", password.expose())));
+    let mut header = HeaderValue::try_from(text).expect("base64 can stand in a header");
+    header.set_sensitive(true);
+    header
+}
+
+fn bearer(token: &Secret) -> Option<HeaderValue> {
+    let mut header = HeaderValue::try_from(format!("Bearer {}", token.expose())).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}

@@ -1,0 +1,101 @@
+//! Credential helpers: programs `docker-credential-<name>` that keep secrets elsewhere.
+//!
+//! `get` on the command line and the registry's key on standard input; `{"Username", "Secret"}` on standard output, or
+//! an exit code and words. docker-credential-helpers' README, "Development". Deliberately absent: `store`, `erase`,
+//! `list`.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::Command;
+
+use super::{Credential, CredentialError, Secret, is_helper_name, path_folders, place};
+use crate::registry::words::harmless;
+
+/// The user name that says: the secret is an identity token.
+pub(super) const TOKEN_USER: &str = "<token>";
+/// A helper may ask the network or a key ring; one that asks a person cannot be served by a build.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+/// Tokens have a few kilobytes.
+const ANSWER_MAX_BYTES: u64 = 1 << 20;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Answer {
+    #[serde(default)]
+    username: String,
+    secret: Secret,
+}
+
+/// Asks a helper for a registry's credential. `None` when it has none. `path` is where helpers are looked for.
+pub(super) async fn get(name: &str, key: &str, path: &OsStr) -> Result<Option<Credential>, CredentialError> {
+    if !is_helper_name(name) {
+        return Err(CredentialError::HelperName { name: harmless(name) });
+    }
+    let program = installed(name, path).ok_or_else(|| CredentialError::HelperMissing { name: name.to_owned() })?;
+    let run = |source| CredentialError::HelperRun { name: name.to_owned(), source };
+    let failed = |reason: String| CredentialError::HelperFailed { name: name.to_owned(), reason };
+    let mut child = Command::new(program)
+        .arg("get")
+        .env("PATH", path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(run)?;
+    let mut stdin = child.stdin.take().expect("standard input was asked to be a pipe");
+    let stdout = child.stdout.take().expect("standard output was asked to be a pipe");
+    let stderr = child.stderr.take().expect("standard error was asked to be a pipe");
+    let line = format!("{key}\n");
+    let talk = async {
+        let ask = async {
+            // A helper that answers without having read everything is fine.
+            let written = stdin.write_all(line.as_bytes()).await;
+            drop(stdin);
+            written.or_else(|error| if error.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })
+        };
+        let (asked, answer, words) = tokio::join!(ask, read(stdout), read(stderr));
+        asked?;
+        Ok::<_, std::io::Error>((child.wait().await?, answer?, words?))
+    };
+    let (status, answer, words) = tokio::time::timeout(ANSWER_TIME, talk)
+        .await
+        .map_err(|_| failed(format!("no answer within {} s", ANSWER_TIME.as_secs())))?
+        .map_err(run)?;
+    if !status.success() {
+        let (answer, words) = (String::from_utf8_lossy(&answer), String::from_utf8_lossy(&words));
+        // Helpers say so on standard output, in these words.
+        if answer.contains("credentials not found") || words.contains("credentials not found") {
+            return Ok(None);
+        }
+        let said = [answer.trim(), words.trim()].into_iter().find(|text| !text.is_empty()).unwrap_or("no words");
+        return Err(failed(harmless(&format!("{status}: {said}"))));
+    }
+    let answer: Answer = serde_json::from_slice(&answer).map_err(|error| failed(place(&error)))?;
+    if answer.secret.expose().is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(if answer.username == TOKEN_USER {
+        Credential::IdentityToken(answer.secret)
+    } else {
+        Credential::Password { username: answer.username, password: answer.secret }
+    }))
+}
+
+async fn read(pipe: impl AsyncRead + Unpin) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    pipe.take(ANSWER_MAX_BYTES).read_to_end(&mut bytes).await?;
+    Ok(bytes)
+}
+
+fn installed(name: &str, path: &OsStr) -> Option<PathBuf> {
+    path_folders(path).map(|folder| folder.join(format!("docker-credential-{name}"))).find(|program| {
+        std::fs::metadata(program).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    })
+}

@@ -1,0 +1,168 @@
+//! A client for registries: OCI distribution-spec 1.1 over HTTP.
+//!
+//! Names and descriptors come in, bytes go into a [`ContentStore`] or out of one. [`Client::resolve`] turns a name and
+//! a platform into a verified manifest and config, [`Client::fetch_blob`] brings a layer, [`Client::push`] takes an
+//! image there. Whatever arrives is checked against its digest and size before it is committed, and what does not
+//! match leaves nothing behind. The layers of this folder, outermost first:
+//!
+//! - [`resolve`], [`fetch`], [`push`]: the three acts, each with its own loop of tries;
+//! - [`auth`]: challenges answered, tokens kept; [`credentials`]: whose name and password; [`challenge`]: their grammar;
+//! - [`transport`]: one request and its redirects, with an idle timeout and a cap on connections per host;
+//! - [`origin`]: where requests may go and who sees credentials; [`retry`]: when to try again; [`error`] and [`words`]: what went wrong,
+//!   for people.
+//!
+//! Deliberately absent: mirrors, referrers, listing, deletion, chunked upload.
+
+mod resolve;
+
+mod fetch;
+
+mod push;
+
+mod auth;
+
+mod challenge;
+
+pub mod credentials;
+
+mod transport;
+
+mod origin;
+
+mod retry;
+
+mod error;
+
+mod words;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+pub use credentials::{Credential, Credentials, Secret};
+pub use error::{CredentialsUsed, RegistryError, RequestName};
+pub use push::{PushBlob, PushImage};
+pub use resolve::Resolved;
+pub use retry::{Pace, RealPace};
+
+use crate::content::ContentStore;
+use crate::model::{Descriptor, Digest, Platform, Reference};
+use auth::Site;
+use transport::Wire;
+
+/// What a client is told once.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where credentials come from.
+    pub credentials: Credentials,
+    /// Registries (`host` or `host:port`) that may be spoken to over plain HTTP, as loopback hosts always may. HTTPS is
+    /// tried first. Credentials are never sent over plain HTTP to a host that is not loopback, listed here or not.
+    pub insecure: Vec<String>,
+    /// Token servers that get a registry's credentials although they are in another domain: (registry as in image
+    /// names, host or `host:port` of the token server).
+    pub token_servers: Vec<(String, String)>,
+    /// Certificates in PEM form, trusted beside the system's.
+    pub ca_certificates: Vec<Vec<u8>>,
+    /// The `User-Agent` header.
+    pub user_agent: String,
+    /// Requests to one registry at the same time.
+    pub connections_per_host: usize,
+    /// How long nothing may move. There is no limit on the whole of a transfer.
+    pub idle_timeout: Duration,
+    /// Clock, chance and waiting.
+    pub pace: Arc<dyn Pace>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            credentials: Credentials::none(),
+            insecure: Vec::new(),
+            token_servers: Vec::new(),
+            ca_certificates: Vec::new(),
+            user_agent: concat!("rbuild/", env!("CARGO_PKG_VERSION")).to_owned(),
+            connections_per_host: 6,
+            idle_timeout: Duration::from_secs(60),
+            pace: Arc::new(RealPace),
+        }
+    }
+}
+
+/// A handle on the client that a whole build shares. Cloning is cheap; clones share connections, tokens and limits.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+/// What all handles share.
+struct Shared {
+    wire: Wire,
+    credentials: Credentials,
+    connections_per_host: usize,
+    pace: Arc<dyn Pace>,
+    /// By registry as in image names; each is found out about once.
+    sites: Mutex<HashMap<String, Arc<tokio::sync::OnceCell<Arc<Site>>>>>,
+}
+
+impl Client {
+    /// A client. Makes no connection and reads no file yet.
+    ///
+    /// # Errors
+    /// [`RegistryError::Setup`] for certificates that are none.
+    pub fn new(settings: Settings) -> Result<Self, RegistryError> {
+        let wire = Wire::new(&settings)?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                wire,
+                credentials: settings.credentials,
+                connections_per_host: settings.connections_per_host.max(1),
+                pace: settings.pace,
+                sites: Mutex::default(),
+            }),
+        })
+    }
+
+    /// Finds the image that `reference` means on `platform`. Manifest, index and config are verified and stored in
+    /// `into`; no layer is. A reference with a digest that is already in `into` asks nobody. distribution-spec,
+    /// "Pulling manifests".
+    pub async fn resolve(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        into: &dyn ContentStore,
+    ) -> Result<Resolved, RegistryError> {
+        self.shared.resolve(reference, platform, into).await
+    }
+
+    /// Brings a blob of the repository into `into`, unless it is there. `progress` is told how many bytes there are so
+    /// far; the number may fall back when a transfer has to start again. A transfer that was cut goes on where it
+    /// stopped. distribution-spec, "Pulling blobs".
+    pub async fn fetch_blob(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        into: &dyn ContentStore,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), RegistryError> {
+        self.shared.fetch_blob(reference, descriptor, into, progress).await
+    }
+
+    /// Takes an image to the repository: blobs side by side, those already there or in a neighbouring repository not
+    /// sent again, the manifest last, so that the tag never names an incomplete image. `progress` is told per blob how
+    /// many bytes are there so far; a blob that needed no sending is reported whole at once. Returns the manifest's
+    /// digest. distribution-spec, "Push".
+    pub async fn push(
+        &self,
+        reference: &Reference,
+        image: &PushImage,
+        from: &dyn ContentStore,
+        progress: &(dyn Fn(&Digest, u64) + Send + Sync),
+    ) -> Result<Digest, RegistryError> {
+        self.shared.push(reference, image, from, progress).await
+    }
+}
+
+/// A lock whose data are whole after a panic, because every change is one call.
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

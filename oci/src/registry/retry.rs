@@ -1,0 +1,203 @@
+//! When a request is tried again, and after how long.
+//!
+//! An error comes in; a pause or the final error goes out. Tried again: what the network broke, 408, 429 and the 5xx
+//! that pass. The pause doubles, with jitter, and `Retry-After` overrules it up to a cap. Clock, chance and sleep are
+//! a [`Pace`], so that tests wait for nothing. Deliberately absent: what the request is.
+
+use std::future::Future;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::pin::Pin;
+use std::time::Duration;
+
+use super::error::RegistryError;
+
+/// Retries of one request before its error is final.
+const RETRIES_MAX: u32 = 5;
+/// Retries when not even a connection was made: a wrong port or no network should not cost half a minute.
+const CONNECT_RETRIES_MAX: u32 = 2;
+/// First pause; it doubles with each retry.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Longest pause of our own choice.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Longest pause that a registry may ask for. Who asks for hours is asked again after this, and then the build fails
+/// with its words rather than hang.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// The clock, chance, and waiting.
+pub trait Pace: Send + Sync + 'static {
+    /// Now.
+    fn now(&self) -> jiff::Timestamp;
+
+    /// A number from 0 (included) to 1 (excluded), evenly spread.
+    fn chance(&self) -> f64;
+
+    /// Waits.
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+/// The machine's own.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RealPace;
+
+impl Pace for RealPace {
+    fn now(&self) -> jiff::Timestamp {
+        jiff::Timestamp::now()
+    }
+
+    fn chance(&self) -> f64 {
+        // Each `RandomState` is keyed at random; spreading retries needs no more than that.
+        let bits = std::hash::RandomState::new().build_hasher().finish();
+        (bits >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// The tries of one request.
+pub(super) struct Attempts<'a> {
+    pace: &'a dyn Pace,
+    failed: u32,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) fn new(pace: &'a dyn Pace) -> Self {
+        Self { pace, failed: 0 }
+    }
+
+    /// Something was achieved: what comes is a new request.
+    pub(super) fn progressed(&mut self) {
+        self.failed = 0;
+    }
+
+    /// Waits before the next try, or gives the error back if there is none.
+    pub(super) async fn pause(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        let plan = plan(&error);
+        self.wait(error, plan).await
+    }
+
+    /// The same for an error that is not worth a retry as such, but is here.
+    pub(super) async fn pause_as_transient(&mut self, error: RegistryError) -> Result<(), RegistryError> {
+        self.wait(error, Some(Plan { retries_max: RETRIES_MAX, retry_after: None })).await
+    }
+
+    async fn wait(&mut self, error: RegistryError, plan: Option<Plan>) -> Result<(), RegistryError> {
+        self.failed += 1;
+        let Some(plan) = plan.filter(|plan| self.failed <= plan.retries_max) else {
+            return Err(if self.failed > 1 { error.after_attempts(self.failed) } else { error });
+        };
+        let pause = plan.pause(self.failed, self.pace.chance());
+        tracing::info!(retry = self.failed, pause_seconds = pause.as_secs_f64(), %error, "trying again");
+        self.pace.sleep(pause).await;
+        Ok(())
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Plan {
+    retries_max: u32,
+    retry_after: Option<Duration>,
+}
+
+fn plan(error: &RegistryError) -> Option<Plan> {
+    match error {
+        // Tried enough elsewhere: a token server's, for example.
+        RegistryError::Transport { attempts: 2.., .. }
+        | RegistryError::Idle { attempts: 2.., .. }
+        | RegistryError::Status { attempts: 2.., .. } => None,
+        RegistryError::Transport { connecting: true, .. } => {
+            Some(Plan { retries_max: CONNECT_RETRIES_MAX, retry_after: None })
+        }
+        RegistryError::Transport { .. } | RegistryError::Idle { .. } => {
+            Some(Plan { retries_max: RETRIES_MAX, retry_after: None })
+        }
+        RegistryError::Status { status: 408 | 429 | 500 | 502 | 503 | 504, retry_after, .. } => {
+            Some(Plan { retries_max: RETRIES_MAX, retry_after: *retry_after })
+        }
+        _ => None,
+    }
+}
+
+impl Plan {
+    /// `failed` counts from 1.
+    fn pause(&self, failed: u32, chance: f64) -> Duration {
+        let own = FIRST_PAUSE.saturating_mul(1 << (failed - 1).min(16)).min(PAUSE_MAX);
+        // Between half and all of it, so that many builds do not come back together.
+        let own = own.mul_f64(0.5 + chance / 2.0);
+        self.retry_after.map_or(own, |asked| asked.min(RETRY_AFTER_MAX).max(own))
+    }
+}
+
+/// `Retry-After`: seconds, or an HTTP date. RFC 9110, section 10.2.3. A date in the past is no wait; nonsense is `None`.
+pub(super) fn retry_after(value: &str, now: jiff::Timestamp) -> Option<Duration> {
+    let value = value.trim();
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        // More digits than fit are more than any cap.
+        return Some(Duration::from_secs(value.parse().unwrap_or(u64::MAX)));
+    }
+    let at = jiff::fmt::rfc2822::parse(value).ok()?.timestamp();
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::error::RequestName;
+
+    #[test]
+    fn retry_after_is_read_in_both_forms() {
+        let now: jiff::Timestamp = "1994-11-06T08:49:00Z".parse().unwrap();
+        let cases = [
+            ("0", Some(0)),
+            (" 120 ", Some(120)),
+            ("99999999999999999999999", Some(u64::MAX)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(37)),
+            ("Sun, 06 Nov 1994 08:48:37 GMT", Some(0)),
+            ("-5", None),
+            ("soon", None),
+            ("", None),
+        ];
+        for (value, seconds) in cases {
+            assert_eq!(retry_after(value, now), seconds.map(Duration::from_secs), "{value}");
+        }
+    }
+
+    #[test]
+    fn pauses_double_up_to_a_cap_and_honour_the_registry() {
+        let own = Plan { retries_max: 5, retry_after: None };
+        let millis: Vec<u128> = (1..=8).map(|n| own.pause(n, 0.999_999).as_millis()).collect();
+        assert_eq!(millis, [499, 999, 1999, 3999, 7999, 15999, 29999, 29999]);
+        assert_eq!(own.pause(1, 0.0).as_millis(), 250);
+        assert_eq!(own.pause(200, 0.0).as_millis(), 15000);
+        let asked = |seconds| Plan { retries_max: 5, retry_after: Some(Duration::from_secs(seconds)) };
+        assert_eq!(asked(7).pause(1, 0.0), Duration::from_secs(7));
+        assert_eq!(asked(36_000).pause(1, 0.0), RETRY_AFTER_MAX);
+        assert_eq!(asked(0).pause(1, 0.0), Duration::from_millis(250), "zero is no licence to hammer");
+    }
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        let request = RequestName { method: "GET".into(), host: "h".into(), path: "/".into() };
+        let status = |status| RegistryError::Status {
+            request: request.clone(),
+            status,
+            words: None,
+            retry_after: None,
+            attempts: 1,
+        };
+        for again in [408, 429, 500, 502, 503, 504] {
+            assert!(plan(&status(again)).is_some(), "{again}");
+        }
+        for never in [400, 401, 403, 404, 405, 413, 416, 418, 501, 505] {
+            assert_eq!(plan(&status(never)), None, "{never}");
+        }
+    }
+
+    #[test]
+    fn chance_is_between_zero_and_one() {
+        let draws: Vec<f64> = (0..100).map(|_| RealPace.chance()).collect();
+        assert!(draws.iter().all(|draw| (0.0..1.0).contains(draw)));
+        assert!(draws.iter().any(|draw| *draw != draws[0]));
+    }
+}
