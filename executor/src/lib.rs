@@ -21,4 +21,5 @@ mod tree;
 pub mod worker;
 
 pub use error::ExecError;
+pub use snapshot::copy_tree_out;
 pub use worker::{Worker, WorkerConfig};

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use jiff::Timestamp;
-use oci::model::Digest;
+use oci::model::{Descriptor, Digest, Reference};
 use solver::key::ContentDigest;
 use solver::op::{CopyAction, FileOp, Op, SourceOp};
 use solver::seam::{Executor, Job, LogSink, Pin, ResultId, Selection, Stream};
@@ -82,8 +82,8 @@ impl Worker {
                 locals: locals.collect(),
                 patterns: Mutex::default(),
                 fetcher: config.fetcher,
-                clock: config.clock,
                 sandbox: OnceLock::new(),
+                clock: config.clock,
             }),
         })
     }
@@ -148,6 +148,27 @@ impl Worker {
         Ok(Some((self.inner.local(name)?, patterns)))
     }
 
+    /// The result that an image's layers are, fetched as far as the store lacks them; `None` for an image without
+    /// layers. Its manifest and config are blobs of the store.
+    pub async fn image_top(&self, name: &Reference, manifest: &Descriptor) -> Result<Option<ResultId>, ExecError> {
+        let result = self.fetch_image(name.clone(), manifest.digest, &Notices::default()).await?;
+        Ok((result.as_str() != SCRATCH).then_some(result))
+    }
+
+    async fn fetch_image(
+        &self,
+        name: Reference,
+        manifest: Digest,
+        log: &dyn LogSink,
+    ) -> Result<ResultId, ExecError> {
+        let reference = name.clone();
+        let found = self.blocking(move |worker| Ok(image::record(&worker.inner.store, &reference, manifest)?)).await?;
+        image::fetch_all(&self.inner.fetcher, &self.inner.store, &name, &found.missing, log)
+            .await
+            .map_err(|source| ExecError::Fetch { image: name.to_string(), source })?;
+        Ok(found.result)
+    }
+
     /// Runs what blocks on a thread that may.
     pub async fn blocking<T, F>(&self, work: F) -> Result<T, ExecError>
     where
@@ -167,14 +188,7 @@ impl Worker {
             "local" => Ok(vec![self.inner.remember_local(source)?]),
             "docker-image" => {
                 let (reference, digest) = image::pinned(source)?;
-                let name = reference.clone();
-                let found = self
-                    .blocking(move |worker| Ok(image::record(&worker.inner.store, &name, digest)?))
-                    .await?;
-                image::fetch_all(&self.inner.fetcher, &self.inner.store, &reference, &found.missing, log)
-                    .await
-                    .map_err(|source| ExecError::Fetch { image: reference.to_string(), source })?;
-                Ok(vec![found.result])
+                Ok(vec![self.fetch_image(reference, digest, log).await?])
             }
             _ => Err(SourceError::Unsupported { identifier: source.identifier.clone() }.into()),
         }

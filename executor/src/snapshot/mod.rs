@@ -20,7 +20,8 @@ use std::path::{Path, PathBuf};
 pub use copy::CopySnapshotter;
 pub use overlay::{OverlaySnapshotter, OverlaySpec};
 
-use crate::tree::{TreeError, copy::clear};
+use crate::tree::TreeError;
+use crate::tree::copy::{Rules, clear, copy_entries};
 
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,18 @@ impl Mounted {
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
+}
+
+/// Copies a merged tree into a directory of the user, which is made when it is missing: entries of the same name are
+/// replaced, others stay. Owners are kept, which needs root; sockets are left out.
+pub fn copy_tree_out(tree: &Mounted, dest: &Path) -> Result<(), SnapshotError> {
+    std::fs::create_dir_all(dest).map_err(SnapshotError::io("make", dest))?;
+    // The user's own path: links in it are the user's.
+    let to = std::fs::File::open(dest).map_err(SnapshotError::io("open", dest))?;
+    let from = crate::tree::resolve::open_dir_at(tree.fd(), b".").map_err(TreeError::io("open directory", b""))?;
+    let rules = Rules { keep_hard_links: true, keep_layer_marks: true, ..Rules::default() };
+    copy_entries(from, to.into(), rules)?;
+    Ok(())
 }
 
 #[derive(Debug)]

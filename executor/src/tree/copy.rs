@@ -228,12 +228,19 @@ fn link(root: BorrowedFd<'_>, first: &[u8], to: BorrowedFd<'_>, name: &[u8]) -> 
 
 /// Copies everything beneath `from` to `to`, as it is, attributes of the two directories themselves included.
 pub(crate) fn copy_tree(from: OwnedFd, to: OwnedFd, rules: Rules<'_>) -> Result<(), TreeError> {
-    attrs::copy_dir_attributes(from.as_fd(), to.as_fd()).map_err(TreeError::io("set attributes of", b""))?;
-    let again = rustix::io::fcntl_dupfd_cloexec(&from, 3).map_err(TreeError::io("duplicate", b""))?;
+    let duplicate = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(TreeError::io("duplicate", b""));
+    let (from_root, to_root) = (duplicate(&from)?, duplicate(&to)?);
+    copy_entries(from, to, rules)?;
+    attrs::copy_dir_attributes(from_root.as_fd(), to_root.as_fd()).map_err(TreeError::io("set attributes of", b""))
+}
+
+/// Copies everything beneath `from` to `to`; files that are there are replaced, directories kept. Returns the sockets
+/// that were left out.
+pub(crate) fn copy_entries(from: OwnedFd, to: OwnedFd, rules: Rules<'_>) -> Result<Vec<Vec<u8>>, TreeError> {
     let root = rustix::io::fcntl_dupfd_cloexec(&to, 3).map_err(TreeError::io("duplicate", b""))?;
     let mut whole = Whole { copier: Copier::new(rules), to: DirStack::new(to)?, root };
     walk(from, &mut whole)?;
-    attrs::copy_dir_attributes(again.as_fd(), whole.root.as_fd()).map_err(TreeError::io("set attributes of", b""))
+    Ok(whole.copier.skipped)
 }
 
 struct Whole<'a> {
