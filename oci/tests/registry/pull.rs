@@ -286,10 +286,12 @@ async fn cut_bodies_go_on_where_they_stopped() {
     check_fetch("cut at n-1", 1, |_, a| a.cut_after = Some(a.body.len() - 1), Ok(()), &[250]).await;
     let lasting = ["got no complete answer in 6 attempts"];
     check_fetch("cut for ever", 99, |_, a| a.cut_after = Some(0), Err(&lasting), &[250, 500, 1000, 2000, 4000]).await;
-    let mut cut = false;
     for (case, second) in [
         ("range ignored", (|_: &Request, a: &mut Response| *a = whole("layer")) as Change),
-        ("wrong range", |_, a| a.set("Content-Range", "bytes 0-4999/5000")),
+        ("wrong range", |_, a| {
+            *a = whole("layer").with("Content-Range", "bytes 0-4999/5000");
+            a.status = 206;
+        }),
         ("416", |_, a| *a = status(416)),
     ] {
         let registry = start();
@@ -302,9 +304,7 @@ async fn cut_bodies_go_on_where_they_stopped() {
         check(case, fetch(&client, &name(&registry, "app:1"), &image).await, Ok(()));
         let ranges: Vec<_> = registry.seen().iter().filter_map(|r| r.header("range").map(str::to_owned)).collect();
         assert_eq!(ranges, ["bytes=10-"], "{case}");
-        cut = true;
     }
-    assert!(cut);
 }
 
 fn whole(text: &str) -> Response {
