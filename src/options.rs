@@ -95,8 +95,6 @@ pub struct RunOptions {
     pub network: Option<NetworkMode>,
     /// `-p`, as (host address, host port, container port); only checked, since the network is the host's.
     pub publish: Vec<Publish>,
-    /// Whether the changed tree is thrown away afterwards (`--rm`); otherwise too, but it is said.
-    pub rm: bool,
 }
 
 /// One `-p`.

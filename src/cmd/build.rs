@@ -136,7 +136,6 @@ mod tests {
     fn built(names: &[&str], wrote: &[&str]) -> Built {
         Built {
             image_id: Digest::of(b"config"),
-            manifest: Digest::of(b"manifest"),
             names: names.iter().map(|name| name.parse().expect("a name")).collect(),
             steps: 7,
             cached: 5,

@@ -2,7 +2,45 @@
 //!
 //! In come options, out come outcomes and [`Failure`]s; events go to a [`solver::seam::Progress`]. Deliberately
 //! absent: argv, the terminal, colours.
+//!
+//! [`build()`] reads like the build itself; [`context`] finds its texts, [`resolve`] answers the frontend, [`assemble`]
+//! makes the image, [`export`] sends it out.
 
 mod failure;
 
+mod assemble;
+mod build;
+mod context;
+mod export;
+mod resolve;
+mod run;
+mod settings;
+mod words;
+
+pub mod images;
+
+pub use build::{Built, build};
+pub use context::Text;
 pub use failure::{Failure, FailureKind, Problem, Snippet};
+pub use run::run;
+pub use settings::Settings;
+
+use oci::content::ContentStore as _;
+use oci::model::Digest;
+use std::io::Read as _;
+use store::Store;
+
+/// A config or manifest; what is larger is none.
+const DOCUMENT_MAX_BYTES: u64 = 4 << 20;
+
+/// Reads a small blob of the store whole, and checks it.
+fn read_blob(store: &Store, digest: &Digest) -> Result<Vec<u8>, Failure> {
+    let fail = |error: &oci::content::ContentError| words::content(error);
+    let missing = || fail(&oci::content::ContentError::Missing { digest: *digest });
+    let reader = store.blobs().open(digest).map_err(|error| fail(&error))?.ok_or_else(missing)?;
+    let mut bytes = Vec::new();
+    oci::content::VerifiedReader::new(reader.take(DOCUMENT_MAX_BYTES), *digest, None)
+        .read_to_end(&mut bytes)
+        .map_err(|error| fail(&oci::content::ContentError::io(format!("read blob `{digest}`"))(error)))?;
+    Ok(bytes)
+}

@@ -33,7 +33,6 @@ pub fn run(args: &RunArgs, environment: &Environment) -> Result<RunOptions, Fail
         tty: args.tty,
         network: args.network,
         publish: args.publish.iter().map(|text| publish(text)).collect::<Result<_, _>>()?,
-        rm: args.rm,
     })
 }
 

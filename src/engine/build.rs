@@ -1,0 +1,252 @@
+//! One build: from options to an image in the store and wherever else it is wanted.
+//!
+//! The order of things: texts are read, the frontend plans (asking for images until it knows enough), the solver
+//! solves, the layers become an image, the image goes out, and only then is it tagged and the build reported.
+
+use std::sync::Arc;
+
+use executor::Worker;
+use executor::layers::SCRATCH;
+use frontend::{Answers, Plan, PlanOptions, Planned};
+use jiff::Timestamp;
+use oci::model::{Descriptor, Digest, Reference};
+use serde_json::{Value, json};
+use solver::graph::VertexId;
+use solver::run::{SolveError, Solver};
+use solver::seam::{Event, Progress, ResultId};
+use store::{ImageRecord, Layer, Store};
+use tokio_util::sync::CancellationToken;
+
+use super::assemble::{Assembled, assemble};
+use super::context::Context;
+use super::resolve::Resolver;
+use super::{Failure, Problem, Settings, export, words};
+use crate::options::BuildOptions;
+
+/// A build that went well.
+#[derive(Clone, Debug)]
+pub struct Built {
+    /// Digest of the config: the image id.
+    pub image_id: Digest,
+    /// Names it has now.
+    pub names: Vec<Reference>,
+    /// Steps that took part.
+    pub steps: usize,
+    /// Of these, steps whose result was known.
+    pub cached: usize,
+    /// Where it went beside the local store, in words.
+    pub wrote: Vec<String>,
+    /// What the frontend remarked.
+    pub warnings: Vec<Problem>,
+    /// For `--metadata-file`; the manifest in it is the pushed or archived one if there is one, else the local store's.
+    pub metadata: Value,
+}
+
+/// Builds. Events go to `progress`; ends soon after `cancel` fires.
+pub async fn build(
+    settings: &Settings,
+    options: &BuildOptions,
+    progress: Arc<dyn Progress>,
+    cancel: CancellationToken,
+) -> Result<Built, Failure> {
+    let store = settings.open_store(&progress)?;
+    let registry = settings.registry()?;
+    let context = read_context(options, &*progress)?;
+    let plan = plan(settings, options, &context, &store, &registry, &progress).await?;
+    say_shared_network(options, &plan, &*progress);
+
+    let worker = settings.worker(&store, &registry, &context.dir)?;
+    let solver = Solver {
+        executor: Arc::new(worker.clone()),
+        cache: Arc::new(store.clone()),
+        progress: progress.clone(),
+        jobs: options.jobs,
+    };
+    let Plan { graph, output, spans, warnings, .. } = plan;
+    let wants: Vec<_> = output.edge.into_iter().collect();
+    let solution =
+        solver.solve(Arc::new(graph), &wants, &cancel).await.map_err(|error| unsolved(error, &context, &spans))?;
+    let top = output.edge.and_then(|edge| solution.results.get(&edge).cloned());
+
+    let exporting = Task::start("exporting to image", &progress);
+    let exported = async {
+        let chain = chain_with_diff_ids(&worker, top.as_ref()).await?;
+        let image = assemble(&output, &chain)?;
+        let record = keep(&store, &image, top, output.platform.clone())?;
+        let out = export::Exporter { store: &store, registry: &registry, worker: &worker, progress: &progress };
+        let sent = out.export(options, &image, exporting.vertex, &cancel).await?;
+        store.add_image(&record).map_err(|error| words::store(&error))?;
+        for name in &options.tags {
+            store.tag(name, &record).map_err(|error| words::store(&error))?;
+        }
+        in_background(&store, |store| store.sync().map_err(|error| words::store(&error))).await?;
+        Ok::<_, Failure>((image, record, sent))
+    }
+    .await;
+    let (image, record, sent) = exporting.end(exported)?;
+
+    let manifest = sent.manifest.clone().unwrap_or_else(|| record.manifest.clone());
+    Ok(Built {
+        image_id: image.id(),
+        names: options.tags.clone(),
+        steps: solution.ran + solution.cached,
+        cached: solution.cached,
+        wrote: sent.wrote,
+        warnings: warnings.iter().map(|found| words::diagnostic(found, &context.dockerfile)).collect(),
+        metadata: metadata(&image, &manifest, &options.tags),
+    })
+}
+
+fn read_context(options: &BuildOptions, progress: &dyn Progress) -> Result<Context, Failure> {
+    let context = Context::read(&options.context, options.file.as_deref())?;
+    let names = std::iter::once(&context.dockerfile).chain(context.ignore.as_ref().map(|ignore| &ignore.text));
+    for (text, what) in names.zip(["build definition from ", ""]) {
+        let name = format!("[internal] load {what}{}", text.name);
+        let vertex = VertexId::of_name(&name);
+        progress.event(Event::Declared { vertex, name, inputs: Vec::new() });
+        progress.event(Event::Started(vertex));
+        progress.event(Event::Done(vertex));
+    }
+    Ok(context)
+}
+
+/// Plans, and answers what the frontend asks, until there is a plan.
+async fn plan(
+    settings: &Settings,
+    options: &BuildOptions,
+    context: &Context,
+    store: &Store,
+    registry: &oci::registry::Client,
+    progress: &Arc<dyn Progress>,
+) -> Result<Plan, Failure> {
+    let resolver =
+        Resolver { store: store.clone(), registry: registry.clone(), pull: options.pull, progress: progress.clone() };
+    let asked_of_frontend = PlanOptions {
+        target: options.target.clone(),
+        build_args: options.build_args.clone(),
+        labels: options.labels.clone(),
+        platform: options.platform.clone(),
+        build_platform: settings.native_platform.clone(),
+        no_cache: options.no_cache,
+        network: options.network,
+        ignore_patterns: context.ignore.as_ref().map(super::context::Ignore::patterns).unwrap_or_default(),
+    };
+    let mut answers = Answers::new();
+    loop {
+        let planned = frontend::plan(&context.dockerfile.text, &asked_of_frontend, &answers)
+            .map_err(|found| words::diagnostics(&found, &context.dockerfile))?;
+        match planned {
+            Planned::Plan(plan) => return Ok(*plan),
+            Planned::Need(asked) => resolver.answer(&asked, &mut answers, &context.dockerfile).await?,
+        }
+    }
+}
+
+/// Until a step can have a network of its own, the default is the host's; that is said, once.
+fn say_shared_network(options: &BuildOptions, plan: &Plan, progress: &dyn Progress) {
+    let shares = |op: &solver::op::Op| matches!(op, solver::op::Op::Exec(exec) if exec.network == solver::op::NetworkMode::Default);
+    if options.network.is_none_or(|mode| mode == solver::op::NetworkMode::Default)
+        && let Some((vertex, ..)) = plan.graph.iter().find(|(_, vertex, _)| shares(&vertex.op))
+    {
+        let text = "RUN steps use the host's network; say --network=host to accept that, --network=none for none";
+        progress.event(Event::Notice { vertex, text: text.to_owned() });
+    }
+}
+
+fn unsolved(
+    error: SolveError<executor::ExecError, store::StoreError>,
+    context: &Context,
+    spans: &std::collections::HashMap<VertexId, std::ops::Range<usize>>,
+) -> Failure {
+    match error {
+        SolveError::Failed { vertex, source } => {
+            words::at(words::step(&source, context), &context.dockerfile, spans.get(&vertex))
+        }
+        SolveError::Cache(error) => words::store(&error),
+        SolveError::Canceled => words::canceled(),
+        fault @ (SolveError::WrongOutputs { .. } | SolveError::Broken(_)) => Failure::from_error(&fault),
+    }
+}
+
+/// The chain of a result, every record that is not empty with its `diff_id`. Bottom up: a chain id needs those beneath.
+async fn chain_with_diff_ids(worker: &Worker, top: Option<&ResultId>) -> Result<Vec<Layer>, Failure> {
+    let top = top.cloned().unwrap_or_else(|| ResultId(SCRATCH.to_owned()));
+    let chain = worker.blocking(move |worker| {
+        for layer in worker.layers().chain(&top)?.iter().filter(|layer| !layer.empty && layer.diff_id.is_none()) {
+            worker.layers().ensure_diff_id(&layer.id)?;
+        }
+        Ok(worker.layers().chain(&top)?)
+    });
+    chain.await.map_err(|error| words::exec(&error))
+}
+
+/// Puts config and manifest into the store. The local manifest describes base layers as they were pulled and the
+/// others uncompressed.
+pub(super) fn keep(
+    store: &Store,
+    image: &Assembled,
+    top: Option<ResultId>,
+    platform: oci::model::Platform,
+) -> Result<ImageRecord, Failure> {
+    let layers: Vec<Descriptor> = image.layers.iter().map(export::as_stored).collect::<Result<_, _>>()?;
+    let size_bytes = layers.iter().map(|layer| layer.size).sum();
+    let (manifest, manifest_bytes) = image.manifest(layers);
+    for bytes in [&image.config_bytes, &manifest_bytes] {
+        oci::content::put_bytes(store.blobs(), bytes).map_err(|error| words::content(&error))?;
+    }
+    let record = ImageRecord { manifest, config: image.id(), top, platform, created: Timestamp::now(), size_bytes };
+    Ok(record)
+}
+
+fn metadata(image: &Assembled, manifest: &Descriptor, names: &[Reference]) -> Value {
+    let mut metadata = json!({
+        "containerimage.config.digest": image.id(),
+        "containerimage.descriptor": manifest,
+        "containerimage.digest": manifest.digest,
+    });
+    if !names.is_empty() {
+        let names: Vec<String> = names.iter().map(Reference::to_string).collect();
+        metadata["image.name"] = json!(names.join(","));
+    }
+    metadata
+}
+
+/// Blocking work off the async threads.
+pub(super) async fn in_background<T: Send + 'static>(
+    store: &Store,
+    work: impl FnOnce(&Store) -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let store = store.clone();
+    match tokio::task::spawn_blocking(move || work(&store)).await {
+        Ok(result) => result,
+        Err(error) => Err(Failure::from_error(&error)),
+    }
+}
+
+/// Something of the engine's own that is shown beside the steps.
+pub(super) struct Task<'a> {
+    /// Under which id.
+    pub vertex: VertexId,
+    progress: &'a Arc<dyn Progress>,
+}
+
+impl<'a> Task<'a> {
+    /// Shows it as begun.
+    pub fn start(name: &str, progress: &'a Arc<dyn Progress>) -> Self {
+        let vertex = VertexId::of_name(name);
+        progress.event(Event::Declared { vertex, name: name.to_owned(), inputs: Vec::new() });
+        progress.event(Event::Started(vertex));
+        Self { vertex, progress }
+    }
+
+    /// Shows how it ended, and hands the outcome on.
+    pub fn end<T>(self, outcome: Result<T, Failure>) -> Result<T, Failure> {
+        let vertex = self.vertex;
+        self.progress.event(match &outcome {
+            Ok(_) => Event::Done(vertex),
+            Err(failure) if failure.kind == super::FailureKind::Canceled => Event::Canceled(vertex),
+            Err(failure) => Event::Failed { vertex, error: failure.problems[0].message.clone() },
+        });
+        outcome
+    }
+}

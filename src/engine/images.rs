@@ -1,0 +1,107 @@
+//! The images of the local store: list, forget, import, save, load.
+//!
+//! In come settings and names, out come facts for the hall to print. Deliberately absent: collecting what no image
+//! needs any more; layers and blobs of a forgotten image stay as long as the cache may use them.
+
+mod import;
+mod input;
+mod load;
+mod save;
+#[cfg(test)]
+mod tests;
+
+pub use import::import;
+pub use load::load;
+pub use save::save;
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use oci::model::{Digest, Reference};
+use solver::seam::Progress;
+use store::{FoundImage, Store};
+
+use super::{Failure, Settings, words};
+
+/// One line of the list: a name, or an image that has none.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Listed {
+    /// Its name.
+    pub name: Option<Reference>,
+    /// The image id: digest of the config.
+    pub id: Digest,
+    /// When it got its name; without one, when it was made or pulled.
+    pub created: Timestamp,
+    /// Size of its layers in bytes.
+    pub size_bytes: u64,
+}
+
+/// All images: those with names by name, then those without, the latest first.
+pub async fn list(settings: &Settings, progress: Arc<dyn Progress>) -> Result<Vec<Listed>, Failure> {
+    let store = settings.open_store(&progress)?;
+    let named = store.images().map_err(|error| words::store(&error))?;
+    let nameless = store.nameless_images().map_err(|error| words::store(&error))?;
+    let all = named.into_iter().map(|(name, image)| (Some(name), image));
+    let all = all.chain(nameless.into_iter().map(|image| (None, image)));
+    Ok(all
+        .map(|(name, image)| Listed { name, id: image.config, created: image.created, size_bytes: image.size_bytes })
+        .collect())
+}
+
+/// Takes names away and forgets images that have none left. An id stands for an image with at most one name; which of
+/// several is meant, only a name says. Returns what was done, in words.
+///
+/// # Errors
+/// Before anything is removed, if one of `images` does not say which image is meant.
+pub async fn remove(
+    settings: &Settings,
+    images: &[String],
+    progress: Arc<dyn Progress>,
+) -> Result<Vec<String>, Failure> {
+    let store = settings.open_store(&progress)?;
+    let mut meant: Vec<(FoundImage, Option<Reference>)> = Vec::new();
+    for text in images {
+        let found = find(&store, text)?;
+        let name = match (&found.name, &found.names[..]) {
+            (Some(name), _) => Some(name.clone()),
+            (None, []) => None,
+            (None, [name]) => Some(name.clone()),
+            (None, names) => {
+                let names: Vec<String> = names.iter().map(Reference::familiar).collect();
+                return Err(Failure::new(format!("the image `{text}` has several names"))
+                    .note(names.join(", "))
+                    .help(format!("remove them by name: `rbuild rmi {}`", names.join(" "))));
+            }
+        };
+        if !meant.iter().any(|(other, same)| other.image.manifest == found.image.manifest && *same == name) {
+            meant.push((found, name));
+        }
+    }
+    let mut done = Vec::new();
+    for (found, name) in meant {
+        let manifest = found.image.manifest.digest;
+        if let Some(name) = &name
+            && store.untag(name).map_err(|error| words::store(&error))?
+        {
+            done.push(format!("untagged {}", name.familiar()));
+        }
+        if store.image_names(&manifest).map_err(|error| words::store(&error))?.is_empty() {
+            store.remove_image(&manifest).map_err(|error| words::store(&error))?;
+            done.push(format!("removed {}", found.image.config));
+        }
+    }
+    Ok(done)
+}
+
+/// The image that `text` means.
+fn find(store: &Store, text: &str) -> Result<FoundImage, Failure> {
+    match store.find_image(text) {
+        Ok(Some(found)) => Ok(found),
+        Ok(None) => Err(Failure::new(format!("there is no image `{text}` in the local store"))
+            .help("`rbuild images` lists what is there")),
+        Err(error @ store::StoreError::AmbiguousId { .. }) => {
+            Err(words::store(&error).help("give more digits of the id, or a name"))
+        }
+        Err(error) => Err(words::store(&error)),
+    }
+}

@@ -1,0 +1,133 @@
+//! `save`: images of the local store as one archive.
+//!
+//! An image whose blobs are all here goes out as it came in, digest included. Layers that are only trees become blobs
+//! first, once, and the archive's manifest then describes these; the config, and with it the image id, stays.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use executor::Worker;
+use oci::image::Image;
+use oci::layer::{Codec, Compression};
+use oci::model::{Descriptor, Manifest, Reference};
+use solver::seam::{Progress, ResultId};
+use store::{FoundImage, Store};
+use tokio_util::sync::CancellationToken;
+
+use super::find;
+use crate::engine::assemble::Assembled;
+use crate::engine::build::{Task, in_background};
+use crate::engine::export::{as_oci, write_to};
+use crate::engine::{Failure, Settings, words};
+use crate::options::{Output, OutputKind};
+
+/// Writes images, each under the names it was asked for by, to `output`. An image given by its id has no name there.
+pub async fn save(
+    settings: &Settings,
+    images: &[Reference],
+    output: &Output,
+    progress: Arc<dyn Progress>,
+    cancel: CancellationToken,
+) -> Result<(), Failure> {
+    let store = settings.open_store(&progress)?;
+    let registry = settings.registry()?;
+    let worker = settings.worker(&store, &registry, Path::new("/"))?;
+    let meant = meant(&store, images)?;
+    let task = Task::start("[internal] save images", &progress);
+    let saving = async {
+        let mut whole = Vec::with_capacity(meant.len());
+        for (found, names) in &meant {
+            whole.push((names.clone(), with_blobs(&store, &worker, found).await?));
+        }
+        let output = output.clone();
+        in_background(&store, move |store| {
+            write_to(output.dest.as_deref(), |out| match output.kind {
+                OutputKind::Docker => oci::export::docker_archive::write(out, store.blobs(), &whole),
+                _ => oci::export::oci_layout::write_tar(out, store.blobs(), &whole),
+            })
+        })
+        .await
+    };
+    let saved = tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(words::canceled()),
+        saved = saving => saved,
+    };
+    task.end(saved)
+}
+
+/// The images that are meant, each once, with the names that it was meant by.
+fn meant(store: &Store, images: &[Reference]) -> Result<Vec<(FoundImage, Vec<Reference>)>, Failure> {
+    let mut meant: Vec<(FoundImage, Vec<Reference>)> = Vec::new();
+    for image in images {
+        // Not only by name: `rbuild save 12ab34cd` means the image of that id.
+        let found = find(store, &image.familiar())?;
+        let name = found.name.clone();
+        let known = meant.iter_mut().find(|(other, _)| other.image.manifest == found.image.manifest);
+        match known {
+            Some((_, names)) => names.extend(name.filter(|name| !names.contains(name))),
+            None => meant.push((found, name.into_iter().collect())),
+        }
+    }
+    Ok(meant)
+}
+
+/// A manifest of the image whose blobs are all in the store.
+async fn with_blobs(store: &Store, worker: &Worker, found: &FoundImage) -> Result<Descriptor, Failure> {
+    let image = &found.image;
+    let opened = Image::open(store.blobs(), &image.manifest).map_err(|error| Failure::from_error(&error))?;
+    let Image { manifest, config_bytes, .. } = opened;
+    if all_here(store, &manifest)? {
+        return Ok(image.manifest.clone());
+    }
+    let top = match &image.top {
+        Some(top) => Some(top.clone()),
+        None => {
+            let name = somewhere(store, found, &manifest)?;
+            worker.image_top(&name, &image.manifest).await.map_err(|error| words::exec(&error))?
+        }
+    };
+    if all_here(store, &manifest)? {
+        return Ok(image.manifest.clone());
+    }
+    let (layers, blobs) = worker
+        .blocking(move |worker| {
+            let chain = top.map(|top| worker.layers().chain(&top)).transpose()?.unwrap_or_default();
+            let layers: Vec<_> = chain.into_iter().filter(|layer| !layer.empty).collect();
+            let ids: Vec<&ResultId> = layers.iter().map(|layer| &layer.id).collect();
+            let codec = Codec::new(Compression::Gzip);
+            let blobs = ids.into_iter().map(|id| Ok(worker.layers().ensure_blob(id, &codec, false)?));
+            let blobs = blobs.collect::<Result<Vec<_>, executor::ExecError>>()?;
+            Ok((layers, blobs))
+        })
+        .await
+        .map_err(|error| words::exec(&error))?;
+    let assembled = Assembled { config_bytes, layers };
+    let (descriptor, bytes) = assembled.manifest(blobs.into_iter().map(as_oci).collect());
+    oci::content::put_bytes(store.blobs(), &bytes).map_err(|error| words::content(&error))?;
+    Ok(descriptor)
+}
+
+fn all_here(store: &Store, manifest: &Manifest) -> Result<bool, Failure> {
+    for blob in manifest.layers.iter().chain([&manifest.config]) {
+        if store.blobs().size(&blob.digest).map_err(|error| words::content(&error))? != Some(blob.size) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A name under which a registry has the image's layers.
+fn somewhere(store: &Store, found: &FoundImage, manifest: &Manifest) -> Result<Reference, Failure> {
+    if let Some(name) = found.name.as_ref().or(found.names.first()) {
+        return Ok(name.clone());
+    }
+    for layer in &manifest.layers {
+        let known = store.blob_sources(&layer.digest).map_err(|error| words::store(&error))?;
+        if let Some(name) = known.into_iter().next() {
+            return Ok(name);
+        }
+    }
+    Err(Failure::new(format!("the layers of the image {} are not in the store", found.image.config))
+        .help("pull it again by its name"))
+}

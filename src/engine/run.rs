@@ -1,0 +1,160 @@
+//! `rbuild run`: an image from the store (or a registry) as a process in the foreground, in the sandbox of the steps.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use executor::Worker;
+use executor::ops::exec::{RunSpec, Volume, run_image};
+use frontend::ImageQuestion;
+use oci::model::{Config, Reference};
+use solver::graph::{Edge, Graph, Vertex};
+use solver::op::{Op, OpMeta, SourceOp};
+use solver::run::{SolveError, Solver};
+use solver::seam::{Progress, ResultId};
+use store::{ImageRecord, Store};
+use tokio_util::sync::CancellationToken;
+
+use super::resolve::{Resolver, config_of};
+use super::{Failure, Settings, words};
+use crate::options::RunOptions;
+
+/// Runs an image and returns the exit code of its process (128 + signal when a signal ended it). What it changes in
+/// its tree is thrown away.
+pub async fn run(
+    settings: &Settings,
+    options: &RunOptions,
+    progress: Arc<dyn Progress>,
+    cancel: CancellationToken,
+) -> Result<i32, Failure> {
+    check_ports(options)?;
+    let store = settings.open_store(&progress)?;
+    let registry = settings.registry()?;
+    let record = match find(&store, &options.image)? {
+        Some(record) => record,
+        None => {
+            let resolver =
+                Resolver { store: store.clone(), registry: registry.clone(), pull: false, progress: progress.clone() };
+            let question =
+                ImageQuestion { reference: options.image.clone(), platform: settings.native_platform.clone() };
+            resolver.answer_one(&question).await?;
+            find(&store, &options.image)?.ok_or_else(|| not_there(&options.image))?
+        }
+    };
+    let config = config_of(&store, &record.config)?.config;
+    let worker = settings.worker(&store, &registry, std::path::Path::new("/"))?;
+    let top = tree_of(&worker, &options.image, &record, &progress, &cancel).await?;
+    let volumes = options.volumes.iter().map(|volume| Volume {
+        source: volume.source.clone(),
+        target: volume.target.clone(),
+        readonly: volume.readonly,
+    });
+    let spec = RunSpec {
+        args: command(options, &config)?,
+        env: environment(options, &config),
+        cwd: options.workdir.clone().unwrap_or(config.working_dir),
+        user: options.user.clone().unwrap_or(config.user),
+        volumes: volumes.collect(),
+        tty: options.tty,
+        interactive: options.interactive,
+        network: options.network.unwrap_or_default(),
+        hostname: String::new(),
+    };
+    let exit = run_image(&worker, &top, spec, &cancel).await.map_err(|error| words::exec(&error))?;
+    Ok(exit.code())
+}
+
+/// The layers of an image, fetched if need be: a graph of one vertex, solved like any other.
+async fn tree_of(
+    worker: &Worker,
+    name: &Reference,
+    record: &ImageRecord,
+    progress: &Arc<dyn Progress>,
+    cancel: &CancellationToken,
+) -> Result<ResultId, Failure> {
+    if let Some(top) = &record.top {
+        return Ok(top.clone());
+    }
+    let pinned = name.with_digest(record.manifest.digest);
+    let op = Op::Source(SourceOp { identifier: format!("docker-image://{pinned}"), attrs: BTreeMap::new() });
+    let meta = OpMeta { description: format!("[internal] load {pinned}"), ..OpMeta::default() };
+    let mut graph = Graph::new();
+    let vertex = graph
+        .add(Vertex { op, inputs: Vec::new(), platform: None }, meta)
+        .map_err(|error| Failure::from_error(&error))?;
+    let solver = Solver {
+        executor: Arc::new(worker.clone()),
+        cache: Arc::new(worker.store().clone()),
+        progress: progress.clone(),
+        jobs: 1,
+    };
+    let want = Edge { vertex, output: 0 };
+    let solution = solver.solve(Arc::new(graph), &[want], cancel).await.map_err(|error| match error {
+        SolveError::Failed { source, .. } => words::exec(&source),
+        SolveError::Canceled => words::canceled(),
+        other => Failure::from_error(&other),
+    })?;
+    Ok(solution.results[&want].clone())
+}
+
+fn find(store: &Store, name: &Reference) -> Result<Option<ImageRecord>, Failure> {
+    // Not only by name: `rbuild run 12ab34cd` means the image of that id.
+    let found = store.find_image(&name.familiar()).map_err(|error| words::store(&error))?;
+    Ok(found.map(|found| found.image))
+}
+
+fn not_there(name: &Reference) -> Failure {
+    Failure::new(format!("there is no image `{}` for this machine", name.familiar()))
+        .help("`rbuild images` lists what is there; `rbuild -t NAME .` builds one")
+}
+
+/// On the host's network a port is where the process listens; nothing can be moved.
+fn check_ports(options: &RunOptions) -> Result<(), Failure> {
+    match options.publish.iter().find(|publish| publish.host_port != publish.container_port) {
+        Some(publish) => Err(Failure::new(format!(
+            "port {} cannot be published as {}: the process is on the host's network",
+            publish.container_port, publish.host_port
+        ))
+        .help("use the same port on both sides, or make the process listen on the port you want")),
+        None => Ok(()),
+    }
+}
+
+/// Entry point and command as docker combines them: `--entrypoint` also drops the image's command.
+fn command(options: &RunOptions, config: &Config) -> Result<Vec<String>, Failure> {
+    let own = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();
+    let mut args = match &options.entrypoint {
+        Some(entrypoint) if entrypoint.is_empty() => Vec::new(),
+        Some(entrypoint) => vec![entrypoint.clone()],
+        None => own(&config.entrypoint),
+    };
+    if !options.command.is_empty() {
+        args.extend(options.command.iter().cloned());
+    } else if options.entrypoint.is_none() {
+        args.extend(own(&config.cmd));
+    }
+    if args.is_empty() {
+        return Err(Failure::new(format!("the image `{}` has no command", options.image.familiar()))
+            .help("say what to run: `rbuild run IMAGE COMMAND…`"));
+    }
+    Ok(args)
+}
+
+/// The image's variables, those of `-e` in their place or behind them, and `TERM` on a terminal.
+fn environment(options: &RunOptions, config: &Config) -> Vec<String> {
+    let name = |variable: &str| variable.split('=').next().unwrap_or(variable).to_owned();
+    let mut env = config.env.clone();
+    if options.tty {
+        env.push("TERM=xterm".into());
+    }
+    for variable in &options.env {
+        env.retain(|known| name(known) != name(variable));
+        env.push(variable.clone());
+    }
+    if !env.iter().any(|variable| name(variable) == "PATH") {
+        env.push(DEFAULT_PATH.into());
+    }
+    env
+}
+
+/// What other runtimes give a process whose image says nothing.
+const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -1,0 +1,58 @@
+//! What holds for every command: where the store is, and how registries are met.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oci::model::Platform;
+use oci::registry::Client;
+use solver::graph::VertexId;
+use solver::seam::{Event, Progress};
+use store::Store;
+
+use super::{Failure, words};
+
+/// The hall's settings for the engine.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The store's directory.
+    pub root: PathBuf,
+    /// Registries that may be spoken to without TLS, beside those on loopback.
+    pub insecure_registries: Vec<String>,
+    /// The machine's own platform.
+    pub native_platform: Platform,
+}
+
+impl Settings {
+    /// Opens the store; what it noticed on the way (a rebuilt index) is told to `progress`.
+    pub fn open_store(&self, progress: &Arc<dyn Progress>) -> Result<Store, Failure> {
+        let store = Store::open(&self.root).map_err(|error| words::store(&error))?;
+        let vertex = VertexId::of_name("store");
+        for notice in store.notices() {
+            progress.event(Event::Notice { vertex, text: notice.clone() });
+        }
+        Ok(store)
+    }
+
+    /// A client for registries, with the credentials of the environment.
+    pub fn registry(&self) -> Result<Client, Failure> {
+        let settings = oci::registry::Settings {
+            credentials: oci::registry::Credentials::from_environment(),
+            insecure: self.insecure_registries.clone(),
+            ..Default::default()
+        };
+        Client::new(settings).map_err(|error| words::registry(&error))
+    }
+
+    /// Who runs operations, with the build context under the name `context`.
+    pub fn worker(&self, store: &Store, registry: &Client, context: &Path) -> Result<executor::Worker, Failure> {
+        let config = executor::WorkerConfig {
+            store: store.clone(),
+            local_sources: BTreeMap::from([("context".to_owned(), context.to_owned())]),
+            fetcher: Arc::new(registry.clone()),
+            snapshots: None,
+            clock: jiff::Timestamp::now,
+        };
+        executor::Worker::new(config).map_err(|error| words::exec(&error))
+    }
+}
