@@ -179,9 +179,8 @@ impl Visitor for Lines {
                 }
                 None => {
                     self.first.insert(stat.st_ino, path.clone());
-                    let text = fs::read(&place).unwrap();
-                    match text.len() {
-                        0..=40 => format!("{path}={}", shown(&text).trim_start_matches('/')),
+                    match stat.st_size {
+                        0..=40 => format!("{path}={}", shown(&fs::read(&place).unwrap()).trim_start_matches('/')),
                         length => format!("{path}=<{length} bytes>"),
                     }
                 }

@@ -9,3 +9,6 @@ pub(crate) mod tree;
 
 pub use glob::{Glob, GlobError};
 pub use patterns::Patterns;
+
+#[cfg(test)]
+mod tests;

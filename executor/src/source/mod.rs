@@ -119,7 +119,7 @@ impl SourceError {
         move |error| match error {
             SelectError::Glob(error) => SourceError::Glob(error),
             SelectError::Tree(TreeError::NotFound { path }) => {
-                SourceError::NotFound { path: path.trim_start_matches('/').to_owned(), context: context.clone() }
+                SourceError::NotFound { path, context: context.clone() }
             }
             SelectError::Tree(source) => SourceError::Tree { context: context.clone(), source },
         }

@@ -86,8 +86,8 @@ pub enum TreeError {
 impl TreeError {
     /// Turns a refusal into an error that says what was tried on what.
     pub(crate) fn io(act: &'static str, path: &[u8]) -> impl FnOnce(rustix::io::Errno) -> TreeError {
-        let path = shown(path);
-        move |errno| TreeError::Io { act, path, source: errno.into() }
+        // Only a refusal costs something.
+        move |errno| TreeError::Io { act, path: shown(path), source: errno.into() }
     }
 
     /// Whether it says that nothing is there.

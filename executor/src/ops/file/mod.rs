@@ -10,6 +10,8 @@ mod archive;
 pub mod copy;
 pub mod mode;
 pub mod owner;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
