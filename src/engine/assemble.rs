@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use frontend::{HistoryStep, PlanOutput};
-use oci::model::{Descriptor, Digest, History, ImageConfig, Manifest, media_type};
+use oci::layer::Dialect;
+use oci::model::{Descriptor, Digest, History, ImageConfig};
 use store::Layer;
 
 use super::Failure;
@@ -26,19 +27,10 @@ impl Assembled {
         Digest::of(&self.config_bytes)
     }
 
-    /// The manifest over `layers`, which describe `self.layers` in order. OCI media types.
-    pub fn manifest(&self, layers: Vec<Descriptor>) -> (Descriptor, Vec<u8>) {
-        let config = Descriptor::new(media_type::OCI_CONFIG, self.id(), self.config_bytes.len() as u64);
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: Some(media_type::OCI_MANIFEST.into()),
-            config,
-            layers,
-            annotations: BTreeMap::new(),
-            extra: BTreeMap::new(),
-        };
-        let bytes = serde_json::to_vec(&manifest).expect("a manifest holds nothing that JSON cannot");
-        (Descriptor::new(media_type::OCI_MANIFEST, Digest::of(&bytes), bytes.len() as u64), bytes)
+    /// The manifest over `layers`, which describe `self.layers` in order; OCI media types.
+    pub fn manifest(&self, layers: Vec<Descriptor>) -> Result<oci::image::Assembled, Failure> {
+        oci::image::assemble(&self.config_bytes, layers, BTreeMap::new(), Dialect::Oci)
+            .map_err(|error| Failure::from_error(&error))
     }
 }
 

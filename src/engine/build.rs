@@ -190,11 +190,18 @@ pub(super) fn keep(
 ) -> Result<ImageRecord, Failure> {
     let layers: Vec<Descriptor> = image.layers.iter().map(export::as_stored).collect::<Result<_, _>>()?;
     let size_bytes = layers.iter().map(|layer| layer.size).sum();
-    let (manifest, manifest_bytes) = image.manifest(layers);
-    for bytes in [&image.config_bytes, &manifest_bytes] {
+    let manifest = image.manifest(layers)?;
+    for bytes in [&image.config_bytes, &manifest.manifest_bytes] {
         oci::content::put_bytes(store.blobs(), bytes).map_err(|error| words::content(&error))?;
     }
-    let record = ImageRecord { manifest, config: image.id(), top, platform, created: Timestamp::now(), size_bytes };
+    let record = ImageRecord {
+        manifest: manifest.descriptor,
+        config: image.id(),
+        top,
+        platform,
+        created: Timestamp::now(),
+        size_bytes,
+    };
     Ok(record)
 }
 

@@ -94,9 +94,10 @@ impl Exporter<'_> {
             ids.iter().map(|id| Ok(worker.layers().ensure_blob(id, &codec, false)?)).collect::<Result<Vec<_>, _>>()
         });
         let layers = blobs.await.map_err(|error| words::exec(&error))?;
-        let (descriptor, bytes) = image.manifest(layers.into_iter().map(as_oci).collect());
-        oci::content::put_bytes(self.store.blobs(), &bytes).map_err(|error| words::content(&error))?;
-        Ok(descriptor)
+        let manifest = image.manifest(layers.into_iter().map(as_oci).collect())?;
+        oci::content::put_bytes(self.store.blobs(), &manifest.manifest_bytes)
+            .map_err(|error| words::content(&error))?;
+        Ok(manifest.descriptor)
     }
 
     async fn archive(&self, output: &Output, manifest: &Descriptor, names: &[Reference]) -> Result<(), Failure> {

@@ -103,9 +103,9 @@ async fn with_blobs(store: &Store, worker: &Worker, found: &FoundImage) -> Resul
         .await
         .map_err(|error| words::exec(&error))?;
     let assembled = Assembled { config_bytes, layers };
-    let (descriptor, bytes) = assembled.manifest(blobs.into_iter().map(as_oci).collect());
-    oci::content::put_bytes(store.blobs(), &bytes).map_err(|error| words::content(&error))?;
-    Ok(descriptor)
+    let manifest = assembled.manifest(blobs.into_iter().map(as_oci).collect())?;
+    oci::content::put_bytes(store.blobs(), &manifest.manifest_bytes).map_err(|error| words::content(&error))?;
+    Ok(manifest.descriptor)
 }
 
 fn all_here(store: &Store, manifest: &Manifest) -> Result<bool, Failure> {
