@@ -49,8 +49,10 @@ const COLUMNS: &str = "images.descriptor, images.config, images.top, images.plat
 
 impl Store {
     /// Gives an image a name; the image that had it loses it. A name that the same image has already stays as it is,
-    /// its `created` included, so that a build which changes nothing writes nothing.
+    /// its `created` included, so that a build which changes nothing writes nothing. A `top` that is known stays known
+    /// when `image` has none.
     pub fn tag(&self, name: &Reference, image: &ImageRecord) -> Result<(), StoreError> {
+        let image = &self.with_known_top(image)?;
         if let Some(known) = self.image(name)?
             && known == (ImageRecord { created: known.created, ..image.clone() })
         {
@@ -61,12 +63,22 @@ impl Store {
 
     /// Remembers an image without giving it a name.
     pub fn add_image(&self, image: &ImageRecord) -> Result<(), StoreError> {
+        let image = &self.with_known_top(image)?;
         if let Some(known) = self.by_manifest(&image.manifest.digest)?
             && known == (ImageRecord { created: known.created, ..image.clone() })
         {
             return Ok(());
         }
         self.write_image(None, image)
+    }
+
+    /// A manifest always has the same layers: who does not know their records does not make the store forget them.
+    fn with_known_top(&self, image: &ImageRecord) -> Result<ImageRecord, StoreError> {
+        let known = match &image.top {
+            Some(_) => None,
+            None => self.by_manifest(&image.manifest.digest)?.and_then(|known| known.top),
+        };
+        Ok(ImageRecord { top: image.top.clone().or(known), ..image.clone() })
     }
 
     fn write_image(&self, tag: Option<String>, image: &ImageRecord) -> Result<(), StoreError> {

@@ -196,6 +196,13 @@ async fn what_is_saved_loads_elsewhere_as_the_same_image() {
         }
         let listed = list(&elsewhere, nobody()).await.unwrap();
         assert_eq!(listed.len(), 2);
+        // A docker archive is an OCI layout too; unpacked, both are one in a directory.
+        let layout = place.path(&format!("{store}.d"));
+        tar::Archive::new(std::fs::File::open(&archive).unwrap()).unpack(&layout).unwrap();
+        let from_directory = place.store(&format!("{store}-from-directory"));
+        let loaded = load(&from_directory, Some(&layout), nobody(), CancellationToken::new()).await.unwrap();
+        assert_eq!(loaded.len(), 2, "{store}");
+        assert!(loaded.iter().all(|image| image.id == id), "{store}");
         // Nothing but the archive was needed: out again it goes.
         let again = Output { kind, dest: Some(place.path("again.tar")) };
         save(&elsewhere, &[name("base:1"), name("team/base")], &again, nobody(), CancellationToken::new())

@@ -242,6 +242,8 @@ fn names_move_between_images_and_can_be_taken_away() {
     store.tag(&name("app:2"), &old).unwrap();
     store.tag(&name("app:1"), &ImageRecord { created: time(99), ..old.clone() }).unwrap();
     assert_eq!(store.image(&name("app:1")).unwrap(), Some(old.clone()), "the same image again changes nothing");
+    store.tag(&name("app:2"), &ImageRecord { top: None, ..old.clone() }).unwrap();
+    assert_eq!(store.image(&name("app:2")).unwrap(), Some(old.clone()), "nor are its layers forgotten");
     store.tag(&name("app:1"), &new).unwrap();
     let other = place.open();
     assert_eq!(other.images().unwrap(), [(name("app:1"), new.clone()), (name("app:2"), old.clone())]);
