@@ -86,3 +86,108 @@ fn append_history(config: &mut ImageConfig, steps: &[HistoryStep], built: &[Laye
 fn rfc3339(time: jiff::Timestamp) -> String {
     time.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use oci::model::{DiffId, Platform};
+    use solver::graph::{Graph, Vertex};
+    use solver::op::{MergeOp, Op, OpMeta};
+    use solver::seam::ResultId;
+
+    use super::*;
+
+    /// A record made at second `at`; empty when it has no content.
+    fn record(at: i64, content: Option<&str>) -> Layer {
+        Layer {
+            id: ResultId(format!("r{at}")),
+            parent: None,
+            name: None,
+            empty: content.is_none(),
+            diff_id: content.map(|content| DiffId(Digest::of(content.as_bytes()))),
+            tar_bytes: content.map(|content| content.len() as u64),
+            chain_id: None,
+            blob: None,
+            created: jiff::Timestamp::from_second(at).expect("a second of this century"),
+        }
+    }
+
+    /// A plan over a base of `base_layers`; steps are `(created_by, whether it makes a record)`.
+    fn output(base_layers: &[&str], steps: &[(&str, bool)]) -> PlanOutput {
+        let mut graph = Graph::new();
+        let vertex = Vertex { op: Op::Merge(MergeOp {}), inputs: Vec::new(), platform: None };
+        let vertex = graph.add(vertex, OpMeta::default()).expect("a vertex without inputs");
+        let edge = solver::graph::Edge { vertex, output: 0 };
+        let history = steps.iter().map(|(created_by, makes)| HistoryStep {
+            created_by: (*created_by).into(),
+            comment: String::new(),
+            author: String::new(),
+            edge: makes.then_some(edge),
+        });
+        let mut config = ImageConfig { created: Some("2020-01-01T00:00:00Z".into()), ..ImageConfig::default() };
+        config.rootfs.diff_ids = base_layers.iter().map(|content| DiffId(Digest::of(content.as_bytes()))).collect();
+        PlanOutput { edge: Some(edge), platform: Platform::native(), config, history: history.collect() }
+    }
+
+    /// Per history entry: who made it, when, whether it is empty.
+    fn check(output: &PlanOutput, chain: &[Layer], expected: &[(&str, &str, bool)]) -> ImageConfig {
+        let image = assemble(output, chain).expect("chain and plan fit");
+        let config: ImageConfig = serde_json::from_slice(&image.config_bytes).expect("a config is JSON");
+        let history: Vec<_> = config
+            .history
+            .iter()
+            .map(|entry| (entry.created_by.as_str(), entry.created.as_deref().unwrap_or(""), entry.empty_layer))
+            .collect();
+        assert_eq!(history, expected);
+        assert_eq!(image.layers.len(), config.rootfs.diff_ids.len(), "one diff_id per layer that is there");
+        config
+    }
+
+    #[test]
+    fn history_entries_pair_up_with_records_and_take_their_times() {
+        let output = output(&["base"], &[("RUN a", true), ("ENV B=1", false), ("RUN true", true), ("CMD c", false)]);
+        let chain = [record(1, Some("base")), record(2, Some("a")), record(3, None)];
+        let config = check(
+            &output,
+            &chain,
+            &[
+                ("RUN a", "1970-01-01T00:00:02Z", false),
+                ("ENV B=1", "1970-01-01T00:00:02Z", true),
+                ("RUN true", "1970-01-01T00:00:03Z", true),
+                ("CMD c", "1970-01-01T00:00:03Z", true),
+            ],
+        );
+        assert_eq!(config.created.as_deref(), Some("1970-01-01T00:00:03Z"));
+        assert_eq!(config.rootfs.diff_ids.len(), 2);
+    }
+
+    #[test]
+    fn an_image_that_only_adds_words_is_as_old_as_its_base() {
+        let output = output(&["base"], &[("LABEL a=b", false)]);
+        let config = check(&output, &[record(9, Some("base"))], &[("LABEL a=b", "2020-01-01T00:00:00Z", true)]);
+        assert_eq!(config.created.as_deref(), Some("2020-01-01T00:00:00Z"));
+    }
+
+    #[test]
+    fn a_base_may_hold_empty_records() {
+        let output = output(&["base"], &[("RUN a", true)]);
+        let chain = [record(1, Some("base")), record(2, None), record(3, Some("a"))];
+        check(&output, &chain, &[("RUN a", "1970-01-01T00:00:03Z", false)]);
+    }
+
+    #[test]
+    fn a_chain_that_does_not_fit_the_plan_is_refused() {
+        let one_step = output(&["base"], &[("RUN a", true)]);
+        for chain in [&[][..], &[record(1, Some("a"))], &[record(1, None), record(2, Some("a"))]] {
+            let failure = assemble(&one_step, chain).expect_err("a base layer is missing");
+            assert!(failure.problems[0].message.contains("do not fit the plan"), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn the_same_records_give_the_same_image() {
+        let output = output(&[], &[("RUN a", true)]);
+        let chain = [record(1, Some("a"))];
+        let ids = [assemble(&output, &chain), assemble(&output, &chain)].map(|image| image.expect("it fits").id());
+        assert_eq!(ids[0], ids[1]);
+    }
+}

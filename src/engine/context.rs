@@ -179,3 +179,74 @@ fn read_capped(path: &Path, max_bytes: u64) -> std::io::Result<Vec<u8>> {
     }
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for (name, text) in files {
+            fs::write(dir.path().join(name), text).expect("a file in it");
+        }
+        dir
+    }
+
+    #[test]
+    fn the_usual_names_are_found_in_order() {
+        let check = |names: &[&str], expected: &str| {
+            let files: Vec<_> = names.iter().map(|name| (*name, *name)).collect();
+            let dir = folder(&files);
+            let found = Context::read(dir.path(), None).expect("there is a Dockerfile");
+            assert_eq!((found.dockerfile.name.as_str(), &*found.dockerfile.text), (expected, expected));
+        };
+        check(&["Dockerfile"], "Dockerfile");
+        check(&["dockerfile"], "dockerfile");
+        check(&["Containerfile"], "Containerfile");
+        check(&["Dockerfile", "dockerfile", "Containerfile"], "Dockerfile");
+        check(&["Containerfile", "dockerfile"], "dockerfile");
+    }
+
+    #[test]
+    fn the_ignore_file_of_the_dockerfile_beats_the_contexts() {
+        let check = |files: &[(&str, &str)], expected: Option<&str>| {
+            let dir = folder(files);
+            let found = Context::read(dir.path(), Some(&dir.path().join("app.Dockerfile"))).expect("it is there");
+            assert_eq!(found.ignore.map(|ignore| ignore.text.name).as_deref(), expected);
+        };
+        let dockerfile = ("app.Dockerfile", "FROM scratch");
+        check(&[dockerfile], None);
+        check(&[dockerfile, (".dockerignore", "a")], Some(".dockerignore"));
+        check(&[dockerfile, (".containerignore", "a")], Some(".containerignore"));
+        check(
+            &[dockerfile, (".dockerignore", "a"), ("app.Dockerfile.dockerignore", "b")],
+            Some("app.Dockerfile.dockerignore"),
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_said_with_what_to_do() {
+        let check = |failure: Failure, message: &str| {
+            let problem = &failure.problems[0];
+            assert!(problem.message.contains(message), "{problem:?}");
+            assert!(problem.help.is_some() || !problem.notes.is_empty(), "{problem:?}");
+        };
+        let empty = folder(&[]);
+        check(Context::read(empty.path(), None).expect_err("nothing there"), "there is no Dockerfile in");
+        let absent = empty.path().join("absent");
+        check(Context::read(&absent, None).expect_err("no such folder"), "cannot be opened");
+        check(Context::read(empty.path(), Some(&absent)).expect_err("no such file"), "cannot be read");
+        let file = folder(&[("x", "")]);
+        check(Context::read(&file.path().join("x"), None).expect_err("a file"), "is not a directory");
+        check(Context::read(Path::new("https://example.com/x.git"), None).expect_err("a URL"), "cannot be opened");
+        let linked = folder(&[("Dockerfile", "FROM scratch")]);
+        std::os::unix::fs::symlink("/etc/passwd", linked.path().join(".dockerignore")).expect("a link");
+        check(Context::read(linked.path(), None).expect_err("a link"), "is not a regular file");
+        let odd = folder(&[]);
+        fs::write(odd.path().join("Dockerfile"), b"FROM a\n\xff").expect("a file");
+        check(Context::read(odd.path(), None).expect_err("no text"), "is not UTF-8");
+        rustix::fs::mknodat(rustix::fs::CWD, linked.path().join("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+            .expect("a FIFO");
+        check(Context::read(linked.path(), Some(&linked.path().join("fifo"))).expect_err("a FIFO"), "cannot be read");
+    }
+}

@@ -158,3 +158,70 @@ fn environment(options: &RunOptions, config: &Config) -> Vec<String> {
 
 /// What other runtimes give a process whose image says nothing.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(words: &[&str], entrypoint: Option<&str>, env: &[&str], tty: bool) -> RunOptions {
+        let owned = |list: &[&str]| list.iter().map(|word| word.to_string()).collect();
+        RunOptions {
+            image: "app".parse().expect("a name"),
+            command: owned(words),
+            entrypoint: entrypoint.map(str::to_owned),
+            env: owned(env),
+            volumes: Vec::new(),
+            workdir: None,
+            user: None,
+            interactive: false,
+            tty,
+            network: None,
+            publish: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn entry_point_and_command_combine_as_docker_has_it() {
+        let list = |text: &str| Some(text.split_whitespace().map(String::from).collect::<Vec<_>>());
+        let check = |entrypoint: &str, cmd: &str, words: &[&str], flag: Option<&str>, expected: &str| {
+            let config = Config { entrypoint: list(entrypoint), cmd: list(cmd), ..Config::default() };
+            let args = command(&options(words, flag, &[], false), &config).map(|args| args.join(" "));
+            let shown = args.unwrap_or_else(|failure| failure.problems[0].message.clone());
+            assert_eq!(shown, expected, "{entrypoint:?} {cmd:?} {words:?} {flag:?}");
+        };
+        check("", "serve -p 80", &[], None, "serve -p 80");
+        check("tool", "--help", &[], None, "tool --help");
+        check("tool", "--help", &["run"], None, "tool run");
+        check("", "serve", &["sh", "-c", "x"], None, "sh -c x");
+        check("tool", "--help", &[], Some("sh"), "sh");
+        check("tool", "--help", &["-c", "x"], Some("sh"), "sh -c x");
+        check("tool", "--help", &["sh"], Some(""), "sh");
+        check("", "", &[], None, "the image `app:latest` has no command");
+        check("tool", "--help", &[], Some(""), "the image `app:latest` has no command");
+    }
+
+    #[test]
+    fn variables_of_the_command_line_replace_those_of_the_image() {
+        let check = |image: &[&str], flags: &[&str], tty: bool, expected: &[&str]| {
+            let config = Config { env: image.iter().map(|text| text.to_string()).collect(), ..Config::default() };
+            assert_eq!(environment(&options(&[], None, flags, tty), &config), expected);
+        };
+        check(&["PATH=/bin", "A=1"], &["A=2", "B=3"], false, &["PATH=/bin", "A=2", "B=3"]);
+        check(&["PATH=/bin"], &[], true, &["PATH=/bin", "TERM=xterm"]);
+        check(&["PATH=/bin"], &["TERM=vt100"], true, &["PATH=/bin", "TERM=vt100"]);
+        check(&[], &["PATH=/x"], false, &["PATH=/x"]);
+        check(&[], &[], false, &[DEFAULT_PATH]);
+    }
+
+    #[test]
+    fn a_port_that_would_have_to_move_is_refused() {
+        let publish = |host_port, container_port| {
+            let mut options = options(&[], None, &[], false);
+            options.publish = vec![crate::options::Publish { address: None, host_port, container_port }];
+            check_ports(&options)
+        };
+        assert!(publish(8000, 8000).is_ok());
+        let failure = publish(80, 8000).expect_err("the ports differ");
+        assert!(failure.problems[0].message.contains("port 8000 cannot be published as 80"));
+    }
+}
