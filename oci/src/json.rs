@@ -73,7 +73,10 @@ impl<'de> Visitor<'de> for Unambiguous {
         while let Some(key) = map.next_key::<String>()? {
             let folded = if self.outermost { key.to_ascii_lowercase() } else { key.clone() };
             if !seen.insert(folded) {
-                return Err(A::Error::custom(format_args!("the key `{}` stands twice in one object", key.escape_debug())));
+                return Err(A::Error::custom(format_args!(
+                    "the key `{}` stands twice in one object",
+                    key.escape_debug()
+                )));
             }
             map.next_value_seed(Unambiguous { outermost: false })?;
         }

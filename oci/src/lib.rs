@@ -4,6 +4,8 @@
 //! the build graph. [`model`] holds the immutable nouns, [`content`] is where bytes are found by digest, [`json`] reads
 //! them without doubt.
 
+#![forbid(unsafe_code)]
+
 pub mod model;
 
 pub mod json;
@@ -11,5 +13,9 @@ pub mod json;
 pub mod content;
 
 pub mod layer;
+
+pub mod image;
+
+pub mod export;
 
 pub mod registry;

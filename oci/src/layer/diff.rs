@@ -241,7 +241,7 @@ impl<'a> Writer<'a> {
     }
 
     fn entry(&self, path: &[u8], stat: &Stat, kind: Kind, xattrs: Vec<Xattr>) -> Entry {
-        let seconds = stat.st_mtime as i64;
+        let seconds = stat.st_mtime;
         Entry {
             path: path.to_vec(),
             kind,

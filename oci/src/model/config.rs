@@ -14,22 +14,22 @@ pub struct ImageConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// Who made it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_empty")]
     pub author: String,
     /// `amd64`, `arm64`, ….
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub architecture: String,
     /// `v7`, `v8`, or empty.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_empty")]
     pub variant: String,
     /// `linux`.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub os: String,
     /// How it is run.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub config: Config,
     /// Its layers.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_empty")]
     pub rootfs: RootFs,
     /// How it came to be, oldest first. `null` is read as empty.
     #[serde(default, deserialize_with = "null_is_empty")]
@@ -95,19 +95,19 @@ pub struct Healthcheck {
     #[serde(default, skip_serializing_if = "Vec::is_empty", deserialize_with = "null_is_empty")]
     pub test: Vec<String>,
     /// Time between two checks, in nanoseconds.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero", deserialize_with = "null_is_empty")]
     pub interval: i64,
     /// Time until a check counts as failed, in nanoseconds.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero", deserialize_with = "null_is_empty")]
     pub timeout: i64,
     /// Time in which failures do not count, in nanoseconds.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero", deserialize_with = "null_is_empty")]
     pub start_period: i64,
     /// Time between two checks during the start period, in nanoseconds.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero", deserialize_with = "null_is_empty")]
     pub start_interval: i64,
     /// Failures in a row that make it unhealthy.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero", deserialize_with = "null_is_empty")]
     pub retries: i64,
 }
 
@@ -135,16 +135,16 @@ pub struct History {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
     /// By which instruction.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_empty")]
     pub created_by: String,
     /// By whom.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_empty")]
     pub author: String,
     /// `buildkit.dockerfile.v0` and the like.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(default, skip_serializing_if = "String::is_empty", deserialize_with = "null_is_empty")]
     pub comment: String,
     /// Whether it made no layer.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "is_false", deserialize_with = "null_is_empty")]
     pub empty_layer: bool,
     /// Whatever else stood there.
     #[serde(flatten)]
@@ -160,10 +160,49 @@ fn is_false(flag: &bool) -> bool {
 }
 
 /// Go writes empty lists and maps as `null`.
-fn null_is_empty<'de, T, D>(deserializer: D) -> Result<T, D::Error>
+pub(super) fn null_is_empty<'de, T, D>(deserializer: D) -> Result<T, D::Error>
 where
     T: Default + Deserialize<'de>,
     D: serde::Deserializer<'de>,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn configs_go_round_without_loss() {
+        // Docker's own fields, fields that nobody knows, and the difference between unset and empty.
+        let text = concat!(
+            r#"{"created":"2026-01-02T03:04:05.678Z","author":"a","architecture":"arm64","variant":"v8","os":"linux","#,
+            r#""config":{"User":"u","ExposedPorts":{"80/tcp":{}},"Env":["A=1","B="],"Entrypoint":[],"Cmd":["c"],"#,
+            r#""Volumes":{"/v":{}},"WorkingDir":"/w","Labels":{"a":"1","b":"2"},"StopSignal":"SIGINT","#,
+            r#""Healthcheck":{"Test":["CMD","x"],"Interval":1000000000,"Retries":3},"OnBuild":["RUN x"],"#,
+            r#""Shell":["/bin/sh"],"ArgsEscaped":true,"Future":{"x":[1]}},"#,
+            r#""rootfs":{"type":"layers","diff_ids":["#,
+            r#""sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"]},"#,
+            r#""history":[{"created":"2026-01-02T03:04:05Z","created_by":"RUN","author":"h","comment":"c","#,
+            r#""empty_layer":true,"extra":1}],"moby.buildkit.cache.v0":"eyJ9"}"#
+        );
+        let config: ImageConfig = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_string(&config).unwrap(), text);
+        assert_eq!((config.config.entrypoint, config.config.cmd), (Some(vec![]), Some(vec!["c".into()])));
+    }
+
+    #[test]
+    fn what_go_writes_for_nothing_is_read_as_nothing() {
+        let text = r#"{"architecture":"amd64","os":"linux","author":null,"variant":null,"config":{"User":null,"Env":null,
+            "Entrypoint":null,"Cmd":null,"Volumes":null,"ExposedPorts":null,"WorkingDir":null,"Labels":null,"OnBuild":null,
+            "Shell":null,"StopSignal":null,"Healthcheck":null,"ArgsEscaped":null},
+            "rootfs":{"type":"layers","diff_ids":null},"history":null}"#;
+        let config: ImageConfig = serde_json::from_str(text).unwrap();
+        let empty = ImageConfig { architecture: "amd64".into(), os: "linux".into(), ..Default::default() };
+        assert_eq!(config, empty);
+        let nothing: ImageConfig = serde_json::from_str(r#"{"config":null,"rootfs":null}"#).unwrap();
+        assert_eq!(nothing, ImageConfig::default());
+        let history = r#"{"history":[{"created_by":null,"author":null,"comment":null,"empty_layer":null}]}"#;
+        assert_eq!(serde_json::from_str::<ImageConfig>(history).unwrap().history, [History::default()]);
+    }
 }

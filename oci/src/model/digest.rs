@@ -116,3 +116,41 @@ pub fn chain_ids(diff_ids: &[DiffId]) -> Vec<Digest> {
     }
     chain
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn only_lower_case_sha256_is_a_digest() {
+        let check = |text: &str, fine: bool| {
+            let parsed: Result<Digest, _> = text.parse();
+            assert_eq!(parsed.as_ref().is_ok_and(|digest| digest.to_string() == text), fine, "{text}");
+            assert_eq!(serde_json::from_value::<Digest>(text.into()).is_ok(), fine, "{text}");
+        };
+        check(EMPTY, true);
+        check(&EMPTY.to_uppercase(), false);
+        check(&EMPTY.replace("e3b0", "E3B0"), false);
+        check(&EMPTY[..70], false);
+        check(&format!("{EMPTY}0"), false);
+        check(&EMPTY.replace("sha256", "sha512"), false);
+        check(&EMPTY["sha256:".len()..], false);
+        check("sha256:../../x", false);
+        check("sha256:", false);
+        check("", false);
+        check(&EMPTY.replace("e3", "\u{e9}"), false);
+        assert_eq!(Digest::of(b"").to_string(), EMPTY);
+        assert_eq!(Digest::from_bytes(*Digest::of(b"x").as_bytes()), Digest::of(b"x"));
+    }
+
+    #[test]
+    fn chain_ids_are_those_of_the_specification() {
+        let [a, b, c] = [b"a", b"b", b"c"].map(|bytes| DiffId(Digest::of(bytes)));
+        let chain = chain_ids(&[a, b, c]);
+        let ab = Digest::of(format!("{a} {b}").as_bytes());
+        assert_eq!(chain, [a.0, ab, Digest::of(format!("{ab} {c}").as_bytes())]);
+        assert_eq!(chain_ids(&[]), []);
+    }
+}

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::config::null_is_empty;
 use super::{Digest, Platform};
 
 /// Media types: OCI's and Docker's names for the same things.
@@ -46,7 +47,7 @@ pub struct Descriptor {
     /// How many bytes.
     pub size: u64,
     /// Notes, sorted by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// In an index: for which machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -84,7 +85,7 @@ pub struct Manifest {
     /// Layers, bottom first.
     pub layers: Vec<Descriptor>,
     /// Notes, sorted by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Whatever else stood there.
     #[serde(flatten)]
@@ -103,7 +104,7 @@ pub struct Index {
     /// What it points to, in order of preference.
     pub manifests: Vec<Descriptor>,
     /// Notes, sorted by name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "null_is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Whatever else stood there.
     #[serde(flatten)]

@@ -76,7 +76,8 @@ impl FromStr for Platform {
     fn from_str(text: &str) -> Result<Self, PlatformError> {
         let parts: Vec<&str> = text.split('/').collect();
         let word = |part: &str| {
-            !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+            part.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
         };
         if !parts.iter().all(|part| word(part)) {
             return Err(PlatformError { text: text.into() });
@@ -97,4 +98,55 @@ impl FromStr for Platform {
 pub struct PlatformError {
     /// The text.
     pub text: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_are_read_in_every_usual_spelling() {
+        let check = |text: &str, want: Option<&str>| {
+            let parsed: Result<Platform, _> = text.parse();
+            assert_eq!(parsed.ok().map(|platform| platform.to_string()).as_deref(), want, "{text}");
+        };
+        check("linux/amd64", Some("linux/amd64"));
+        check("linux/x86_64", Some("linux/amd64"));
+        check("Linux/AMD64/v1", Some("linux/amd64"));
+        check("linux/amd64/v3", Some("linux/amd64/v3"));
+        check("amd64", Some("linux/amd64"));
+        check("aarch64", Some("linux/arm64"));
+        check("linux/arm64/v8", Some("linux/arm64"));
+        check("linux/arm", Some("linux/arm/v7"));
+        check("linux/arm/6", Some("linux/arm/v6"));
+        check("linux/armhf", Some("linux/arm/v7"));
+        check("linux/armel", Some("linux/arm/v6"));
+        check("linux/i686", Some("linux/386"));
+        check("linux/riscv64", Some("linux/riscv64"));
+        check("windows/amd64", Some("windows/amd64"));
+        for bad in ["", "linux", "/amd64", "linux/", "linux/amd64/", "a/b/c/d", "linux/am d64", "linux/../x"] {
+            check(bad, None);
+        }
+    }
+
+    #[test]
+    fn an_image_serves_its_own_platform_and_one_without_variant_serves_all() {
+        let check = |image: &str, wanted: &str, want: bool| {
+            let (image, wanted): (Platform, Platform) = (image.parse().unwrap(), wanted.parse().unwrap());
+            assert_eq!(image.serves(&wanted), want, "{image} on {wanted}");
+        };
+        check("linux/amd64", "linux/amd64", true);
+        check("linux/amd64", "linux/amd64/v2", true);
+        check("linux/amd64/v2", "linux/amd64", false);
+        check("linux/arm64/v8", "linux/arm64", true);
+        check("linux/arm/v6", "linux/arm/v7", false);
+        check("linux/amd64", "linux/arm64", false);
+        check("windows/amd64", "linux/amd64", false);
+    }
+
+    #[test]
+    fn windows_fields_survive() {
+        let text = r#"{"os":"windows","architecture":"amd64","os.version":"10.0.1","os.features":["win32k"]}"#;
+        assert_eq!(serde_json::to_string(&serde_json::from_str::<Platform>(text).unwrap()).unwrap(), text);
+    }
 }

@@ -177,3 +177,95 @@ pub struct ReferenceError {
     /// What is wrong with it.
     pub reason: &'static str,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIN: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    /// `want` is the full name and the familiar one.
+    fn check(text: &str, want: Option<(&str, &str)>) {
+        let parsed: Result<Reference, _> = text.parse();
+        let got = parsed.as_ref().ok().map(|name| (name.to_string(), name.familiar()));
+        let want = want.map(|(full, familiar)| (full.to_owned(), familiar.to_owned()));
+        assert_eq!(got, want, "{text}");
+        if let Ok(name) = parsed {
+            assert_eq!(name.to_string().parse(), Ok(name.clone()), "the full name means the same");
+            assert_eq!(name.familiar().parse(), Ok(name), "the familiar name means the same");
+        }
+    }
+
+    #[test]
+    fn names_are_read_as_distribution_reads_them() {
+        check("debian", Some(("docker.io/library/debian:latest", "debian:latest")));
+        check("debian:12", Some(("docker.io/library/debian:12", "debian:12")));
+        check("team/app", Some(("docker.io/team/app:latest", "team/app:latest")));
+        check("docker.io/debian", Some(("docker.io/library/debian:latest", "debian:latest")));
+        check("index.docker.io/library/debian", Some(("docker.io/library/debian:latest", "debian:latest")));
+        check("library/a/b", Some(("docker.io/library/a/b:latest", "library/a/b:latest")));
+        check("ghcr.io/a/b:1", Some(("ghcr.io/a/b:1", "ghcr.io/a/b:1")));
+        check("ghcr.io/library/b:1", Some(("ghcr.io/library/b:1", "ghcr.io/library/b:1")));
+        check("localhost/x", Some(("localhost/x:latest", "localhost/x:latest")));
+        check("localhost:5000/x", Some(("localhost:5000/x:latest", "localhost:5000/x:latest")));
+        check("[::1]:5000/x:t", Some(("[::1]:5000/x:t", "[::1]:5000/x:t")));
+        check("[::1]/x", Some(("[::1]/x:latest", "[::1]/x:latest")));
+        check("HOST/x", Some(("HOST/x:latest", "HOST/x:latest")));
+        check("ab/c__d.e---f", Some(("docker.io/ab/c__d.e---f:latest", "ab/c__d.e---f:latest")));
+        let pinned = format!("debian:12@{PIN}");
+        check(&pinned, Some((&format!("docker.io/library/debian:12@{PIN}"), &pinned)));
+        let pinned = format!("debian@{PIN}");
+        check(&pinned, Some((&format!("docker.io/library/debian@{PIN}"), &pinned)));
+        check("x:_tag.-1", Some(("docker.io/library/x:_tag.-1", "x:_tag.-1")));
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        let (long_name, long_tag) = ("a".repeat(256), format!("x:{}", "t".repeat(129)));
+        for text in [
+            "",
+            ":",
+            "@",
+            "/",
+            "a/",
+            "/a",
+            "a//b",
+            "a/../b",
+            "../x",
+            "Foo",
+            "foo/Bar",
+            "x:",
+            "x:.t",
+            "x:-t",
+            "x:a b",
+            "x:t:u",
+            "x@sha256:00",
+            "x@",
+            "a b",
+            "-a",
+            "a-",
+            "a..b",
+            "a___b",
+            "_a",
+            "a\u{e9}",
+            "a\nb",
+            "host.io/",
+            "host.io:x/a",
+            "host.io:70000/a",
+            "host.io:+1/a",
+            "[::1/a",
+            "[zz]/a",
+            "[::1]x/a",
+            "-h.io/a",
+            "h..io/a",
+            "http://x/y",
+            "x@y@z",
+            long_name.as_str(),
+            long_tag.as_str(),
+        ] {
+            check(text, None);
+        }
+        let error = "Foo".parse::<Reference>().unwrap_err().to_string();
+        assert_eq!(error, "`Foo` is not an image name: a repository name is lower case");
+    }
+}

@@ -3,5 +3,9 @@
 
 mod support;
 
+mod archives;
+mod images;
+mod layer_hostile;
+mod layer_oracles;
 mod layer_overlay;
 mod layer_round_trip;
