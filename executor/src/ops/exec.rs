@@ -7,6 +7,8 @@
 //!
 //! [`run_image`] runs the same way for a person in front of a terminal, and keeps nothing.
 
+mod foreground;
+
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -17,13 +19,15 @@ use solver::seam::{Job, LogSink, ResultId};
 use store::Draft;
 use tokio_util::sync::CancellationToken;
 
+pub use foreground::{RunSpec, Volume, run_image};
+
 use crate::error::ExecError;
 use crate::layers::SCRATCH;
 use crate::ops::file::copy::{self, CopySource};
 use crate::sandbox::spec::Upper;
 use crate::sandbox::{
-    self, Bind, BindSource, Exit, Io, Limit, Mount, Network, Output, Overlay, ProcessSpec, RootFs, SandboxError, Stdin,
-    Stub, Tmpfs, policy,
+    self, Bind, BindSource, Exit, Io, Limit, Mount, Network, Output, Overlay, Plan, ProcessSpec, RootFs, SandboxError,
+    Stdin, Stub, Tmpfs,
 };
 use crate::tree::Root;
 use crate::worker::{Notices, Worker};
@@ -75,6 +79,8 @@ pub enum StepError {
     },
 }
 
+const NO_ROOT: StepError = StepError::Malformed { what: "no mount has the target `/`" };
+
 impl StepError {
     /// The exit code of the command as a shell shows it, when there is one: also 127 for a command that is not there
     /// and 126 for one that cannot be executed.
@@ -123,11 +129,19 @@ pub(crate) async fn run(
         (Exit::Signal(_), _) => false,
     };
     if !succeeded {
-        // Written files are many; throwing them away may take as long as writing them did.
-        worker.blocking(move |_| Ok(drop(trees))).await?;
+        discard(worker, trees).await?;
         return Err(StepError::Process { command: exec.args.join(" "), exit: finished.exit }.into());
     }
     worker.blocking(move |worker| commit_all(worker, trees, &finished.stubs)).await
+}
+
+/// The acts by which `exec` would be run, for people to read: its trees are shown without layers.
+pub fn preview(exec: &ExecOp) -> Result<Plan, StepError> {
+    refuse_unsupported(exec)?;
+    let mut trees: Vec<_> = exec.mounts.iter().map(Tree::shown).collect();
+    let root = exec.mounts.iter().position(|mount| mount.target == "/").ok_or(NO_ROOT)?;
+    trees.swap(0, root);
+    Ok(sandbox::plan::plan(&process(exec, &trees)?))
 }
 
 /// What nobody can give yet fails before anything is prepared: a step must not run with less than it asks for.
@@ -167,6 +181,20 @@ struct Tree {
     source: Source,
 }
 
+impl Tree {
+    /// Nothing prepared, only shown.
+    fn shown(mount: &op::Mount) -> Self {
+        let source = match mount.kind {
+            MountKind::Tmpfs { size_bytes } => Source::Memory { size_bytes },
+            _ => {
+                let overlay = Overlay { layers_dir: "layers".into(), lowers: Vec::new(), upper: None };
+                Source::Layers { overlay, draft: None }
+            }
+        };
+        Self { mount: mount.clone(), parent: ResultId(SCRATCH.into()), source }
+    }
+}
+
 enum Source {
     /// Memory.
     Memory { size_bytes: u64 },
@@ -189,7 +217,9 @@ fn prepare_all(worker: &Worker, mounts: &[op::Mount], inputs: &[ResultId]) -> Re
     let mut trees = Vec::new();
     for mount in mounts {
         let parent = match mount.input {
-            Some(index) => inputs.get(index).ok_or(StepError::Malformed { what: "a mount names an input that is not there" })?,
+            Some(index) => {
+                inputs.get(index).ok_or(StepError::Malformed { what: "a mount names an input that is not there" })?
+            }
             None => &scratch,
         };
         let is_root = mount.target == "/" && root.is_none();
@@ -203,7 +233,7 @@ fn prepare_all(worker: &Worker, mounts: &[op::Mount], inputs: &[ResultId]) -> Re
         }
         trees.push(Tree { mount: mount.clone(), parent: parent.clone(), source });
     }
-    let root = root.ok_or(StepError::Malformed { what: "no mount has the target `/`" })?;
+    let root = root.ok_or(NO_ROOT)?;
     trees.swap(0, root);
     let notices = notices.0.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(Prepared { trees, notices })
@@ -254,7 +284,7 @@ fn stack(worker: &Worker, result: &ResultId, writable: bool) -> Result<(Overlay,
 
 /// What the sandbox is asked for. The first tree is the root.
 fn process(exec: &ExecOp, trees: &[Tree]) -> Result<ProcessSpec, StepError> {
-    let (root, others) = trees.split_first().ok_or(StepError::Malformed { what: "it has no root" })?;
+    let (root, others) = trees.split_first().ok_or(NO_ROOT)?;
     let root = match &root.source {
         Source::Layers { overlay, .. } => RootFs::Overlay(overlay.clone()),
         Source::Local { view, .. } => RootFs::Tree { path: view.clone() },
@@ -332,7 +362,8 @@ fn commit_all(worker: &Worker, trees: Vec<Tree>, stubs: &[Stub]) -> Result<Vec<R
             return Err(StepError::Malformed { what: "an output of what is no layer" }.into());
         };
         if index == 0 {
-            let failed = |source| StepError::Io { act: "clean the mount points of", path: draft.fs().to_owned(), source };
+            let failed =
+                |source| StepError::Io { act: "clean the mount points of", path: draft.fs().to_owned(), source };
             sandbox::remove_stubs(draft.fs_fd(), stubs).map_err(failed)?;
         }
         results.insert(output, worker.commit(&parent, draft)?);
@@ -340,81 +371,65 @@ fn commit_all(worker: &Worker, trees: Vec<Tree>, stubs: &[Stub]) -> Result<Vec<R
     Ok(results.into_values().collect())
 }
 
-/// What a person wants to run.
-#[derive(Clone, Debug, Default)]
-pub struct RunSpec {
-    /// The command; never empty.
-    pub args: Vec<String>,
-    /// `NAME=value`.
-    pub env: Vec<String>,
-    /// Working directory inside; absolute.
-    pub cwd: String,
-    /// `user[:group]`; empty is root.
-    pub user: String,
-    /// Host paths to be seen inside.
-    pub volumes: Vec<Volume>,
-    /// Whether the command gets a terminal.
-    pub tty: bool,
-    /// Whether the command reads the standard input.
-    pub interactive: bool,
-    /// Which network.
-    pub network: NetworkMode,
-    /// Host name; empty is the default one.
-    pub hostname: String,
-}
-
-/// A host path inside.
-#[derive(Clone, Debug)]
-pub struct Volume {
-    /// Host path; must exist.
-    pub source: PathBuf,
-    /// Absolute path inside.
-    pub target: String,
-    /// Whether writes are refused.
-    pub readonly: bool,
-}
-
-/// Runs a command over the tree of `top` in the foreground, its streams the builder's own, and throws away what it
-/// writes to its root. Signals that the builder gets are passed on; the third SIGINT or SIGTERM kills.
-///
-/// # Errors
-/// A command that fails is no error; [`StepError::exit_code`] has the code for one that could not be executed.
-pub async fn run_image(
-    worker: &Worker,
-    top: &ResultId,
-    wanted: RunSpec,
-    cancel: &CancellationToken,
-) -> Result<Exit, ExecError> {
-    if wanted.args.is_empty() {
-        return Err(StepError::Malformed { what: "it has no command" }.into());
-    }
-    let top = top.clone();
-    let (overlay, draft) = worker.blocking(move |worker| stack(worker, &top, true)).await?;
-    let mut spec = ProcessSpec::new(RootFs::Overlay(overlay), wanted.args);
-    spec.env = wanted.env;
-    spec.cwd = if wanted.cwd.is_empty() { "/".into() } else { wanted.cwd };
-    spec.user = wanted.user;
-    spec.hostname = if wanted.hostname.is_empty() { policy::HOSTNAME.into() } else { wanted.hostname };
-    set_network(&mut spec, wanted.network)?;
-    let volumes = wanted.volumes.into_iter().map(|Volume { source, target, readonly }| {
-        let bind = Bind { source: BindSource::Path(source), subpath: String::new(), readonly };
-        Mount { target, kind: sandbox::MountKind::Bind(bind) }
-    });
-    spec.mounts = volumes.collect();
-    let io = Io {
-        stdin: if wanted.interactive { Stdin::Inherit } else { Stdin::Null },
-        output: if wanted.tty { Output::Terminal } else { Output::Inherit },
-        forward_signals: true,
-    };
-    let settings = worker.sandbox()?;
-    let finished = sandbox::run(&settings, &spec, io, cancel).await;
-    worker.blocking(move |_| Ok(drop(draft))).await?;
-    Ok(finished?.exit)
+/// Throws drafts away where blocking is fine: deleting may take as long as writing did.
+async fn discard<T: Send + 'static>(worker: &Worker, drafts: T) -> Result<(), ExecError> {
+    worker
+        .blocking(move |_| {
+            drop(drafts);
+            Ok(())
+        })
+        .await
 }
 
 #[cfg(test)]
 mod tests {
-    use super::environment;
+    use solver::op::{self, ExecOp, MountKind, NetworkMode, SecurityMode};
+
+    use super::{environment, preview};
+
+    fn exec(targets: &[&str]) -> ExecOp {
+        let bind = |target: &&str| op::Mount {
+            target: target.to_string(),
+            input: None,
+            selector: String::new(),
+            output: None,
+            readonly: true,
+            kind: MountKind::Bind,
+        };
+        ExecOp {
+            args: vec!["make".into()],
+            env: vec!["TOKEN=hunter2".into()],
+            proxy_env: Vec::new(),
+            cwd: "/src".into(),
+            user: "bob".into(),
+            mounts: targets.iter().map(bind).collect(),
+            network: NetworkMode::None,
+            security: SecurityMode::Sandbox,
+            secret_env: Vec::new(),
+            extra_hosts: Vec::new(),
+            hostname: String::new(),
+            ulimits: vec![("nofile".into(), 64, 64)],
+            shm_size_bytes: 0,
+            cgroup_parent: String::new(),
+            valid_exit_codes: Vec::new(),
+            devices: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_preview_shows_the_acts_of_a_step_and_needs_a_root() {
+        let text = preview(&exec(&["/cfg", "/"])).unwrap().to_string();
+        let expected =
+            ["root overlay of 0 layers in \"layers\"", "bind on \"/cfg\" overlay of 0 layers in \"layers\" ro"];
+        let tail = ["limit nofile 64:64", "working directory \"/src\"", "user \"bob\"", "exec [\"make\"] with TOKEN"];
+        for line in expected.iter().chain(&tail) {
+            assert!(text.lines().any(|found| found == *line), "{line} is not in\n{text}");
+        }
+        assert_eq!(
+            preview(&exec(&["/cfg"])).unwrap_err().to_string(),
+            "malformed exec operation: no mount has the target `/`"
+        );
+    }
 
     #[test]
     fn a_proxy_is_given_unless_the_step_sets_it_itself() {

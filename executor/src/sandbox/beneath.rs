@@ -94,7 +94,8 @@ impl Root {
             };
             if file_type(&found)? == FileType::Symlink {
                 links += 1;
-                if links > LINKS_MAX {
+                // Links of procfs say one thing and lead to another; nothing can be made behind them anyway.
+                if links > LINKS_MAX || rustix::fs::fstatfs(&found)?.f_type == rustix::fs::PROC_SUPER_MAGIC {
                     return Err(Errno::LOOP);
                 }
                 let target = rustix::fs::readlinkat(&found, "", Vec::new())?.into_bytes();
@@ -116,12 +117,7 @@ impl Root {
 }
 
 /// Opens `path` beneath `directory`, as if it were the root.
-pub fn open_beneath(
-    directory: impl AsFd,
-    path: &OsStr,
-    flags: OFlags,
-    more: ResolveFlags,
-) -> Result<OwnedFd, Errno> {
+pub fn open_beneath(directory: impl AsFd, path: &OsStr, flags: OFlags, more: ResolveFlags) -> Result<OwnedFd, Errno> {
     let path = if path.is_empty() { OsStr::new("/") } else { path };
     let quiet = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK | OFlags::NOCTTY };
     let flags = flags | quiet | OFlags::CLOEXEC;

@@ -32,7 +32,7 @@ pub enum SandboxError {
         source: io::Error,
     },
     /// The helper ended without saying how the command ended.
-    #[error("sandbox: the helper process died ({how}) while the command ran; the command was killed")]
+    #[error("sandbox: the helper process died ({how}); whatever it had started was killed")]
     HelperDied {
         /// Its own exit status.
         how: String,

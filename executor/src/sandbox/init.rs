@@ -67,12 +67,8 @@ fn helper() -> io::Result<()> {
     let _ = wire::report(&socket, &Report::Started, Some(pidfd.as_fd()));
     wait(&socket, &pidfd)?;
     let waited = sys::wait_for(pid)?;
-    let ended = Ended {
-        status: waited.status,
-        user: waited.user,
-        system: waited.system,
-        max_rss_bytes: waited.max_rss_bytes,
-    };
+    let ended =
+        Ended { status: waited.status, user: waited.user, system: waited.system, max_rss_bytes: waited.max_rss_bytes };
     wire::report(&socket, &Report::Exited(ended), None)
 }
 

@@ -35,11 +35,13 @@ mod output;
 mod perform;
 pub mod plan;
 pub mod policy;
+mod privilege;
 mod run;
 pub mod spec;
 mod stub;
 mod sys;
 mod terminal;
+mod trouble;
 mod user;
 mod wire;
 

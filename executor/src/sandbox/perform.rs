@@ -14,17 +14,18 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, Mode, OFlags, Timespec};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
-use rustix::process::{Resource, Rlimit, Signal};
-use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
+use rustix::process::Signal;
+use rustix::thread::Uid;
 
 use super::beneath::{Root, file_type};
-use super::mount::{self, MountError, Stage};
+use super::mount::{self, Stage};
 use super::plan::{Act, FileSystem, Flags, Plan};
-use super::spec::{Bind, Limit, RootFs, WindowSize};
+use super::spec::{Bind, RootFs, WindowSize};
 use super::stub::{Stub, StubKind};
+use super::trouble::{Trouble, with};
 use super::user::{self, Identity};
 use super::wire::{self, Failure, Report};
-use super::{policy, sys};
+use super::{policy, privilege, sys};
 
 /// What a process that never became the command exits with; the report says more.
 const SETUP_FAILED: i32 = 255;
@@ -61,41 +62,6 @@ pub fn perform(plan: &Plan, socket: &OwnedFd, helper: OwnedFd, stdin: Option<Own
         break;
     }
     sys::exit_now(SETUP_FAILED)
-}
-
-/// Why an act failed.
-struct Trouble {
-    errno: i32,
-    detail: String,
-}
-
-impl From<Errno> for Trouble {
-    fn from(errno: Errno) -> Self {
-        Self { errno: errno.raw_os_error(), detail: errno.to_string() }
-    }
-}
-
-impl From<io::Error> for Trouble {
-    fn from(error: io::Error) -> Self {
-        Self { errno: error.raw_os_error().unwrap_or_default(), detail: error.to_string() }
-    }
-}
-
-impl From<MountError> for Trouble {
-    fn from(error: MountError) -> Self {
-        Self { errno: error.errno.raw_os_error(), detail: error.to_string() }
-    }
-}
-
-impl From<String> for Trouble {
-    fn from(detail: String) -> Self {
-        Self { errno: 0, detail }
-    }
-}
-
-/// `(errno) => "words: errno"`.
-fn with(words: impl std::fmt::Display) -> impl FnOnce(Errno) -> Trouble {
-    move |errno| Trouble { errno: errno.raw_os_error(), detail: format!("{words}: {errno}") }
 }
 
 /// What earlier acts left for later ones.
@@ -135,12 +101,12 @@ impl Step<'_> {
             Act::ReadOnly(path) => self.make_read_only(path)?,
             Act::Mask(path) => self.mask_all(path)?,
             Act::Pivot => self.pivot()?,
-            Act::Limit(limit) => set_limit(limit)?,
+            Act::Limit(limit) => privilege::set_limit(limit)?,
             Act::Stdio { .. } => self.arrange_stdio()?,
             Act::WorkingDirectory(path) => self.enter(path)?,
-            Act::BoundCapabilities(names) => bound_capabilities(names)?,
+            Act::BoundCapabilities(names) => privilege::bound(names)?,
             Act::User(user) => self.become_user(user)?,
-            Act::Capabilities(names) => self.keep_capabilities(names)?,
+            Act::Capabilities(names) => privilege::keep(names, self.identity.as_ref())?,
             Act::CloseDescriptors => sys::close_on_exec_from(3)?,
             Act::Exec { args, env } => self.execute(args, env)?,
         }
@@ -275,7 +241,8 @@ impl Step<'_> {
         let winsize = rustix::termios::Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
         rustix::termios::tcsetwinsize(&master, winsize)?;
         rustix::pty::unlockpt(&master)?;
-        let flags = rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
+        let flags =
+            rustix::pty::OpenptFlags::RDWR | rustix::pty::OpenptFlags::NOCTTY | rustix::pty::OpenptFlags::CLOEXEC;
         let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags)?;
         wire::report(self.socket, &Report::Terminal, Some(master.as_fd()))?;
         // The first terminal of a fresh devpts is 0; the comparison proves it.
@@ -371,42 +338,29 @@ impl Step<'_> {
 
     fn enter(&mut self, path: &str) -> Result<(), Trouble> {
         // Made when missing, as builders do; it is no mount point, so it stays.
-        let place = self.root().place_or_make(path, StubKind::Directory, &mut Vec::new()).map_err(|errno| match errno {
-            Errno::LOOP => with("a link of procfs, or links without end")(errno),
-            errno => errno.into(),
-        })?;
+        let place =
+            self.root().place_or_make(path, StubKind::Directory, &mut Vec::new()).map_err(|errno| match errno {
+                Errno::LOOP => with("a link of procfs, or links without end")(errno),
+                errno => errno.into(),
+            })?;
         Ok(rustix::process::fchdir(place)?)
     }
 
     fn become_user(&mut self, user: &str) -> Result<(), Trouble> {
         let identity = user::resolve(self.root(), user)?;
-        let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
         // `/dev/stdout` is opened anew by name; a pipe or terminal that belonged to root would refuse the user.
         for stdio in [io::stdin().as_fd(), io::stdout().as_fd(), io::stderr().as_fd()] {
             if self.terminal.is_some() || file_type(stdio)? == FileType::Fifo {
-                rustix::fs::fchown(stdio, Some(uid), None)?;
+                rustix::fs::fchown(stdio, Some(Uid::from_raw(identity.uid)), None)?;
             }
         }
-        let groups: Vec<_> = identity.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
-        rustix::thread::set_thread_groups(&groups).map_err(with("set the groups"))?;
-        rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(with("set the group"))?;
-        rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(with("set the user"))?;
+        privilege::become_user(&identity)?;
         self.identity = Some(identity);
         Ok(())
     }
 
-    fn keep_capabilities(&self, names: &[String]) -> Result<(), Trouble> {
-        let is_root = self.identity.as_ref().is_some_and(|identity| identity.uid == 0);
-        let kept = if is_root { capabilities(names)? } else { CapabilitySet::empty() };
-        let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
-        rustix::thread::set_capabilities(None, sets)?;
-        Ok(rustix::thread::clear_ambient_capability_set()?)
-    }
-
     fn execute(&mut self, args: &[String], env: &[String]) -> Result<(), Trouble> {
-        let text = |text: &str| {
-            CString::new(text).map_err(|_| Trouble::from(format!("{text:?} holds a zero byte")))
-        };
+        let text = |text: &str| CString::new(text).map_err(|_| Trouble::from(format!("{text:?} holds a zero byte")));
         let program = args.first().ok_or_else(|| "no command".to_owned())?;
         let mut variables = env.iter().map(|pair| text(pair)).collect::<Result<Vec<_>, _>>()?;
         if !env.iter().any(|pair| pair.starts_with("HOME=")) {
@@ -443,53 +397,5 @@ fn join(directory: &str, name: &str) -> String {
 
 fn is_null(file: impl AsFd) -> Result<bool, Errno> {
     let stat = rustix::fs::fstat(file)?;
-    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-        && stat.st_rdev == rustix::fs::makedev(1, 3))
-}
-
-fn capabilities(names: &[String]) -> Result<CapabilitySet, Trouble> {
-    names.iter().try_fold(CapabilitySet::empty(), |set, name| {
-        CapabilitySet::from_name(name).map(|one| set | one).ok_or_else(|| format!("no capability `{name}`").into())
-    })
-}
-
-fn bound_capabilities(names: &[String]) -> Result<(), Trouble> {
-    let kept = capabilities(names)?;
-    for bit in 0..u64::BITS {
-        let one = CapabilitySet::from_bits_retain(1 << bit);
-        if kept.contains(one) {
-            continue;
-        }
-        match rustix::thread::remove_capability_from_bounding_set(one) {
-            // Beyond the last capability that this kernel knows.
-            Err(Errno::INVAL) => break,
-            done => done?,
-        }
-    }
-    Ok(())
-}
-
-fn set_limit(limit: &Limit) -> Result<(), Trouble> {
-    let resource = match limit.name.as_str() {
-        "as" => Resource::As,
-        "core" => Resource::Core,
-        "cpu" => Resource::Cpu,
-        "data" => Resource::Data,
-        "fsize" => Resource::Fsize,
-        "locks" => Resource::Locks,
-        "memlock" => Resource::Memlock,
-        "msgqueue" => Resource::Msgqueue,
-        "nice" => Resource::Nice,
-        "nofile" => Resource::Nofile,
-        "nproc" => Resource::Nproc,
-        "rss" => Resource::Rss,
-        "rtprio" => Resource::Rtprio,
-        "rttime" => Resource::Rttime,
-        "sigpending" => Resource::Sigpending,
-        "stack" => Resource::Stack,
-        name => return Err(format!("no limit `{name}`").into()),
-    };
-    // Negative is unlimited.
-    let (current, maximum) = (u64::try_from(limit.soft).ok(), u64::try_from(limit.hard).ok());
-    Ok(rustix::process::setrlimit(resource, Rlimit { current, maximum })?)
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == rustix::fs::makedev(1, 3))
 }

@@ -9,7 +9,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::policy;
-use super::spec::{Bind, BindSource, Limit, MountKind, Network as NetworkMode, Overlay, ProcessSpec, RootFs, Tmpfs, WindowSize};
+use super::spec::{
+    Bind, BindSource, Limit, MountKind, Network as NetworkMode, Overlay, ProcessSpec, RootFs, Tmpfs, WindowSize,
+};
 
 /// The acts of one step, in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,8 +158,7 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     if spec.network == NetworkMode::None {
         namespaces.push(Network);
     }
-    let mut acts =
-        vec![Act::Namespaces(namespaces), Act::DieWithHelper, Act::NewSession, Act::PrivateMounts];
+    let mut acts = vec![Act::Namespaces(namespaces), Act::DieWithHelper, Act::NewSession, Act::PrivateMounts];
     if spec.network == NetworkMode::None {
         acts.push(Act::Loopback);
     }
@@ -214,9 +215,7 @@ fn standard_mounts(spec: &ProcessSpec) -> Vec<Act> {
     ];
     acts.extend(policy::DEVICES.iter().map(|&(name, major, minor)| Act::Device { name: name.into(), major, minor }));
     acts.extend(
-        policy::DEVICE_LINKS
-            .iter()
-            .map(|&(name, target)| Act::DeviceLink { name: name.into(), target: target.into() }),
+        policy::DEVICE_LINKS.iter().map(|&(name, target)| Act::DeviceLink { name: name.into(), target: target.into() }),
     );
     acts.push(mount("devpts", "/dev/pts", &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")], pty_flags));
     let shm = spec.shm_size_bytes.to_string();

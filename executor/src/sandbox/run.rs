@@ -8,7 +8,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -53,6 +53,11 @@ impl Settings {
     /// With this very binary. Once per process is enough.
     pub fn of_this_process() -> Result<Self, SandboxError> {
         Self::with_helper(Path::new("/proc/self/exe"))
+    }
+
+    /// A path by which a child of this process can execute the helper, read-only as it is.
+    pub fn helper_path(&self) -> PathBuf {
+        self.helper.path()
     }
 }
 
@@ -186,7 +191,11 @@ pub async fn run(
         Output::Inherit => (None, Stdio::inherit(), Stdio::inherit()),
         Output::Terminal => (None, Stdio::null(), Stdio::null()),
     };
-    let signals = if io.forward_signals || terminal { Signals::listen(io.forward_signals, terminal)? } else { Signals::default() };
+    let signals = if io.forward_signals || terminal {
+        Signals::listen(io.forward_signals, terminal)?
+    } else {
+        Signals::default()
+    };
     let (socket, mut helper) = start(settings, &spec, io.stdin, stdout, stderr)?;
     let mut step = Step { pidfd: None, relay: None, stubs: Vec::new(), failure: None, ended: None, input };
     let canceled = follow(&socket, &mut step, pump.as_mut(), signals, cancel).await?;
@@ -229,7 +238,7 @@ fn start(
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(io::Error::from)
             .map_err(talk)?;
-    let mut command = std::process::Command::new(settings.helper.path());
+    let mut command = std::process::Command::new(settings.helper_path());
     // No variable of the builder's, no process group of the terminal's. Without a `pre_exec` the standard library
     // spawns by vfork and exec at once, which threads do not disturb.
     command.arg0(ARGV0).env_clear().process_group(0).stdin(theirs).stdout(stdout).stderr(stderr);

@@ -89,10 +89,8 @@ pub fn modified(file: impl AsFd) -> Result<Time, Errno> {
 
 fn set_modified(file: impl AsFd, (seconds, nanoseconds): Time) -> Result<(), Errno> {
     let kept = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ };
-    let times = Timestamps {
-        last_access: kept,
-        last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ },
-    };
+    let times =
+        Timestamps { last_access: kept, last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ } };
     rustix::fs::futimens(file, &times)
 }
 

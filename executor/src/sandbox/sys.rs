@@ -87,9 +87,8 @@ pub fn reset_signals() {
 
 /// Becomes another program; returns only the reason why not.
 pub fn execute(program: &CStr, args: &[CString], env: &[CString]) -> io::Error {
-    let pointers = |list: &[CString]| {
-        list.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>()
-    };
+    let pointers =
+        |list: &[CString]| list.iter().map(|text| text.as_ptr()).chain([std::ptr::null()]).collect::<Vec<_>>();
     let (args, env) = (pointers(args), pointers(env));
     // SAFETY: both arrays end with a null pointer and, like what they point to, outlive the call.
     unsafe { libc::execve(program.as_ptr(), args.as_ptr(), env.as_ptr()) };

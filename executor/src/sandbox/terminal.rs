@@ -43,9 +43,8 @@ impl Relay {
         let raw = if input && isatty(io::stdin()) { Some(RawMode::enter()?) } else { None };
         let (master, stop) = (Arc::new(master), Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?));
         let ends = (master.clone(), stop.clone());
-        let thread = std::thread::Builder::new()
-            .name("terminal".into())
-            .spawn(move || relay(&ends.0, &ends.1, input))?;
+        let thread =
+            std::thread::Builder::new().name("terminal".into()).spawn(move || relay(&ends.0, &ends.1, input))?;
         Ok(Self { master, stop, thread: Some(thread), _raw: raw })
     }
 

@@ -92,7 +92,9 @@ fn identity(wanted: &str, passwd: &str, group: &str) -> Result<Identity, String>
     let entry = match number {
         Some(uid) => users().find(|entry| entry.uid == uid),
         None => Some(
-            users().find(|entry| entry.name == user).ok_or_else(|| format!("no user `{user}` in the image's `/etc/passwd`"))?,
+            users()
+                .find(|entry| entry.name == user)
+                .ok_or_else(|| format!("no user `{user}` in the image's `/etc/passwd`"))?,
         ),
     };
     let uid = checked(number.or(entry.as_ref().map(|entry| entry.uid)).unwrap_or(0), "user")?;

@@ -29,12 +29,15 @@ impl Rig {
             fs::create_dir_all(base.join(directory)).unwrap();
         }
         fs::copy(BUSYBOX, base.join("bin/busybox")).expect("the package busybox-static is installed");
-        for applet in ["sh", "cat", "id", "ls", "env", "sleep", "true", "touch", "mkdir", "rm", "ln",
-            "stat", "setsid", "grep", "readlink", "head", "wc", "cut", "sort", "ip", "nc", "umount", "mount", "hostname", "df",
-            "tail", "tr", "tty", "stty", "kill", "mv", "seq"] {
+        for applet in [
+            "sh", "cat", "id", "ls", "env", "sleep", "true", "touch", "mkdir", "rm", "ln", "stat", "setsid", "grep",
+            "readlink", "head", "wc", "cut", "sort", "ping", "mkfifo", "umount", "mount", "hostname", "df", "tail",
+            "tr", "tty", "stty", "kill", "mv", "seq",
+        ] {
             symlink("busybox", base.join("bin").join(applet)).unwrap();
         }
-        fs::write(base.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1001::/home/bob:/bin/sh\n").unwrap();
+        fs::write(base.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nbob:x:1000:1001::/home/bob:/bin/sh\n")
+            .unwrap();
         fs::write(base.join("etc/group"), "root:x:0:\nstaff:x:50:bob\nbob:x:1001:\n").unwrap();
         fs::set_permissions(base.join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
         for directory in ["upper", "work", "canary"] {

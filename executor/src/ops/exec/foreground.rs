@@ -1,0 +1,87 @@
+//! A command over an image's tree, in front of a person: its streams are the builder's own, and nothing is kept.
+//!
+//! In come a result and a [`RunSpec`], out goes how the command ended. Deliberately absent: what of an image's config
+//! becomes the command (the engine's).
+
+use std::path::PathBuf;
+
+use solver::op::NetworkMode;
+use solver::seam::ResultId;
+use tokio_util::sync::CancellationToken;
+
+use super::{StepError, discard, set_network, stack};
+use crate::error::ExecError;
+use crate::sandbox::{self, Bind, BindSource, Exit, Io, Mount, Output, ProcessSpec, RootFs, Stdin, policy};
+use crate::worker::Worker;
+
+/// What a person wants to run.
+#[derive(Clone, Debug, Default)]
+pub struct RunSpec {
+    /// The command; never empty.
+    pub args: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    /// Working directory inside; absolute.
+    pub cwd: String,
+    /// `user[:group]`; empty is root.
+    pub user: String,
+    /// Host paths to be seen inside.
+    pub volumes: Vec<Volume>,
+    /// Whether the command gets a terminal.
+    pub tty: bool,
+    /// Whether the command reads the standard input.
+    pub interactive: bool,
+    /// Which network.
+    pub network: NetworkMode,
+    /// Host name; empty is the default one.
+    pub hostname: String,
+}
+
+/// A host path inside.
+#[derive(Clone, Debug)]
+pub struct Volume {
+    /// Host path; must exist.
+    pub source: PathBuf,
+    /// Absolute path inside.
+    pub target: String,
+    /// Whether writes are refused.
+    pub readonly: bool,
+}
+
+/// Runs a command over the tree of `top` in the foreground, its streams the builder's own, and throws away what it
+/// writes to its root. Signals that the builder gets are passed on; the third SIGINT or SIGTERM kills.
+///
+/// # Errors
+/// A command that fails is no error; [`StepError::exit_code`] has the code for one that could not be executed.
+pub async fn run_image(
+    worker: &Worker,
+    top: &ResultId,
+    wanted: RunSpec,
+    cancel: &CancellationToken,
+) -> Result<Exit, ExecError> {
+    if wanted.args.is_empty() {
+        return Err(StepError::Malformed { what: "it has no command" }.into());
+    }
+    let top = top.clone();
+    let (overlay, draft) = worker.blocking(move |worker| stack(worker, &top, true)).await?;
+    let mut spec = ProcessSpec::new(RootFs::Overlay(overlay), wanted.args);
+    spec.env = wanted.env;
+    spec.cwd = if wanted.cwd.is_empty() { "/".into() } else { wanted.cwd };
+    spec.user = wanted.user;
+    spec.hostname = if wanted.hostname.is_empty() { policy::HOSTNAME.into() } else { wanted.hostname };
+    set_network(&mut spec, wanted.network)?;
+    let volumes = wanted.volumes.into_iter().map(|Volume { source, target, readonly }| {
+        let bind = Bind { source: BindSource::Path(source), subpath: String::new(), readonly };
+        Mount { target, kind: sandbox::MountKind::Bind(bind) }
+    });
+    spec.mounts = volumes.collect();
+    let io = Io {
+        stdin: if wanted.interactive { Stdin::Inherit } else { Stdin::Null },
+        output: if wanted.tty { Output::Terminal } else { Output::Inherit },
+        forward_signals: true,
+    };
+    let settings = worker.sandbox()?;
+    let finished = sandbox::run(&settings, &spec, io, cancel).await;
+    discard(worker, draft).await?;
+    Ok(finished?.exit)
+}
