@@ -9,9 +9,9 @@ use crate::support::{Context, Store, tree};
 fn check(dockerfile: &str, words: &[&str]) {
     let store = Store::with_busybox();
     let context = Context::new(dockerfile).file("a.txt", "a");
-    store.build(&context, ["-t", "x:1"]).fails_saying(words).never_says(&["0 ran"]);
+    store.build(&context, ["-t", "x:1"]).fails_saying(words).never_prints(&["ran"]);
     let images = store.rbuild(["images"]).ok();
-    assert!(!images.stdout.contains("x "), "a failed build left an image: {images}");
+    assert_eq!(images.stdout.lines().count(), 2, "a failed build left an image: {images}");
     store.build(&Context::new("FROM busybox\nRUN echo fine\n"), ["-t", "y:1"]).ok();
 }
 
@@ -75,13 +75,14 @@ fn failing_step_shows_its_line_output_and_exit_code() {
 }
 
 #[test]
-fn unreadable_and_special_files_are_errors_of_their_line() {
+fn sockets_and_links_out_of_the_context_are_not_copied() {
     let store = Store::with_busybox();
+    // A socket is nothing that an image can hold; it is left out, as everywhere, but not in silence.
     let context = Context::new("FROM scratch\nCOPY socket /a\n");
     let _socket = std::os::unix::net::UnixListener::bind(context.path().join("socket")).expect("it is new");
-    store.build(&context, ["-t", "x:1"]).fails_saying(&["socket", "Dockerfile:2"]);
+    store.build(&context, ["-t", "x:1"]).ok().says(&["socket", "not copied"]);
 
-    // Root reads everything but what is not there: a link out of the context is read inside it, and so finds nothing.
+    // A link out of the context is resolved inside it, and so finds nothing.
     let canary = crate::support::temp_dir();
     std::fs::write(canary.path().join("secret"), "secret of the host").expect("it is ours");
     let context = Context::new("FROM busybox\nCOPY link /a\nRUN cat /a\n");

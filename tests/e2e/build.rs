@@ -69,9 +69,9 @@ fn only_the_stages_that_the_target_needs_run() {
          FROM busybox AS test\nRUN echo ran-test && false\n\
          FROM scratch AS last\nCOPY --from=build /made /made\n",
     );
-    let built = store.build(&context, ["-t", "app:1"]).ok().never_says(&["ran-unneeded", "ran-test"]);
+    let built = store.build(&context, ["-t", "app:1"]).ok().never_says(&["unneeded", "ran-test"]);
     assert_eq!(built.lines_of_steps("ran-build"), 1);
-    store.build(&context, ["--target", "build"]).ok().never_says(&["ran-"]);
+    store.build(&context, ["--target", "build"]).ok().never_prints(&["ran-"]);
     store.build(&context, ["--target", "test"]).fails_saying(&["ran-test"]);
     store.build(&context, ["--target", "tset"]).fails_saying(&["tset", "help", "test"]);
 }

@@ -15,8 +15,12 @@ fn context() -> Context {
 fn second_build_runs_nothing_and_gives_the_same_image() {
     let (store, context) = (Store::with_busybox(), context());
     let first = store.image_id(&context, ["-t", "app:1"]);
-    let again = store.build(&context, ["-t", "app:1"]).ok().never_says(&["ran-first", "ran-second"]);
-    assert_eq!(again.stderr.lines().filter(|line| line.ends_with(" CACHED")).count(), 4, "{again}");
+    let again = store.build(&context, ["-t", "app:1"]).ok().never_prints(&["ran-"]);
+    assert_eq!(
+        again.stderr.lines().filter(|line| line.ends_with(" CACHED")).count(),
+        5,
+        "the base and four steps: {again}"
+    );
     assert_eq!(store.image_id(&context, ["-t", "app:1"]), first);
 }
 
@@ -32,9 +36,9 @@ fn only_what_follows_a_change_runs_again() {
     assert_eq!(store.image_id(&context, ["-t", "app:1"]), first, "neither an unread file nor a time is a change");
 
     context.write("b", "changed");
-    store.build(&context, ["-t", "app:1"]).ok().never_says(&["ran-"]);
+    store.build(&context, ["-t", "app:1"]).ok().never_prints(&["ran-"]);
     context.write("a", "changed");
-    let built = store.build(&context, ["-t", "app:1"]).ok().never_says(&["ran-first"]);
+    let built = store.build(&context, ["-t", "app:1"]).ok().never_prints(&["ran-first"]);
     assert_eq!(built.lines_of_steps("ran-second"), 1, "{built}");
     assert_ne!(store.image_id(&context, ["-t", "app:1"]), first);
 
@@ -61,7 +65,7 @@ fn arguments_count_from_where_they_are_declared() {
     let store = Store::with_busybox();
     let context = Context::new("FROM busybox\nRUN echo ran-before\nARG V\nRUN echo ran-after $V\n");
     store.build(&context, ["--build-arg", "V=1"]).ok();
-    let built = store.build(&context, ["--build-arg", "V=2"]).ok().never_says(&["0 ran-before"]);
+    let built = store.build(&context, ["--build-arg", "V=2"]).ok().never_prints(&["ran-before"]);
     assert_eq!((built.lines_of_steps("ran-before"), built.lines_of_steps("ran-after 2")), (0, 1), "{built}");
     let built = store.build(&context, ["--build-arg", "V=1"]).ok();
     assert_eq!(built.lines_of_steps("ran-after 1"), 0, "{built}");

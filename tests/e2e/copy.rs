@@ -3,13 +3,14 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
-use crate::support::{Context, Outcome, Store, tree};
+use crate::support::{Context, Outcome, Store, readers, tree};
 
 /// Builds and gives what is in the image, without times, as `path kind mode uid:gid …`.
 fn check(context: &Context, expected: &[&str]) {
     let store = Store::with_busybox();
-    let dest = store.path("out");
-    store.build(context, ["-o", &format!("type=local,dest={}", dest.display())]).ok();
+    let (file, dest) = (store.path("out.tar"), store.path("out"));
+    store.build(context, ["-o", &format!("type=tar,dest={}", file.display())]).ok();
+    readers::untar(&file, &dest);
     let listed = tree::list(&dest);
     let found: Vec<String> = listed
         .lines()

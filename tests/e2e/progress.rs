@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::support::{Context, Store};
+use crate::support::rbuild::RBUILD;
+use crate::support::{Context, Outcome, Store};
 
 const DOCKERFILE: &str =
     "FROM busybox AS build\nRUN echo one && echo two >&2\nCOPY a /a\nFROM scratch\nCOPY --from=build /a /b\n";
@@ -17,7 +18,9 @@ fn plain_lines_follow_the_grammar() {
     let built = store.build(&context, ["--target", "build", "-t", "app:1"]).ok();
     let mut ends: BTreeMap<u32, String> = BTreeMap::new();
     let mut names: BTreeMap<u32, String> = BTreeMap::new();
-    for line in built.stderr.lines().filter(|line| line.starts_with('#')) {
+    // What is about no vertex is said under the number 0.
+    let lines = built.stderr.lines().filter(|line| line.starts_with('#') && !line.starts_with("#0 "));
+    for line in lines {
         let (number, rest) = line[1..].split_once(' ').unwrap_or_else(|| panic!("`{line}` of {built}"));
         let number: u32 = number.parse().unwrap_or_else(|_| panic!("`{line}` of {built}"));
         assert!(!ends.contains_key(&number), "`{line}` comes after the end of its vertex: {built}");
@@ -77,11 +80,10 @@ fn environment_chooses_the_display() {
     let build = |name: &str, value: &str, args: &[&str]| {
         let mut command = store.command(["build", "--no-cache", "-t", "x:1"]);
         command.args(args).arg(context.path()).env(name, value);
-        crate::support::Outcome::of(&mut command).ok()
+        Outcome::of(&mut command).ok()
     };
     assert_eq!(build("BUILDKIT_PROGRESS", "plain", &[]).lines_of_steps("shown"), 1);
     assert_eq!(build("CI", "true", &[]).lines_of_steps("shown"), 1, "what is no terminal gets lines");
-    assert!(!build("NO_COLOR", "1", &["--progress=tty"]).stderr.contains("\x1b[3"), "NO_COLOR is obeyed");
     assert_eq!(build("BUILDKIT_PROGRESS", "plain", &["--progress=none"]).stderr, "", "the flag wins");
     let raw = build("BUILDKIT_PROGRESS", "rawjson", &[]);
     let lines: Vec<&str> = raw.stderr.lines().filter(|line| line.starts_with('{')).collect();
@@ -89,6 +91,31 @@ fn environment_chooses_the_display() {
     for line in lines {
         serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error}: {line}"));
     }
+}
+
+#[test]
+fn terminal_display_is_only_for_terminals_and_obeys_no_color() {
+    let (store, context) = (Store::with_busybox(), Context::new("FROM busybox\nRUN echo shown\n"));
+    store.rbuild(["--progress=tty", &context.path().display().to_string()]).fails_saying(&["terminal", "plain"]);
+    // `script` runs a command on a terminal of its own, and prints what that shows.
+    let show = |variable: &str, value: &str| {
+        let inner = format!("{RBUILD} --progress=tty --no-cache -t x:1 {}", context.path().display());
+        let mut command = std::process::Command::new("script");
+        command.args(["--quiet", "--return", "--command", &inner, "/dev/null"]).env_clear();
+        command.envs(store.command([""; 0]).get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.env("TERM", "xterm-256color").env(variable, value);
+        Outcome::of(&mut command).ok().stdout
+    };
+    // Select Graphic Rendition: ESC [ numbers m.
+    let coloured = |text: &str| {
+        text.split("\x1b[").skip(1).any(|rest| {
+            let end = rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
+            end.starts_with('m') && rest.len() > end.len() && !rest.starts_with("0m")
+        })
+    };
+    let (plain, colours) = (show("NO_COLOR", "1"), show("LANG", "C.UTF-8"));
+    assert!(plain.contains("RUN echo shown") && !coloured(&plain), "{plain:?}");
+    assert!(colours.contains("RUN echo shown") && coloured(&colours), "{colours:?}");
 }
 
 #[test]

@@ -74,15 +74,15 @@ fn basic_auth_lets_in_who_logged_in_and_nobody_else() {
     let registry = Registry::guarded();
     let (store, context) = (Store::with_busybox(), Context::new(APP));
     let name = registry.name("private/app:1");
-    store.build(&context, ["-t", &name, "--push"]).fails_saying(&[&registry.address, "401", "help"]);
+    store.build(&context, ["-t", &name, "--push"]).fails_saying(&[&registry.address, "wants credentials", "help"]);
     log_in(&store, &registry.address, USER, "wrong");
-    store.build(&context, ["-t", &name, "--push"]).fails_saying(&["401"]).never_says(&["wrong"]);
+    store.build(&context, ["-t", &name, "--push"]).fails_saying(&["not accepted"]).never_says(&["wrong"]);
     log_in(&store, &registry.address, USER, PASSWORD);
     store.build(&context, ["-t", &name, "--push"]).ok().never_says(&[PASSWORD]);
 
     let other = Store::new();
     let on_top = Context::new(&format!("FROM {name}\nRUN cat /made\n"));
-    other.build(&on_top, ["-t", "on-top:1"]).fails_saying(&["401", "Dockerfile:1"]);
+    other.build(&on_top, ["-t", "on-top:1"]).fails_saying(&["wants credentials", "Dockerfile:1"]);
     log_in(&other, &registry.address, USER, PASSWORD);
     other.build(&on_top, ["-t", "on-top:1"]).ok();
 }
@@ -95,15 +95,15 @@ fn errors_of_a_registry_name_the_request() {
         let store = Store::new();
         let image = format!("{}/app:1", fake.address);
         let built = store.build(&Context::new(&format!("FROM {image}\nRUN true\n")), ["-t", "x:1"]);
-        built.fails_saying(words).says(&[&fake.address, "Dockerfile:1", &status.to_string()]);
+        built.fails_saying(words).says(&[&fake.address, "Dockerfile:1", "words of the registry"]);
         assert!(!fake.requests().is_empty());
         // The store is as good as new.
         store.rbuild(["images"]).ok();
     };
-    check(401, &["help"]);
-    check(403, &[]);
-    check(404, &["help"]);
-    check(500, &[]);
+    check(401, &["wants credentials", "/manifests/1", "help"]);
+    check(403, &["denied", "/manifests/1"]);
+    check(404, &["not found", "help"]);
+    check(500, &["500", "/manifests/1"]);
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn wrong_bytes_are_refused_and_not_kept() {
             built.ok();
             return;
         }
-        built.fails_saying(&["sha256:", "Dockerfile"]).never_says(&["0 never-run"]);
+        built.fails_saying(&["sha256:", "Dockerfile"]).never_prints(&["never-run"]);
         let blobs = store.root().join("blobs/sha256");
         for entry in std::fs::read_dir(&blobs).into_iter().flatten() {
             let path = entry.expect("the store can be read").path();
@@ -189,7 +189,7 @@ fn credentials_go_only_to_their_registry() {
     let store = Store::new();
     log_in(&store, "registry.example:5000", USER, PASSWORD);
     let context = Context::new(&format!("FROM {}/app:1\nRUN true\n", fake.address));
-    store.build(&context, ["-t", "x:1"]).fails_saying(&["401"]);
+    store.build(&context, ["-t", "x:1"]).fails_saying(&["wants credentials"]);
     let requests = fake.requests();
     assert!(!requests.is_empty());
     assert!(requests.iter().all(|request| request.header("authorization").is_none()), "{requests:?}");

@@ -205,15 +205,29 @@ impl Outcome {
         self
     }
 
-    /// How many steps printed a line that ends with `text`, as `#5 0.123 text`.
+    /// No step must have printed a line that begins with one of these words.
+    #[track_caller]
+    pub fn never_prints(self, beginnings: &[&str]) -> Self {
+        for beginning in beginnings {
+            let printed = self.printed().any(|line| line.starts_with(beginning));
+            assert!(!printed, "a step printed `{beginning}…`: {self}");
+        }
+        self
+    }
+
+    /// How often steps printed the line `text`, shown as `#5 0.123 text`.
     pub fn lines_of_steps(&self, text: &str) -> usize {
-        let printed = |line: &str| {
-            let mut words = line.splitn(3, ' ');
-            let number = words.next().is_some_and(|word| word.starts_with('#'));
-            let seconds = words.next().is_some_and(|word| word.parse::<f64>().is_ok());
-            number && seconds && words.next() == Some(text)
-        };
-        self.stderr.lines().filter(|line| printed(line)).count()
+        self.printed().filter(|line| *line == text).count()
+    }
+
+    /// The lines that steps printed, without number and time.
+    fn printed(&self) -> impl Iterator<Item = &str> {
+        self.stderr.lines().filter_map(|line| {
+            let mut words = line.strip_prefix('#')?.splitn(3, ' ');
+            words.next()?.parse::<u32>().ok()?;
+            words.next()?.parse::<f64>().ok()?;
+            words.next()
+        })
     }
 }
 

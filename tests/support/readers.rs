@@ -41,6 +41,15 @@ pub fn unpack(image: &str, dir: &Path) -> PathBuf {
     bundle
 }
 
+/// Unpacks a plain tar by GNU tar, with owners, permissions and extended attributes, into the new directory `dir`.
+#[track_caller]
+pub fn untar(file: &Path, dir: &Path) {
+    std::fs::create_dir(dir).expect("it is new");
+    let mut command = Command::new("tar");
+    command.arg("-xpf").arg(file).arg("-C").arg(dir).args(["--numeric-owner", "--xattrs", "--xattrs-include=*"]);
+    Outcome::of(&mut command).ok();
+}
+
 /// Runs the bundle that [`unpack`] made, by runc, without a terminal.
 pub fn runc(bundle: &Path) -> Outcome {
     let file = bundle.join("config.json");
