@@ -59,18 +59,27 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
     match cli.verb {
         Verb::Config(args) => config::config(&hall, &args),
         Verb::Version => version::version(),
-        verb => runtime()?.block_on(async {
-            match verb {
-                Verb::Build(args) => build::build(&hall, &args).await,
-                Verb::Run(args) => run::run(&hall, &args).await,
-                Verb::Images(args) => images::images(&hall, &args).await,
-                Verb::Rmi(args) => rmi::rmi(&hall, &args).await,
-                Verb::Import(args) => import::import(&hall, &args).await,
-                Verb::Save(args) => save::save(&hall, &args).await,
-                Verb::Load(args) => load::load(&hall, &args).await,
-                Verb::Config(_) | Verb::Version => unreachable!("done above, without a runtime"),
-            }
-        }),
+        verb => {
+            let runtime = runtime()?;
+            let code = runtime.block_on(obey(&hall, verb));
+            // Whoever was stopped does not wait for a compression or a copy that nobody wants any more; what it made
+            // is aside, and the next start sweeps it.
+            runtime.shutdown_background();
+            code
+        }
+    }
+}
+
+async fn obey(hall: &Hall<'_>, verb: Verb) -> Result<u8, Failure> {
+    match verb {
+        Verb::Build(args) => build::build(hall, &args).await,
+        Verb::Run(args) => run::run(hall, &args).await,
+        Verb::Images(args) => images::images(hall, &args).await,
+        Verb::Rmi(args) => rmi::rmi(hall, &args).await,
+        Verb::Import(args) => import::import(hall, &args).await,
+        Verb::Save(args) => save::save(hall, &args).await,
+        Verb::Load(args) => load::load(hall, &args).await,
+        Verb::Config(_) | Verb::Version => unreachable!("done without a runtime"),
     }
 }
 

@@ -74,15 +74,19 @@ pub async fn build(
         let image = assemble(&output, &chain)?;
         let record = keep(&store, &image, top, output.platform.clone())?;
         let out = export::Exporter { store: &store, registry: &registry, worker: &worker, progress: &progress };
-        let sent = out.export(options, &image, exporting.vertex, &cancel).await?;
+        let sent = out.export(options, &image, exporting.vertex).await?;
         store.add_image(&record).map_err(|error| words::store(&error))?;
         for name in &options.tags {
             store.tag(name, &record).map_err(|error| words::store(&error))?;
         }
         in_background(&store, |store| store.sync().map_err(|error| words::store(&error))).await?;
         Ok::<_, Failure>((image, record, sent))
-    }
-    .await;
+    };
+    let exported = tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(words::canceled()),
+        exported = exported => exported,
+    };
     let (image, record, sent) = exporting.end(exported)?;
 
     let manifest = sent.manifest.clone().unwrap_or_else(|| record.manifest.clone());

@@ -1,28 +1,23 @@
 //! Where an image goes beside the local store: registries, archives, directories.
 //!
 //! In comes an assembled image, out go bytes; layers are compressed here at the latest, once, and remembered. A file
-//! is written aside and renamed, so nobody sees half of one.
+//! is written aside and renamed, so nobody sees half of one; see [`super::destination`].
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::{self, Write};
-use std::os::fd::AsFd as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use executor::Worker;
 use executor::layers::SCRATCH;
-use executor::snapshot::Mounted;
-use oci::layer::{Codec, Compression, ExtractOptions, XattrNamespace};
+use oci::layer::{Codec, Compression};
 use oci::model::{Descriptor, Digest, Reference, media_type};
 use oci::registry::{Client, PushBlob, PushImage};
 use solver::graph::VertexId;
 use solver::seam::{Event, Progress, ResultId};
 use store::{Layer, Store};
-use tokio_util::sync::CancellationToken;
 
 use super::assemble::Assembled;
 use super::build::in_background;
+use super::destination::{copy_out, write_to};
 use super::{Failure, words};
 use crate::options::{BuildOptions, Output, OutputKind};
 
@@ -49,22 +44,16 @@ pub struct Sent {
 
 impl Exporter<'_> {
     /// Does everything that the options ask for, in their order, the push last.
-    pub async fn export(
-        &self,
-        options: &BuildOptions,
-        image: &Assembled,
-        task: VertexId,
-        cancel: &CancellationToken,
-    ) -> Result<Sent, Failure> {
+    pub async fn export(&self, options: &BuildOptions, image: &Assembled, task: VertexId) -> Result<Sent, Failure> {
         let mut sent = Sent::default();
         let archives = options.outputs.iter().any(|out| matches!(out.kind, OutputKind::Oci | OutputKind::Docker));
         if archives || options.push {
-            sent.manifest = Some(self.compressed_manifest(image).await?);
+            sent.manifest = Some(compress(self.store, self.worker, image).await?);
         }
         for output in &options.outputs {
             match (output.kind, &sent.manifest) {
                 (OutputKind::Oci | OutputKind::Docker, Some(manifest)) => {
-                    self.archive(output, manifest, &options.tags).await?;
+                    archive(self.store, output, vec![(options.tags.clone(), manifest.clone())]).await?;
                 }
                 _ => self.tree(output, image).await?,
             }
@@ -72,12 +61,7 @@ impl Exporter<'_> {
         }
         if let (true, Some(manifest)) = (options.push, sent.manifest.clone()) {
             for name in &options.tags {
-                let push = self.push(name, image, &manifest, task);
-                tokio::select! {
-                    biased;
-                    () = cancel.cancelled() => return Err(words::canceled()),
-                    pushed = push => pushed?,
-                }
+                self.push(name, image, &manifest, task).await?;
                 sent.wrote.push(format!("pushed {}@{}", name, manifest.digest));
             }
         }
@@ -85,34 +69,33 @@ impl Exporter<'_> {
     }
 }
 
-impl Exporter<'_> {
-    /// Makes a blob of every layer and stores config and manifest over them.
-    async fn compressed_manifest(&self, image: &Assembled) -> Result<Descriptor, Failure> {
-        let ids: Vec<ResultId> = image.layers.iter().map(|layer| layer.id.clone()).collect();
-        let blobs = self.worker.blocking(move |worker| {
-            let codec = Codec::new(Compression::Gzip);
-            ids.iter().map(|id| Ok(worker.layers().ensure_blob(id, &codec, false)?)).collect::<Result<Vec<_>, _>>()
-        });
-        let layers = blobs.await.map_err(|error| words::exec(&error))?;
-        let manifest = image.manifest(layers.into_iter().map(as_oci).collect())?;
-        oci::content::put_bytes(self.store.blobs(), &manifest.manifest_bytes)
-            .map_err(|error| words::content(&error))?;
-        Ok(manifest.descriptor)
-    }
+/// Makes a blob of every layer and stores the manifest over them; its descriptor is returned. What was compressed
+/// before, or came compressed, is taken as it is.
+pub async fn compress(store: &Store, worker: &Worker, image: &Assembled) -> Result<Descriptor, Failure> {
+    let ids: Vec<ResultId> = image.layers.iter().map(|layer| layer.id.clone()).collect();
+    let blobs = worker.blocking(move |worker| {
+        let codec = Codec::new(Compression::Gzip);
+        ids.iter().map(|id| Ok(worker.layers().ensure_blob(id, &codec, false)?)).collect::<Result<Vec<_>, _>>()
+    });
+    let layers = blobs.await.map_err(|error| words::exec(&error))?;
+    let manifest = image.manifest(layers.into_iter().map(as_oci).collect())?;
+    oci::content::put_bytes(store.blobs(), &manifest.manifest_bytes).map_err(|error| words::content(&error))?;
+    Ok(manifest.descriptor)
+}
 
-    async fn archive(&self, output: &Output, manifest: &Descriptor, names: &[Reference]) -> Result<(), Failure> {
-        let (output, manifest, names) = (output.clone(), manifest.clone(), names.to_vec());
-        in_background(self.store, move |store| {
-            write_to(output.dest.as_deref(), |out| match output.kind {
-                OutputKind::Docker => {
-                    oci::export::docker_archive::write(out, store.blobs(), &[(names.clone(), manifest.clone())])
-                }
-                _ => oci::export::oci_layout::write_tar(out, store.blobs(), &[(names.clone(), manifest.clone())]),
-            })
+/// Writes images, whose blobs are all in the store, with their names as one archive.
+pub async fn archive(store: &Store, output: &Output, images: Vec<(Vec<Reference>, Descriptor)>) -> Result<(), Failure> {
+    let output = output.clone();
+    in_background(store, move |store| {
+        write_to(output.dest.as_deref(), |out| match output.kind {
+            OutputKind::Docker => oci::export::docker_archive::write(out, store.blobs(), &images),
+            _ => oci::export::oci_layout::write_tar(out, store.blobs(), &images),
         })
-        .await
-    }
+    })
+    .await
+}
 
+impl Exporter<'_> {
     /// The root file system, as a directory or a tar.
     async fn tree(&self, output: &Output, image: &Assembled) -> Result<(), Failure> {
         let top = image.layers.last().map_or_else(|| ResultId(SCRATCH.to_owned()), |layer| layer.id.clone());
@@ -193,66 +176,4 @@ fn in_words(output: &Output) -> String {
         Some(dest) => format!("wrote the {what} to {}", dest.display()),
         None => format!("wrote the {what} to standard output"),
     }
-}
-
-/// A tree into a directory of the user, as his files: owners are not kept, what is there already stays unless it has
-/// the same name. The way is a tar through a pipe, so nothing in the tree leads out of `dest`.
-fn copy_out(view: &Mounted, dest: &Path) -> Result<(), Failure> {
-    let failed = |act: &str, error: io::Error| {
-        Failure::new(format!("cannot {act} `{}`", dest.display())).note(error.to_string())
-    };
-    fs::create_dir_all(dest).map_err(|error| failed("make the directory", error))?;
-    let root = fs::File::open(dest).map_err(|error| failed("open the directory", error))?;
-    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let options = ExtractOptions { owner: Some(owner), ..ExtractOptions::new(XattrNamespace::Trusted) };
-    let (reader, writer) = io::pipe().map_err(|error| failed("write into", error))?;
-    let (written, unpacked) = std::thread::scope(|scope| {
-        let written = scope.spawn(move || {
-            let mut out = io::BufWriter::with_capacity(1 << 20, writer);
-            oci::layer::write_tree(view.fd(), &mut out).map_err(|error| Failure::from_error(&error))?;
-            out.flush().map_err(|error| failed("write into", error))
-        });
-        let unpacked = oci::layer::extract_archive(&reader, root.as_fd(), "/", &options)
-            .map_err(|error| Failure::from_error(&error).note(format!("while writing into `{}`", dest.display())))
-            // What follows the archive's end mark is padding; unread, it would look like an error to the writer.
-            .and_then(|_| io::copy(&mut &reader, &mut io::sink()).map_err(|error| failed("write into", error)));
-        drop(reader);
-        (written.join(), unpacked)
-    });
-    // The reader's failure closes the pipe, so it comes first: the writer's is then only its echo.
-    unpacked?;
-    match written {
-        Ok(written) => written,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-/// Runs `write` on a buffered file that appears as `dest` when all went well, or on standard output.
-pub fn write_to<E: std::error::Error + 'static>(
-    dest: Option<&Path>,
-    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
-) -> Result<(), Failure> {
-    let failed = |act: &str, error: io::Error| Failure::new(format!("cannot {act}")).note(error.to_string());
-    let Some(dest) = dest else {
-        let mut out = io::BufWriter::with_capacity(1 << 20, io::stdout().lock());
-        write(&mut out).map_err(|error| Failure::from_error(&error))?;
-        return out.flush().map_err(|error| failed("write to standard output", error));
-    };
-    let name = dest.file_name().ok_or_else(|| Failure::new(format!("`{}` is no name for a file", dest.display())))?;
-    let mut aside = std::ffi::OsString::from(".");
-    aside.push(name);
-    aside.push(format!(".{}.part", std::process::id()));
-    let aside = dest.with_file_name(aside);
-    let file = fs::File::create(&aside).map_err(|error| failed(&format!("write `{}`", dest.display()), error))?;
-    let mut out = io::BufWriter::with_capacity(1 << 20, file);
-    let written = write(&mut out).map_err(|error| Failure::from_error(&error)).and_then(|()| {
-        out.flush().map_err(|error| failed(&format!("write `{}`", dest.display()), error))?;
-        fs::rename(&aside, dest).map_err(|error| failed(&format!("put `{}` in its place", dest.display()), error))
-    });
-    if written.is_err()
-        && let Err(error) = fs::remove_file(&aside)
-    {
-        tracing::debug!(%error, path = %aside.display(), "a part of an archive could not be removed");
-    }
-    written
 }

@@ -11,6 +11,7 @@ mod failure;
 mod assemble;
 mod build;
 mod context;
+mod destination;
 mod export;
 mod resolve;
 mod run;

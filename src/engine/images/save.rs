@@ -8,18 +8,17 @@ use std::sync::Arc;
 
 use executor::Worker;
 use oci::image::Image;
-use oci::layer::{Codec, Compression};
 use oci::model::{Descriptor, Manifest, Reference};
-use solver::seam::{Progress, ResultId};
+use solver::seam::Progress;
 use store::{FoundImage, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::find;
 use crate::engine::assemble::Assembled;
-use crate::engine::build::{Task, in_background};
-use crate::engine::export::{as_oci, write_to};
+use crate::engine::build::Task;
+use crate::engine::export::{archive, compress};
 use crate::engine::{Failure, Settings, words};
-use crate::options::{Output, OutputKind};
+use crate::options::Output;
 
 /// Writes images, each under the names it was asked for by, to `output`. An image given by its id has no name there.
 pub async fn save(
@@ -39,14 +38,7 @@ pub async fn save(
         for (found, names) in &meant {
             whole.push((names.clone(), with_blobs(&store, &worker, found).await?));
         }
-        let output = output.clone();
-        in_background(&store, move |store| {
-            write_to(output.dest.as_deref(), |out| match output.kind {
-                OutputKind::Docker => oci::export::docker_archive::write(out, store.blobs(), &whole),
-                _ => oci::export::oci_layout::write_tar(out, store.blobs(), &whole),
-            })
-        })
-        .await
+        archive(&store, output, whole).await
     };
     let saved = tokio::select! {
         biased;
@@ -90,22 +82,14 @@ async fn with_blobs(store: &Store, worker: &Worker, found: &FoundImage) -> Resul
     if all_here(store, &manifest)? {
         return Ok(image.manifest.clone());
     }
-    let (layers, blobs) = worker
+    let layers = worker
         .blocking(move |worker| {
             let chain = top.map(|top| worker.layers().chain(&top)).transpose()?.unwrap_or_default();
-            let layers: Vec<_> = chain.into_iter().filter(|layer| !layer.empty).collect();
-            let ids: Vec<&ResultId> = layers.iter().map(|layer| &layer.id).collect();
-            let codec = Codec::new(Compression::Gzip);
-            let blobs = ids.into_iter().map(|id| Ok(worker.layers().ensure_blob(id, &codec, false)?));
-            let blobs = blobs.collect::<Result<Vec<_>, executor::ExecError>>()?;
-            Ok((layers, blobs))
+            Ok(chain.into_iter().filter(|layer| !layer.empty).collect())
         })
         .await
         .map_err(|error| words::exec(&error))?;
-    let assembled = Assembled { config_bytes, layers };
-    let manifest = assembled.manifest(blobs.into_iter().map(as_oci).collect())?;
-    oci::content::put_bytes(store.blobs(), &manifest.manifest_bytes).map_err(|error| words::content(&error))?;
-    Ok(manifest.descriptor)
+    compress(store, worker, &Assembled { config_bytes, layers }).await
 }
 
 fn all_here(store: &Store, manifest: &Manifest) -> Result<bool, Failure> {
