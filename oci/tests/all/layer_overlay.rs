@@ -170,3 +170,22 @@ fn the_root_looks_as_it_does_beneath() {
     let stat = std::fs::metadata(layer.path()).unwrap();
     assert_eq!((stat.mode() & 0o7777, stat.uid(), stat.gid()), (0o711, 9, 9));
 }
+
+#[test]
+fn times_keep_their_nanoseconds_whatever_comes_later() {
+    let tar = RawTar::default()
+        .pax(&[("mtime", b"-1.25")])
+        .member(b"d/", b'5', b"")
+        .pax(&[("mtime", b"1700000000.000000007")])
+        .file(b"d/f", b"")
+        .file(b"other/f", b"")
+        .file(b"d/late", b"")
+        .member(b"d/link", b'1', b"other/f")
+        .end();
+    let layer = applied(&tar, &[]);
+    let time = |path: &str| {
+        let stat = std::fs::metadata(layer.at(path)).unwrap();
+        (stat.mtime(), stat.mtime_nsec())
+    };
+    assert_eq!((time("d"), time("d/f")), ((-2, 750_000_000), (1_700_000_000, 7)));
+}

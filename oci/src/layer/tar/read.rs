@@ -5,12 +5,14 @@
 //! archive claims; data are never held. Global PAX headers may hold comments; one that would change the members after
 //! it is refused, for some readers apply it and others do not.
 
-use std::io::{self, Read};
+mod blocks;
+mod overrides;
 
+use std::io::Read;
+
+use self::overrides::Overrides;
 use super::header::{self, Block};
-use super::pax::{self, decimal};
-use super::sparse::{self, Extent, PaxSparse};
-use super::{BLOCK_BYTES, Entry, Kind, TarError, Time, Xattr, printable};
+use super::{BLOCK_BYTES, Entry, Kind, TarError, Time, printable};
 
 /// How much of an archive is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,20 +77,6 @@ struct Extensions {
     long_name: Option<Vec<u8>>,
     long_link: Option<Vec<u8>>,
     bytes: u64,
-}
-
-/// What the PAX records of a member say.
-#[derive(Default)]
-struct Overrides {
-    path: Option<Vec<u8>>,
-    link: Option<Vec<u8>>,
-    size: Option<u64>,
-    uid: Option<u64>,
-    gid: Option<u64>,
-    mtime: Option<Time>,
-    xattrs: Vec<Xattr>,
-    sparse: PaxSparse,
-    sparse_name: Option<Vec<u8>>,
 }
 
 impl<R: Read> TarReader<R> {
@@ -279,146 +267,6 @@ impl<R: Read> TarReader<R> {
         Ok(path)
     }
 
-    fn overrides(&self, bytes: &[u8]) -> Result<Overrides, TarError> {
-        let mut over = Overrides::default();
-        for record in pax::records(bytes) {
-            let (key, value) = record.map_err(|reason| self.malformed(reason))?;
-            let bad = || self.malformed(&format!("the PAX record `{}` has no proper value", printable(key)));
-            let number = || decimal(value).ok_or_else(bad);
-            match key {
-                b"path" => over.path = Some(value.to_vec()),
-                b"linkpath" => over.link = Some(value.to_vec()),
-                b"size" => over.size = Some(number()?),
-                b"uid" => over.uid = Some(number()?),
-                b"gid" => over.gid = Some(number()?),
-                b"mtime" => over.mtime = Some(pax::time(value).ok_or_else(bad)?),
-                b"GNU.sparse.name" => over.sparse_name = Some(value.to_vec()),
-                _ => {
-                    if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                        self.add_xattr(&mut over.xattrs, name, value)?;
-                    } else if let Some(rest) = key.strip_prefix(b"GNU.sparse.") {
-                        let known = over.sparse.take(rest, value, 2 * self.limits.sparse_extents);
-                        if !known.map_err(|reason| self.malformed(reason))? {
-                            return Err(bad());
-                        }
-                    }
-                    // Everything else says nothing about the file: comments, access times, names of users.
-                }
-            }
-        }
-        if [&over.path, &over.link, &over.sparse_name].into_iter().flatten().any(|text| text.is_empty()) {
-            return Err(self.malformed("a PAX record gives an empty name"));
-        }
-        Ok(over)
-    }
-
-    fn add_xattr(&self, xattrs: &mut Vec<Xattr>, name: &[u8], value: &[u8]) -> Result<(), TarError> {
-        if name.is_empty() {
-            return Err(self.malformed("an xattr has no name"));
-        }
-        if value.len() > self.limits.xattr_bytes {
-            return Err(self.limit("bytes of an xattr", self.limits.xattr_bytes as u64));
-        }
-        // POSIX: of records with the same key the last counts.
-        xattrs.retain(|xattr| xattr.name != name);
-        xattrs.push(Xattr { name: name.to_vec(), value: value.to_vec() });
-        Ok(())
-    }
-
-    /// A sparse file by PAX: its length, its runs, and how many bytes of its data are the map.
-    fn pax_sparse(
-        &mut self,
-        path: &[u8],
-        sparse: &PaxSparse,
-        stored: u64,
-    ) -> Result<Option<(u64, Vec<Extent>, u64)>, TarError> {
-        if !sparse.is_any() {
-            return Ok(None);
-        }
-        let fail = |reader: &Self, reason: &str| reader.malformed_member(path, reason);
-        let real_size = sparse.real_size.ok_or_else(|| fail(self, "a sparse file has no length"))?;
-        let (numbers, map_bytes) = match (sparse.major, sparse.minor) {
-            (Some(1), Some(0)) if sparse.map.is_empty() => self.map_in_data(path, stored)?,
-            (None, None) | (Some(0), Some(0 | 1)) => (sparse.map.clone(), 0),
-            _ => return Err(fail(self, "its sparse format is not known")),
-        };
-        debug_assert_eq!(sparse.map_is_in_data(), map_bytes > 0);
-        let extents = sparse::extents(&numbers, real_size, stored - map_bytes).map_err(|reason| fail(self, reason))?;
-        Ok(Some((real_size, extents, map_bytes)))
-    }
-
-    /// PAX 1.0: how many runs, then offset and length of each, a line per number, filled up to a whole block.
-    fn map_in_data(&mut self, path: &[u8], stored: u64) -> Result<(Vec<u64>, u64), TarError> {
-        let (mut numbers, mut wanted, mut line, mut map_bytes) = (Vec::new(), None, Vec::new(), 0u64);
-        while wanted != Some(numbers.len()) {
-            if map_bytes + BLOCK_BYTES as u64 > stored {
-                return Err(self.malformed_member(path, "its sparse map is longer than its data"));
-            }
-            let block = self.whole_block()?;
-            map_bytes += BLOCK_BYTES as u64;
-            for byte in block {
-                if wanted == Some(numbers.len()) {
-                    break;
-                }
-                if byte != b'\n' {
-                    line.push(byte);
-                    if line.len() > 20 {
-                        return Err(self.malformed_member(path, "its sparse map holds something else than numbers"));
-                    }
-                    continue;
-                }
-                let number = decimal(&line)
-                    .ok_or_else(|| self.malformed_member(path, "its sparse map holds something else than numbers"))?;
-                line.clear();
-                match wanted {
-                    None if number > self.limits.sparse_extents as u64 => {
-                        return Err(self.limit("runs of a sparse file", self.limits.sparse_extents as u64));
-                    }
-                    None => wanted = Some(2 * number as usize),
-                    Some(_) => numbers.push(number),
-                }
-            }
-        }
-        Ok((numbers, map_bytes))
-    }
-
-    /// GNU's old format: four runs in the header, 21 in each block that follows.
-    fn old_sparse(&mut self, path: &[u8], block: &Block, stored: u64) -> Result<(u64, Vec<Extent>), TarError> {
-        let fail = |reader: &Self, reason: &str| reader.malformed_member(path, reason);
-        let real_size = sparse::old_real_size(block).map_err(|reason| fail(self, reason))?;
-        let mut numbers = Vec::new();
-        sparse::old_pairs(header::GNU_SPARSE.of(block), &mut numbers).map_err(|reason| fail(self, reason))?;
-        let mut extended = block[header::GNU_EXTENDED] != 0;
-        while extended {
-            if numbers.len() / 2 > self.limits.sparse_extents {
-                return Err(self.limit("runs of a sparse file", self.limits.sparse_extents as u64));
-            }
-            let before = numbers.len();
-            let more = self.whole_block()?;
-            sparse::old_pairs(header::GNU_MORE_PAIRS.of(&more), &mut numbers).map_err(|reason| fail(self, reason))?;
-            if numbers.len() == before {
-                return Err(fail(self, "a block of its sparse map is empty"));
-            }
-            extended = more[header::GNU_MORE_EXTENDED] != 0;
-        }
-        let extents = sparse::extents(&numbers, real_size, stored).map_err(|reason| fail(self, reason))?;
-        Ok((real_size, extents))
-    }
-
-    fn check_global(&self, bytes: &[u8]) -> Result<(), TarError> {
-        for record in pax::records(bytes) {
-            let (key, _) = record.map_err(|reason| self.malformed(reason))?;
-            let changes_members = [b"path".as_slice(), b"linkpath", b"size", b"uid", b"gid", b"mtime"].contains(&key)
-                || key.starts_with(b"SCHILY.xattr.")
-                || key.starts_with(b"GNU.sparse.");
-            if changes_members {
-                let reason = format!("a global PAX header sets `{}`, which not all readers apply", printable(key));
-                return Err(self.malformed(&reason));
-            }
-        }
-        Ok(())
-    }
-
     /// The data of an extension header, counted into `extensions`.
     fn extension(&mut self, size: u64, extensions: &mut Extensions) -> Result<Vec<u8>, TarError> {
         extensions.bytes = extensions.bytes.saturating_add(size);
@@ -459,90 +307,6 @@ impl<R: Read> TarReader<R> {
             .ok_or_else(|| self.malformed(&format!("the {what} in a header is not a number")))
     }
 
-    /// The next header, its checksum right, or `None` at the end of the archive.
-    fn header_block(&mut self) -> Result<Option<Block>, TarError> {
-        let mut block = [0; BLOCK_BYTES];
-        if !self.read_block(&mut block)? {
-            if self.offset > 0 && self.end_marker == EndMarker::Required {
-                return Err(TarError::Truncated { offset: self.offset });
-            }
-            return Ok(None);
-        }
-        if block == [0; BLOCK_BYTES] {
-            // One block of zeros and the end of the stream is as good as two.
-            if self.read_block(&mut block)? && block != [0; BLOCK_BYTES] {
-                return Err(self.malformed("a lone block of zeros stands between members"));
-            }
-            return Ok(None);
-        }
-        let (unsigned, signed) = header::checksums(&block);
-        match header::number(header::CHECKSUM.of(&block)) {
-            Some(sum) if sum == unsigned || sum == signed => Ok(Some(block)),
-            _ => Err(self.malformed("the checksum of a header is wrong: this is no tar archive, or it is damaged")),
-        }
-    }
-
-    fn whole_block(&mut self) -> Result<Block, TarError> {
-        let mut block = [0; BLOCK_BYTES];
-        self.read_exact_or_truncated(&mut block)?;
-        Ok(block)
-    }
-
-    /// `false` if the stream ended before the first byte.
-    fn read_block(&mut self, block: &mut Block) -> Result<bool, TarError> {
-        let count = self.read_some(block)?;
-        if count > 0 {
-            self.read_exact_or_truncated(&mut block[count..])?;
-        }
-        Ok(count > 0)
-    }
-
-    fn read_exact_or_truncated(&mut self, mut buffer: &mut [u8]) -> Result<(), TarError> {
-        while !buffer.is_empty() {
-            let count = self.read_some(buffer)?;
-            if count == 0 {
-                return Err(TarError::Truncated { offset: self.offset });
-            }
-            buffer = &mut buffer[count..];
-        }
-        Ok(())
-    }
-
-    fn skip_data(&mut self) -> Result<(), TarError> {
-        let mut left = self.data_left + self.padding;
-        if left == 0 {
-            return Ok(());
-        }
-        (self.data_left, self.padding) = (0, 0);
-        let mut buffer = [0; 16 * 1024];
-        while left > 0 {
-            let count = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            self.read_exact_or_truncated(&mut buffer[..count])?;
-            left -= count as u64;
-        }
-        Ok(())
-    }
-
-    fn read_some(&mut self, buffer: &mut [u8]) -> Result<usize, TarError> {
-        loop {
-            match self.input.read(buffer) {
-                Ok(count) => {
-                    self.offset += count as u64;
-                    if self.offset > self.limits.total_bytes {
-                        return Err(self.limit("bytes in all", self.limits.total_bytes));
-                    }
-                    return Ok(count);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A decompressor that runs out of input says so in its own way.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                    return Err(TarError::Truncated { offset: self.offset });
-                }
-                Err(source) => return Err(TarError::Io { act: "read", offset: self.offset, source }),
-            }
-        }
-    }
-
     fn malformed(&self, reason: &str) -> TarError {
         self.malformed_member(b"", reason)
     }
@@ -553,23 +317,5 @@ impl<R: Read> TarReader<R> {
 
     fn limit(&self, what: &'static str, limit: u64) -> TarError {
         TarError::Limit { offset: self.offset, path: String::new(), what, limit }
-    }
-}
-
-/// The data of the member that [`TarReader::next`] returned last; of a sparse file, its runs one after the other.
-impl<R: Read> Read for TarReader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let limit = usize::try_from(self.data_left).unwrap_or(usize::MAX).min(buffer.len());
-        if limit == 0 {
-            return Ok(0);
-        }
-        match self.read_some(&mut buffer[..limit]) {
-            Ok(0) => Err(io::Error::new(io::ErrorKind::InvalidData, TarError::Truncated { offset: self.offset })),
-            Ok(count) => {
-                self.data_left -= count as u64;
-                Ok(count)
-            }
-            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-        }
     }
 }
