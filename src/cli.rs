@@ -87,7 +87,10 @@ pub enum Request {
 /// # Errors
 /// With advice, for words that mean nothing here.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Failure> {
-    let (words, verb) = with_verb(words.into_iter().collect());
+    let (mut words, verb) = with_verb(words.into_iter().collect());
+    if verb == "run" {
+        end_flags_at_image(&mut words);
+    }
     let parsed = Cli::command().try_get_matches_from(std::iter::once(OsString::from("rbuild")).chain(words));
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(Request::Do(Box::new(cli))),
@@ -125,6 +128,37 @@ fn with_verb(mut words: Vec<OsString>) -> (Vec<OsString>, String) {
     (words, "build".into())
 }
 
+/// Puts `--` behind the image of `rbuild run FLAGS… IMAGE COMMAND…`, so that the command's flags are its own also where
+/// `run` knows a flag of that name.
+fn end_flags_at_image(words: &mut Vec<OsString>) {
+    let mut root = Cli::command();
+    // Global options are known to a verb only once the command is built.
+    root.build();
+    let Some(run) = root.find_subcommand("run") else { return };
+    let takes_value = |found: Option<&clap::Arg>| found.is_some_and(|flag| flag.get_action().takes_values());
+    let long = |name: &str| takes_value(run.get_arguments().find(|flag| flag.get_long() == Some(name)));
+    let short = |name: char| takes_value(run.get_arguments().find(|flag| flag.get_short() == Some(name)));
+    let verb = words.iter().position(|word| word == "run").unwrap_or(0);
+    let mut at = verb + 1;
+    while let Some(word) = words.get(at).and_then(|word| word.to_str()) {
+        let value_follows = match word.strip_prefix("--") {
+            Some("") => return,
+            Some(name) => long(name),
+            None => match word.strip_prefix('-') {
+                // In `-itw /srv` the value of the last letter follows; in `-w/srv` it is there already.
+                Some(letters) if !letters.is_empty() => {
+                    letters.chars().position(short).is_some_and(|found| found + 1 == letters.chars().count())
+                }
+                _ => break,
+            },
+        };
+        at += if value_follows { 2 } else { 1 };
+    }
+    if at < words.len() {
+        words.insert(at + 1, OsString::from("--"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +191,25 @@ mod tests {
         check("--debug --root /images ./x", "Build");
         check("run app:1 images", "Run");
         check("version", "Version");
+    }
+
+    #[test]
+    fn what_follows_the_image_belongs_to_the_command() {
+        let check = |words: &str, image: &str, command: &[&str]| {
+            let Ok(Request::Do(cli)) = request(words) else { panic!("`{words}` was not understood") };
+            let Verb::Run(run) = cli.verb else { panic!("`{words}` is no run") };
+            assert_eq!(
+                (run.image.to_string(), run.command),
+                (image.into(), command.iter().map(|w| (*w).into()).collect())
+            );
+        };
+        let app = "docker.io/library/app:1";
+        check("run app:1", app, &[]);
+        check("run app:1 -u -x --rm y", app, &["-u", "-x", "--rm", "y"]);
+        check("run --rm -itw /srv -u nobody app:1 id -u", app, &["id", "-u"]);
+        check("run -w/srv --user=nobody --entrypoint id app:1 --root", app, &["--root"]);
+        check("--root /x run -e A=1 app:1 -- -e", app, &["--", "-e"]);
+        check("run --rm -- app:1 -u", app, &["-u"]);
     }
 
     #[test]

@@ -29,7 +29,6 @@ fn mistakes_in_the_dockerfile_are_shown_where_they_are() {
     check("FROM busybox AS a\nCOPY --from=a /x /x\n", &["Dockerfile:2"]);
     check("FROM\n", &["Dockerfile:1"]);
     check("FROM busybox\nEXPOSE many\n", &["many", "Dockerfile:2"]);
-    check("FROM busybox\nRUN echo ran \\\n", &["Dockerfile"]);
     check("", &["Dockerfile"]);
 }
 

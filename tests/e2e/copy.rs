@@ -64,7 +64,7 @@ fn owner_and_mode_are_as_asked() {
         &context,
         &[
             "by-name - 0644 65534:65534",
-            "by-number d 0750 12:34",
+            "by-number d 0755 12:34",
             "by-number/x - 0750 12:34",
             "by-words - 0744 0:0",
             "etc d 0755 0:0",

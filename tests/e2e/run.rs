@@ -26,7 +26,7 @@ fn command_and_entrypoint_are_obeyed_and_the_exit_code_returned() {
     check(&["-u", "12:34", "--entrypoint", "sh", "app:1", "-c", "id -u; id -g"], 0, "12\n34\n");
     check(&["-u", "nobody", "--entrypoint", "id", "app:1", "-u"], 0, "65534\n");
     check(&["--entrypoint", "false", "app:1"], 1, "");
-    check(&["--entrypoint", "sh", "app:1", "-c", "sh -c 'kill -TERM $$'"], 143, "");
+    check(&["--entrypoint", "sh", "app:1", "-c", "sh -c 'kill -TERM $$'; exit $?"], 143, "");
 }
 
 #[test]
