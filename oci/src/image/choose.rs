@@ -71,7 +71,8 @@ fn distance(entry: &Platform, wanted: &Platform) -> Option<u32> {
     }
 }
 
-fn available(index: &Index) -> Vec<Platform> {
+/// The platforms that an index has images for, sorted.
+pub fn available(index: &Index) -> Vec<Platform> {
     let mut platforms: Vec<Platform> = index.manifests.iter().filter_map(|entry| entry.platform.clone()).collect();
     // Attestations hang on `unknown/unknown`.
     platforms.retain(|platform| platform.os != "unknown");

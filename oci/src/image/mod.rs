@@ -11,7 +11,7 @@ mod error;
 mod open;
 
 pub use assemble::{Assembled, assemble};
-pub use choose::{choose, find_manifest};
+pub use choose::{available, choose, find_manifest};
 pub use document::{Document, read_document};
 pub use error::ImageError;
 pub use open::{Image, verify_layer};

@@ -16,6 +16,7 @@ use super::fetch::put;
 use super::retry::Attempts;
 use super::transport::{Answer, Outgoing, Payload};
 use crate::content::{ContentError, ContentStore, read_bytes};
+use crate::image::{available, choose};
 use crate::json;
 use crate::model::{Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media_type};
 
@@ -336,46 +337,6 @@ fn lenient(mut index: Value) -> Value {
         });
     }
     index
-}
-
-/// The entry to use on a platform: the exact variant, else the nearest lower one that the machine also runs, else an
-/// entry without one; among equals the first. A lone entry without a platform stands for all.
-fn choose<'a>(index: &'a Index, wanted: &Platform) -> Option<&'a Descriptor> {
-    if let [only] = &index.manifests[..]
-        && only.platform.is_none()
-    {
-        return Some(only);
-    }
-    let ranked = index.manifests.iter().filter_map(|entry| Some((rank(entry.platform.as_ref()?, wanted)?, entry)));
-    // `min_by_key` gives the first of equals.
-    ranked.min_by_key(|(rank, _)| *rank).map(|(_, entry)| entry)
-}
-
-/// How far an entry's platform is from the wanted one; 0 is the same, `None` does not run.
-fn rank(entry: &Platform, wanted: &Platform) -> Option<u32> {
-    let entry = Platform::normalised(&entry.os, &entry.architecture, &entry.variant);
-    let wanted = Platform::normalised(&wanted.os, &wanted.architecture, &wanted.variant);
-    if entry.os != wanted.os || entry.architecture != wanted.architecture {
-        return None;
-    }
-    if entry.variant == wanted.variant {
-        return Some(0);
-    }
-    let level = |platform: &Platform| platform.variant.strip_prefix('v').and_then(|text| text.parse::<u32>().ok());
-    match (level(&entry), level(&wanted)) {
-        // A variant adds to those below it. amd64/v1 and arm64/v8 are written without one.
-        (Some(entry), Some(wanted)) if entry < wanted => Some(wanted - entry),
-        _ if entry.variant.is_empty() => Some(u32::MAX),
-        _ => None,
-    }
-}
-
-fn available(index: &Index) -> Vec<Platform> {
-    let mut platforms: Vec<Platform> = index.manifests.iter().filter_map(|entry| entry.platform.clone()).collect();
-    // Attestations hang on `unknown/unknown`.
-    platforms.retain(|platform| platform.os != "unknown");
-    platforms.dedup();
-    platforms
 }
 
 fn read_config(manifest: &Manifest, bytes: &[u8]) -> Result<ImageConfig, RegistryError> {
