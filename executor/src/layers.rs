@@ -22,6 +22,11 @@ use crate::snapshot::{SnapshotError, open_directory};
 /// The result that is the empty tree: an image without layers, `FROM scratch`.
 pub const SCRATCH: &str = "scratch";
 
+/// Under this name a layer's second blob is remembered, when two images disagree about it.
+pub(crate) const OTHER_BLOB: &str = "pulled";
+/// Under this name the blob is remembered that really unpacks to the layer, when the recorded one does not.
+const TRUE_BLOB: &str = "pulled-verified";
+
 /// Why a layer could not be had in the form that was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum LayersError {
@@ -126,28 +131,45 @@ impl Layers {
     fn unpack(&self, layer: &Layer, lowers: &[String]) -> Result<String, LayersError> {
         let id = &layer.id;
         let gone = || LayersError::Gone { layer: id.clone() };
-        let blob = layer.blob.as_ref().ok_or_else(gone)?;
+        let recorded = layer.blob.as_ref().ok_or_else(gone)?;
+        match (self.unpack_blob(layer, recorded, lowers), layer.diff_id) {
+            (Err(error @ LayersError::WrongDiffId { .. }), Some(diff_id)) => {
+                // Whoever was first to name this layer named a blob that is another: see whether somebody named a
+                // better one.
+                let other = self.store.blob_variant(&diff_id, OTHER_BLOB)?.ok_or(error)?;
+                self.unpack_blob(layer, &other, lowers)?;
+                self.store.add_blob_variant(&diff_id, TRUE_BLOB, &other)?;
+            }
+            (result, _) => result?,
+        }
+        self.store.layer(id)?.and_then(|layer| layer.name).ok_or_else(gone)
+    }
+
+    fn unpack_blob(&self, layer: &Layer, blob: &Descriptor, lowers: &[String]) -> Result<(), LayersError> {
+        let id = &layer.id;
         let draft = self.store.draft()?;
         let parents: Vec<OwnedFd> = lowers
             .iter()
             .map(|lower| open_directory(&self.store.layers_dir().join(lower)))
             .collect::<Result<_, SnapshotError>>()?;
         let parents: Vec<_> = parents.iter().map(AsFd::as_fd).collect();
-        let mut tar = Hashing::new(self.open_blob(layer, blob)?.ok_or_else(gone)?);
+        let tar = self.open_blob(layer, blob)?.ok_or_else(|| LayersError::Gone { layer: id.clone() })?;
+        let mut tar = Hashing::new(tar);
         let codec = |source| LayersError::Codec { act: "unpack", layer: id.clone(), source };
         apply_layer(&mut tar, draft.fs_fd(), &parents, &ApplyOptions::new(XattrNamespace::Trusted)).map_err(codec)?;
         // Whatever stands after the archive's end belongs to the digest.
-        std::io::copy(&mut tar, &mut std::io::sink())
-            .map_err(|source| LayersError::Io { act: "read", layer: id.clone(), source })?;
+        std::io::copy(&mut tar, &mut std::io::sink()).map_err(|source| LayersError::Io {
+            act: "read",
+            layer: id.clone(),
+            source,
+        })?;
         let (_, digest, tar_bytes) = tar.finish();
         let found = DiffId(digest);
         if let Some(expected) = layer.diff_id.filter(|expected| *expected != found) {
             return Err(LayersError::WrongDiffId { layer: id.clone(), expected, found });
         }
         self.store.set_diff_id(id, found, tar_bytes)?;
-        self.store.attach_tree(id, draft)?;
-        let layer = self.store.layer(id)?;
-        layer.and_then(|layer| layer.name).ok_or_else(gone)
+        Ok(self.store.attach_tree(id, draft)?)
     }
 
     /// The tar of a pulled layer; its blob is checked against its digest as it is read to the end.
@@ -175,9 +197,11 @@ impl Layers {
                 let gone = || LayersError::Gone { layer: layer.id.clone() };
                 let blob = layer.blob.as_ref().ok_or_else(gone)?;
                 let mut tar = self.open_blob(layer, blob)?.ok_or_else(gone)?;
-                std::io::copy(&mut tar, out)
-                    .map(drop)
-                    .map_err(|source| LayersError::Io { act: "read", layer: layer.id.clone(), source })
+                std::io::copy(&mut tar, out).map(drop).map_err(|source| LayersError::Io {
+                    act: "read",
+                    layer: layer.id.clone(),
+                    source,
+                })
             }
         }
     }
@@ -203,7 +227,8 @@ impl Layers {
     /// as it was once encoded by this codec; else encoded now.
     pub fn ensure_blob(&self, id: &ResultId, codec: &Codec, force: bool) -> Result<Descriptor, LayersError> {
         let layer = self.layer(id)?;
-        if let Some(blob) = &layer.blob {
+        let verified = layer.diff_id.map(|diff_id| self.store.blob_variant(&diff_id, TRUE_BLOB)).transpose()?.flatten();
+        if let Some(blob) = verified.as_ref().or(layer.blob.as_ref()) {
             let media_type = [Dialect::Oci, Dialect::Docker].map(|d| codec.compression().layer_media_type(d));
             if !force || media_type.contains(&blob.media_type.as_str()) {
                 let content = |source| LayersError::Content { act: "look at", layer: id.clone(), source };
@@ -213,10 +238,9 @@ impl Layers {
             }
         }
         let name = format!("{}-{}-{}", codec.compression(), codec.level(), codec.encoder_version());
-        if let Some(diff_id) = layer.diff_id {
-            if let Some(known) = self.store.blob_variant(&diff_id, &name)? {
-                return Ok(known);
-            }
+        let known = layer.diff_id.map(|diff_id| self.store.blob_variant(&diff_id, &name)).transpose()?;
+        if let Some(known) = known.flatten() {
+            return Ok(known);
         }
         let (diff_id, blob) = self.encode(&layer, codec)?;
         self.store.add_blob_variant(&diff_id, &name, &blob)?;

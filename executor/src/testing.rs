@@ -101,7 +101,9 @@ fn make(root: &Path, line: &str) {
         }
         other => panic!("{other:?}"),
     };
-    for word in rest {
+    // An owner that changes takes set-user-id bits and capabilities along.
+    let (owners, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(|w| w.contains(':') && !w.starts_with('@'));
+    for word in owners.into_iter().chain(others) {
         if let Some((name, value)) = word.strip_prefix('@').and_then(|word| word.split_once('=')) {
             let parent = open(path.parent().unwrap());
             let base = path.file_name().unwrap().as_bytes();
@@ -198,7 +200,7 @@ impl Visitor for Lines {
         for (name, value) in attrs::xattrs(entry.dir, entry.name).unwrap() {
             line.push_str(&format!(" @{}={}", shown(&name), shown(&value)));
         }
-        if self.times && stat.st_mtime as i64 != BUILT {
+        if self.times && attrs::times_of(stat).last_modification.tv_sec != BUILT {
             line.push('*');
         }
         self.lines.push(line);

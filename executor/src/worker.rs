@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use jiff::Timestamp;
 use oci::model::{Descriptor, Digest, Reference};
 use solver::key::ContentDigest;
-use solver::op::{CopyAction, FileOp, Op, SourceOp};
+use solver::op::{FileOp, Op, SourceOp};
 use solver::seam::{Executor, Job, LogSink, Pin, ResultId, Selection, Stream};
 use store::{Draft, Store};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,9 @@ pub struct WorkerConfig {
     /// The time of new layers.
     pub clock: fn() -> Timestamp,
 }
+
+/// A directory of the user, with the patterns of the source operation that named it.
+pub type LocalTree = (Arc<LocalSource>, Arc<LocalPatterns>);
 
 /// Does operations. Cheap to clone; one for all tasks of a build.
 #[derive(Clone)]
@@ -73,7 +76,8 @@ impl Worker {
             Some(snapshots) => snapshots,
             None => Arc::new(OverlaySnapshotter::new(config.store.layers_dir(), MountApi::detect())?),
         };
-        let locals = config.local_sources.into_iter().map(|(name, path)| (name, Local { path, source: Mutex::default() }));
+        let locals =
+            config.local_sources.into_iter().map(|(name, path)| (name, Local { path, source: Mutex::default() }));
         Ok(Self {
             inner: Arc::new(Inner {
                 layers: Layers::new(config.store.clone()),
@@ -139,7 +143,7 @@ impl Worker {
 
     /// The directory of the user that a result is, with the patterns of its source; `None` when it is a tree of the
     /// store. Blocking.
-    pub fn local_of(&self, result: &ResultId) -> Result<Option<(Arc<LocalSource>, Arc<LocalPatterns>)>, ExecError> {
+    pub fn local_of(&self, result: &ResultId) -> Result<Option<LocalTree>, ExecError> {
         let Some(rest) = result.as_str().strip_prefix(LOCAL) else { return Ok(None) };
         let name = rest.rsplit_once('@').map_or(rest, |(name, _)| name);
         let known = self.inner.patterns.lock().unwrap_or_else(PoisonError::into_inner).get(result).cloned();
@@ -155,12 +159,7 @@ impl Worker {
         Ok((result.as_str() != SCRATCH).then_some(result))
     }
 
-    async fn fetch_image(
-        &self,
-        name: Reference,
-        manifest: Digest,
-        log: &dyn LogSink,
-    ) -> Result<ResultId, ExecError> {
+    async fn fetch_image(&self, name: Reference, manifest: Digest, log: &dyn LogSink) -> Result<ResultId, ExecError> {
         let reference = name.clone();
         let found = self.blocking(move |worker| Ok(image::record(&worker.inner.store, &reference, manifest)?)).await?;
         image::fetch_all(&self.inner.fetcher, &self.inner.store, &name, &found.missing, log)
@@ -207,7 +206,11 @@ impl Worker {
         let (results, notices) = self
             .blocking(move |_| {
                 let notices = Notices::default();
-                let results = file::run(&op, &inputs, &trees, &notices)?;
+                let results = match file::run(&op, &inputs, &trees, &notices) {
+                    // Whatever the operation says of being stopped half-way.
+                    Err(_) if trees.cancel.is_cancelled() => return Err(ExecError::Canceled),
+                    results => results?,
+                };
                 Ok((results, notices.0.into_inner().unwrap_or_else(PoisonError::into_inner)))
             })
             .await?;
@@ -283,7 +286,11 @@ impl file::Trees for JobTrees {
         self.worker.inner.commit(base, draft)
     }
 
-    fn open(&self, result: &ResultId, _action: &CopyAction) -> Result<CopySource, ExecError> {
+    fn is_canceled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    fn open(&self, result: &ResultId) -> Result<CopySource, ExecError> {
         self.check()?;
         match self.worker.local_of(result)? {
             None => Ok(CopySource::Result(self.worker.view(result)?)),
@@ -356,3 +363,6 @@ impl LogSink for Notices {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
     }
 }
+
+#[cfg(test)]
+mod tests;

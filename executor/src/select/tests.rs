@@ -195,7 +195,9 @@ fn a_directory_that_can_hold_nothing_is_not_entered() {
 
 #[test]
 fn malformed_patterns_are_refused() {
-    for pattern in ["[", "[a", "[]", "[]a]", "[-]", "[x-]", "[-x]", "a\\", "[a\\", "[^", "[^]", "[a-", "!", "![", "**/["] {
+    for pattern in
+        ["[", "[a", "[]", "[]a]", "[-]", "[x-]", "[-x]", "a\\", "[a\\", "[^", "[^]", "[a-", "!", "![", "**/["]
+    {
         assert!(Patterns::new(&[pattern]).is_err(), "{pattern}");
     }
 }
@@ -218,7 +220,8 @@ fn wildcards_of_copy_are_those_of_go() {
     // A byte that is no UTF-8 is one letter.
     assert!(Glob::new("a?b", Dialect::Match).unwrap().matches(b"a\xffb"));
     assert!(Glob::new("a*", Dialect::Match).unwrap().matches(b"a\xff\xfe"));
-    for (text, expected) in [("a", false), ("a\\*", false), ("a*", true), ("a?", true), ("[a]", true), ("\\[a]", false)] {
+    for (text, expected) in [("a", false), ("a\\*", false), ("a*", true), ("a?", true), ("[a]", true), ("\\[a]", false)]
+    {
         assert_eq!(has_wildcard(text), expected, "{text}");
     }
 }

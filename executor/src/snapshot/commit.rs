@@ -116,9 +116,7 @@ impl Below {
             FileType::BlockDevice | FileType::CharacterDevice => entry.stat.st_rdev == namesake.st_rdev,
             _ => true,
         };
-        let xattrs = |e: &Entry<'_>| {
-            attrs::xattrs(e.dir, e.name).map_err(TreeError::io("read attributes of", e.path))
-        };
+        let xattrs = |e: &Entry<'_>| attrs::xattrs(e.dir, e.name).map_err(TreeError::io("read attributes of", e.path));
         if !same || xattrs(entry)? != xattrs(&lower)? {
             return Ok(false);
         }
@@ -239,7 +237,8 @@ impl Visitor for Reducer {
             self.below.enter(entry, merged)?;
             let missing = match (merged, self.form) {
                 (true, Form::Whole) => {
-                    let dir = open_dir_at(entry.dir, entry.name).map_err(TreeError::io("open directory", entry.path))?;
+                    let dir =
+                        open_dir_at(entry.dir, entry.name).map_err(TreeError::io("open directory", entry.path))?;
                     self.missing(dir.as_fd(), entry.path)?
                 }
                 _ => Vec::new(),
@@ -268,12 +267,12 @@ impl Visitor for Reducer {
             let dir = open_dir_at(entry.dir, entry.name).map_err(TreeError::io("open directory", entry.path))?;
             open.white_out(dir.as_fd(), entry.path)?;
         }
-        if open.kept == 0 && open.merged {
-            if let Some(namesake) = self.below.namesake(entry)? {
-                if self.below.is_same(entry, &namesake)? {
-                    return self.remove(entry, AtFlags::REMOVEDIR);
-                }
-            }
+        if open.kept == 0
+            && open.merged
+            && let Some(namesake) = self.below.namesake(entry)?
+            && self.below.is_same(entry, &namesake)?
+        {
+            return self.remove(entry, AtFlags::REMOVEDIR);
         }
         if open.touched {
             attrs::set_times_at(entry.dir, entry.name, &attrs::times_of(entry.stat))
@@ -282,6 +281,12 @@ impl Visitor for Reducer {
         self.parent().kept += 1;
         Ok(())
     }
+}
+
+/// How many names a file has; the type differs between architectures.
+#[allow(clippy::unnecessary_cast)]
+fn links(stat: &Stat) -> u64 {
+    stat.st_nlink as u64
 }
 
 /// Looks at all names of all files that have several.
@@ -324,7 +329,7 @@ impl Visitor for Groups {
         };
         let group = self.seen.entry(entry.stat.st_ino).or_insert(Group {
             names: 0,
-            links: entry.stat.st_nlink as u64,
+            links: links(entry.stat),
             same: true,
             lower_ino,
         });

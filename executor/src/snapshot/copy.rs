@@ -107,7 +107,8 @@ impl Visitor for Stacking<'_> {
             remove(to, entry.name, entry.path)?;
         }
         self.copier.make_directory(to, entry.name, entry.path)?;
-        let opaque = attrs::is_opaque(entry.dir, entry.name).map_err(TreeError::io("read attributes of", entry.path))?;
+        let opaque =
+            attrs::is_opaque(entry.dir, entry.name).map_err(TreeError::io("read attributes of", entry.path))?;
         self.to.push(entry.name, entry.path)?;
         if opaque {
             let fresh = crate::tree::resolve::open_dir_at(self.to.top(), b".");

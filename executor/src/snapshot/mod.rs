@@ -85,9 +85,10 @@ struct Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        let cleared = self.dir.try_clone().map_err(SnapshotError::io("open", &self.path)).and_then(|dir| Ok(clear(dir)?));
-        let removed = cleared
-            .and_then(|()| std::fs::remove_dir(&self.path).map_err(SnapshotError::io("remove", &self.path)));
+        let cleared =
+            self.dir.try_clone().map_err(SnapshotError::io("open", &self.path)).and_then(|dir| Ok(clear(dir)?));
+        let removed =
+            cleared.and_then(|()| std::fs::remove_dir(&self.path).map_err(SnapshotError::io("remove", &self.path)));
         if let Err(error) = removed {
             tracing::debug!(path = %self.path.display(), %error, "a copied tree is left behind");
         }
@@ -98,7 +99,9 @@ impl Drop for Scratch {
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// More layers than the kernel stacks.
-    #[error("the tree has {layers} layers, and this kernel stacks {limit} at most; flatten the image or use fewer steps")]
+    #[error(
+        "the tree has {layers} layers, and this kernel stacks {limit} at most; flatten the image or use fewer steps"
+    )]
     TooManyLayers {
         /// How many there are.
         layers: usize,

@@ -154,7 +154,8 @@ fn one_page(spec: &OverlaySpec, attributes: MountAttrFlags) -> Result<OwnedFd, S
     }
     // Any directory does as a place in this namespace; the mount is taken off it at once.
     let place = spec.lowers[0].as_str();
-    let options = std::ffi::CString::new(options).map_err(|nul| refused(what(), String::new())(std::io::Error::from(nul)))?;
+    let options =
+        std::ffi::CString::new(options).map_err(|nul| refused(what(), String::new())(std::io::Error::from(nul)))?;
     mount::mount("overlay", place, "overlay", MountFlags::empty(), Some(options.as_c_str()))
         .map_err(refused(what(), String::new()))?;
     bind(place, attributes)

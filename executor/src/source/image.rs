@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use oci::content::{ContentStore, read_json};
-use oci::model::{Descriptor, Digest, DiffId, ImageConfig, Manifest, Reference, chain_ids, media_type};
+use oci::model::{Descriptor, DiffId, Digest, ImageConfig, Manifest, Reference, chain_ids, media_type};
 use solver::op::SourceOp;
 use solver::seam::ResultId;
 use store::Store;
 
 use super::SourceError;
-use crate::layers::SCRATCH;
+use crate::layers::{OTHER_BLOB, SCRATCH};
 
 /// containerd's limit too; a real manifest has kilobytes.
 const MANIFEST_MAX_BYTES: u64 = 4 << 20;
@@ -101,11 +101,19 @@ pub(crate) fn record(store: &Store, reference: &Reference, manifest: Digest) -> 
     if let Some(top) = &top {
         let layers = store.chain(top)?.into_iter().filter(|layer| !layer.empty);
         for ((layer, blob), diff_id) in layers.zip(&manifest.layers).zip(diff_ids) {
-            if layer.name.is_none() {
-                need(store, layer.blob.as_ref().unwrap_or(blob), &mut missing).map_err(unreadable)?;
-                if layer.blob.is_none() {
-                    store.add_pulled_layer(layer.parent.as_ref(), *diff_id, layer.created, Some(blob), Some(reference))?;
+            if layer.name.is_some() {
+                continue;
+            }
+            check_layer(blob, diff_id).map_err(malformed)?;
+            need(store, blob, &mut missing).map_err(unreadable)?;
+            match &layer.blob {
+                None => {
+                    let parent = layer.parent.as_ref();
+                    store.add_pulled_layer(parent, *diff_id, layer.created, Some(blob), Some(reference))?;
                 }
+                // Another image gave another blob for this layer, and nobody has unpacked it yet: it may have lied.
+                Some(known) if known.digest != blob.digest => store.add_blob_variant(diff_id, OTHER_BLOB, blob)?,
+                Some(_) => {}
             }
         }
     }
@@ -141,6 +149,9 @@ fn times(config: &ImageConfig, layers: usize) -> Vec<Timestamp> {
     (0..layers).map(|_| made.next().flatten().unwrap_or(image)).collect()
 }
 
+/// A transfer that is under way.
+type Fetch<'a> = Pin<Box<dyn Future<Output = Result<(), FetchError>> + Send + 'a>>;
+
 /// Fetches blobs, several at a time, telling `progress` (digest, bytes done, bytes in all, over).
 pub(crate) async fn fetch_all(
     fetcher: &Arc<dyn BlobFetcher>,
@@ -149,8 +160,7 @@ pub(crate) async fn fetch_all(
     missing: &[Descriptor],
     log: &dyn solver::seam::LogSink,
 ) -> Result<(), FetchError> {
-    // One after the other here; the client's own connections are what is limited.
-    let mut fetches: Vec<Pin<Box<dyn Future<Output = Result<(), FetchError>> + Send + '_>>> = Vec::new();
+    let mut fetches: Vec<Fetch<'_>> = Vec::new();
     for blob in missing {
         fetches.push(Box::pin(async move {
             let name = blob.digest.to_string();
@@ -164,7 +174,7 @@ pub(crate) async fn fetch_all(
 }
 
 /// Drives all of them at once; the first error ends it.
-async fn join_all(mut fetches: Vec<Pin<Box<dyn Future<Output = Result<(), FetchError>> + Send + '_>>>) -> Result<(), FetchError> {
+async fn join_all(mut fetches: Vec<Fetch<'_>>) -> Result<(), FetchError> {
     std::future::poll_fn(|context| {
         let mut failed = None;
         fetches.retain_mut(|fetch| match fetch.as_mut().poll(context) {

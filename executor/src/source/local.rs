@@ -184,11 +184,8 @@ impl LocalSource {
         selection: &Selection,
         filter: &Filter<'_>,
     ) -> Result<Vec<Match>, SourceError> {
-        let wanted = Wanted {
-            path: &selection.path,
-            wildcard: selection.wildcard,
-            follow_symlinks: selection.follow_symlinks,
-        };
+        let wanted =
+            Wanted { path: &selection.path, wildcard: selection.wildcard, follow_symlinks: selection.follow_symlinks };
         let found = tree::find(&self.root, &wanted).map_err(|error| match error {
             tree::SelectError::Tree(TreeError::NotFound { .. } | TreeError::NotADirectory { .. }) => {
                 self.not_found(selection)
@@ -202,9 +199,8 @@ impl LocalSource {
                     return Err(self.not_found(selection));
                 }
                 if !self.is_visible(one, filter).map_err(|error| self.tree_error(error))? {
-                    if let Some(error) = self.ignored(patterns, &one.place.path, &selection.path) {
-                        return Err(error);
-                    }
+                    let ignored = self.ignored(patterns, &one.place.path, &selection.path);
+                    return Err(ignored.unwrap_or_else(|| self.not_found(selection)));
                 }
             }
             return Ok(found);
@@ -319,7 +315,8 @@ pub(crate) fn look(stat: &Stat) -> [u8; 16] {
     let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
     // A directory's time changes with entries that may not even be selected; its entries are looked at themselves.
     if !is_dir {
-        for number in [stat.st_mtime as i128, stat.st_mtime_nsec as i128, stat.st_ctime as i128, stat.st_ctime_nsec as i128]
+        for number in
+            [stat.st_mtime as i128, stat.st_mtime_nsec as i128, stat.st_ctime as i128, stat.st_ctime_nsec as i128]
         {
             hash.update(number.to_le_bytes());
         }
@@ -398,7 +395,8 @@ impl Digesting {
                 if self.wave.len() >= WAVE_FILES { self.hash_files() } else { Ok(()) }
             }
             FileType::Symlink => {
-                let target = fs::readlinkat(entry.dir, entry.name, Vec::new()).map_err(TreeError::io("read link", full))?;
+                let target =
+                    fs::readlinkat(entry.dir, entry.name, Vec::new()).map_err(TreeError::io("read link", full))?;
                 self.add(entry, target.as_bytes(), &[])
             }
             FileType::Socket => {

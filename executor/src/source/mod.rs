@@ -5,6 +5,8 @@
 
 pub mod image;
 pub mod local;
+#[cfg(test)]
+mod tests;
 
 use oci::content::ContentError;
 
@@ -118,9 +120,7 @@ impl SourceError {
         let context = context.to_owned();
         move |error| match error {
             SelectError::Glob(error) => SourceError::Glob(error),
-            SelectError::Tree(TreeError::NotFound { path }) => {
-                SourceError::NotFound { path, context: context.clone() }
-            }
+            SelectError::Tree(TreeError::NotFound { path }) => SourceError::NotFound { path, context: context.clone() },
             SelectError::Tree(source) => SourceError::Tree { context: context.clone(), source },
         }
     }

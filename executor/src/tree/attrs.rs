@@ -126,6 +126,8 @@ pub(crate) fn times(seconds: i64, nanoseconds: i64) -> Timestamps {
 }
 
 /// The times of an entry that was looked at.
+// The types differ between architectures.
+#[allow(clippy::unnecessary_cast)]
 pub(crate) fn times_of(stat: &fs::Stat) -> Timestamps {
     times(stat.st_mtime as i64, stat.st_mtime_nsec as i64)
 }

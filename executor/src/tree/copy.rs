@@ -22,6 +22,8 @@ pub(crate) struct Rules<'a> {
     pub mode: Option<&'a dyn Fn(u32, bool) -> u32>,
     /// Modification time of everything in seconds since 1970; `None` keeps it.
     pub mtime: Option<i64>,
+    /// Asked before each thing that is copied: whether to stop.
+    pub stop: Option<&'a dyn Fn() -> bool>,
     /// Whether names that share a file share one again.
     pub keep_hard_links: bool,
     /// Whether overlayfs's own marks (whiteouts, opaque directories) are things to copy: only between layers.
@@ -53,6 +55,9 @@ impl<'a> Copier<'a> {
         name: &[u8],
         to_path: &[u8],
     ) -> Result<(), TreeError> {
+        if self.rules.stop.is_some_and(|stop| stop()) {
+            return Err(TreeError::Stopped);
+        }
         let stat = from.stat;
         let kind = from.kind();
         if kind == FileType::Socket {
@@ -68,16 +73,14 @@ impl<'a> Copier<'a> {
             Some(_) => fs::unlinkat(to, name, AtFlags::empty()).map_err(TreeError::io("replace", to_path))?,
         }
         let many_names = self.rules.keep_hard_links && stat.st_nlink > 1;
-        if many_names {
-            if let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
-                return link(to_root, first, to, name).map_err(TreeError::io("link", to_path));
-            }
+        if many_names && let Some(first) = self.links.get(&(stat.st_dev, stat.st_ino)) {
+            return link(to_root, first, to, name).map_err(TreeError::io("link", to_path));
         }
         match kind {
             FileType::RegularFile => self.copy_file(from, to, name, to_path)?,
             FileType::Symlink => {
-                let target = fs::readlinkat(from.dir, from.name, Vec::new())
-                    .map_err(TreeError::io("read link", from.path))?;
+                let target =
+                    fs::readlinkat(from.dir, from.name, Vec::new()).map_err(TreeError::io("read link", from.path))?;
                 fs::symlinkat(target, to, name).map_err(TreeError::io("make link", to_path))?;
                 self.attributes(from, to, name, to_path)?;
             }
@@ -118,21 +121,15 @@ impl<'a> Copier<'a> {
         self.attributes(from, to, name, to_path)
     }
 
-    fn copy_file(
-        &self,
-        from: &Entry<'_>,
-        to: BorrowedFd<'_>,
-        name: &[u8],
-        to_path: &[u8],
-    ) -> Result<(), TreeError> {
+    fn copy_file(&self, from: &Entry<'_>, to: BorrowedFd<'_>, name: &[u8], to_path: &[u8]) -> Result<(), TreeError> {
         let source = open_file(from)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let target = fs::openat(to, name, flags, Mode::from_raw_mode(0o600))
-            .map_err(TreeError::io("make file", to_path))?;
+        let target =
+            fs::openat(to, name, flags, Mode::from_raw_mode(0o600)).map_err(TreeError::io("make file", to_path))?;
         let length = from.stat.st_size as u64;
         let sparse = (from.stat.st_blocks as u64).saturating_mul(512) < length;
-        let complete = data::copy(source.as_fd(), target.as_fd(), length, sparse)
-            .map_err(TreeError::io("copy", from.path))?;
+        let complete =
+            data::copy(source.as_fd(), target.as_fd(), length, sparse).map_err(TreeError::io("copy", from.path))?;
         let after = fs::fstat(&source).map_err(TreeError::io("look at", from.path))?;
         if !complete || !same_moment(from.stat, &after) {
             return Err(TreeError::Changed { path: shown(from.path) });
@@ -141,13 +138,7 @@ impl<'a> Copier<'a> {
     }
 
     /// Owner before mode before attributes before times: each of these resets what comes after it.
-    fn attributes(
-        &self,
-        from: &Entry<'_>,
-        to: BorrowedFd<'_>,
-        name: &[u8],
-        to_path: &[u8],
-    ) -> Result<(), TreeError> {
+    fn attributes(&self, from: &Entry<'_>, to: BorrowedFd<'_>, name: &[u8], to_path: &[u8]) -> Result<(), TreeError> {
         let stat = from.stat;
         let (uid, gid) = self.rules.owner.unwrap_or((stat.st_uid, stat.st_gid));
         attrs::chown_at(to, name, uid, gid).map_err(TreeError::io("change the owner of", to_path))?;
@@ -296,4 +287,3 @@ pub(crate) fn clear(dir: OwnedFd) -> Result<(), TreeError> {
     }
     walk(dir, &mut Clear)
 }
-

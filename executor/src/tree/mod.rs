@@ -75,6 +75,9 @@ pub enum TreeError {
         /// Where, in the destination.
         path: String,
     },
+    /// Whoever asked for it wants it no longer.
+    #[error("stopped")]
+    Stopped,
     /// Somebody changed the tree under our hands.
     #[error("`{path}` changed while it was read")]
     Changed {

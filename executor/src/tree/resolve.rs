@@ -147,7 +147,7 @@ impl Root {
                         .map_err(|errno| TreeError::io("read link", &path_here())(errno))?;
                     let target = target.as_bytes();
                     if target.starts_with(b"/") {
-                        at.to_root();
+                        at.back_to_root();
                     }
                     for component in components(target).collect::<Vec<_>>().into_iter().rev() {
                         rest.push_front(component.to_vec());
@@ -235,7 +235,7 @@ impl At<'_> {
         Ok(())
     }
 
-    fn to_root(&mut self) {
+    fn back_to_root(&mut self) {
         self.names.clear();
         self.parents.clear();
         self.dir = None;

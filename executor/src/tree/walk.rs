@@ -57,7 +57,8 @@ impl DirStack {
         let Some(above) = self.levels.last_mut() else { return Ok(()) };
         if above.fd.is_none() {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            let fd = fs::openat(&left, "..", flags, Mode::empty()).map_err(TreeError::io("open directory above", path))?;
+            let fd =
+                fs::openat(&left, "..", flags, Mode::empty()).map_err(TreeError::io("open directory above", path))?;
             let again = Level::new(fd).map_err(TreeError::io("look at", path))?;
             // Somebody moved the directory that we stood in: `..` is not where we came from.
             if (again.dev, again.ino) != (above.dev, above.ino) {

@@ -59,6 +59,17 @@ pub(crate) fn perform(
     root: &Root,
     log: &dyn LogSink,
 ) -> Result<(), FileError> {
+    perform_until(action, source, root, log, &|| false)
+}
+
+/// Performs a copy unless `stop` says so first; then a part of it is there.
+pub(crate) fn perform_until(
+    action: &CopyAction,
+    source: &CopySource,
+    root: &Root,
+    log: &dyn LogSink,
+    stop: &dyn Fn() -> bool,
+) -> Result<(), FileError> {
     let patterns = CopyPatterns::new(&action.include_patterns, &action.exclude_patterns)?;
     let owner = action.owner.as_ref().map(|owner| owner::resolve(owner, root)).transpose()?;
     let mode = action.mode.as_ref().map(ModeChange::new).transpose()?;
@@ -77,6 +88,7 @@ pub(crate) fn perform(
         owner: if local { Some(owner.unwrap_or((0, 0))) } else { owner },
         mode: mode.is_some().then_some(&change as &dyn Fn(u32, bool) -> u32),
         mtime: action.timestamp,
+        stop: Some(stop),
         keep_hard_links: !local,
         keep_layer_marks: false,
     };
@@ -86,12 +98,14 @@ pub(crate) fn perform(
         root,
         filter,
         looks,
+        seen: HashSet::new(),
         copier: Copier::new(rules),
         new: NewDir { mode: 0o755, uid, gid, mtime: action.timestamp },
     };
     for one in &found {
         copying.copy_match(one)?;
     }
+    copying.nothing_vanished().map_err(copying.failed())?;
     for path in std::mem::take(&mut copying.copier.skipped) {
         log.notice(&format!("`{}` is a socket and was not copied", shown(&path)));
     }
@@ -105,11 +119,7 @@ fn find_in_result(action: &CopyAction, mounted: &Mounted) -> Result<Vec<Match>, 
     let fd = mounted.fd().try_clone_to_owned().map_err(|source| {
         FileError::tree("read the source")(TreeError::Io { act: "open", path: "/".into(), source })
     })?;
-    let wanted = Wanted {
-        path: &action.src,
-        wildcard: action.allow_wildcard,
-        follow_symlinks: action.follow_symlinks,
-    };
+    let wanted = Wanted { path: &action.src, wildcard: action.allow_wildcard, follow_symlinks: action.follow_symlinks };
     let found = find(&Root::new(fd), &wanted).map_err(SourceError::in_context(RESULT))?;
     let path = || shown(action.src.as_bytes());
     let is_pattern = action.allow_wildcard && crate::select::glob::has_wildcard(&action.src);
@@ -129,6 +139,8 @@ struct Copying<'a> {
     root: &'a Root,
     filter: Filter<'a>,
     looks: Option<Arc<Looks>>,
+    /// Paths in the source that were copied; only when there are looks to compare with.
+    seen: HashSet<Vec<u8>>,
     copier: Copier<'a>,
     /// Directories that are made on the way.
     new: NewDir,
@@ -172,16 +184,10 @@ impl Copying<'_> {
             to_path: path.clone(),
             from_path: entry_path,
             looks: self.looks.as_deref(),
-            seen: HashSet::new(),
+            seen: &mut self.seen,
         };
-        let walked = one
-            .place
-            .open_dir()
-            .and_then(|dir| walk_selected(dir, &one.place.path, &self.filter, &mut sink));
-        let seen = std::mem::take(&mut sink.seen);
-        drop(sink);
+        let walked = one.place.open_dir().and_then(|dir| walk_selected(dir, &one.place.path, &self.filter, &mut sink));
         walked.map_err(failed)?;
-        self.nothing_vanished(one, &seen).map_err(self.failed())?;
         if was_made && !self.action.dir_contents_only {
             let entry = Entry { dir: one.place.dir.as_fd(), name: &one.place.name, path: &one.place.path, stat };
             let made = self.root.resolve_no_follow(&path).map_err(self.failed())?;
@@ -203,11 +209,7 @@ impl Copying<'_> {
     }
 
     /// The directory that receives the entries of a matched directory, its path, and whether it was made.
-    fn target_directory(
-        &self,
-        one: &Match,
-        place: Place,
-    ) -> Result<(std::os::fd::OwnedFd, Vec<u8>, bool), TreeError> {
+    fn target_directory(&self, one: &Match, place: Place) -> Result<(std::os::fd::OwnedFd, Vec<u8>, bool), TreeError> {
         let exists = place.stat.is_some();
         if exists && !place.is_dir() {
             return Err(TreeError::CannotReplaceWithDirectory { path: shown(&place.path) });
@@ -215,7 +217,8 @@ impl Copying<'_> {
         let place = if exists && !self.action.dir_contents_only && !one.base.is_empty() {
             let dir = place.open_dir()?;
             let path = joined(&place.path, &one.base);
-            let stat = crate::tree::resolve::stat_at(dir.as_fd(), &one.base).map_err(TreeError::io("look at", &path))?;
+            let stat =
+                crate::tree::resolve::stat_at(dir.as_fd(), &one.base).map_err(TreeError::io("look at", &path))?;
             Place { dir, name: one.base.clone(), path, stat }
         } else {
             place
@@ -239,19 +242,15 @@ impl Copying<'_> {
         name: &[u8],
         path: &[u8],
     ) -> Result<(), TreeError> {
-        check_look(self.looks.as_deref(), &one.place.path, stat)?;
+        check_look(self.looks.as_deref(), &mut self.seen, &one.place.path, stat)?;
         let entry = Entry { dir: one.place.dir.as_fd(), name: &one.place.name, path: &one.place.path, stat };
         self.copier.copy_leaf(&entry, self.root.fd(), to, name, path)
     }
 
-    /// Everything that was digested beneath a match must have been copied.
-    fn nothing_vanished(&self, one: &Match, seen: &HashSet<Vec<u8>>) -> Result<(), TreeError> {
+    /// Everything that was digested must have been copied.
+    fn nothing_vanished(&self) -> Result<(), TreeError> {
         let Some(looks) = &self.looks else { return Ok(()) };
-        let base = &one.place.path;
-        let beneath = |path: &[u8]| {
-            base.is_empty() || (path.len() > base.len() && path.starts_with(base) && path[base.len()] == b'/')
-        };
-        match looks.keys().filter(|path| beneath(path) && !seen.contains(*path)).min() {
+        match looks.keys().filter(|path| !self.seen.contains(*path)).min() {
             Some(gone) => Err(TreeError::Changed { path: shown(gone) }),
             None => Ok(()),
         }
@@ -262,7 +261,7 @@ impl Copying<'_> {
         if !self.action.unpack_archives || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(false);
         }
-        check_look(self.looks.as_deref(), &one.place.path, stat).map_err(self.failed())?;
+        check_look(self.looks.as_deref(), &mut self.seen, &one.place.path, stat).map_err(self.failed())?;
         let entry = Entry { dir: one.place.dir.as_fd(), name: &one.place.name, path: &one.place.path, stat };
         let file = std::fs::File::from(crate::tree::copy::open_file(&entry).map_err(self.failed())?);
         super::archive::unpack(&file, &one.place.path, self.root, &self.action.dest, &self.new)
@@ -274,12 +273,14 @@ fn open(place: &Place) -> Result<std::os::fd::OwnedFd, TreeError> {
         .map_err(TreeError::io("open directory", &place.path))
 }
 
-/// Whether an entry is what it was when it was digested.
-fn check_look(looks: Option<&Looks>, path: &[u8], stat: &Stat) -> Result<(), TreeError> {
-    match looks {
-        Some(looks) if looks.get(path) != Some(&look(stat)) => Err(TreeError::Changed { path: shown(path) }),
-        _ => Ok(()),
+/// Whether an entry is what it was when it was digested; notes that it was met.
+fn check_look(looks: Option<&Looks>, seen: &mut HashSet<Vec<u8>>, path: &[u8], stat: &Stat) -> Result<(), TreeError> {
+    let Some(looks) = looks else { return Ok(()) };
+    if looks.get(path) != Some(&look(stat)) {
+        return Err(TreeError::Changed { path: shown(path) });
     }
+    seen.insert(path.to_vec());
+    Ok(())
 }
 
 /// Takes the entries of a matched directory.
@@ -292,18 +293,12 @@ struct Contents<'a, 'r> {
     /// Path of the matched directory in the source.
     from_path: Vec<u8>,
     looks: Option<&'a Looks>,
-    /// Paths in the source; only when there are looks to compare with.
-    seen: HashSet<Vec<u8>>,
+    seen: &'a mut HashSet<Vec<u8>>,
 }
 
 impl Contents<'_, '_> {
     fn check(&mut self, path: &[u8], stat: &Stat) -> Result<(), TreeError> {
-        if self.looks.is_some() {
-            let full = joined(&self.from_path, path);
-            check_look(self.looks, &full, stat)?;
-            self.seen.insert(full);
-        }
-        Ok(())
+        check_look(self.looks, self.seen, &joined(&self.from_path, path), stat)
     }
 }
 

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::os::fd::AsFd;
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
-use solver::op::{CopyAction, FileAction, FileActionKind, FileOp};
+use solver::op::{FileAction, FileActionKind, FileOp};
 use solver::seam::{LogSink, ResultId};
 
 use crate::select::tree::{SelectError, Wanted, find};
@@ -98,8 +98,10 @@ pub(crate) trait Trees {
     fn begin(&self, base: &ResultId) -> Result<(Self::Draft, Mounted), Self::Error>;
     /// Makes a layer of it; the tree is no longer mounted.
     fn commit(&self, base: &ResultId, draft: Self::Draft) -> Result<ResultId, Self::Error>;
+    /// Whether nobody wants the results any more.
+    fn is_canceled(&self) -> bool;
     /// The tree that a copy reads.
-    fn open(&self, result: &ResultId, action: &CopyAction) -> Result<copy::CopySource, Self::Error>;
+    fn open(&self, result: &ResultId) -> Result<copy::CopySource, Self::Error>;
 }
 
 /// Performs `op` on `inputs` and returns one result per output.
@@ -153,7 +155,7 @@ impl<'a, T: Trees> Running<'a, T> {
         let mut sources = Vec::new();
         for &step in way.iter().rev() {
             sources.push(match &self.action(step)?.kind {
-                FileActionKind::Copy(copy) => Some(self.source_of(step, copy)?),
+                FileActionKind::Copy(_) => Some(self.source_of(step)?),
                 _ => None,
             });
         }
@@ -164,7 +166,7 @@ impl<'a, T: Trees> Running<'a, T> {
             source: TreeError::Io { act: "open", path: "/".into(), source },
         })?);
         for (&step, source) in way.iter().rev().zip(&sources) {
-            perform(&self.action(step)?.kind, source.as_ref(), &root, self.log)?;
+            perform(&self.action(step)?.kind, source.as_ref(), &root, self.log, &|| self.trees.is_canceled())?;
         }
         drop((root, sources, mounted));
         let result = self.trees.commit(&base, draft)?;
@@ -172,7 +174,7 @@ impl<'a, T: Trees> Running<'a, T> {
         Ok(result)
     }
 
-    fn source_of(&mut self, step: usize, copy: &CopyAction) -> Result<copy::CopySource, T::Error> {
+    fn source_of(&mut self, step: usize) -> Result<copy::CopySource, T::Error> {
         let result = match self.action(step)?.secondary_input {
             None => return Err(malformed(step, "it copies from nothing").into()),
             Some(input) if input < self.inputs.len() => self.inputs[input].clone(),
@@ -181,7 +183,7 @@ impl<'a, T: Trees> Running<'a, T> {
                 _ => return Err(malformed(step, "it reads itself or a later action").into()),
             },
         };
-        self.trees.open(&result, copy)
+        self.trees.open(&result)
     }
 
     fn action(&self, step: usize) -> Result<&'a FileAction, FileError> {
@@ -199,11 +201,12 @@ pub(crate) fn perform(
     source: Option<&copy::CopySource>,
     root: &Root,
     log: &dyn LogSink,
+    stop: &dyn Fn() -> bool,
 ) -> Result<(), FileError> {
     match kind {
         FileActionKind::Copy(action) => {
             let source = source.ok_or_else(|| malformed(0, "it copies from nothing"))?;
-            copy::perform(action, source, root, log)
+            copy::perform_until(action, source, root, log, stop)
         }
         FileActionKind::MkDir { path, mode, make_parents, owner, timestamp } => {
             let (uid, gid) = owner::resolve_or_root(owner.as_ref(), root)?;

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use solver::op::{CopyMode, Owner, UserRef};
+use solver::op::{CopyAction, CopyMode, Owner, UserRef};
 
 use super::copy::CopySource;
 use super::*;
@@ -133,7 +133,8 @@ fn check_error(line: &str, source: &[&str], root: &[&str], expected: &[&str]) {
     }
 }
 
-const SOURCE: &[&str] = &["a.txt=A", "b.txt=B 600", "d/x=X 755", "d/e/y=Y", "d/z/", "l -> a.txt", "m -> d", "n -> nowhere"];
+const SOURCE: &[&str] =
+    &["a.txt=A", "b.txt=B 600", "d/x=X 755", "d/e/y=Y", "d/z/", "l -> a.txt", "m -> d", "n -> nowhere"];
 
 #[test]
 fn where_a_file_goes() {
@@ -189,7 +190,11 @@ fn where_a_directory_goes() {
         ("d /new", &["new/ 700 1:1"], &["new/ 700 1:1", "new/e/", "new/e/y=Y", "new/x=X 755", "new/z/"]),
         ("d /", &["e/ 700 1:1", "e/old=1"], &["e/", "e/old=1", "e/y=Y", "x=X 755", "z/"]),
         ("d /", &["x -> elsewhere", "elsewhere=old"], &["e/", "e/y=Y", "elsewhere=old", "x=X 755", "z/"]),
-        ("d /link", &["link -> real", "real/"], &["link -> real", "real/", "real/e/", "real/e/y=Y", "real/x=X 755", "real/z/"]),
+        (
+            "d /link",
+            &["link -> real", "real/"],
+            &["link -> real", "real/", "real/e/", "real/e/y=Y", "real/x=X 755", "real/z/"],
+        ),
         ("d /link", &["link -> real"], &["link -> real", "real/", "real/e/", "real/e/y=Y", "real/x=X 755", "real/z/"]),
         ("--whole d /new", &[], all),
         ("--whole d /dir", &["dir/"], &["dir/", "dir/d/", "dir/d/e/", "dir/d/e/y=Y", "dir/d/x=X 755", "dir/d/z/"]),
@@ -440,6 +445,16 @@ fn sockets_are_left_out_and_said_so() {
 }
 
 #[test]
+fn a_copy_stops_when_it_is_told_to() {
+    let bench = Bench::new(&["a=1", "b=2", "c=3"], &[]);
+    let asked = std::cell::Cell::new(0);
+    let stop = || asked.replace(asked.get() + 1) == 1;
+    let result = copy::perform_until(&action(". /"), &bench.local(&[]), &bench.root(), &Log::default(), &stop);
+    assert!(matches!(result, Err(FileError::Tree { source: TreeError::Stopped, .. })));
+    assert_eq!(bench.shown(), ["a=1"]);
+}
+
+#[test]
 fn what_the_ignore_file_leaves_out_is_not_there() {
     let source = &["a=1", "b/c=2", "b/d=3", "e/f/g=4", "e/h=5"][..];
     for (ignore, line, expected) in [
@@ -497,6 +512,38 @@ fn links_out_of_the_tree_lead_to_its_root() {
 }
 
 #[test]
+fn a_directory_swapped_for_a_link_while_it_is_copied_leads_nowhere() {
+    use rustix::fs::{RenameFlags, renameat_with};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    const COPIES: usize = 300;
+    for into_root in [false, true] {
+        let bench = Bench::new(&["d/f=mine", "d/e/f=mine", "z=1"], &["d/f=old", "d/e/f=old"]);
+        let place = bench.path(if into_root { "root" } else { "source" });
+        std::os::unix::fs::symlink(bench.path("canary"), place.join("l")).unwrap();
+        let done = AtomicBool::new(false);
+        let before = fingerprint(&bench.path("canary"));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let dir = open(&place);
+                while !done.load(Ordering::Relaxed) {
+                    // Refused now and then, when the copy has just replaced one of them.
+                    let _ = renameat_with(&dir, "d", &dir, "l", RenameFlags::EXCHANGE);
+                }
+            });
+            for _ in 0..COPIES {
+                // It may succeed or fail; where it reads and writes is what counts.
+                let _ = copy::perform(&action("d/ /d/"), &bench.local(&[]), &bench.root(), &Log::default());
+                let _ = copy::perform(&action("d/f /d/f"), &bench.local(&[]), &bench.root(), &Log::default());
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(fingerprint(&bench.path("canary")), before, "nothing is written outside");
+        let copied = bench.shown();
+        assert!(!copied.iter().any(|line| line.contains("=canary")), "nothing is read outside: {copied:?}");
+    }
+}
+
+#[test]
 fn add_unpacks_what_is_an_archive_by_content() {
     let bench = Bench::new(&["t/f=1 640 7:8", "t/d/g=2", "t/l -> f", "plain.tar=no-archive", "zeros="], &[]);
     shell(
@@ -550,7 +597,9 @@ fn an_archive_cannot_leave_its_root() {
     for name in ["abs.tar", "link.tar", "hard.tar", "up.tar", "wh.tar"] {
         // In the root or refused; `copy` compares the canary either way.
         match bench.copy(&bench.local(&[]), &format!("--add {name} /in")) {
-            Ok(lines) => assert!(lines.iter().any(|line| line.ends_with("x=x") || line.contains("secret")), "{lines:?}"),
+            Ok(lines) => {
+                assert!(lines.iter().any(|line| line.ends_with("x=x") || line.contains("secret")), "{lines:?}")
+            }
             Err(error) => assert!(error.contains("cannot unpack"), "{name}: {error}"),
         }
     }
@@ -558,7 +607,7 @@ fn an_archive_cannot_leave_its_root() {
 
 fn perform_on(bench: &Bench, kind: &FileActionKind) -> Result<Vec<String>, String> {
     let before = fingerprint(&bench.path("canary"));
-    let result = perform(kind, None, &bench.root(), &Log::default());
+    let result = perform(kind, None, &bench.root(), &Log::default(), &|| false);
     assert_eq!(fingerprint(&bench.path("canary")), before, "the canary: {kind:?}");
     result.map(|()| bench.shown()).map_err(|error| words(&error))
 }
@@ -659,7 +708,11 @@ fn files_and_links_are_made() {
         (file("/f"), &[][..], Ok(&["f=new 640 5:6"][..])),
         (file("/f"), &["f=old", "g == f"], Ok(&["f=new 640 5:6", "g=old"])),
         (file("/l"), &["l -> f"], Ok(&["f=new 640 5:6", "l -> f"])),
-        (file("/l"), &["l -> ../canary/secret", "canary/"], Ok(&["canary/", "canary/secret=new 640 5:6", "l -> ../canary/secret"])),
+        (
+            file("/l"),
+            &["l -> ../canary/secret", "canary/"],
+            Ok(&["canary/", "canary/secret=new 640 5:6", "l -> ../canary/secret"]),
+        ),
         (file("/d"), &["d/"], Err("it is a directory")),
         (file("/d/f"), &[], Err("does not exist")),
         (link("/l"), &[], Ok(&["l -> ../x"])),
