@@ -18,11 +18,8 @@ use crate::span::Span;
 /// A parsed file: one line for each statement, its flags, arguments and here-documents beneath.
 pub fn ast(ast: &Ast) -> String {
     let mut out = String::new();
-    let directives = [
-        ("syntax", &ast.directives.syntax),
-        ("escape", &ast.directives.escape),
-        ("check", &ast.directives.check),
-    ];
+    let directives =
+        [("syntax", &ast.directives.syntax), ("escape", &ast.directives.escape), ("check", &ast.directives.check)];
     for (name, word) in directives.into_iter().filter_map(|(name, word)| Some((name, word.as_ref()?))) {
         line(&mut out, format_args!("# {name} = {:?} {}", word.text, place(word.span)));
     }
@@ -46,10 +43,7 @@ pub fn ast(ast: &Ast) -> String {
         for heredoc in &statement.heredocs {
             let tabs = if heredoc.strip_tabs { " tabs stripped" } else { "" };
             let expand = if heredoc.expand { "" } else { " quoted" };
-            line(
-                &mut out,
-                format_args!("  here-document {:?}{tabs}{expand} {:?}", heredoc.name, heredoc.body.text),
-            );
+            line(&mut out, format_args!("  here-document {:?}{tabs}{expand} {:?}", heredoc.name, heredoc.body.text));
         }
     }
     out
@@ -181,10 +175,7 @@ fn show_file(out: &mut String, file: &FileOp, input: impl Fn(Option<usize>) -> S
                     options.push_str(&format!(" exclude {:?}", copy.exclude_patterns));
                 }
                 let from = input(action.secondary_input);
-                line(
-                    out,
-                    format_args!("   copy {from} {:?} to {on} {:?}{options}{output}", copy.src, copy.dest),
-                );
+                line(out, format_args!("   copy {from} {:?} to {on} {:?}{options}{output}", copy.src, copy.dest));
             }
             FileActionKind::MkFile { path, mode, data, owner: who, .. } => {
                 let who = who.as_ref().map(|who| format!(" owner {}", owner(who))).unwrap_or_default();

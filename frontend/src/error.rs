@@ -50,13 +50,7 @@ impl Diagnostic {
 
     /// An error without a place.
     pub(crate) fn general(message: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Error,
-            message: message.into(),
-            span: None,
-            label: String::new(),
-            help: None,
-        }
+        Self { severity: Severity::Error, message: message.into(), span: None, label: String::new(), help: None }
     }
 
     /// The same, with advice.

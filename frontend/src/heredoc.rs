@@ -2,7 +2,7 @@
 //!
 //! This file reads the word that opens one; [`crate::lines::Lines::heredoc`] reads the body.
 
-use crate::expand::{Budget, NoVariables, Rules, expand};
+use crate::expand::{Budget, NoVariables, Rules, expand_words};
 use crate::span::{Span, Word};
 
 /// A here-document with its body.
@@ -63,7 +63,7 @@ pub fn opening(word: &str) -> Option<Opening> {
     }
     let rules = Rules { keep_unset: true, ..Rules::ordinary('\\') };
     let budget = Budget::new(u64::MAX);
-    let name = match expand(rest, rules, &NoVariables, &budget).ok()?.words {
+    let name = match expand_words(rest, rules, &NoVariables, &budget).ok()?.0 {
         mut words if words.len() == 1 => words.swap_remove(0),
         _ => return None,
     };
@@ -78,8 +78,8 @@ pub fn openings(line: &str) -> Vec<Opening> {
     }
     let rules = Rules { keep_quotes: true, keep_escapes: true, keep_unset: true, ..Rules::ordinary('\\') };
     let budget = Budget::new(u64::MAX);
-    match expand(line, rules, &NoVariables, &budget) {
-        Ok(expansion) => expansion.words.iter().filter_map(|word| opening(word)).collect(),
+    match expand_words(line, rules, &NoVariables, &budget) {
+        Ok((words, _)) => words.iter().filter_map(|word| opening(word)).collect(),
         Err(_) => Vec::new(),
     }
 }

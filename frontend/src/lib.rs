@@ -28,8 +28,6 @@ pub mod parse;
 
 pub mod expand;
 
-mod pattern;
-
 pub mod instr;
 
 pub mod stage;
@@ -45,6 +43,9 @@ pub mod debug;
 mod meter;
 
 mod suggest;
+
+#[cfg(test)]
+mod hostile;
 
 pub use error::{Diagnostic, Severity};
 pub use ignore::{IgnoreLine, parse_ignore};

@@ -221,3 +221,138 @@ fn directive(text: &str, range: Range<usize>) -> Option<(Word, Word)> {
     };
     Some((word(name, text), word(value, text)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The logical lines of a text.
+    fn lines(text: &str) -> Vec<Line> {
+        let mut lines = Lines::new(text);
+        lines.directives(&mut Vec::new());
+        std::iter::from_fn(|| lines.next_line()).collect()
+    }
+
+    #[test]
+    fn continuations_are_joined() {
+        let check = |text: &str, expected: &[&str]| {
+            let found: Vec<String> = lines(text).into_iter().map(|line| line.text).collect();
+            assert_eq!(found, expected, "{text:?}");
+        };
+        check("", &[]);
+        check("\n\n  \n", &[]);
+        check("a", &["a"]);
+        check("a\nb\n", &["a", "b"]);
+        check("a\r\nb\r\n", &["a", "b"]);
+        check("a\r", &["a"]);
+        check("  a", &["a"]);
+        check("\u{a0}a", &["a"]);
+        check("a  \nb", &["a  ", "b"]);
+        check("a \\\nb", &["a b"]);
+        check("a\\\nb", &["ab"]);
+        check("a \\\n  b", &["a   b"]);
+        check("a \\  \t\n b", &["a  b"]);
+        check("a \\\r\n b\r\n", &["a  b"]);
+        check("a \\\\\nb", &["a \\\\", "b"]);
+        check("a \\\\\\\nb", &["a \\\\\\", "b"]);
+        check("a \\ x\nb", &["a \\ x", "b"]);
+        check("a \\", &["a "]);
+        check("a \\\n", &["a "]);
+        check("a \\\n\\\nb", &["a b"]);
+        check("\\\na", &["a"]);
+        check("\\\n", &[""]);
+        check("a \\\n# c\n b", &["a  b"]);
+        check("a \\\n   # c\n# d\n b", &["a  b"]);
+        check("a \\\n# c \\\n b", &["a  b"]);
+        check("a \\\n\n b", &["a  b"]);
+        check("a \\\n \t \n b", &["a  b"]);
+        check("a \\\n# only a comment", &["a "]);
+        check("a # b", &["a # b"]);
+        check("# a\nb", &["b"]);
+        check("  # a\nb", &["b"]);
+        check("# a \\\nb", &["b"]);
+        check("#\nb", &["b"]);
+        check("\u{feff}a", &["a"]);
+        check("\u{feff}# escape=`\na `\nb", &["a b"]);
+        check("# escape=`\na \\\nb `\nc", &["a \\", "b c"]);
+        check("#escape=`\na `\nb", &["a b"]);
+        check("# ESCAPE = `\na `\nb", &["a b"]);
+        check("  # escape=`\na `\nb", &["a b"]);
+        check("# syntax=x\n# escape=`\na `\nb", &["a b"]);
+        check("# other=x\n# escape=`\na `\nb", &["a `", "b"]);
+        check("\n# escape=`\na `\nb", &["a `", "b"]);
+        check("# a comment\n# escape=`\na `\nb", &["a `", "b"]);
+        check("a\n# escape=`\nb `\nc", &["a", "b `", "c"]);
+        check("ä \\\nö", &["ä ö"]);
+    }
+
+    #[test]
+    fn every_byte_of_a_line_knows_where_it_stands() {
+        for text in ["a b", "  a \\\n  b\\\n\n# c\n ä d", "\u{feff}a \\\r\n b", "\\\n\\\n  x", "a\\\nb\\\nc\\\nd"] {
+            for line in lines(text) {
+                for (at, byte) in line.text.bytes().enumerate() {
+                    assert_eq!(text.as_bytes()[line.source(at)], byte, "{text:?} at {at}");
+                }
+                let whole = line.whole();
+                assert!(text.get(whole.range()).is_some(), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn comments_directly_above_belong_to_a_line() {
+        let check = |text: &str, expected: &[&str]| {
+            let last = lines(text).pop().expect("a line");
+            let found: Vec<&str> = last.comments.iter().map(|comment| comment.text.as_str()).collect();
+            assert_eq!(found, expected, "{text:?}");
+            for comment in &last.comments {
+                assert_eq!(&text[comment.span.range()], comment.text, "{text:?}");
+            }
+        };
+        check("# one\n#two \n  # three\na", &["one", "two", "three"]);
+        check("# one\n\n# two\na", &["two"]);
+        check("# one\n\na", &[]);
+        check("# one\na\nb", &[]);
+        check("#\na", &[""]);
+    }
+
+    #[test]
+    fn directives_are_read_once_and_faults_named() {
+        let check = |text: &str, syntax: Option<&str>, check: Option<&str>, faults: &[&str]| {
+            let mut found = Vec::new();
+            let directives = Lines::new(text).directives(&mut found);
+            let value = |word: &Option<Word>| word.as_ref().map(|word| word.text.clone());
+            assert_eq!(value(&directives.syntax).as_deref(), syntax, "{text:?}");
+            assert_eq!(value(&directives.check).as_deref(), check, "{text:?}");
+            let found: Vec<&str> = found.iter().map(|fault| fault.message.as_str()).collect();
+            assert_eq!(found, faults, "{text:?}");
+        };
+        check("# syntax=docker/dockerfile:1", Some("docker/dockerfile:1"), None, &[]);
+        check("# syntax = a \n#check=skip=all;error=true", Some("a"), Some("skip=all;error=true"), &[]);
+        check("# syntax=", None, None, &[]);
+        check("# syn tax=a", None, None, &[]);
+        check("# 1=a\n# syntax=b", None, None, &[]);
+        check("# syntax=a\n# syntax=b", Some("a"), None, &["parser directive `syntax` is given twice"]);
+        check("# escape=ab", None, None, &["`ab` cannot be the escape character"]);
+        check("FROM a\n# syntax=b", None, None, &[]);
+    }
+
+    #[test]
+    fn bodies_of_heredocs_end_at_their_terminator() {
+        let check = |text: &str, strip_tabs: bool, expected: Option<&str>, next: Option<&str>| {
+            let mut lines = Lines::new(text);
+            let body = lines.heredoc("EOF", strip_tabs).map(|span| lines.slice(span));
+            assert_eq!(body, expected, "{text:?}");
+            assert_eq!(lines.next_line().map(|line| line.text).as_deref(), next, "{text:?}");
+        };
+        check("a\nb\nEOF\nc", false, Some("a\nb\n"), Some("c"));
+        check("EOF\nc", false, Some(""), Some("c"));
+        check("EOF", false, Some(""), None);
+        check("a\r\nEOF\r\nc", false, Some("a\r\n"), Some("c"));
+        check("\tEOF\nEOF\n", false, Some("\tEOF\n"), None);
+        check("\ta\n\t\tEOF\nc", true, Some("\ta\n"), Some("c"));
+        check(" EOF\nEOF \nEOF\n", false, Some(" EOF\nEOF \n"), None);
+        check("# a\n\n\\\nEOF\n", false, Some("# a\n\n\\\n"), None);
+        check("a\nb", false, None, None);
+    }
+}

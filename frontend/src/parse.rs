@@ -53,7 +53,9 @@ fn statement(
         let nearest = suggest::nearest(&keyword_word.text, Keyword::ALL.map(Keyword::name));
         let help = match nearest {
             Some(name) => format!("did you mean `{name}`?"),
-            None => "instructions start a line; a longer command needs `\\` at the end of each line but the last".into(),
+            None => {
+                "instructions start a line; a longer command needs `\\` at the end of each line but the last".into()
+            }
         };
         let shown: String = keyword_word.text.chars().take(60).collect();
         found.push(
@@ -81,23 +83,39 @@ fn statement(
         | Keyword::Volume => json::parse(&line, arguments.clone()),
         _ => Json::No,
     };
-    let mut statement = Statement {
-        keyword,
-        keyword_word,
-        flags,
-        line,
-        start,
-        arguments,
-        json,
-        heredocs: Vec::new(),
-        trigger: None,
-    };
+    if json == Json::No {
+        found.extend(nearly_json(&line, keyword, arguments.clone()));
+    }
+    let mut statement =
+        Statement { keyword, keyword_word, flags, line, start, arguments, json, heredocs: Vec::new(), trigger: None };
     if keyword == Keyword::Onbuild {
         trigger(&mut statement, outermost, lines, found);
     } else if keyword.takes_heredocs() && statement.json == Json::No {
         bodies(&statement.line, &mut statement.heredocs, lines, found);
     }
     Some(statement)
+}
+
+/// A warning for what was probably meant as JSON: `CMD ['a']`, `CMD ["a",]`. After RUN, `[ "$a" = b ]` is a command of
+/// its own; only a quote right behind the bracket is suspicious there.
+fn nearly_json(line: &Line, keyword: Keyword, arguments: std::ops::Range<usize>) -> Option<Diagnostic> {
+    let takes_json = matches!(
+        keyword,
+        Keyword::Add | Keyword::Copy | Keyword::Cmd | Keyword::Entrypoint | Keyword::Run | Keyword::Volume
+    );
+    let inner = line.text[arguments.clone()].strip_prefix('[')?;
+    let inner = if keyword == Keyword::Run { inner } else { inner.trim_start() };
+    if !takes_json || !inner.starts_with(['"', '\'']) || !inner.ends_with(']') {
+        return None;
+    }
+    let message = "this looks like a list in JSON form, but is none";
+    let label = if matches!(keyword, Keyword::Cmd | Keyword::Entrypoint | Keyword::Run) {
+        "a shell gets it as it is"
+    } else {
+        "its words are taken as paths, brackets included"
+    };
+    let help = "put every word in double quotes, with commas between them and none at the end";
+    Some(Diagnostic::warning(line.span(arguments), message, label).help(help))
 }
 
 /// Reads what follows ONBUILD. One level only: a trigger is no ONBUILD.

@@ -51,7 +51,8 @@ impl Dockerfile {
     /// Groups instructions. Faults go to `found`; the result is as complete as can be.
     pub fn group(instructions: Vec<Instruction>, escape: char, found: &mut Vec<Diagnostic>) -> Self {
         let mut file = Self { escape, global_args: Vec::new(), stages: Vec::new(), names: HashMap::new() };
-        let mut complained = false;
+        // An earlier error (a misspelt FROM, perhaps) explains it.
+        let mut complained = found.iter().any(|fault| fault.severity == Severity::Error);
         for instruction in instructions {
             match (instruction.kind, file.stages.last_mut()) {
                 (Kind::From(from), _) => {
@@ -62,8 +63,7 @@ impl Dockerfile {
                 }
                 (Kind::Arg(declarations), None) => file.global_args.extend(declarations),
                 (kind, Some(stage)) => stage.commands.push(Instruction { kind, ..instruction }),
-                // An earlier error (a misspelt FROM, perhaps) explains it.
-                (_, None) if complained || found.iter().any(|fault| fault.severity == Severity::Error) => {}
+                (_, None) if complained => {}
                 (_, None) => {
                     complained = true;
                     found.push(
@@ -149,10 +149,11 @@ impl Dockerfile {
 
     /// Every ARG name that the file declares.
     pub fn declared_args(&self) -> impl Iterator<Item = &str> {
-        let in_stages = self.stages.iter().flat_map(|stage| &stage.commands).filter_map(|command| match &command.kind {
-            Kind::Arg(declarations) => Some(declarations),
-            _ => None,
-        });
+        let in_stages =
+            self.stages.iter().flat_map(|stage| &stage.commands).filter_map(|command| match &command.kind {
+                Kind::Arg(declarations) => Some(declarations),
+                _ => None,
+            });
         self.global_args.iter().chain(in_stages.flatten()).map(|arg| arg.name.text.as_str())
     }
 }

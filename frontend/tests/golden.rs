@@ -5,8 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use rbuild_frontend::{self as frontend, Answers, ImageAnswer, ImageQuestion, Plan, PlanOptions, Planned};
 use oci::model::{Config, DiffId, Digest, History, ImageConfig, RootFs};
+use rbuild_frontend::{self as frontend, Answers, ImageAnswer, ImageQuestion, Plan, PlanOptions, Planned};
 
 /// More rounds than any case needs: each answers everything that was asked.
 const ROUNDS_MAX: usize = 5;

@@ -53,10 +53,9 @@ pub fn command_line(statement: &Statement, found: &mut Vec<Diagnostic>) -> Optio
             found.push(not_strings(*span));
             None
         }
-        Json::No => Some(CommandLine::Shell(Word {
-            text: statement.text().to_owned(),
-            span: statement.arguments_span(),
-        })),
+        Json::No => {
+            Some(CommandLine::Shell(Word { text: statement.text().to_owned(), span: statement.arguments_span() }))
+        }
     }
 }
 

@@ -117,11 +117,13 @@ pub fn read(statement: &Statement, found: &mut Vec<Diagnostic>) -> Option<Copy> 
         return None;
     }
     let mut sources = Vec::with_capacity(words.len());
+    // The bodies stand in the order of the words that open them.
+    let mut bodies = statement.heredocs.iter();
     for word in words {
         match heredoc::opening(&word.text).filter(|_| inline) {
             None => sources.push(Source::Path(word)),
             Some(opening) => {
-                let body = statement.heredocs.iter().find(|heredoc| heredoc.name == opening.name);
+                let body = bodies.find(|heredoc| heredoc.name == opening.name);
                 // Quotes around blanks: the line as a whole opened another one.
                 let Some(body) = body.filter(|_| is_file_name(&opening.name)) else {
                     found.push(

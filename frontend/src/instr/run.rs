@@ -42,12 +42,7 @@ impl Run {
 
 /// Reads RUN.
 pub fn read(statement: &Statement, found: &mut Vec<Diagnostic>) -> Option<Run> {
-    let known = [
-        ("mount", Takes::List),
-        ("network", Takes::Text),
-        ("security", Takes::Text),
-        ("device", Takes::List),
-    ];
+    let known = [("mount", Takes::List), ("network", Takes::Text), ("security", Takes::Text), ("device", Takes::List)];
     let flags = Flags::check(statement, &known, found)?;
     let before = found.len();
     let command = command_line(statement, found)?;

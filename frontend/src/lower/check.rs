@@ -52,7 +52,7 @@ fn check_copy(copy: &Copy, escape: char, found: &mut Vec<Diagnostic>) {
     }
     if !copy.is_add {
         for word in copy.paths() {
-            literal(word, escape, found, |text| copy_source(text));
+            literal(word, escape, found, copy_source);
         }
     }
     if let Some(checksum) = &copy.checksum {
@@ -101,12 +101,7 @@ fn literal_text(word: &Word, escape: char) -> String {
     expand(&word.text, Rules::ordinary(escape), &NoVariables, &budget).map(|found| found.text).unwrap_or_default()
 }
 
-fn literal<T>(
-    word: &Word,
-    escape: char,
-    found: &mut Vec<Diagnostic>,
-    validate: impl Fn(&str) -> Result<T, Refusal>,
-) {
+fn literal<T>(word: &Word, escape: char, found: &mut Vec<Diagnostic>, validate: impl Fn(&str) -> Result<T, Refusal>) {
     if is_literal(word) {
         let text = literal_text(word, escape);
         found.extend(validate(&text).err().filter(|_| !text.is_empty()).map(|refusal| refusal.at(word.span)));

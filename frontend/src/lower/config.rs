@@ -35,7 +35,8 @@ impl StageInProgress<'_, '_> {
             return Ok(());
         }
         let user = self.state.config.user.clone();
-        let owner = match user.as_str() {
+        // `1000:` is the user without a group, as runtimes read it.
+        let owner = match user.trim_end_matches(':') {
             "" => None,
             user => Some(values::owner(user).map_err(|refusal| refusal.at(path.span))?),
         };
@@ -150,10 +151,13 @@ impl StageInProgress<'_, '_> {
     pub(super) fn expose(&mut self, words: &[Word], origin: &Origin) -> Result<(), Diagnostic> {
         let mut ports = Vec::new();
         for word in words {
-            for text in self.expansion(word, origin)?.words {
+            for text in self.expand_words(word, origin)? {
                 let range = values::ports(&text).map_err(|refusal| refusal.at(word.span))?;
                 // A line can name 65,536 ports.
-                self.lowering.budget.spend(range.len() as u64 * 64).map_err(|error| super::unexpandable(word, &error))?;
+                self.lowering
+                    .budget
+                    .spend(range.len() as u64 * 64)
+                    .map_err(|error| super::unexpandable(word, &error))?;
                 ports.extend(range);
             }
         }

@@ -3,9 +3,10 @@
 use solver::graph::Edge;
 use solver::op::{CopyAction, FileAction, FileActionKind, FileOp, Op, OpMeta};
 
+use super::inputs::Inputs;
 use super::origin::Origin;
 use super::stage::StageInProgress;
-use super::{check, paths, refuse, values};
+use super::{check, paths, refuse, unexpandable, values};
 use crate::error::{Diagnostic, Refusal};
 use crate::expand::{Rules, expand};
 use crate::heredoc::Heredoc;
@@ -16,12 +17,7 @@ use crate::span::Word;
 const INLINE_MODE: u32 = 0o644;
 
 impl StageInProgress<'_, '_> {
-    pub(super) fn copy(
-        &mut self,
-        copy: &Copy,
-        instruction: &Instruction,
-        origin: &Origin,
-    ) -> Result<(), Diagnostic> {
+    pub(super) fn copy(&mut self, copy: &Copy, instruction: &Instruction, origin: &Origin) -> Result<(), Diagnostic> {
         let mut created_by = String::from(if copy.is_add { "ADD" } else { "COPY" });
         let mut flag = |stage: &mut Self, name: &str, word: &Option<Word>| -> Result<Option<String>, Diagnostic> {
             let Some(word) = word else { return Ok(None) };
@@ -51,13 +47,16 @@ impl StageInProgress<'_, '_> {
             ..CopyAction::default()
         };
 
-        let mut inputs: Vec<Edge> = self.state.edge.into_iter().collect();
-        let base = (!inputs.is_empty()).then_some(0);
-        let mut input = |edge: Edge| {
-            inputs.iter().position(|known| *known == edge).unwrap_or_else(|| {
-                inputs.push(edge);
-                inputs.len() - 1
-            })
+        // Each source has a copy of what the flags say.
+        let each = template.exclude_patterns.iter().map(|pattern| pattern.len() + 32).sum::<usize>() + dest.len();
+        let all = (each as u64).saturating_mul(copy.sources.len() as u64);
+        self.lowering.budget.spend(all).map_err(|error| unexpandable(&copy.dest, &error))?;
+
+        let mut inputs = Inputs::default();
+        let base = self.state.edge.map(|edge| inputs.index_of(edge));
+        let tree = match copy.paths().next() {
+            Some(_) => Some(self.source_tree(copy, origin)?),
+            None => None,
         };
         let mut copies: Vec<(usize, CopyAction)> = Vec::with_capacity(copy.sources.len());
         for word in copy.paths() {
@@ -67,7 +66,6 @@ impl StageInProgress<'_, '_> {
                 _ => check::copy_source(&text).map_err(|refusal| refusal.at(word.span))?,
             }
             created_by.push_str(&format!(" {text}"));
-            let tree = self.source_tree(copy, origin)?;
             let action = CopyAction {
                 src: paths::clean(&text),
                 follow_symlinks: true,
@@ -77,14 +75,15 @@ impl StageInProgress<'_, '_> {
                 allow_empty_wildcard: true,
                 ..template.clone()
             };
-            copies.push((input(tree), action));
+            // There is a tree if there is a path.
+            copies.extend(tree.map(|tree| (inputs.index_of(tree), action)));
         }
         for source in &copy.sources {
             let Source::Inline(heredoc) = source else { continue };
             created_by.push_str(&format!(" <<{}", heredoc.name));
             let data = self.inline_data(heredoc)?;
             let file = self.inline_file(&heredoc.name, data, INLINE_MODE, origin, instruction);
-            copies.push((input(file), CopyAction { src: format!("/{}", heredoc.name), ..template.clone() }));
+            copies.push((inputs.index_of(file), CopyAction { src: format!("/{}", heredoc.name), ..template.clone() }));
         }
         created_by.push_str(&format!(" {dest} # buildkit"));
 
@@ -95,12 +94,12 @@ impl StageInProgress<'_, '_> {
             output: (i == last).then_some(0),
             kind: FileActionKind::Copy(action),
         });
-        let actions = actions.collect();
+        let actions: Vec<FileAction> = actions.collect();
         let text = self.describe(&instruction.source, false, origin);
         let meta = self.meta(&text, origin);
         let edge = self.lowering.add(
             Op::File(FileOp { actions }),
-            inputs,
+            inputs.into_list(),
             None,
             meta,
             origin.place(instruction.span),

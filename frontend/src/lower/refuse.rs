@@ -58,10 +58,9 @@ impl Supported {
                 }
             }
         }
-        if let Some(word) = run.security_word.as_ref().filter(|_| run.security == SecurityMode::Insecure) {
-            if !self.insecure {
-                found.push(unsupported("`RUN --security=insecure`", word.span).help("remove the flag"));
-            }
+        let insecure = run.security == SecurityMode::Insecure && !self.insecure;
+        if let Some(word) = run.security_word.as_ref().filter(|_| insecure) {
+            found.push(unsupported("`RUN --security=insecure`", word.span).help("remove the flag"));
         }
         for device in &run.devices {
             found.push(unsupported("`RUN --device`", device.span).help("remove the flag"));
@@ -104,4 +103,73 @@ pub fn mount_refused(kind: RequestKind, span: Span) -> Diagnostic {
 
 fn unsupported(what: &str, span: Span) -> Diagnostic {
     Diagnostic::error(span, format!("{what} is not supported by this version of rbuild"), "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Answers, PlanOptions, Planned, debug, plan_supporting};
+
+    /// The mounts and secrets of the only step, once everything is supported.
+    fn check(step: &str, expected: &[&str]) {
+        let text = format!("FROM scratch\nARG TARGET=x\nWORKDIR /w\n{step}\n");
+        let options = PlanOptions {
+            build_args: [("BUILDKIT_CACHE_MOUNT_NS".to_owned(), "ns".to_owned())].into(),
+            ..PlanOptions::default()
+        };
+        let planned = plan_supporting(&text, &options, &Answers::new(), Supported::ALL);
+        let Ok(Planned::Plan(plan)) = planned else { panic!("{step}: {planned:?}") };
+        let shown = debug::plan(&plan);
+        let interesting = ["make directory \"/cache", "mount ", "secret env", "env \"SSH", "insecure"];
+        let found: Vec<&str> = shown
+            .lines()
+            .map(str::trim)
+            .filter(|line| interesting.iter().any(|start| line.starts_with(start)) && !line.starts_with("mount / "))
+            .collect();
+        assert_eq!(found, expected, "{step}");
+    }
+
+    #[test]
+    fn what_is_refused_today_is_lowered_right_once_it_is_supported() {
+        check("RUN --mount=type=cache,target=/c x", &["mount /c cache ns//c shared empty"]);
+        check("RUN --mount=type=cache,target=c,ro x", &["mount /w/c cache ns//c shared empty read-only"]);
+        check("RUN --mount=type=cache,dst=/a/../c/,id=i,sharing=Locked x", &["mount /c cache ns/i locked empty"]);
+        check("RUN --mount=type=cache,target=/$TARGET,sharing=private x", &["mount /x cache ns//x private empty"]);
+        check(
+            "RUN --mount=type=cache,target=/c,uid=1,mode=0700 x",
+            &[
+                "make directory \"/cache\" in empty mode 700 owner #1:#0 => output 0",
+                "mount /c cache ns//c shared #2/cache",
+            ],
+        );
+        check(
+            "RUN --mount=type=secret,id=a/b x",
+            &["mount /run/secrets/b secret a/b 0:0 400 optional true empty read-only"],
+        );
+        check(
+            "RUN --mount=type=secret,source=s,target=t,required,mode=0440,uid=5,gid=6 x",
+            &["mount /w/t secret s 5:6 440 optional false empty read-only"],
+        );
+        check("RUN --mount=type=secret,id=s,env=S x", &["secret env S = s optional true"]);
+        check(
+            "RUN --mount=type=secret,id=s,env=S,target=/t,required=true x",
+            &["secret env S = s optional false", "mount /t secret s 0:0 400 optional false empty read-only"],
+        );
+        check(
+            "RUN --mount=type=ssh --mount=type=ssh,id=other,target=/s,required x",
+            &[
+                "env \"SSH_AUTH_SOCK=/run/buildkit/ssh_agent.0\"",
+                "mount /run/buildkit/ssh_agent.0 ssh default 0:0 600 optional true empty read-only",
+                "mount /s ssh other 0:0 600 optional false empty read-only",
+            ],
+        );
+        check("RUN --security=insecure x", &["insecure"]);
+    }
+
+    #[test]
+    fn a_refused_type_is_refused_behind_a_variable_too() {
+        let text = "FROM scratch\nARG T=cache\nRUN --mount=type=$T,target=/c x\n";
+        let found = crate::plan(text, &PlanOptions::default(), &Answers::new()).expect_err("not supported");
+        assert_eq!(found[0].message, "`RUN --mount=type=cache` is not supported by this version of rbuild");
+    }
 }

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use oci::model::{Platform, Reference};
 
+use super::INSTRUCTION_BYTES;
 use super::env::Env;
 use super::origin::Origin;
 use super::refuse::Supported;
@@ -19,6 +20,9 @@ use crate::span::{Span, Word};
 use crate::stage::{Dockerfile, Meaning};
 use crate::suggest;
 
+/// How far back stages are looked at for a name that was perhaps meant.
+const STAGES_SUGGESTED: usize = 300;
+
 /// What a stage stands on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Base {
@@ -27,7 +31,7 @@ pub enum Base {
     /// An earlier stage.
     Stage(usize),
     /// An image.
-    Image(ImageQuestion),
+    Image(Box<ImageQuestion>),
 }
 
 /// A stage with its FROM line understood.
@@ -109,18 +113,17 @@ fn base(
     } else if let Some(stage) = file.base_stage(&name, index) {
         Base::Stage(stage)
     } else {
-        Base::Image(ImageQuestion {
-            reference: image_name(&name, from.base.span)?,
-            platform: options.platform.clone(),
-        })
+        Base::Image(question(&name, from.base.span, options)?)
     };
     Ok((base, platform))
 }
 
-fn image_name(name: &str, span: Span) -> Result<Reference, Diagnostic> {
-    name.parse::<Reference>().map_err(|error| {
+/// An image, for the machine that is built for.
+fn question(name: &str, span: Span, options: &PlanOptions) -> Result<Box<ImageQuestion>, Diagnostic> {
+    let reference = name.parse::<Reference>().map_err(|error| {
         Refusal::new(error.to_string()).help("write a name like `debian:12` or `registry.example/team/app:1`").at(span)
-    })
+    })?;
+    Ok(Box::new(ImageQuestion { reference, platform: options.platform.clone() }))
 }
 
 /// What a `--from` or `from=` means.
@@ -146,10 +149,7 @@ pub fn tree(file: &Dockerfile, name: &Word, inside: usize, options: &PlanOptions
                 .help(format!("stages are numbered from 0; before this one there are {inside}")))
         }
         Meaning::Nothing if name.text == "scratch" => Ok(Base::Scratch),
-        Meaning::Nothing => Ok(Base::Image(ImageQuestion {
-            reference: image_name(&name.text, name.span)?,
-            platform: options.platform.clone(),
-        })),
+        Meaning::Nothing => Ok(Base::Image(question(&name.text, name.span, options)?)),
     }
 }
 
@@ -169,7 +169,8 @@ pub fn needs(
     let mut seen: HashSet<ImageQuestion> = HashSet::new();
     let mut ask = |question: &ImageQuestion, span: Span, inside: usize, written: &str| {
         if seen.insert(question.clone()) {
-            let earlier = file.stages[..inside].iter().rev().filter_map(|stage| stage.from.name.as_ref());
+            let earlier =
+                file.stages[..inside].iter().rev().take(STAGES_SUGGESTED).filter_map(|stage| stage.from.name.as_ref());
             let help = suggest::nearest(written, earlier.map(|name| name.text.as_str()))
                 .filter(|_| !written.contains(['/', ':', '@']))
                 .map(|name| format!("no stage is called `{written}`; did you mean `{name}`?"));
@@ -189,18 +190,22 @@ pub fn needs(
                 stages[below].needed = true;
                 for command in &file.stages[below].commands {
                     if let Kind::Onbuild(onbuild) = &command.kind {
-                        if budget.spend(onbuild.text.len() as u64).is_err() {
-                            found.push(Diagnostic::general(crate::expand::ExpandError::TooMuch.to_string()));
+                        if let Err(error) = budget.spend(onbuild.text.len() as u64 + INSTRUCTION_BYTES) {
+                            found.push(Diagnostic::general(error.to_string()));
                             return Vec::new();
                         }
                         triggers.push(((*onbuild.trigger).clone(), Origin::StageTrigger));
                     }
                 }
             }
-            Base::Image(question) => match answers.get(&question) {
+            Base::Image(question) => match answers.get(&*question) {
                 None => ask(&question, from.base.span, index, &from.base.text),
                 Some(answer) => {
                     for text in &answer.config.config.on_build {
+                        if let Err(error) = budget.spend(text.len() as u64 + INSTRUCTION_BYTES) {
+                            found.push(Diagnostic::general(error.to_string()));
+                            return Vec::new();
+                        }
                         let origin = Origin::Trigger { base: from.base.span, text: text.clone() };
                         match trigger(text) {
                             Ok(instruction) => triggers.push((instruction, origin)),
@@ -219,7 +224,7 @@ pub fn needs(
             for name in command.references() {
                 match tree(file, name, index, options) {
                     Ok(Base::Stage(stage)) => needed.push(stage),
-                    Ok(Base::Image(question)) if !answers.contains_key(&question) => {
+                    Ok(Base::Image(question)) if !answers.contains_key(&*question) => {
                         let span = match origin {
                             Origin::File | Origin::StageTrigger => name.span,
                             Origin::Trigger { base, .. } => *base,

@@ -5,6 +5,7 @@ use solver::op::{
     ExecOp, FileAction, FileActionKind, FileOp, Mount, MountKind, NetworkMode, Op, OpMeta, Owner, SecretEnv, UserRef,
 };
 
+use super::inputs::Inputs;
 use super::mounts::{self, MountRequest, RequestKind};
 use super::origin::Origin;
 use super::stage::StageInProgress;
@@ -23,7 +24,7 @@ const CACHE_ROOT: &str = "/cache";
 /// Mounts and what comes with them.
 #[derive(Default)]
 struct Mounts {
-    inputs: Vec<Edge>,
+    inputs: Inputs,
     mounts: Vec<Mount>,
     secret_env: Vec<SecretEnv>,
     env: Vec<String>,
@@ -32,11 +33,7 @@ struct Mounts {
 
 impl Mounts {
     fn input(&mut self, edge: Option<Edge>) -> Option<usize> {
-        let edge = edge?;
-        Some(self.inputs.iter().position(|known| *known == edge).unwrap_or_else(|| {
-            self.inputs.push(edge);
-            self.inputs.len() - 1
-        }))
+        edge.map(|edge| self.inputs.index_of(edge))
     }
 }
 
@@ -58,9 +55,10 @@ impl StageInProgress<'_, '_> {
             self.mount(&request, spec.span, &mut parts, origin, instruction)?;
         }
         // Every operation holds all variables: what it costs is what a hostile file would multiply.
-        self.lowering.budget.spend(self.state.env.bytes() + self.state.args.bytes()).map_err(|error| {
-            Diagnostic::error(instruction.span, error.to_string(), "")
-        })?;
+        self.lowering
+            .budget
+            .spend(self.state.env.bytes() + self.state.args.bytes())
+            .map_err(|error| Diagnostic::error(instruction.span, error.to_string(), ""))?;
         let mut env = self.state.env.lines();
         env.append(&mut parts.env);
         let created_by = format!("RUN {} # buildkit", self.command_string(&args));
@@ -94,20 +92,14 @@ impl StageInProgress<'_, '_> {
         let meta = self.meta(&text, origin);
         let platform = self.state.platform.clone();
         let place = origin.place(instruction.span);
-        let edge = self.lowering.add(Op::Exec(Box::new(exec)), parts.inputs, Some(&platform), meta, place);
+        let edge = self.lowering.add(Op::Exec(Box::new(exec)), parts.inputs.into_list(), Some(&platform), meta, place);
         self.state.edge = Some(edge);
         self.record(created_by, Some(edge));
         Ok(())
     }
 
     /// The arguments of the process.
-    fn command_of(
-        &mut self,
-        run: &Run,
-        parts: &mut Mounts,
-        instruction: &Instruction,
-        origin: &Origin,
-    ) -> Vec<String> {
+    fn command_of(&mut self, run: &Run, parts: &mut Mounts, instruction: &Instruction, origin: &Origin) -> Vec<String> {
         let text = match &run.command {
             CommandLine::Exec(words) => return words.iter().map(|word| word.text.clone()).collect(),
             CommandLine::Shell(text) => &text.text,
@@ -193,7 +185,9 @@ impl StageInProgress<'_, '_> {
         let tree = match (request.kind, &request.from) {
             (RequestKind::Tmpfs, _) => None,
             (_, Some(from)) => self.lowering.tree(from, self.index, origin.place(from.span))?,
-            (RequestKind::Cache, None) if selector == "/" => self.cache_root(request, &mut selector, origin, instruction),
+            (RequestKind::Cache, None) if selector == "/" => {
+                self.cache_root(request, &mut selector, origin, instruction)
+            }
             (RequestKind::Cache, None) => None,
             _ => Some(self.lowering.context()),
         };
@@ -220,10 +214,8 @@ impl StageInProgress<'_, '_> {
         if request.mode.is_none() && request.uid.is_none() && request.gid.is_none() {
             return None;
         }
-        let owner = Owner {
-            user: UserRef::Id(request.uid.unwrap_or(0)),
-            group: Some(UserRef::Id(request.gid.unwrap_or(0))),
-        };
+        let owner =
+            Owner { user: UserRef::Id(request.uid.unwrap_or(0)), group: Some(UserRef::Id(request.gid.unwrap_or(0))) };
         let action = FileAction {
             input: None,
             secondary_input: None,

@@ -10,7 +10,7 @@ use super::state::State;
 use super::steps::Steps;
 use super::{INSTRUCTION_BYTES, Lowering, unexpandable};
 use crate::error::Diagnostic;
-use crate::expand::{Expansion, Rules, expand};
+use crate::expand::{Rules, expand, expand_words};
 use crate::instr::{Instruction, Kind};
 use crate::span::Word;
 use crate::suggest;
@@ -37,14 +37,20 @@ impl<'a> Lowering<'a> {
         let state = match &resolved.base {
             Base::Scratch => State::scratch(&resolved.platform),
             Base::Stage(below) => match &self.states[*below] {
-                Some(state) => state.inherit(),
+                Some(state) => {
+                    let child = state.inherit();
+                    // A refusal shows in `finish`: the budget stays empty.
+                    let _ = self.budget.spend(child.weight());
+                    child
+                }
                 // A stage beneath a needed one is needed; see `needs`.
                 None => State::scratch(&resolved.platform),
             },
             Base::Image(question) => {
                 let place = Some(stage.from.base.span.range());
                 let edge = self.image(question, place, |text| steps.next(false, &text));
-                let image = self.answers.get(question).map(|answer| answer.config.clone()).unwrap_or_default();
+                let image = self.image_config(question);
+                let _ = self.budget.spend(super::state::config_weight(&image.config));
                 State::from_image(edge, image, &resolved.platform)
             }
         };
@@ -116,18 +122,20 @@ impl StageInProgress<'_, '_> {
 
     /// The value of a word, with a warning for variables that are not set.
     pub(super) fn expand(&mut self, word: &Word, origin: &Origin) -> Result<String, Diagnostic> {
-        Ok(self.expansion(word, origin)?.text)
-    }
-
-    /// The value of a word and the words in it.
-    pub(super) fn expansion(&mut self, word: &Word, origin: &Origin) -> Result<Expansion, Diagnostic> {
         let rules = Rules::ordinary(self.escape(origin));
         let expansion = expand(&word.text, rules, &*self.state.env, &self.lowering.budget)
             .map_err(|error| unexpandable(word, &error))?;
-        for name in &expansion.unset {
-            self.warn_unset(name, word, origin);
-        }
-        Ok(expansion)
+        self.warn_unset(&expansion.unset, word, origin);
+        Ok(expansion.text)
+    }
+
+    /// The words that a word expands to.
+    pub(super) fn expand_words(&mut self, word: &Word, origin: &Origin) -> Result<Vec<String>, Diagnostic> {
+        let rules = Rules::ordinary(self.escape(origin));
+        let (words, unset) = expand_words(&word.text, rules, &*self.state.env, &self.lowering.budget)
+            .map_err(|error| unexpandable(word, &error))?;
+        self.warn_unset(&unset, word, origin);
+        Ok(words)
     }
 
     /// The escape character: triggers of images are always written with a backslash.
@@ -138,19 +146,21 @@ impl StageInProgress<'_, '_> {
         }
     }
 
-    fn warn_unset(&mut self, name: &str, word: &Word, origin: &Origin) {
-        if self.state.args.get(name).is_some() {
-            return;
+    fn warn_unset(&mut self, unset: &[String], word: &Word, origin: &Origin) {
+        for name in unset.iter().map(String::as_str) {
+            if self.state.args.get(name).is_some() {
+                continue;
+            }
+            let help = if PLATFORM_ARGS.contains(&name) || self.lowering.globals.get(name).is_some() {
+                format!("write `ARG {name}` in this stage before it is used")
+            } else {
+                suggest::did_you_mean(name, self.state.env.names())
+                    .unwrap_or_else(|| format!("declare it with `ARG {name}` or `ENV {name}=…`"))
+            };
+            let shown: String = name.chars().take(60).collect();
+            let warning = Diagnostic::warning(word.span, format!("`{shown}` is not set here and counts as empty"), "");
+            self.lowering.found.push(origin.show(warning.help(help)));
         }
-        let help = if PLATFORM_ARGS.contains(&name) || self.lowering.globals.get(name).is_some() {
-            format!("write `ARG {name}` in this stage before it is used")
-        } else {
-            suggest::did_you_mean(name, self.state.env.names())
-                .unwrap_or_else(|| format!("declare it with `ARG {name}` or `ENV {name}=…`"))
-        };
-        let shown: String = name.chars().take(60).collect();
-        let warning = Diagnostic::warning(word.span, format!("`{shown}` is not set here and counts as empty"), "");
-        self.lowering.found.push(origin.show(warning.help(help)));
     }
 
     /// The text of an instruction as a step's name, variables put in where they are set.

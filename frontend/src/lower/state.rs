@@ -43,12 +43,12 @@ impl State {
             config: Config { working_dir: "/".into(), ..Config::default() },
             ..ImageConfig::default()
         };
-        Self::from_image(None, image, platform)
+        Self::from_image(None, Rc::new(image), platform)
     }
 
     /// `FROM image`.
-    pub fn from_image(edge: Option<Edge>, mut image: ImageConfig, platform: &Platform) -> Self {
-        let mut config = std::mem::take(&mut image.config);
+    pub fn from_image(edge: Option<Edge>, image: Rc<ImageConfig>, platform: &Platform) -> Self {
+        let mut config = image.config.clone();
         let lines = std::mem::take(&mut config.env);
         let mut env = Env::from_lines(&lines);
         if env.get("PATH").is_none() && platform.os != "windows" {
@@ -63,7 +63,7 @@ impl State {
         Self {
             edge,
             author: image.author.as_str().into(),
-            base: Rc::new(image),
+            base: image,
             config: Rc::new(config),
             image_env: env.clone(),
             env,
@@ -80,6 +80,11 @@ impl State {
             child.config_mut().on_build = Vec::new();
         }
         child
+    }
+
+    /// How much a child copies at most when it changes everything, in bytes.
+    pub fn weight(&self) -> u64 {
+        config_weight(&self.config) + 2 * self.env.bytes() + 2 * self.image_env.bytes() + self.args.bytes()
     }
 
     /// The config, to be changed.
@@ -119,4 +124,15 @@ impl State {
         config.env = self.image_env.lines();
         ImageConfig { created: None, author: self.author.as_ref().into(), config, ..ImageConfig::clone(&self.base) }
     }
+}
+
+/// About how many bytes a config takes.
+pub fn config_weight(config: &Config) -> u64 {
+    /// What an entry costs beside its text.
+    const ENTRY_BYTES: usize = 64;
+    let lists = [Some(&config.env), config.entrypoint.as_ref(), config.cmd.as_ref(), Some(&config.on_build)];
+    let lists = lists.into_iter().flatten().flatten().map(String::len);
+    let maps = config.exposed_ports.keys().chain(config.volumes.keys()).map(String::len);
+    let labels = config.labels.iter().map(|(name, value)| name.len() + value.len());
+    lists.chain(maps).chain(labels).map(|bytes| (bytes + ENTRY_BYTES) as u64).sum()
 }

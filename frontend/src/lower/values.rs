@@ -112,7 +112,8 @@ pub fn signal(text: &str) -> Result<(), Refusal> {
     if number || SIGNALS.contains(&name) || realtime("RTMIN", '+', 15) || realtime("RTMAX", '-', 14) {
         return Ok(());
     }
-    let help = crate::suggest::nearest(name, SIGNALS.iter().copied()).map(|found| format!("did you mean `SIG{found}`?"));
+    let help =
+        crate::suggest::nearest(name, SIGNALS.iter().copied()).map(|found| format!("did you mean `SIG{found}`?"));
     Err(Refusal { message: format!("`{text}` is no signal"), help }
         .or_help("write a name like `SIGTERM` or a number like `15`"))
 }

@@ -1,185 +1,14 @@
-//! From a raw word to its value: quotes and escapes removed, variables put in.
+//! Reads a word character by character: the state machine behind [`super::expand`].
 //!
-//! In come a word as written, the [`Rules`] of the place where it stands and a [`Lookup`]; out comes an
-//! [`Expansion`]. The operators are those of the shell that Dockerfiles know: `$v ${v} ${v-w} ${v:-w} ${v+w} ${v:+w}
-//! ${v?w} ${v:?w} ${v#p} ${v##p} ${v%p} ${v%%p} ${v/p/r} ${v//p/r}`. Nesting is bounded, and a [`Budget`] bounds what
-//! a whole file may expand to. Next: [`crate::pattern`].
+//! Recursion happens only at `$`, whose depth is bounded.
 
-use std::cell::Cell;
-
+use super::pattern::Pattern;
+use super::{Budget, DEPTH_MAX, ExpandError, Lookup, Rules, WORD_MAX_BYTES};
 use crate::meter;
-use crate::pattern::Pattern;
-
-/// Deeper `${a:-${b:-…}}` is refused: each level is a stack frame.
-const DEPTH_MAX: usize = 64;
-/// Linux takes no longer argument or environment string than 128 KiB; this leaves room for COPY's inline files.
-const WORD_MAX_BYTES: usize = 16 << 20;
-
-/// Where values of variables come from.
-pub trait Lookup {
-    /// The value, `None` when unset.
-    fn value(&self, name: &str) -> Option<&str>;
-}
-
-/// Knows no variable.
-pub struct NoVariables;
-
-impl Lookup for NoVariables {
-    fn value(&self, _: &str) -> Option<&str> {
-        None
-    }
-}
-
-/// How a word is read.
-#[derive(Clone, Copy, Debug)]
-pub struct Rules {
-    /// The escape character.
-    pub escape: char,
-    /// Quotes are kept (they still protect).
-    pub keep_quotes: bool,
-    /// Escape characters are kept.
-    pub keep_escapes: bool,
-    /// Quotes are ordinary characters: the body of a here-document.
-    pub plain_quotes: bool,
-    /// An unset variable stays as written.
-    pub keep_unset: bool,
-    /// Only the form is of interest: `${v?message}` is no error.
-    pub form_only: bool,
-}
-
-impl Rules {
-    /// The ordinary rules.
-    pub fn ordinary(escape: char) -> Self {
-        Self {
-            escape,
-            keep_quotes: false,
-            keep_escapes: false,
-            plain_quotes: false,
-            keep_unset: false,
-            form_only: false,
-        }
-    }
-}
-
-/// What a word expands to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Expansion {
-    /// The value.
-    pub text: String,
-    /// The value cut at blanks that are neither quoted nor escaped, those from variables included.
-    pub words: Vec<String>,
-    /// Variables that are unset, in order.
-    pub unset: Vec<String>,
-}
-
-/// Bounds the work of a whole file: values can double with every line that refers to the line before.
-#[derive(Debug)]
-pub struct Budget {
-    left: Cell<u64>,
-}
-
-impl Budget {
-    /// A budget in bytes made or steps done.
-    pub fn new(total: u64) -> Self {
-        Self { left: Cell::new(total) }
-    }
-
-    /// Takes from the budget.
-    ///
-    /// # Errors
-    /// When there is not that much left; the budget is empty then.
-    pub fn spend(&self, amount: u64) -> Result<(), ExpandError> {
-        let left = self.left.get().checked_sub(amount);
-        self.left.set(left.unwrap_or(0));
-        left.map(|_| ()).ok_or(ExpandError::TooMuch)
-    }
-}
-
-/// Why a word has no value.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ExpandError {
-    /// `'…` or `"…`.
-    #[error("a {0} is not closed")]
-    Quote(&'static str),
-    /// `${…`.
-    #[error("`${{` is not closed by `}}`")]
-    Brace,
-    /// `${v/p`.
-    #[error("`${{{name}/` needs a second `/` before the replacement")]
-    Slash {
-        /// The variable.
-        name: String,
-    },
-    /// `${}`, `${:…`, `${{…`.
-    #[error("a variable name is expected after `${{`")]
-    Name,
-    /// `${v^}`, `${v:#p}`.
-    #[error("`{operator}` is no operator of `${{{name}…}}`")]
-    Operator {
-        /// The variable.
-        name: String,
-        /// What stands there.
-        operator: String,
-    },
-    /// `${v?}`, `${v:?message}`.
-    #[error("`{name}`: {message}")]
-    Required {
-        /// The variable.
-        name: String,
-        /// What the file says about it, or our own words.
-        message: String,
-    },
-    /// `${v#\x}`.
-    #[error("the pattern `{pattern}` escapes {}", escaped.map_or("nothing".into(), |c| format!("`{c}`")))]
-    Pattern {
-        /// The pattern.
-        pattern: String,
-        /// What follows the backslash.
-        escaped: Option<char>,
-    },
-    /// Nested too deep.
-    #[error("variables are nested more than {DEPTH_MAX} deep")]
-    Depth,
-    /// One value is too long.
-    #[error("the value is longer than {} MiB", WORD_MAX_BYTES >> 20)]
-    Long,
-    /// All values together are too long.
-    #[error("this Dockerfile expands to more than rbuild is willing to hold in memory")]
-    TooMuch,
-}
-
-impl ExpandError {
-    /// What to do about it.
-    pub fn help(&self) -> Option<String> {
-        Some(match self {
-            Self::Quote(_) => "close it, or escape it if it is meant as a character".into(),
-            Self::Brace | Self::Name => "write `${name}`; for a plain dollar sign write `\\$`".into(),
-            Self::Slash { name } => format!("write `${{{name}/pattern/replacement}}`"),
-            Self::Operator { .. } => "known are `-`, `+`, `?` (also after `:`), `#`, `##`, `%`, `%%`, `/` and `//`".into(),
-            Self::Required { name, .. } => {
-                format!("pass `--build-arg {name}=…` if it is declared by `ARG {name}`, or give it a default")
-            }
-            Self::Pattern { .. } => "a backslash may stand before `*`, `?`, `\\`, `}` and `/`".into(),
-            Self::Depth | Self::Long | Self::TooMuch => return None,
-        })
-    }
-}
-
-/// Expands a word.
-///
-/// # Errors
-/// See [`ExpandError`].
-pub fn expand(text: &str, rules: Rules, variables: &dyn Lookup, budget: &Budget) -> Result<Expansion, ExpandError> {
-    let mut reader = Reader { text, pos: 0, rules, variables, budget, depth: 0, unset: Vec::new() };
-    let mut words = Words::default();
-    let value = reader.until(None, rules.keep_escapes, Some(&mut words))?;
-    budget.spend(value.len() as u64)?;
-    Ok(Expansion { text: value, words: words.finish(), unset: reader.unset })
-}
 
 /// Collects words while a value is put together.
 #[derive(Default)]
-struct Words {
+pub(super) struct Words {
     done: Vec<String>,
     word: String,
 }
@@ -194,7 +23,7 @@ impl Words {
         }
     }
 
-    fn finish(mut self) -> Vec<String> {
+    pub(super) fn finish(mut self) -> Vec<String> {
         if !self.word.is_empty() {
             self.done.push(self.word);
         }
@@ -202,17 +31,21 @@ impl Words {
     }
 }
 
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     text: &'a str,
     pos: usize,
     rules: Rules,
     variables: &'a dyn Lookup,
     budget: &'a Budget,
     depth: usize,
-    unset: Vec<String>,
+    pub(super) unset: Vec<String>,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    pub(super) fn new(text: &'a str, rules: Rules, variables: &'a dyn Lookup, budget: &'a Budget) -> Self {
+        Self { text, pos: 0, rules, variables, budget, depth: 0, unset: Vec::new() }
+    }
+
     fn peek(&self) -> Option<char> {
         self.text[self.pos..].chars().next()
     }
@@ -233,7 +66,7 @@ impl Reader<'_> {
     }
 
     /// Reads up to `stop` (consumed), or to the end when that is `None`.
-    fn until(
+    pub(super) fn until(
         &mut self,
         stop: Option<char>,
         keep_escapes: bool,
