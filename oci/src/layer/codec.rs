@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::str::FromStr;
 
 use super::gzip::{CHUNK_BYTES, GzipEncoder};
-use super::zstd::ZstdEncoder;
+use super::zstd::{JOB_BYTES, ZstdEncoder};
 use crate::model::media_type;
 
 /// How a layer is compressed.
@@ -140,7 +140,7 @@ impl Codec {
         match self.compression {
             Compression::None => "1".to_owned(),
             Compression::Gzip => format!("1 zlib-rs {ZLIB_RS_VERSION} chunks {CHUNK_BYTES}"),
-            Compression::Zstd => format!("1 libzstd {} mt", zstd::zstd_safe::version_number()),
+            Compression::Zstd => format!("1 libzstd {} jobs {JOB_BYTES}", zstd::zstd_safe::version_number()),
         }
     }
 

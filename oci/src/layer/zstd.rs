@@ -9,9 +9,9 @@ use std::io::{self, Write};
 
 use zstd::zstd_safe::CParameter;
 
-/// A job is at least as long as the window of the usual levels (2 MiB at level 3).
-const JOB_BYTES: u32 = 4 << 20;
-/// Four workers at level 3 compress faster than most disks read, in less than 50 MiB.
+/// As long as the window of the usual levels (2 MiB at level 3), so that little is lost between jobs.
+pub const JOB_BYTES: u32 = 2 << 20;
+/// Four workers at level 3 compress faster than most disks read, in 40 MiB.
 const WORKERS_MAX: u32 = 4;
 
 /// Compresses what is written to it. Nothing is complete before [`ZstdEncoder::finish`].
