@@ -2,8 +2,8 @@
 //!
 //! The order of things: every FROM line is understood ([`resolve::bases`]), what the target needs is found
 //! ([`resolve::needs`]), what must be known about images is asked for, and then each needed stage is lowered in
-//! order, instruction by instruction ([`stage`]). The `# comment`s that other files only hint at: [`state`] is what a
-//! stage has become, [`env`] its variables, [`history`] and [`steps`] the words that people see.
+//! order, instruction by instruction ([`stage`]). Read [`state`] for what a stage has become, [`env`] for its
+//! variables, [`history`] and [`steps`] for the words that people see, [`refuse`] for what rbuild cannot do yet.
 
 pub mod check;
 pub mod env;
