@@ -1,8 +1,9 @@
 //! Where trees come from: the build context, images.
 //!
 //! In: a [`solver::op::SourceOp`]. Out: what it is for keys, and a tree to read. Deliberately absent: `git://`,
-//! `https://`, `oci-layout://` (refused by name). Next: [`local`], [`image`].
+//! `https://`, `oci-layout://` (refused by name). Next: [`local`] and `digest`, [`image`].
 
+pub(crate) mod digest;
 pub mod image;
 pub mod local;
 #[cfg(test)]

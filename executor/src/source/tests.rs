@@ -48,6 +48,8 @@ const SOURCE: &[&str] = &[
     "m -> d",
     "skip=1",
     "same=A",
+    "t1/f=1",
+    "t2/f=2",
 ];
 
 /// Whether the digest of `src`, with `skip` ignored, changes with the script.
@@ -96,6 +98,9 @@ fn content_names_modes_links_and_attributes_count() {
         ("/?", "mv a z"),
         // The same bytes, but each under the other's name.
         ("/[ab]", "mv a t; mv b a; mv t b"),
+        // Of two files that become one, the later is kept.
+        ("/t*", "mv t1/f x; mv t2/f t1/f; mv x t2/f"),
+        ("/t*/f", "mv t1/f x; mv t2/f t1/f; mv x t2/f"),
     ] {
         assert!(changes(src, script), "{src}: {script}");
     }
