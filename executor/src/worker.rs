@@ -154,8 +154,13 @@ impl Worker {
 
     /// The result that an image's layers are, fetched as far as the store lacks them; `None` for an image without
     /// layers. Its manifest and config are blobs of the store.
-    pub async fn image_top(&self, name: &Reference, manifest: &Descriptor) -> Result<Option<ResultId>, ExecError> {
-        let result = self.fetch_image(name.clone(), manifest.digest, &Notices::default()).await?;
+    pub async fn image_top(
+        &self,
+        name: &Reference,
+        manifest: &Descriptor,
+        log: &dyn LogSink,
+    ) -> Result<Option<ResultId>, ExecError> {
+        let result = self.fetch_image(name.clone(), manifest.digest, log).await?;
         Ok((result.as_str() != SCRATCH).then_some(result))
     }
 

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::assemble::{Assembled, assemble};
 use super::context::Context;
 use super::resolve::Resolver;
+use super::task::{Task, in_background};
 use super::{Failure, Problem, Settings, export, words};
 use crate::options::BuildOptions;
 
@@ -220,44 +221,4 @@ fn metadata(image: &Assembled, manifest: &Descriptor, names: &[Reference]) -> Va
         metadata["image.name"] = json!(names.join(","));
     }
     metadata
-}
-
-/// Blocking work off the async threads.
-pub(super) async fn in_background<T: Send + 'static>(
-    store: &Store,
-    work: impl FnOnce(&Store) -> Result<T, Failure> + Send + 'static,
-) -> Result<T, Failure> {
-    let store = store.clone();
-    match tokio::task::spawn_blocking(move || work(&store)).await {
-        Ok(result) => result,
-        Err(error) => Err(Failure::from_error(&error)),
-    }
-}
-
-/// Something of the engine's own that is shown beside the steps.
-pub(super) struct Task<'a> {
-    /// Under which id.
-    pub vertex: VertexId,
-    progress: &'a Arc<dyn Progress>,
-}
-
-impl<'a> Task<'a> {
-    /// Shows it as begun.
-    pub fn start(name: &str, progress: &'a Arc<dyn Progress>) -> Self {
-        let vertex = VertexId::of_name(name);
-        progress.event(Event::Declared { vertex, name: name.to_owned(), inputs: Vec::new() });
-        progress.event(Event::Started(vertex));
-        Self { vertex, progress }
-    }
-
-    /// Shows how it ended, and hands the outcome on.
-    pub fn end<T>(self, outcome: Result<T, Failure>) -> Result<T, Failure> {
-        let vertex = self.vertex;
-        self.progress.event(match &outcome {
-            Ok(_) => Event::Done(vertex),
-            Err(failure) if failure.kind == super::FailureKind::Canceled => Event::Canceled(vertex),
-            Err(failure) => Event::Failed { vertex, error: failure.problems[0].message.clone() },
-        });
-        outcome
-    }
 }

@@ -1,14 +1,10 @@
-//! Where bytes land outside the store: files and directories of the user, standard output.
+//! Where bytes land outside the store: files of the user, standard output.
 //!
 //! In come a path and something that writes; a regular file is written aside and renamed, so nobody sees half of one.
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-
-use executor::snapshot::Mounted;
-use oci::layer::{ExtractOptions, XattrNamespace};
 
 use super::Failure;
 
@@ -57,38 +53,6 @@ fn beside(dest: &Path) -> Option<PathBuf> {
     aside.push(dest.file_name()?);
     aside.push(format!(".{}.part", std::process::id()));
     Some(dest.with_file_name(aside))
-}
-
-/// A tree into a directory of the user, as his files: owners are not kept, what is there already stays unless it has
-/// the same name. The way is a tar through a pipe, so nothing in the tree leads out of `dest`.
-pub fn copy_out(view: &Mounted, dest: &Path) -> Result<(), Failure> {
-    let failed = |act: &str, error: io::Error| {
-        Failure::new(format!("cannot {act} `{}`", dest.display())).note(error.to_string())
-    };
-    fs::create_dir_all(dest).map_err(|error| failed("make the directory", error))?;
-    let root = fs::File::open(dest).map_err(|error| failed("open the directory", error))?;
-    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let options = ExtractOptions { owner: Some(owner), ..ExtractOptions::new(XattrNamespace::Trusted) };
-    let (reader, writer) = io::pipe().map_err(|error| failed("write into", error))?;
-    let (written, unpacked) = std::thread::scope(|scope| {
-        let written = scope.spawn(move || {
-            let mut out = io::BufWriter::with_capacity(BUFFER_BYTES, writer);
-            oci::layer::write_tree(view.fd(), &mut out).map_err(|error| Failure::from_error(&error))?;
-            out.flush().map_err(|error| failed("write into", error))
-        });
-        let unpacked = oci::layer::extract_archive(&reader, root.as_fd(), "/", &options)
-            .map_err(|error| Failure::from_error(&error).note(format!("while writing into `{}`", dest.display())))
-            // What follows the archive's end mark is padding; unread, it would look like an error to the writer.
-            .and_then(|_| io::copy(&mut &reader, &mut io::sink()).map_err(|error| failed("write into", error)));
-        drop(reader);
-        (written.join(), unpacked)
-    });
-    // The reader's failure closes the pipe, so it comes first: the writer's is then only its echo.
-    unpacked?;
-    match written {
-        Ok(written) => written,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
 }
 
 #[cfg(test)]

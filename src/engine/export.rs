@@ -16,8 +16,8 @@ use solver::seam::{Event, Progress, ResultId};
 use store::{Layer, Store};
 
 use super::assemble::Assembled;
-use super::build::in_background;
-use super::destination::{copy_out, write_to};
+use super::destination::write_to;
+use super::task::in_background;
 use super::{Failure, words};
 use crate::options::{BuildOptions, Output, OutputKind};
 
@@ -102,7 +102,9 @@ impl Exporter<'_> {
         let view = self.worker.blocking(move |worker| worker.view(&top)).await.map_err(|error| words::exec(&error))?;
         let output = output.clone();
         in_background(self.store, move |_| match (output.kind, output.dest.as_deref()) {
-            (OutputKind::Local, Some(dest)) => copy_out(&view, dest),
+            (OutputKind::Local, Some(dest)) => {
+                executor::copy_tree_out(&view, dest).map_err(|error| Failure::from_error(&error))
+            }
             (_, dest) => write_to(dest, |out| oci::layer::write_tree(view.fd(), out).map(drop)),
         })
         .await

@@ -16,6 +16,7 @@ mod export;
 mod resolve;
 mod run;
 mod settings;
+mod task;
 mod words;
 
 pub mod images;

@@ -39,8 +39,10 @@ impl Resolver {
         let fresh = asked.iter().filter(|asked| seen.insert(asked.question.clone()));
         let lookups = fresh.map(|asked| async {
             let answer = self.answer_one(&asked.question).await.map_err(|mut failure| {
-                if let (Some(problem), Some(span)) = (failure.problems.first_mut(), asked.span.clone()) {
-                    problem.snippet = Some(place.snippet(span, ""));
+                if let Some(problem) = failure.problems.first_mut() {
+                    problem.snippet = asked.span.clone().map(|span| place.snippet(span, ""));
+                    // A stage that was misspelled looks like an image that nobody has.
+                    problem.help = asked.help.clone().or(problem.help.take());
                 }
                 failure
             })?;

@@ -1,20 +1,18 @@
 //! `rbuild run`: an image from the store (or a registry) as a process in the foreground, in the sandbox of the steps.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use executor::Worker;
+use executor::layers::SCRATCH;
 use executor::ops::exec::{RunSpec, Volume, run_image};
 use frontend::ImageQuestion;
 use oci::model::{Config, Reference};
-use solver::graph::{Edge, Graph, Vertex};
-use solver::op::{Op, OpMeta, SourceOp};
-use solver::run::{SolveError, Solver};
 use solver::seam::{Progress, ResultId};
 use store::{ImageRecord, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::resolve::{Resolver, config_of};
+use super::task::Task;
 use super::{Failure, Settings, words};
 use crate::options::RunOptions;
 
@@ -63,7 +61,7 @@ pub async fn run(
     Ok(exit.code())
 }
 
-/// The layers of an image, fetched if need be: a graph of one vertex, solved like any other.
+/// The layers of an image, fetched as far as the store lacks them.
 async fn tree_of(
     worker: &Worker,
     name: &Reference,
@@ -74,26 +72,13 @@ async fn tree_of(
     if let Some(top) = &record.top {
         return Ok(top.clone());
     }
-    let pinned = name.with_digest(record.manifest.digest);
-    let op = Op::Source(SourceOp { identifier: format!("docker-image://{pinned}"), attrs: BTreeMap::new() });
-    let meta = OpMeta { description: format!("[internal] load {pinned}"), ..OpMeta::default() };
-    let mut graph = Graph::new();
-    let vertex = graph
-        .add(Vertex { op, inputs: Vec::new(), platform: None }, meta)
-        .map_err(|error| Failure::from_error(&error))?;
-    let solver = Solver {
-        executor: Arc::new(worker.clone()),
-        cache: Arc::new(worker.store().clone()),
-        progress: progress.clone(),
-        jobs: 1,
+    let task = Task::start(&format!("[internal] load {name}"), progress);
+    let top = tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(words::canceled()),
+        top = worker.image_top(name, &record.manifest, &task) => top.map_err(|error| words::exec(&error)),
     };
-    let want = Edge { vertex, output: 0 };
-    let solution = solver.solve(Arc::new(graph), &[want], cancel).await.map_err(|error| match error {
-        SolveError::Failed { source, .. } => words::exec(&source),
-        SolveError::Canceled => words::canceled(),
-        other => Failure::from_error(&other),
-    })?;
-    Ok(solution.results[&want].clone())
+    Ok(task.end(top)?.unwrap_or_else(|| ResultId(SCRATCH.to_owned())))
 }
 
 fn find(store: &Store, name: &Reference) -> Result<Option<ImageRecord>, Failure> {

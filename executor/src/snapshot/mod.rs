@@ -66,13 +66,14 @@ impl Mounted {
 }
 
 /// Copies a merged tree into a directory of the user, which is made when it is missing: entries of the same name are
-/// replaced, others stay. Owners are kept, which needs root; sockets are left out.
+/// replaced, others stay. All of it belongs to the one who runs this process; sockets are left out.
 pub fn copy_tree_out(tree: &Mounted, dest: &Path) -> Result<(), SnapshotError> {
+    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     std::fs::create_dir_all(dest).map_err(SnapshotError::io("make", dest))?;
     // The user's own path: links in it are the user's.
     let to = std::fs::File::open(dest).map_err(SnapshotError::io("open", dest))?;
     let from = crate::tree::resolve::open_dir_at(tree.fd(), b".").map_err(TreeError::io("open directory", b""))?;
-    let rules = Rules { keep_hard_links: true, keep_layer_marks: true, ..Rules::default() };
+    let rules = Rules { owner: Some(owner), keep_hard_links: true, ..Rules::default() };
     copy_entries(from, to.into(), rules)?;
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! The registry client against registries: one in this process that fails on demand, and Debian's `docker-registry`.
 
+// The type of a table is its rows; a name for it would say less.
+#![allow(clippy::type_complexity)]
+
 mod auth;
 mod credentials;
 mod pull;

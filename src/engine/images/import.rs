@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::input::{self, Input};
 use crate::engine::assemble::Assembled;
-use crate::engine::build::{Task, in_background, keep};
+use crate::engine::build::keep;
+use crate::engine::task::{Task, in_background};
 use crate::engine::{Failure, Settings, words};
 
 /// Bytes that are read from the archive at once.

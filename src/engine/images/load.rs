@@ -17,7 +17,7 @@ use store::{ImageRecord, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::input::{self, Input};
-use crate::engine::build::{Task, in_background};
+use crate::engine::task::{Task, in_background};
 use crate::engine::{Failure, Settings, words};
 
 /// An image that is in the store now.

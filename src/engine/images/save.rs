@@ -9,14 +9,14 @@ use std::sync::Arc;
 use executor::Worker;
 use oci::image::Image;
 use oci::model::{Descriptor, Manifest, Reference};
-use solver::seam::Progress;
+use solver::seam::{LogSink, Progress};
 use store::{FoundImage, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::find;
 use crate::engine::assemble::Assembled;
-use crate::engine::build::Task;
 use crate::engine::export::{archive, compress};
+use crate::engine::task::Task;
 use crate::engine::{Failure, Settings, words};
 use crate::options::Output;
 
@@ -36,7 +36,7 @@ pub async fn save(
     let saving = async {
         let mut whole = Vec::with_capacity(meant.len());
         for (found, names) in &meant {
-            whole.push((names.clone(), with_blobs(&store, &worker, found).await?));
+            whole.push((names.clone(), with_blobs(&store, &worker, found, &task).await?));
         }
         archive(&store, output, whole).await
     };
@@ -65,7 +65,12 @@ fn meant(store: &Store, images: &[Reference]) -> Result<Vec<(FoundImage, Vec<Ref
 }
 
 /// A manifest of the image whose blobs are all in the store.
-async fn with_blobs(store: &Store, worker: &Worker, found: &FoundImage) -> Result<Descriptor, Failure> {
+async fn with_blobs(
+    store: &Store,
+    worker: &Worker,
+    found: &FoundImage,
+    log: &dyn LogSink,
+) -> Result<Descriptor, Failure> {
     let image = &found.image;
     let opened = Image::open(store.blobs(), &image.manifest).map_err(|error| Failure::from_error(&error))?;
     let Image { manifest, config_bytes, .. } = opened;
@@ -76,7 +81,7 @@ async fn with_blobs(store: &Store, worker: &Worker, found: &FoundImage) -> Resul
         Some(top) => Some(top.clone()),
         None => {
             let name = somewhere(store, found, &manifest)?;
-            worker.image_top(&name, &image.manifest).await.map_err(|error| words::exec(&error))?
+            worker.image_top(&name, &image.manifest, log).await.map_err(|error| words::exec(&error))?
         }
     };
     if all_here(store, &manifest)? {
