@@ -35,6 +35,7 @@ lint:
 
 bench: setup release
 	benches/run.sh $(RBUILD)
+	$(CARGO) bench --locked --package rbuild-executor --bench step
 
 install: release
 	install -D --mode=755 $(RBUILD) $(DESTDIR)$(PREFIX)/bin/rbuild

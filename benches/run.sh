@@ -4,8 +4,8 @@
 #   cached rebuild   20 steps, all cached: wall time of the fastest and the median of 20 runs, and what it did to get
 #                    there, counted by strace: mounts, new processes (a thread is none), namespaces
 #   peak memory      resident set of the whole build, and of a push to an archive, of a layer with 1 GiB
-#   RUN true         the whole cost of one step, beside its bare cost (clone + overlay + pivot + exec), by the
-#                    executor's own bench
+#   RUN true         a whole build with one step; what the step itself costs beside the bare kernel work (clone,
+#                    overlay, pivot, exec) is printed by benches/step.rs, which `make bench` runs next
 set -euo pipefail
 
 rbuild=$(realpath "${1:?usage: run.sh RBUILD}")

@@ -47,7 +47,7 @@ answer=$(curl --silent --show-error --fail --noproxy '*' "http://127.0.0.1:${lin
 
 say "its answer"
 echo "$answer"
-kill -TERM "$service"
+kill -TERM "$service" # rbuild passes it on
 status=0
 wait "$service" || status=$?
 trap - EXIT

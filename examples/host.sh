@@ -68,7 +68,7 @@ fi
 
 npm_registry=${NPM_CONFIG_REGISTRY:-${npm_config_registry:-}}
 if [ -z "$npm_registry" ] && command -v npm >/dev/null; then
-    npm_registry=$(npm config get registry)
+    npm_registry=$(npm --loglevel=error config get registry)
 fi
 {
     echo 'cafile=/mnt/ca-certificates.crt'

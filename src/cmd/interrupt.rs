@@ -13,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::Failure;
 use crate::progress::terminal;
 
-/// Cancels `cancel` at the first signal, and says so to `progress`.
+/// Cancels `cancel` at the first signal, and says so to `progress`; until `until` fires, from when on signals are
+/// somebody else's.
 ///
 /// # Errors
 /// When the system takes no handler.
-pub fn listen(cancel: CancellationToken, progress: Arc<dyn Progress>) -> Result<(), Failure> {
+pub fn listen(cancel: CancellationToken, until: CancellationToken, progress: Arc<dyn Progress>) -> Result<(), Failure> {
     let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));
     let listen = |kind: SignalKind| -> Result<Option<Signal>, Failure> {
         if ignored & (1 << (kind.as_raw_value() - 1)) != 0 {
@@ -37,7 +38,11 @@ pub fn listen(cancel: CancellationToken, progress: Arc<dyn Progress>) -> Result<
                 () = received(&mut hangup) => {}
             }
         };
-        next().await;
+        tokio::select! {
+            biased;
+            () = until.cancelled() => return,
+            () = next() => {}
+        }
         let text = "stopping; a second Ctrl-C ends at once".to_owned();
         progress.event(Event::Notice { vertex: VertexId::of_name("interrupt"), text });
         cancel.cancel();

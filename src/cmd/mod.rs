@@ -160,9 +160,19 @@ impl Hall<'_> {
         mode: Mode,
         work: impl AsyncFnOnce(Arc<dyn Progress>, CancellationToken) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        self.under_display_until(CancellationToken::new(), mode, work).await
+    }
+
+    /// As [`Self::under_display`], but from when `handed_over` fires signals stop nothing here: who fires it minds them.
+    async fn under_display_until<T>(
+        &self,
+        handed_over: CancellationToken,
+        mode: Mode,
+        work: impl AsyncFnOnce(Arc<dyn Progress>, CancellationToken) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let cancel = CancellationToken::new();
         let display = Display::start(mode, cancel.clone());
-        interrupt::listen(cancel.clone(), display.listener())?;
+        interrupt::listen(cancel.clone(), handed_over, display.listener())?;
         let outcome = work(display.listener(), cancel.clone()).await;
         display.finish();
         outcome.map_err(|failure| match failure.kind {

@@ -1,5 +1,7 @@
 //! `rbuild run`.
 
+use tokio_util::sync::CancellationToken;
+
 use super::Hall;
 use crate::cli::RunArgs;
 use crate::cli::values::ProgressArg;
@@ -19,8 +21,11 @@ pub async fn run(hall: &Hall<'_>, args: &RunArgs) -> Result<u8, Failure> {
     };
     let settings = hall.settings();
     let (settings, options) = (&settings, &options);
-    let code =
-        hall.under_display(mode, async |progress, cancel| engine::run(settings, options, progress, cancel).await);
+    // Signals stop the preparation; once the process runs, they are passed on to it.
+    let running = CancellationToken::new();
+    let code = hall.under_display_until(running.clone(), mode, async |progress, cancel| {
+        engine::run(settings, options, progress, cancel, &running).await
+    });
     Ok(exit_code(code.await?))
 }
 

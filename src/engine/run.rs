@@ -17,12 +17,14 @@ use super::{Failure, Settings, words};
 use crate::options::RunOptions;
 
 /// Runs an image and returns the exit code of its process (128 + signal when a signal ended it). What it changes in
-/// its tree is thrown away.
+/// its tree is thrown away. `cancel` stops the preparation. When the process is about to begin, `running` is fired:
+/// from then on the sandbox passes this process's signals on to it.
 pub async fn run(
     settings: &Settings,
     options: &RunOptions,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
+    running: &CancellationToken,
 ) -> Result<i32, Failure> {
     check_ports(options)?;
     let store = settings.open_store(&progress)?;
@@ -57,6 +59,7 @@ pub async fn run(
         network: options.network.unwrap_or_default(),
         hostname: String::new(),
     };
+    running.cancel();
     let exit = run_image(&worker, &top, spec, &cancel).await.map_err(|error| words::exec(&error))?;
     Ok(exit.code())
 }

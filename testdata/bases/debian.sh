@@ -27,6 +27,12 @@ deb http://deb.debian.org/debian $RELEASE main
 deb http://deb.debian.org/debian $RELEASE-updates main
 deb http://security.debian.org/debian-security $RELEASE-security main
 LIST
+cat >"$1/etc/apt/apt.conf.d/90no-caches" <<CONF
+// What apt keeps to be faster the next time would only make layers larger.
+APT::Keep-Downloaded-Packages "false";
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+CONF
 HOOK
 chmod +x "$work/neutral.sh"
 

@@ -1,7 +1,9 @@
 //! `rbuild run`, and the same image run by runc.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{Context, Outcome, Store, readers};
 
@@ -65,6 +67,23 @@ fn standard_input_is_passed_on_when_asked() {
     child.stdin.take().expect("it is piped").write_all(b"loud\n").expect("the command reads");
     let ran = Outcome::from_output("run -i".into(), &child.wait_with_output().expect("it ends")).ok();
     assert_eq!(ran.stdout, "LOUD\n");
+}
+
+#[test]
+fn signals_are_passed_on_and_the_command_decides() {
+    let store = store_with("FROM busybox\n");
+    // The shell's own `wait` ends at a signal, so that the trap runs.
+    let script = "trap 'echo bye; exit 7' TERM; echo ready; sleep 1000 & wait";
+    let mut command = store.command(["run", "--rm", "--network=none", "app:1", "sh", "-c", script]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let mut said = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
+    stdout.read_line(&mut said).expect("it is text");
+    assert_eq!(said, "ready\n");
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("it is running");
+    stdout.read_to_string(&mut said).expect("it is text");
+    let ended = Outcome::from_output(script.into(), &child.wait_with_output().expect("it ends")).exits(7);
+    assert_eq!((said.as_str(), ended.stderr.as_str()), ("ready\nbye\n", ""));
 }
 
 #[test]
