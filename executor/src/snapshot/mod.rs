@@ -26,8 +26,9 @@ use crate::tree::copy::{Rules, clear, copy_entries};
 #[cfg(test)]
 mod tests;
 
-/// Most lower directories that overlayfs takes (Linux, `OVL_MAX_STACK`).
-pub const LOWERS_MAX: usize = 500;
+/// Most layers of one tree. Overlays in two storeys could hold more, but a mount's cost grows with its layers, and no
+/// runtime that pulls the image would take as many.
+pub const LAYERS_MAX: usize = 4000;
 
 /// Stacks layers. `lowers` are names in the store's layers directory, topmost first; there is a directory for each.
 pub trait Snapshotter: Send + Sync + 'static {
@@ -100,9 +101,7 @@ impl Drop for Scratch {
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// More layers than the kernel stacks.
-    #[error(
-        "the tree has {layers} layers, and this kernel stacks {limit} at most; flatten the image or use fewer steps"
-    )]
+    #[error("the tree has {layers} layers, and {limit} at most can be stacked; flatten the image or use fewer steps")]
     TooManyLayers {
         /// How many there are.
         layers: usize,

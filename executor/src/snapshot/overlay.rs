@@ -6,6 +6,10 @@
 //! layers directory, and the mount is made in a mount namespace of a thread of its own and taken out of it again.
 //! Names are resolved against the working directory of the thread that mounts; that thread has one of its own.
 //!
+//! More layers than one mount takes are stacked in two storeys: the lowest are merged by read-only overlays of their
+//! own, each of which is then one lower directory of the one above. Nothing is copied. overlayfs stands on itself
+//! once, so that is where it ends; [`LAYERS_MAX`] lies below.
+//!
 //! `index`, `metacopy` and `redirect_dir` are off, whatever the distribution's default: with any of them the upper
 //! directory is no faithful diff. A mount that is written to is `volatile`: without it, letting go of it syncs the
 //! whole file system beneath; the store syncs once instead, before a build is reported as done.
@@ -16,14 +20,17 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    self, FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
+    self, FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
+    UnmountFlags,
 };
 use serde::{Deserialize, Serialize};
 
-use super::{LOWERS_MAX, Mounted, SnapshotError, Snapshotter, commit, open_directory};
+use super::{LAYERS_MAX, Mounted, SnapshotError, Snapshotter, commit, open_directory};
 use crate::sys;
 use crate::tree::{TreeError, attrs};
 
+/// Most lower directories of one overlay (Linux, `OVL_MAX_STACK`).
+const LOWERS_PER_MOUNT: usize = 500;
 /// mount(2) takes one page of options, its last byte being 0.
 const OPTIONS_MAX_BYTES: usize = 4095;
 /// Options that make the upper directory a faithful diff.
@@ -63,7 +70,7 @@ impl MountApi {
 
 /// Checks before any work that `layers` trees can be stacked here.
 pub fn check_layer_count(layers: usize) -> Result<(), SnapshotError> {
-    if layers > LOWERS_MAX { Err(SnapshotError::TooManyLayers { layers, limit: LOWERS_MAX }) } else { Ok(()) }
+    if layers > LAYERS_MAX { Err(SnapshotError::TooManyLayers { layers, limit: LAYERS_MAX }) } else { Ok(()) }
 }
 
 /// Mounts `spec`, its paths relative to the directory `layers`, with nosuid, nodev, noexec: for the builder's own eyes
@@ -79,8 +86,8 @@ pub fn mount_detached(spec: &OverlaySpec, layers: BorrowedFd<'_>, api: MountApi)
             let apart = || refused("an overlay in a thread of its own", String::new());
             sys::unshare_working_directory().map_err(apart())?;
             rustix::process::fchdir(layers).map_err(refused("an overlay beneath the layers", String::new()))?;
-            if api == MountApi::OnePage {
-                // The mount is first made at a place, which must be nobody else's. The working directory moves along
+            if needs_places(spec, api) {
+                // Mounts are first made at a place, which must be nobody else's. The working directory moves along
                 // into the new namespace; descriptors do not.
                 sys::unshare_mounts().map_err(apart())?;
                 let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -96,8 +103,13 @@ pub fn mount_detached(spec: &OverlaySpec, layers: BorrowedFd<'_>, api: MountApi)
     })
 }
 
-/// Mounts `spec` relative to the working directory and returns the detached mount. With [`MountApi::OnePage`] the
-/// caller must be in a mount namespace that nobody else sees.
+/// Whether a mount namespace that nobody else sees is needed to mount `spec`.
+fn needs_places(spec: &OverlaySpec, api: MountApi) -> bool {
+    api == MountApi::OnePage || spec.lowers.len() > lowers_per_mount(spec, api)
+}
+
+/// Mounts `spec` relative to the working directory and returns the detached mount. With [`MountApi::OnePage`], or more
+/// layers than one mount takes, the caller must be in a mount namespace that nobody else sees.
 pub fn mount_here(spec: &OverlaySpec, attributes: MountAttrFlags, api: MountApi) -> Result<OwnedFd, SnapshotError> {
     check_layer_count(spec.lowers.len())?;
     match (&spec.upper, spec.lowers.as_slice()) {
@@ -105,8 +117,65 @@ pub fn mount_here(spec: &OverlaySpec, attributes: MountAttrFlags, api: MountApi)
         (Some(alone), []) => bind(alone, attributes),
         (None, []) => empty(attributes),
         (None, [alone]) => bind(alone, attributes | MountAttrFlags::MOUNT_ATTR_RDONLY),
-        (None, _) => overlay(spec, attributes | MountAttrFlags::MOUNT_ATTR_RDONLY, api),
-        (Some(_), _) => overlay(spec, attributes, api),
+        (None, _) => storeys(spec, attributes | MountAttrFlags::MOUNT_ATTR_RDONLY, api),
+        (Some(_), _) => storeys(spec, attributes, api),
+    }
+}
+
+/// How many lower directories one mount of `spec` takes.
+fn lowers_per_mount(spec: &OverlaySpec, api: MountApi) -> usize {
+    let longest = spec.lowers.iter().map(String::len).max().unwrap_or(0);
+    match api {
+        MountApi::LowerByLower => LOWERS_PER_MOUNT,
+        MountApi::OnePage => {
+            let fixed = page_options(&OverlaySpec { lowers: Vec::new(), ..spec.clone() }).len();
+            (OPTIONS_MAX_BYTES.saturating_sub(fixed) / (longest + 1)).clamp(2, LOWERS_PER_MOUNT)
+        }
+    }
+}
+
+/// Mounts `spec` in one storey if it fits, else in two.
+fn storeys(spec: &OverlaySpec, attributes: MountAttrFlags, api: MountApi) -> Result<OwnedFd, SnapshotError> {
+    let most = lowers_per_mount(spec, api);
+    let layers = spec.lowers.len();
+    if layers <= most {
+        return overlay(spec, attributes, api);
+    }
+    // Every group of `most` layers becomes one, until what is left fits.
+    let groups = (layers - most).div_ceil(most - 1);
+    if groups > most {
+        return Err(SnapshotError::TooManyLayers { layers, limit: most * most });
+    }
+    let direct = layers.saturating_sub(groups * most);
+    let mut upstairs = spec.lowers[..direct].to_vec();
+    // A group stands where its topmost layer is: to the mount above, that name now means the whole group.
+    let mut places = Places(Vec::with_capacity(groups));
+    for group in spec.lowers[direct..].chunks(most) {
+        let downstairs = OverlaySpec { lowers: group.to_vec(), upper: None, work: None };
+        let merged = match group {
+            [alone] => bind(alone, MountAttrFlags::MOUNT_ATTR_RDONLY)?,
+            _ => overlay(&downstairs, MountAttrFlags::MOUNT_ATTR_RDONLY, api)?,
+        };
+        let place = group[0].clone();
+        mount::move_mount(&merged, "", CWD, place.as_str(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+            .map_err(refused(format!("an overlay of {layers} layers in two storeys"), String::new()))?;
+        places.0.push(place.clone());
+        upstairs.push(place);
+    }
+    overlay(&OverlaySpec { lowers: upstairs, ..spec.clone() }, attributes, api)
+}
+
+/// Directories with a mount on them, taken off again when the mount above holds what it needs.
+struct Places(Vec<String>);
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        for place in &self.0 {
+            if let Err(error) = mount::unmount(place.as_str(), UnmountFlags::DETACH) {
+                // It goes with the namespace that it is in.
+                tracing::debug!(%place, %error, "a merged group of layers stays mounted for a while");
+            }
+        }
     }
 }
 
@@ -141,16 +210,10 @@ fn lower_by_lower(spec: &OverlaySpec, attributes: MountAttrFlags) -> Result<Owne
 
 fn one_page(spec: &OverlaySpec, attributes: MountAttrFlags) -> Result<OwnedFd, SnapshotError> {
     let what = || format!("an overlay of {} layers", spec.lowers.len());
-    let mut options = format!("lowerdir={}", spec.lowers.join(":"));
-    if let (Some(upper), Some(work)) = (&spec.upper, &spec.work) {
-        options.push_str(&format!(",upperdir={},workdir={},volatile", escaped(upper), escaped(work)));
-    }
-    for (option, value) in FAITHFUL {
-        options.push_str(&format!(",{option}={value}"));
-    }
+    let options = page_options(spec);
     if options.len() > OPTIONS_MAX_BYTES {
-        let each = options.len() / spec.lowers.len().max(1) + 1;
-        return Err(SnapshotError::TooManyLayers { layers: spec.lowers.len(), limit: OPTIONS_MAX_BYTES / each });
+        let limit = lowers_per_mount(spec, MountApi::OnePage);
+        return Err(SnapshotError::TooManyLayers { layers: spec.lowers.len(), limit });
     }
     // Any directory does as a place in this namespace; the mount is taken off it at once.
     let place = spec.lowers[0].as_str();
@@ -158,7 +221,19 @@ fn one_page(spec: &OverlaySpec, attributes: MountAttrFlags) -> Result<OwnedFd, S
         std::ffi::CString::new(options).map_err(|nul| refused(what(), String::new())(std::io::Error::from(nul)))?;
     mount::mount("overlay", place, "overlay", MountFlags::empty(), Some(options.as_c_str()))
         .map_err(refused(what(), String::new()))?;
+    let _places = Places(vec![place.to_owned()]);
     bind(place, attributes)
+}
+
+fn page_options(spec: &OverlaySpec) -> String {
+    let mut options = format!("lowerdir={}", spec.lowers.join(":"));
+    if let (Some(upper), Some(work)) = (&spec.upper, &spec.work) {
+        options.push_str(&format!(",upperdir={},workdir={},volatile", escaped(upper), escaped(work)));
+    }
+    for (option, value) in FAITHFUL {
+        options.push_str(&format!(",{option}={value}"));
+    }
+    options
 }
 
 /// A path as an option of mount(2).
@@ -219,6 +294,14 @@ impl OverlaySnapshotter {
     pub fn new(layers_dir: &Path, api: MountApi) -> Result<Self, SnapshotError> {
         Ok(Self { layers: open_directory(layers_dir)?, layers_path: layers_dir.to_owned(), api })
     }
+
+    /// A path as seen from the layers directory; short where both are in the store.
+    fn relative(&self, path: &Path) -> Result<String, SnapshotError> {
+        let beside = self.layers_path.parent().and_then(|store| path.strip_prefix(store).ok());
+        let path = beside.map_or_else(|| path.to_owned(), |beside| Path::new("..").join(beside));
+        let no_text = || SnapshotError::io("mount on", &path)(std::io::Error::other("a path of UTF-8 is needed here"));
+        path.to_str().map(str::to_owned).ok_or_else(no_text)
+    }
 }
 
 fn open_path(path: &Path) -> Result<OwnedFd, SnapshotError> {
@@ -245,16 +328,16 @@ impl Snapshotter for OverlaySnapshotter {
     fn prepare(&self, lowers: &[String], upper: &Path, work: &Path) -> Result<Mounted, SnapshotError> {
         self.seed(lowers, upper)?;
         let (upper_fd, work_fd) = (open_path(upper)?, open_path(work)?);
-        // fsconfig(2) takes 255 bytes: a path to a descriptor is short. A descriptor leads into the namespace that it
-        // was opened in, so in another one the path itself is needed.
-        let name = |path: &Path, fd: &OwnedFd| match self.api {
-            MountApi::LowerByLower => Ok(format!("/proc/self/fd/{}", fd.as_raw_fd())),
-            MountApi::OnePage => path.to_str().map(str::to_owned).ok_or_else(|| {
-                SnapshotError::io("mount on", path)(std::io::Error::other("this kernel needs a path of UTF-8"))
-            }),
+        let mut spec = OverlaySpec { lowers: lowers.to_vec(), upper: None, work: None };
+        // fsconfig(2) takes 255 bytes: a path to a descriptor is short. But a descriptor leads into the namespace that
+        // it was opened in; in another one a path is needed.
+        let by_path = needs_places(&OverlaySpec { upper: Some(String::new()), ..spec.clone() }, self.api);
+        let name = |path: &Path, fd: &OwnedFd| match by_path {
+            false => Ok(format!("/proc/self/fd/{}", fd.as_raw_fd())),
+            true => self.relative(path),
         };
-        let (upper, work) = (name(upper, &upper_fd)?, name(work, &work_fd)?);
-        let spec = OverlaySpec { lowers: lowers.to_vec(), upper: Some(upper), work: Some(work) };
+        spec.upper = Some(name(upper, &upper_fd)?);
+        spec.work = Some(name(work, &work_fd)?);
         mount_detached(&spec, self.layers.as_fd(), self.api).map(Mounted::new)
     }
 

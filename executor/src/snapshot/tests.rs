@@ -235,26 +235,30 @@ fn the_root_directory_keeps_mode_and_owner_from_layer_to_layer() {
 }
 
 #[test]
-fn hundreds_of_layers_are_stacked_and_more_are_refused_at_once() {
+fn many_layers_are_stacked_and_too_many_are_refused_at_once() {
     let place = Place::new();
-    let lines: Vec<String> = (0..501).map(|i| format!("f{i}={i}")).collect();
+    let lines: Vec<String> = (0..1100).map(|i| format!("f{i}={i}")).collect();
     let layers: Vec<Vec<&str>> = lines.iter().map(|line| vec![line.as_str(), "top=x"]).collect();
     let layers: Vec<&[&str]> = layers.iter().map(Vec::as_slice).collect();
     let names = place.layers(&layers);
     for (kind, snapshots) in place.snapshotters().into_iter().filter(|(kind, _)| *kind != "copy") {
-        let limit = if kind == "overlay" { 500 } else { 400 };
-        for count in [1, 2, 110, 127, 128, 200, limit] {
+        for count in [1, 2, 110, 127, 128, 200, 400, 500, 501, 999, 1000, 1100] {
             let view = snapshots.view(&names[..count]).unwrap();
             assert_eq!(show(view.fd(), false).len(), count + 1, "{kind}");
         }
-        let (fs_path, work) = place.draft(&format!("many {kind}"));
-        let mounted = snapshots.prepare(&names[..limit], &fs_path, &work).unwrap();
-        shell(mounted.fd(), "echo -n n >n");
-        drop(mounted);
-        assert!(snapshots.commit(&names[..limit], &fs_path).unwrap());
-        assert_eq!(show(open(&fs_path).as_fd(), false), ["n=n"], "{kind}");
-        let error = snapshots.view(&names[..501]).unwrap_err();
-        assert!(matches!(error, SnapshotError::TooManyLayers { layers: 501, .. }), "{kind}: {error}");
+        for count in [500, 501, 1100] {
+            let (fs_path, work) = place.draft(&format!("many {kind} {count}"));
+            let mounted = snapshots.prepare(&names[..count], &fs_path, &work).unwrap();
+            // One file each of the topmost and of the lowest layer, which are in different storeys.
+            let lowest = names.len() - count;
+            shell(mounted.fd(), &format!("echo -n n >n; rm f{lowest}; test ! -e f{lowest}; test -e f1099"));
+            drop(mounted);
+            assert!(snapshots.commit(&names[..count], &fs_path).unwrap());
+            assert_eq!(show(open(&fs_path).as_fd(), false).len(), 2, "{kind}: a file and a whiteout");
+        }
+        let too_many = vec![names[0].clone(); 4001];
+        let error = snapshots.view(&too_many).unwrap_err();
+        assert!(matches!(error, SnapshotError::TooManyLayers { layers: 4001, limit: 4000 }), "{kind}: {error}");
     }
 }
 
