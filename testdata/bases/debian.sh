@@ -21,7 +21,7 @@ cat >"$work/neutral.sh" <<'HOOK'
 # What mmdebstrap runs last inside its own namespace: $1 is the new root.
 set -eu
 rm -f "$1"/etc/apt/sources.list.d/* "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/hostname" "$1/etc/resolv.conf"
-rm -f "$1"/var/log/*.log "$1"/var/log/apt/* "$1/var/cache/ldconfig/aux-cache"
+rm -f "$1"/var/log/*.log "$1"/var/log/apt/* "$1/var/cache/ldconfig/aux-cache" "$1"/var/cache/apt/*.bin
 cat >"$1/etc/apt/sources.list" <<LIST
 deb http://deb.debian.org/debian $RELEASE main
 deb http://deb.debian.org/debian $RELEASE-updates main
@@ -36,6 +36,7 @@ CONF
 HOOK
 chmod +x "$work/neutral.sh"
 
+# The hook merges /usr at once, so that the package that would do it later, and needs all of perl, is not wanted.
 # No manual pages and translations, as in slim images; dpkg keeps to that in the image, too. Licences stay.
 RELEASE=$release mmdebstrap \
     --mode=root --variant=minbase --format=tar --quiet \
@@ -45,6 +46,7 @@ RELEASE=$release mmdebstrap \
     --dpkgopt='path-exclude=/usr/share/doc/*' \
     --dpkgopt='path-include=/usr/share/doc/*/copyright' \
     --skip=output/dev \
+    --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr --include=usr-is-merged \
     --customize-hook="$work/neutral.sh" \
     "$release" "$work/base.tar" "$work"/host/sources.list.d/*
 
