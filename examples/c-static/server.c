@@ -24,10 +24,15 @@ static void answer(int client) {
     /* A client that says nothing may not keep the others waiting. */
     struct timeval limit = {.tv_sec = 2};
     if (setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) < 0) return;
-    char request[4096];
-    ssize_t length = recv(client, request, sizeof request - 1, 0);
-    if (length <= 0) return;
-    request[length] = '\0';
+    /* The whole head: closing a socket with unread bytes in it would throw the answer away. */
+    char request[8192];
+    size_t length = 0;
+    do {
+        ssize_t more = recv(client, request + length, sizeof request - 1 - length, 0);
+        if (more <= 0) return;
+        length += (size_t)more;
+        request[length] = '\0';
+    } while (!strstr(request, "\r\n\r\n") && length < sizeof request - 1);
 
     int known = strncmp(request, "GET / ", 6) == 0 || strncmp(request, "GET /healthz ", 13) == 0;
     const char *body = known ? "hello from scratch\n" : "no such page\n";
