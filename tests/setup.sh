@@ -8,7 +8,7 @@ packages=(
     mmdebstrap                          # makes the Debian base image
     docker-registry                     # the registry that is pushed to and pulled from
     skopeo umoci runc                   # readers of images that are not ours
-    jq strace time                      # reading JSON and counting system calls
+    strace time                         # counting system calls and memory
 )
 
 missing=()
