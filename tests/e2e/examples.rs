@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -33,20 +33,39 @@ fn build_and_ask(name: &str, path: &str) -> (String, Archive) {
     readers::inspect(&format!("oci-archive:{}", file.display()));
 
     let mut command = store.command(["run", "--rm", "--network=host", "-e", "HOST=127.0.0.1", "-e", "PORT=0", &tag]);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let mut service =
+        Service(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts"));
     let mut line = String::new();
-    BufReader::new(child.stdout.as_mut().expect("it is piped")).read_line(&mut line).expect("it is text");
+    BufReader::new(service.0.stdout.as_mut().expect("it is piped")).read_line(&mut line).expect("it is text");
     let Some(address) = line.trim().strip_prefix("listening on ") else {
-        let output = child.wait_with_output().expect("it ends");
-        panic!("the service said `{line}`: {}", Outcome::from_output(format!("{command:?}"), &output));
+        panic!("the service said `{line}`: {}", service.rest());
     };
     let body = get(address, path);
-    kill_process(Pid::from_child(&child), Signal::TERM).expect("it is running");
-    let ended = child.wait_with_output().expect("it ends");
-    let ended = Outcome::from_output(format!("{command:?}"), &ended);
+    kill_process(Pid::from_child(&service.0), Signal::TERM).expect("it is running");
+    let said = service.rest();
     // The signal is passed on, and each service ends well by itself.
-    ended.ok();
+    assert!(service.0.wait().expect("it ends").success(), "{said}");
     (body, archive)
+}
+
+/// A running image, which does not outlive its test.
+struct Service(Child);
+
+impl Service {
+    /// What it still says on standard error, until it ends.
+    fn rest(&mut self) -> String {
+        let mut said = String::new();
+        self.0.stderr.take().expect("it is piped and read once").read_to_string(&mut said).expect("it is text");
+        said
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // After a good end there is nothing left to kill.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// The body of `GET path`.
