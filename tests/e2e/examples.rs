@@ -38,6 +38,7 @@ fn build_and_ask(name: &str, path: &str) -> (String, Archive) {
     let mut line = String::new();
     BufReader::new(service.0.stdout.as_mut().expect("it is piped")).read_line(&mut line).expect("it is text");
     let Some(address) = line.trim().strip_prefix("listening on ") else {
+        service.0.kill().expect("it is ours, and waited for later");
         panic!("the service said `{line}`: {}", service.rest());
     };
     let body = get(address, path);
