@@ -13,7 +13,6 @@ mod escape;
 mod options;
 mod progress;
 mod report;
-mod suggest;
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;

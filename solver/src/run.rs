@@ -13,7 +13,7 @@ use crate::graph::{Edge, Graph, VertexId};
 use crate::key::ContentDigest;
 use crate::op::Op;
 use crate::schedule::{Action, DigestSlot, Found, Schedule};
-use crate::seam::{CacheStore, Event, Executor, Job, LogSink, Pin, Progress, ResultId, Stream};
+use crate::seam::{CacheStore, Event, Executor, Job, Pin, Progress, ResultId, VertexLog};
 
 /// What a build is solved with.
 pub struct Solver<E, C> {
@@ -296,26 +296,5 @@ fn source_of<'a>(graph: &'a Graph, id: &VertexId) -> &'a crate::op::SourceOp {
     match graph.get(id).map(|vertex| &vertex.op) {
         Some(Op::Source(source)) => source,
         _ => unreachable!("only sources are pinned and digested"),
-    }
-}
-
-/// Turns what an operation writes into events about its vertex.
-struct VertexLog<'a> {
-    vertex: VertexId,
-    progress: &'a dyn Progress,
-}
-
-impl LogSink for VertexLog<'_> {
-    fn write(&self, stream: Stream, bytes: &[u8]) {
-        self.progress.event(Event::Log { vertex: self.vertex, stream, bytes: bytes.to_vec() });
-    }
-
-    fn progress(&self, name: &str, current_bytes: u64, total_bytes: Option<u64>, done: bool) {
-        let name = name.to_owned();
-        self.progress.event(Event::Progress { vertex: self.vertex, name, current_bytes, total_bytes, done });
-    }
-
-    fn notice(&self, text: &str) {
-        self.progress.event(Event::Notice { vertex: self.vertex, text: text.to_owned() });
     }
 }

@@ -192,3 +192,26 @@ pub trait Progress: Send + Sync + 'static {
     /// Takes note.
     fn event(&self, event: Event);
 }
+
+/// Turns what an operation writes into events about its vertex.
+pub struct VertexLog<'a> {
+    /// Whose events.
+    pub vertex: VertexId,
+    /// Who hears them.
+    pub progress: &'a dyn Progress,
+}
+
+impl LogSink for VertexLog<'_> {
+    fn write(&self, stream: Stream, bytes: &[u8]) {
+        self.progress.event(Event::Log { vertex: self.vertex, stream, bytes: bytes.to_vec() });
+    }
+
+    fn progress(&self, name: &str, current_bytes: u64, total_bytes: Option<u64>, done: bool) {
+        let name = name.to_owned();
+        self.progress.event(Event::Progress { vertex: self.vertex, name, current_bytes, total_bytes, done });
+    }
+
+    fn notice(&self, text: &str) {
+        self.progress.event(Event::Notice { vertex: self.vertex, text: text.to_owned() });
+    }
+}

@@ -5,7 +5,6 @@ use clap::{Command, CommandFactory as _};
 
 use super::{Cli, advice};
 use crate::engine::Failure;
-use crate::suggest;
 
 /// The failure that says what clap's error means, which the words after `verb` caused.
 pub fn failure(error: &clap::Error, verb: &str) -> Failure {
@@ -65,7 +64,7 @@ fn unknown_flag(argument: &str, verb: &Command) -> Failure {
     }
     let failure = Failure::new(format!("`rbuild {}` has no flag `{name}`", verb.get_name()));
     let known: Vec<String> = verb.get_arguments().filter_map(|known| known.get_long()).map(str::to_owned).collect();
-    match suggest::nearest(name.trim_start_matches('-'), known.iter().map(String::as_str)) {
+    match frontend::nearest(name.trim_start_matches('-'), known.iter().map(String::as_str)) {
         Some(near) if name.starts_with("--") => failure.help(format!("did you mean `--{near}`?")),
         _ => failure,
     }
@@ -81,7 +80,7 @@ fn invalid_value(error: &clap::Error, argument: &str, value: &str, more: &str) -
     };
     if !known.is_empty() {
         let failure = Failure::new(format!("`{what}` does not take `{value}`"));
-        return match suggest::nearest(value, known.iter().map(String::as_str)) {
+        return match frontend::nearest(value, known.iter().map(String::as_str)) {
             Some(near) => failure.help(format!("did you mean `{near}`?")),
             None => failure.help(format!("it takes one of {}", known.join(", "))),
         };

@@ -14,7 +14,7 @@ use crate::cli::values::ProgressArg;
 use crate::cli::{self, BuildArgs};
 use crate::engine::{self, Built, Failure};
 use crate::options::{self, BuildOptions};
-use crate::{report, suggest};
+use crate::report;
 
 /// Builds, and tells of it.
 pub async fn build(hall: &Hall<'_>, args: &BuildArgs) -> Result<u8, Failure> {
@@ -61,7 +61,7 @@ fn check_for_verb(context: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let verbs = cli::verbs();
-    match suggest::nearest(word, verbs.iter().map(String::as_str)) {
+    match frontend::nearest(word, verbs.iter().map(String::as_str)) {
         Some(verb) => Err(Failure::new(format!("`{word}` is neither a verb nor a folder to build"))
             .help(format!("did you mean `rbuild {verb}`?"))),
         None => Ok(()),

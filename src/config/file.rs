@@ -26,7 +26,6 @@ use toml::de::{DeTable, DeValue};
 use super::{RegistryConfig, Setting, Source};
 use crate::cli::values::{self, ColorArg, ProgressArg};
 use crate::engine::{Failure, FailureKind, Problem, Snippet};
-use crate::suggest;
 
 const KEYS: &[&str] = &["root", "progress", "color", "log_lines", "jobs", "network", "registry"];
 const REGISTRY_KEYS: &[&str] = &["insecure"];
@@ -172,7 +171,7 @@ impl Reader<'_> {
     fn unknown(&mut self, key: &Spanned<std::borrow::Cow<'_, str>>, known: &[&str]) {
         let name = key.get_ref();
         self.problem(&format!("there is no setting `{name}`"), key.span());
-        let help = match suggest::nearest(name, known.iter().copied()) {
+        let help = match frontend::nearest(name, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("known here: {}", known.join(", ")),
         };

@@ -76,10 +76,11 @@ async fn tree_of(
         return Ok(top.clone());
     }
     let task = Task::start(&format!("[internal] load {name}"), progress);
+    let log = task.log();
     let top = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(words::canceled()),
-        top = worker.image_top(name, &record.manifest, &task) => top.map_err(|error| words::exec(&error)),
+        top = worker.image_top(name, &record.manifest, &log) => top.map_err(|error| words::exec(&error)),
     };
     Ok(task.end(top)?.unwrap_or_else(|| ResultId(SCRATCH.to_owned())))
 }

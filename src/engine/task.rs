@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use solver::graph::VertexId;
-use solver::seam::{Event, LogSink, Progress, Stream};
+use solver::seam::{Event, Progress, VertexLog};
 use store::Store;
 
 use super::{Failure, FailureKind};
@@ -36,6 +36,11 @@ impl<'a> Task<'a> {
         Self { vertex, progress }
     }
 
+    /// Where it tells of transfers.
+    pub fn log(&self) -> VertexLog<'_> {
+        VertexLog { vertex: self.vertex, progress: &**self.progress }
+    }
+
     /// Shows how it ended, and hands the outcome on.
     pub fn end<T>(self, outcome: Result<T, Failure>) -> Result<T, Failure> {
         let vertex = self.vertex;
@@ -45,20 +50,5 @@ impl<'a> Task<'a> {
             Err(failure) => Event::Failed { vertex, error: failure.problems[0].message.clone() },
         });
         outcome
-    }
-}
-
-impl LogSink for Task<'_> {
-    fn write(&self, stream: Stream, bytes: &[u8]) {
-        self.progress.event(Event::Log { vertex: self.vertex, stream, bytes: bytes.to_vec() });
-    }
-
-    fn progress(&self, name: &str, current_bytes: u64, total_bytes: Option<u64>, done: bool) {
-        let name = name.to_owned();
-        self.progress.event(Event::Progress { vertex: self.vertex, name, current_bytes, total_bytes, done });
-    }
-
-    fn notice(&self, text: &str) {
-        self.progress.event(Event::Notice { vertex: self.vertex, text: text.to_owned() });
     }
 }

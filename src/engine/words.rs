@@ -13,7 +13,6 @@ use store::StoreError;
 
 use super::context::Context;
 use super::{Failure, FailureKind, Problem, Text};
-use crate::suggest;
 
 /// An error of the store.
 pub fn store(error: &StoreError) -> Failure {
@@ -114,6 +113,6 @@ fn similar(context: &Path, path: &str) -> Option<String> {
         .ok()?
         .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
         .collect();
-    let nearest = suggest::nearest(missing, names.iter().map(String::as_str))?;
+    let nearest = frontend::nearest(missing, names.iter().map(String::as_str))?;
     Some(parent.join(nearest).display().to_string())
 }

@@ -2,7 +2,6 @@
 
 use super::{Output, OutputKind};
 use crate::engine::Failure;
-use crate::suggest;
 
 const KINDS: &[(&str, OutputKind)] =
     &[("oci", OutputKind::Oci), ("docker", OutputKind::Docker), ("local", OutputKind::Local), ("tar", OutputKind::Tar)];
@@ -32,7 +31,7 @@ pub fn parse(text: &str, stdout_terminal: bool) -> Result<Output, Failure> {
             "type" => kind = Some(self::kind(value).map_err(|(reason, help)| wrong(reason).help(help))?),
             "dest" => dest = Some(value.to_owned()),
             other => {
-                let help = match suggest::nearest(other, ["type", "dest"]) {
+                let help = match frontend::nearest(other, ["type", "dest"]) {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "`type` and `dest` are supported by this version of rbuild".into(),
                 };
@@ -68,7 +67,7 @@ fn kind(name: &str) -> Result<OutputKind, (String, String)> {
         "image" => "leave it out: the image is always kept in the local store, under the names that `-t` gives".into(),
         "registry" => "use `-t NAME --push`".into(),
         "cacheonly" => "leave out `-o` and `-t`".into(),
-        _ => match suggest::nearest(name, KINDS.iter().map(|(known, _)| *known)) {
+        _ => match frontend::nearest(name, KINDS.iter().map(|(known, _)| *known)) {
             Some(near) => format!("did you mean `{near}`?"),
             None => "the types are oci, docker, local and tar".into(),
         },

@@ -36,7 +36,7 @@ pub async fn save(
     let saving = async {
         let mut whole = Vec::with_capacity(meant.len());
         for (found, names) in &meant {
-            whole.push((names.clone(), with_blobs(&store, &worker, found, &task).await?));
+            whole.push((names.clone(), with_blobs(&store, &worker, found, &task.log()).await?));
         }
         archive(&store, output, whole).await
     };
