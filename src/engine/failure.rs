@@ -47,6 +47,8 @@ pub enum FailureKind {
     Build,
     /// The user stopped it: exit code 130.
     Canceled,
+    /// The command of `rbuild run` could not be executed: 127 if it is not there, else 126, as shells have it.
+    NotExecuted(i32),
 }
 
 impl Failure {

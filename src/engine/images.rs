@@ -21,6 +21,7 @@ use oci::model::{Digest, Reference};
 use solver::seam::Progress;
 use store::{FoundImage, Store};
 
+use super::resolve::find_local;
 use super::{Failure, Settings, words};
 
 /// One line of the list: a name, or an image that has none.
@@ -95,13 +96,8 @@ pub async fn remove(
 
 /// The image that `text` means.
 fn find(store: &Store, text: &str) -> Result<FoundImage, Failure> {
-    match store.find_image(text) {
-        Ok(Some(found)) => Ok(found),
-        Ok(None) => Err(Failure::new(format!("there is no image `{text}` in the local store"))
-            .help("`rbuild images` lists what is there")),
-        Err(error @ store::StoreError::AmbiguousId { .. }) => {
-            Err(words::store(&error).help("give more digits of the id, or a name"))
-        }
-        Err(error) => Err(words::store(&error)),
-    }
+    find_local(store, text)?.ok_or_else(|| {
+        Failure::new(format!("there is no image `{text}` in the local store"))
+            .help("`rbuild images` lists what is there")
+    })
 }

@@ -13,7 +13,7 @@ use oci::model::{Digest, ImageConfig, Platform, Reference};
 use oci::registry::Client;
 use solver::graph::VertexId;
 use solver::seam::{Event, Progress};
-use store::{ImageRecord, Store};
+use store::{FoundImage, ImageRecord, Store};
 
 use super::{Failure, words};
 
@@ -118,6 +118,22 @@ impl Resolver {
         }
         failure
     }
+}
+
+/// The image of the local store that a person means by `text`: the one of that name, else the one whose id begins so
+/// (where a name was read, `12ab34cd` has become `12ab34cd:latest`).
+pub fn find_local(store: &Store, text: &str) -> Result<Option<FoundImage>, Failure> {
+    for text in [Some(text), text.strip_suffix(":latest")].into_iter().flatten() {
+        match store.find_image(text) {
+            Ok(None) => {}
+            Ok(found) => return Ok(found),
+            Err(error @ store::StoreError::AmbiguousId { .. }) => {
+                return Err(words::store(&error).help("give more digits of the id, or a name"));
+            }
+            Err(error) => return Err(words::store(&error)),
+        }
+    }
+    Ok(None)
 }
 
 /// Reads an image config from the store.

@@ -2,18 +2,18 @@
 
 use std::sync::Arc;
 
-use executor::Worker;
 use executor::layers::SCRATCH;
 use executor::ops::exec::{RunSpec, Volume, run_image};
+use executor::{ExecError, Worker};
 use frontend::ImageQuestion;
 use oci::model::{Config, Reference};
 use solver::seam::{Progress, ResultId};
 use store::{ImageRecord, Store};
 use tokio_util::sync::CancellationToken;
 
-use super::resolve::{Resolver, config_of};
+use super::resolve::{Resolver, config_of, find_local};
 use super::task::Task;
-use super::{Failure, Settings, words};
+use super::{Failure, FailureKind, Settings, words};
 use crate::options::RunOptions;
 
 /// Runs an image and returns the exit code of its process (128 + signal when a signal ended it). What it changes in
@@ -60,8 +60,21 @@ pub async fn run(
         hostname: String::new(),
     };
     running.cancel();
-    let exit = run_image(&worker, &top, spec, &cancel).await.map_err(|error| words::exec(&error))?;
+    let exit = run_image(&worker, &top, spec, &cancel).await.map_err(|error| not_run(&error))?;
     Ok(exit.code())
+}
+
+/// A command that is not there, or is none, has an exit code of its own.
+fn not_run(error: &ExecError) -> Failure {
+    let failure = words::exec(error);
+    let code = match error {
+        ExecError::Step(step) => step.exit_code(),
+        _ => None,
+    };
+    match code {
+        Some(code) => Failure { kind: FailureKind::NotExecuted(code), ..failure },
+        None => failure,
+    }
 }
 
 /// The layers of an image, fetched as far as the store lacks them.
@@ -86,9 +99,7 @@ async fn tree_of(
 }
 
 fn find(store: &Store, name: &Reference) -> Result<Option<ImageRecord>, Failure> {
-    // Not only by name: `rbuild run 12ab34cd` means the image of that id.
-    let found = store.find_image(&name.familiar()).map_err(|error| words::store(&error))?;
-    Ok(found.map(|found| found.image))
+    Ok(find_local(store, &name.familiar())?.map(|found| found.image))
 }
 
 fn not_there(name: &Reference) -> Failure {

@@ -34,8 +34,27 @@ fn command_and_entrypoint_are_obeyed_and_the_exit_code_returned() {
 #[test]
 fn what_cannot_be_run_is_said() {
     let store = store_with("FROM busybox\nCMD [\"no-such-program\"]\n");
-    store.rbuild(["run", "--rm", "--network=none", "app:1"]).fails_saying(&["no-such-program"]);
+    // As shells have it: 127 for what is not there, 126 for what is no program.
+    let absent = store.rbuild(["run", "--rm", "--network=none", "app:1"]).exits(127);
+    assert!(absent.stderr.contains("no-such-program"), "{absent}");
+    store.rbuild(["run", "--rm", "--network=none", "app:1", "/etc"]).exits(126);
     store.rbuild(["run", "--rm", "--network=none", "absent:1"]).fails_saying(&["absent:1"]);
+}
+
+#[test]
+fn an_image_is_also_meant_by_the_beginning_of_its_id() {
+    let store = Store::with_busybox();
+    let iidfile = store.path("id");
+    let context = Context::new("FROM busybox\nCMD [\"echo\", \"here\"]\n");
+    store.build(&context, ["-t", "app:1", "--iidfile", &iidfile.display().to_string()]).ok();
+    let id = std::fs::read_to_string(iidfile).expect("the build wrote it");
+    assert!(store.rbuild(["images", "-q"]).ok().stdout.contains(&id));
+    let short = &id["sha256:".len()..][..12];
+    let ran = store.rbuild(["run", "--rm", "--network=none", short]).ok();
+    assert_eq!(ran.stdout, "here\n");
+    let archive = store.path("by-id.tar");
+    store.rbuild(["save", "-o", &archive.display().to_string(), short]).ok();
+    assert!(archive.exists());
 }
 
 #[test]
