@@ -22,7 +22,7 @@ pub use run::RunArgs;
 
 use crate::engine::Failure;
 
-/// Builds container images from Dockerfiles: no daemon, no root needed, one binary.
+/// Builds container images from Dockerfiles: one binary, no daemon.
 #[derive(Debug, Parser)]
 #[command(
     name = "rbuild",

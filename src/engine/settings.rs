@@ -45,7 +45,11 @@ impl Settings {
     }
 
     /// Who runs operations, with the build context under the name `context`.
+    ///
+    /// # Errors
+    /// When this process may not do what operations need: before anything is begun.
     pub fn worker(&self, store: &Store, registry: &Client, context: &Path) -> Result<executor::Worker, Failure> {
+        check_privilege()?;
         let config = executor::WorkerConfig {
             store: store.clone(),
             local_sources: BTreeMap::from([("context".to_owned(), context.to_owned())]),
@@ -55,4 +59,20 @@ impl Settings {
         };
         executor::Worker::new(config).map_err(|error| words::exec(&error))
     }
+}
+
+/// Steps and copies stack layers and make namespaces.
+fn check_privilege() -> Result<(), Failure> {
+    let own = rustix::thread::capabilities(None)
+        .map_err(|errno| Failure::new("the capabilities of this process cannot be read").note(errno.to_string()))?;
+    if own.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN) {
+        return Ok(());
+    }
+    let failure = Failure::new("this version of rbuild needs the rights of root to build and run")
+        .note("it makes namespaces and stacks layers with overlayfs, and this process lacks CAP_SYS_ADMIN");
+    Err(if rustix::process::geteuid().is_root() {
+        failure.help("in a container, give it that capability: `--cap-add SYS_ADMIN` or `--privileged`")
+    } else {
+        failure.help("run it as root, for example with `sudo`")
+    })
 }

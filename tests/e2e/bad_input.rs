@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-use crate::support::{Context, Store, tree};
+use crate::support::{Context, Outcome, Store, tree};
 
 /// `rbuild` refuses this Dockerfile with one error that says all of `words`, and runs nothing.
 #[track_caller]
@@ -89,22 +89,38 @@ fn sockets_and_links_out_of_the_context_are_not_copied() {
     store.build(&context, ["-t", "x:1"]).fails_saying(&["link", "Dockerfile:2"]).never_says(&["secret of the host"]);
 }
 
+/// The build, by `setpriv` with these words.
+fn build_with(words: &[&str], store: &Store, context: &Context) -> Outcome {
+    let inner = store.build_command(context, ["-t", "x:1"]);
+    let mut command = std::process::Command::new("setpriv");
+    command.args(words).arg("--").arg(inner.get_program()).args(inner.get_args());
+    command.current_dir(store.path("")).env_clear();
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Outcome::of(&mut command)
+}
+
 #[test]
 fn unreadable_file_is_named_with_its_reason() {
-    // As an ordinary user, who may not read it; for root the kernel refuses nothing.
+    // As root without the right to read everything; otherwise the kernel refuses nothing.
     let store = Store::new();
     let context = Context::new("FROM scratch\nCOPY locked /a\n").file("locked", "x");
     std::fs::set_permissions(context.path().join("locked"), PermissionsExt::from_mode(0o000)).expect("it is ours");
+    let built = build_with(&["--bounding-set=-dac_override,-dac_read_search"], &store, &context);
+    built.fails_saying(&["locked", "ermission denied"]);
+}
+
+#[test]
+fn who_may_not_build_is_told_before_anything_is_begun() {
+    let store = Store::new();
+    let context = Context::new("FROM scratch\nCOPY f /a\n").file("f", "x");
     for dir in [context.path(), store.path("").as_path(), store.home().as_path()] {
         std::os::unix::fs::chown(dir, Some(65534), Some(65534)).expect("the tests run as root");
     }
-    let words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"];
-    let inner = store.build_command(&context, ["-t", "x:1"]);
-    let mut command = std::process::Command::new(words[0]);
-    command.args(&words[1..]).arg(inner.get_program()).args(inner.get_args()).current_dir(store.path("")).env_clear();
-    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    let built = crate::support::Outcome::of(&mut command);
-    built.fails_saying(&["locked", "ermission denied"]);
+    let user = ["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
+    build_with(&user, &store, &context).fails_saying(&["needs the rights of root", "sudo"]).never_says(&["COPY"]);
+    let store = Store::new();
+    let powerless = ["--bounding-set=-sys_admin"];
+    build_with(&powerless, &store, &context).fails_saying(&["CAP_SYS_ADMIN", "--cap-add SYS_ADMIN"]);
 }
 
 #[test]
