@@ -163,7 +163,7 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
     let lines = parsed(environment, "BUILDKIT_TTY_LOG_LINES", values::log_lines)?;
     let log_lines = first([lines, user.log_lines, system.log_lines]).unwrap_or(default(TTY_LOG_LINES));
     let jobs = first([flag("--jobs", flags.jobs), user.jobs, system.jobs]);
-    let jobs = jobs.unwrap_or_else(|| default(std::thread::available_parallelism().map_or(1, usize::from)));
+    let jobs = jobs.unwrap_or_else(|| default(usual_jobs()));
     let network = first([flag("--network", flags.network), user.network, system.network]);
     let platform = environment.text("DOCKER_DEFAULT_PLATFORM");
     let platform = first([flag("--platform", flags.platform), variable("DOCKER_DEFAULT_PLATFORM", platform)]);
@@ -276,6 +276,13 @@ impl Config {
         }
         rows
     }
+}
+
+/// Steps mostly wait (for a network, for each other), so there are more of them at once than processors.
+fn usual_jobs() -> usize {
+    const AT_LEAST: usize = 16;
+    const PER_PROCESSOR: usize = 4;
+    std::thread::available_parallelism().map_or(AT_LEAST, |processors| AT_LEAST.max(PER_PROCESSOR * processors.get()))
 }
 
 #[cfg(test)]
