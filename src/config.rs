@@ -289,12 +289,12 @@ fn usual_jobs() -> usize {
 mod tests {
     use super::*;
 
-    /// Merges and lists: variables as `NAME=value`, files as text; the working directory is `/work`.
+    /// Merges and lists: variables as `NAME=value`, files as text; the working directory is `/here`.
     fn rows(flags: Flags, variables: &[&str], user: &str, system: &str) -> Result<Vec<Row>, Failure> {
         let variables = variables.iter().map(|pair| pair.split_once('=').expect("NAME=value"));
         let environment = Environment {
             variables: variables.map(|(name, value)| (name.into(), value.into())).collect(),
-            working_directory: "/work".into(),
+            working_directory: "/here".into(),
             ..Environment::default()
         };
         let user = ConfigFile::parse(Path::new("/home/u/config.toml"), user)?;
@@ -315,8 +315,8 @@ mod tests {
         let none = Flags::default;
         let (user, system) = ("root = '/u'", "\nroot = '/s'");
         check(root("/f"), &["RBUILD_ROOT=/e"], user, system, "root", "/f (--root)");
-        check(root("f"), &["RBUILD_ROOT=/e"], user, system, "root", "/work/f (--root)");
-        check(none(), &["RBUILD_ROOT=e"], user, system, "root", "/work/e (RBUILD_ROOT)");
+        check(root("f"), &["RBUILD_ROOT=/e"], user, system, "root", "/here/f (--root)");
+        check(none(), &["RBUILD_ROOT=e"], user, system, "root", "/here/e (RBUILD_ROOT)");
         check(none(), &["RBUILD_ROOT="], user, system, "root", "/u (/home/u/config.toml:1)");
         check(none(), &[], "", system, "root", "/s (/etc/config.toml:2)");
         check(none(), &[], "", "", "root", "/home/u/.local/share/rbuild (default)");

@@ -191,7 +191,7 @@ mod tests {
         let variables = variables.iter().chain(&[("HOME", "/home/u"), ("XDG_CONFIG_HOME", "/nowhere")]);
         let environment = Environment {
             variables: variables.map(|(name, value)| (name.into(), value.into())).collect(),
-            working_directory: "/work".into(),
+            working_directory: "/here".into(),
             ..Environment::default()
         };
         let flags = Flags { platform: args.platform.clone(), quiet: args.quiet, ..Flags::default() };

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     fn here() -> Environment {
-        Environment { working_directory: "/work".into(), ..Environment::default() }
+        Environment { working_directory: "/here".into(), ..Environment::default() }
     }
 
     #[test]
@@ -98,7 +98,7 @@ mod tests {
         };
         check("/a:/b", "/a", "/b", false);
         check("/a:/b:ro", "/a", "/b", true);
-        check("./a:/b:rw", "/work/./a", "/b", false);
+        check("./a:/b:rw", "/here/./a", "/b", false);
         let refuse = |text: &str, expected: &str| {
             let failure = volume(text, &here()).expect_err(text);
             assert!(failure.problems[0].message.contains(expected), "{failure:?}");

@@ -2,7 +2,7 @@
 # debian.sh OUT.tar: makes a small Debian root file system of this host's release, from the host's own apt sources.
 #
 # Needs root and mmdebstrap. Nothing of the host's mirror, proxy, name or resolver stays in the tar: its apt sources
-# are the public Debian names. Takes about 20 s; kept by whoever asks for it (tests under target/testdata).
+# are empty, and a build brings its own. Takes about 20 s; kept by whoever asks for it (tests under target/testdata).
 set -euo pipefail
 
 out=${1:?usage: debian.sh OUT.tar}
@@ -22,11 +22,8 @@ cat >"$work/neutral.sh" <<'HOOK'
 set -eu
 rm -f "$1"/etc/apt/sources.list.d/* "$1/etc/apt/apt.conf.d/99mmdebstrap" "$1/etc/hostname" "$1/etc/resolv.conf"
 rm -f "$1"/var/log/*.log "$1"/var/log/apt/* "$1/var/cache/ldconfig/aux-cache" "$1"/var/cache/apt/*.bin
-cat >"$1/etc/apt/sources.list" <<LIST
-deb http://deb.debian.org/debian $RELEASE main
-deb http://deb.debian.org/debian $RELEASE-updates main
-deb http://security.debian.org/debian-security $RELEASE-security main
-LIST
+echo "# Where packages come from is said per build: see sources.list(5), and examples/host.sh of rbuild." \
+    >"$1/etc/apt/sources.list"
 cat >"$1/etc/apt/apt.conf.d/90no-caches" <<CONF
 // What apt keeps to be faster the next time would only make layers larger.
 APT::Keep-Downloaded-Packages "false";
@@ -38,7 +35,7 @@ chmod +x "$work/neutral.sh"
 
 # The hook merges /usr at once, so that the package that would do it later, and needs all of perl, is not wanted.
 # No manual pages and translations, as in slim images; dpkg keeps to that in the image, too. Licences stay.
-RELEASE=$release mmdebstrap \
+mmdebstrap \
     --mode=root --variant=minbase --format=tar --quiet \
     --aptopt="$work/acquire.conf" \
     --dpkgopt='path-exclude=/usr/share/man/*' \
