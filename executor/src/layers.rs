@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use oci::content::{ContentError, ContentStore, open_verified};
 use oci::layer::{
-    ApplyOptions, Codec, Dialect, Hashing, LayerError, XattrNamespace, apply_layer, decompress_layer, encode,
-    write_layer,
+    ApplyOptions, Codec, Dialect, Hashing, LayerError, WriteOptions, XattrNamespace, apply_layer, decompress_layer,
+    write_layer_with,
 };
 use oci::model::{Descriptor, DiffId};
 use solver::seam::ResultId;
@@ -191,7 +191,8 @@ impl Layers {
             Some(name) => {
                 let tree = open_directory(&self.store.layers_dir().join(name))?;
                 let codec = |source| LayersError::Codec { act: "archive", layer: layer.id.clone(), source };
-                write_layer(tree.as_fd(), out).map(drop).map_err(codec)
+                let options = WriteOptions { root_entry: self.changes_root(layer, &tree)?, ..WriteOptions::default() };
+                write_layer_with(tree.as_fd(), options, out).map(drop).map_err(codec)
             }
             None => {
                 let gone = || LayersError::Gone { layer: layer.id.clone() };
@@ -252,26 +253,33 @@ impl Layers {
         let content = |act| move |source| LayersError::Content { act, layer: id.clone(), source };
         let mut writer = self.store.blobs().writer().map_err(content("write"))?;
         let media_type = codec.compression().layer_media_type(Dialect::Oci);
-        let (diff_id, tar_bytes) = match &layer.name {
-            Some(name) => {
-                let tree = open_directory(&self.store.layers_dir().join(name))?;
-                let failed = |source| LayersError::Codec { act: "compress", layer: id.clone(), source };
-                let encoded = encode(tree.as_fd(), codec, &mut writer).map_err(failed)?;
-                (encoded.diff_id, encoded.tar_bytes)
-            }
-            None => {
-                let failed = |source| LayersError::Io { act: "compress", layer: id.clone(), source };
-                let mut tar = Hashing::new(codec.encoder(&mut writer).map_err(failed)?);
-                self.write_tar(layer, &mut tar)?;
-                let (encoder, digest, bytes) = tar.finish();
-                encoder.finish().map_err(failed)?;
-                (DiffId(digest), bytes)
-            }
-        };
+        let failed = |source| LayersError::Io { act: "compress", layer: id.clone(), source };
+        let mut tar = Hashing::new(codec.encoder(&mut writer).map_err(failed)?);
+        self.write_tar(layer, &mut tar)?;
+        let (encoder, digest, tar_bytes) = tar.finish();
+        encoder.finish().map_err(failed)?;
+        let diff_id = DiffId(digest);
         // The tree must still be what the image says it is.
         self.store.set_diff_id(id, diff_id, tar_bytes)?;
         let (digest, size) = writer.commit(None).map_err(content("write"))?;
         Ok((diff_id, Descriptor::new(media_type, digest, size)))
+    }
+
+    /// Whether mode or owner of `/` are others with this layer than beneath it.
+    fn changes_root(&self, layer: &Layer, tree: &OwnedFd) -> Result<bool, LayersError> {
+        let mut below = layer.parent.clone();
+        while let Some(id) = below {
+            let beneath = self.store.layer(&id)?.ok_or_else(|| StoreError::NoSuchLayer { id })?;
+            // Without a tree it was never mounted, so nothing was made on top of it here.
+            if let (false, Some(name)) = (beneath.empty, &beneath.name) {
+                let path = self.store.layers_dir().join(name);
+                let look = |fd: &OwnedFd| rustix::fs::fstat(fd).map_err(SnapshotError::io("examine", &path));
+                let (mine, theirs) = (look(tree)?, look(&open_directory(&path)?)?);
+                return Ok((mine.st_mode, mine.st_uid, mine.st_gid) != (theirs.st_mode, theirs.st_uid, theirs.st_gid));
+            }
+            below = beneath.parent;
+        }
+        Ok(false)
     }
 
     fn layer(&self, id: &ResultId) -> Result<Layer, LayersError> {

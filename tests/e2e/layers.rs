@@ -167,3 +167,21 @@ fn more_layers_than_the_kernel_stacks_in_one_mount_work() {
     assert_eq!(built.code, Some(0), "{built}");
     assert_eq!(built.lines_of_steps("seen 510"), 1, "{built}");
 }
+
+#[test]
+fn mode_of_the_root_directory_is_part_of_the_image_and_can_be_taken_back() {
+    let store = Store::with_busybox();
+    let dockerfile = "FROM busybox AS odd\nRUN chmod 711 /\nFROM odd\nRUN touch /f\nRUN chmod 755 /\n";
+    let modes = |target: &str, expected: &str| {
+        let archive = store.path(&format!("{target}.tar"));
+        store.build(&Context::new(dockerfile), ["--target", target, "-t", "root:1"]).ok();
+        store.rbuild(["save", "-o", &archive.display().to_string(), "root:1"]).ok();
+        // Through an archive into another store, where nothing is left but what the layers say.
+        let other = Store::new();
+        other.rbuild(["load", "-i", &archive.display().to_string()]).ok();
+        let ran = other.rbuild(["run", "--rm", "--network=none", "root:1", "stat", "-c", "%a", "/"]).ok();
+        assert_eq!(ran.stdout, expected, "{target}");
+    };
+    modes("odd", "711\n");
+    modes("1", "755\n");
+}

@@ -29,6 +29,8 @@ use super::{OPAQUE_NAME, WHITEOUT_PREFIX};
 pub struct WriteOptions {
     /// Times after this one, in seconds since 1970, are written as this one: SOURCE_DATE_EPOCH's "clamping".
     pub latest_mtime: Option<i64>,
+    /// Whether the root has an entry even if it is an ordinary one: the layer made it so, over one that was not.
+    pub root_entry: bool,
 }
 
 /// What was written.
@@ -106,12 +108,13 @@ impl<'a> Writer<'a> {
         Ok(LayerFacts { bytes, ..self.facts })
     }
 
-    /// The root has an entry only if it is not what everyone takes for granted: 0755, root's, without xattrs. So the
-    /// usual layer says nothing about it, as others' layers do, and an unusual root is not lost.
+    /// The root has an entry only if it is not what everyone takes for granted: 0755, root's, without xattrs; or if it
+    /// is asked for. So the usual layer says nothing about it, as others' layers do, and an unusual root is not lost.
     fn root(&mut self, root: BorrowedFd<'_>) -> Result<(), LayerError> {
         let stat = fstat(root).map_err(LayerError::io("examine", b""))?;
         let xattrs = xattr::read(Of::Open(root)).map_err(LayerError::stdio("read the xattrs of", b""))?;
-        if stat.st_mode & 0o7777 != 0o755 || stat.st_uid != 0 || stat.st_gid != 0 || !xattrs.is_empty() {
+        let usual = stat.st_mode & 0o7777 == 0o755 && stat.st_uid == 0 && stat.st_gid == 0 && xattrs.is_empty();
+        if !usual || self.options.root_entry {
             let entry = self.entry(b".", &stat, Kind::Directory, xattrs);
             self.begin(&entry)?;
         }

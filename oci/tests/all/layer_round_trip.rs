@@ -91,7 +91,8 @@ fn times_are_whole_seconds_and_can_be_clamped() {
     let tree = Tree::new();
     tree.file("old", b"").mtime("old", 100).file("new", b"").mtime("new", 2_000_000_000);
     let mut tar = Vec::new();
-    write_layer_with(tree.fd().as_fd(), WriteOptions { latest_mtime: Some(1000) }, &mut tar).unwrap();
+    write_layer_with(tree.fd().as_fd(), WriteOptions { latest_mtime: Some(1000), ..WriteOptions::default() }, &mut tar)
+        .unwrap();
     let back = applied(&tar, &[]);
     let time = |name: &str| std::fs::metadata(back.at(name)).unwrap().mtime();
     assert_eq!((time("old"), time("new")), (100, 1000));
