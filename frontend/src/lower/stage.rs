@@ -50,6 +50,7 @@ impl<'a> Lowering<'a> {
                 let place = Some(stage.from.base.span.range());
                 let edge = self.image(question, place, |text| steps.next(false, &text));
                 let image = self.image_config(question);
+                // As above: a refusal shows in `finish`.
                 let _ = self.budget.spend(super::state::config_weight(&image.config));
                 State::from_image(edge, image, &resolved.platform)
             }
