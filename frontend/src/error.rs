@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use crate::lint::Rule;
 use crate::span::Span;
 
 /// How bad it is.
@@ -29,6 +30,19 @@ pub struct Diagnostic {
     pub label: String,
     /// What to do.
     pub help: Option<String>,
+    /// The lint rule that finds it, when it is one's finding.
+    pub rule: Option<Rule>,
+    /// What would mend it without changing what is built; empty when a person must decide.
+    pub fix: Vec<Edit>,
+}
+
+/// A change of the text: what stands at `span` becomes `replacement`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Edit {
+    /// Bytes of the text.
+    pub span: (usize, usize),
+    /// What stands there afterwards.
+    pub replacement: String,
 }
 
 impl Diagnostic {
@@ -40,6 +54,8 @@ impl Diagnostic {
             span: Some(span.range()),
             label: label.into(),
             help: None,
+            rule: None,
+            fix: Vec::new(),
         }
     }
 
@@ -50,7 +66,15 @@ impl Diagnostic {
 
     /// An error without a place.
     pub(crate) fn general(message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, message: message.into(), span: None, label: String::new(), help: None }
+        Self {
+            severity: Severity::Error,
+            message: message.into(),
+            span: None,
+            label: String::new(),
+            help: None,
+            rule: None,
+            fix: Vec::new(),
+        }
     }
 
     /// The same, with advice.

@@ -34,6 +34,8 @@ pub mod stage;
 
 mod ignore;
 
+pub mod lint;
+
 mod lower;
 
 mod plan;
@@ -47,9 +49,11 @@ mod suggest;
 #[cfg(test)]
 mod hostile;
 
-pub use error::{Diagnostic, Severity};
+pub use error::{Diagnostic, Edit, Severity};
 pub use ignore::{IgnoreLine, parse_ignore};
-pub use plan::{Answers, Asked, HistoryStep, ImageAnswer, ImageQuestion, Plan, PlanOptions, PlanOutput, Planned};
+pub use plan::{
+    Answers, Asked, HistoryStep, ImageAnswer, ImageQuestion, NamedContext, Plan, PlanOptions, PlanOutput, Planned,
+};
 pub use span::{Span, Word};
 pub use suggest::{did_you_mean, nearest};
 

@@ -28,6 +28,28 @@ pub struct PlanOptions {
     pub network: Option<NetworkMode>,
     /// The patterns of the ignore file, in order.
     pub ignore_patterns: Vec<String>,
+    /// `--build-context`, by name; `name::os/arch` counts for that platform only and beats `name`. None is called
+    /// `context`: that is the main one.
+    pub contexts: BTreeMap<String, NamedContext>,
+    /// Times that contexts are known by, in seconds since 1970: the main one as `context`, others by their names. What
+    /// `SOURCE_DATE_EPOCH=context` means; a context without such a time is absent.
+    pub context_times: BTreeMap<String, i64>,
+}
+
+/// What a named context is, as far as the plan must know. It stands for a stage or an image of its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NamedContext {
+    /// Another image.
+    Image(Reference),
+    /// The empty tree.
+    Scratch,
+    /// An image that the caller finds in an OCI image layout; asked for with [`ImageQuestion::layout`].
+    Layout(Reference),
+    /// A tree that the caller provides as the local source `local://<name>`.
+    Tree {
+        /// The patterns of the ignore file in it, in order.
+        ignore_patterns: Vec<String>,
+    },
 }
 
 /// An image that must be known before the plan can be made.
@@ -37,6 +59,8 @@ pub struct ImageQuestion {
     pub reference: Reference,
     /// For which machine.
     pub platform: Platform,
+    /// The named context whose OCI layout holds it; `None` means local store and registries.
+    pub layout: Option<String>,
 }
 
 /// What is known of it.
@@ -97,6 +121,9 @@ pub struct PlanOutput {
     pub config: ImageConfig,
     /// The steps of the build, oldest first; those of stages that the target stands on included.
     pub history: Vec<HistoryStep>,
+    /// `SOURCE_DATE_EPOCH`, in seconds since 1970: the time of the image, its history and its files. `None` keeps the
+    /// true times.
+    pub epoch: Option<i64>,
 }
 
 /// One step in the history of the image.

@@ -14,7 +14,7 @@ use crate::op::{
 };
 
 /// Changes whenever the meaning of any part changes; every old digest then differs from every new one.
-const VERSION: &str = "rbuild-canon-1";
+const VERSION: &str = "rbuild-canon-2";
 
 /// One named piece of what a digest covers.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -224,6 +224,7 @@ fn file_action_parts(name: &str, action: &FileAction, parts: &mut Parts) {
             }
             parts.push_list(&format!("{name}.copy.include"), copy.include_patterns.iter().map(String::as_str));
             parts.push_list(&format!("{name}.copy.exclude"), copy.exclude_patterns.iter().map(String::as_str));
+            parts.push_list(&format!("{name}.copy.required"), copy.required_paths.iter().map(String::as_str));
             parts.push(format!("{name}.copy.timestamp"), timestamp(copy.timestamp));
         }
         FileActionKind::MkFile { path, mode, data, owner: who, timestamp: when } => {

@@ -5,7 +5,7 @@
 //! the way. Deliberately absent: files, processes, network, the clock, Dockerfiles, containers.
 //!
 //! Read in this order: [`op`] says what can be done, [`graph`] how operations hang together, [`canon`] how both
-//! become bytes, [`key`] what makes two runs the same, [`schedule`] what happens next (pure), [`run`] makes it happen.
+//! become bytes, [`key`] what makes two runs the same, [`mod@pattern`] which paths are meant, [`schedule`] what happens next (pure), [`run`] makes it happen.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +16,8 @@ pub mod graph;
 pub mod canon;
 
 pub mod key;
+
+pub mod pattern;
 
 pub mod seam;
 

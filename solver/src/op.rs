@@ -40,6 +40,26 @@ pub mod attr {
     pub const EXCLUDE_PATTERNS: &str = "local.excludepatterns";
     /// `local://`: JSON list; when present only what matches is part of the source.
     pub const INCLUDE_PATTERNS: &str = "local.includepattern";
+
+    /// `git://`: the whole address with its scheme, when the identifier does not say it.
+    pub const GIT_FULL_URL: &str = "git.fullurl";
+    /// `git://`: `true` keeps `.git`.
+    pub const GIT_KEEP_DIR: &str = "git.keepgitdir";
+    /// `git://`: the commit that the reference must resolve to, or a beginning of it.
+    pub const GIT_CHECKSUM: &str = "git.checksum";
+    /// `git://`: `true` leaves submodules out.
+    pub const GIT_SKIP_SUBMODULES: &str = "git.skipsubmodules";
+    /// `git://`: `commit` gives every file the time of the commit; `checkout` is the default.
+    pub const GIT_MTIME: &str = "git.mtime";
+    /// `git://`: `true` asks the server for the commit of [`GIT_CHECKSUM`] itself.
+    pub const GIT_FETCH_BY_COMMIT: &str = "git.fetchbycommit";
+
+    /// `http://`, `https://`: `sha256:…` (or sha384, sha512) of the bytes.
+    pub const HTTP_CHECKSUM: &str = "http.checksum";
+    /// `http://`, `https://`: name of the one file in the tree.
+    pub const HTTP_FILENAME: &str = "http.filename";
+    /// `http://`, `https://`: permission bits in octal; 0600 when absent.
+    pub const HTTP_PERM: &str = "http.perm";
 }
 
 impl SourceOp {
@@ -307,6 +327,9 @@ pub struct CopyAction {
     pub include_patterns: Vec<String>,
     /// Paths that match are left out.
     pub exclude_patterns: Vec<String>,
+    /// Paths or patterns beneath `src` of which each must be there (a pattern may match nothing only if
+    /// `allow_empty_wildcard`): what `include_patterns` alone would pass over in silence.
+    pub required_paths: Vec<String>,
     /// Modification time of everything copied, in seconds since 1970; `None` keeps the source's.
     pub timestamp: Option<i64>,
 }

@@ -125,7 +125,7 @@ mod tests {
         });
         let mut config = ImageConfig { created: Some("2020-01-01T00:00:00Z".into()), ..ImageConfig::default() };
         config.rootfs.diff_ids = base_layers.iter().map(|content| DiffId(Digest::of(content.as_bytes()))).collect();
-        PlanOutput { edge: Some(edge), platform: Platform::native(), config, history: history.collect() }
+        PlanOutput { edge: Some(edge), platform: Platform::native(), config, history: history.collect(), epoch: None }
     }
 
     /// Per history entry: who made it, when, whether it is empty.

@@ -135,6 +135,7 @@ async fn plan(
         no_cache: options.no_cache,
         network: options.network,
         ignore_patterns: context.ignore.as_ref().map(super::context::Ignore::patterns).unwrap_or_default(),
+        ..PlanOptions::default()
     };
     let mut answers = Answers::new();
     loop {

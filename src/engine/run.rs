@@ -34,8 +34,11 @@ pub async fn run(
         None => {
             let resolver =
                 Resolver { store: store.clone(), registry: registry.clone(), pull: false, progress: progress.clone() };
-            let question =
-                ImageQuestion { reference: options.image.clone(), platform: settings.native_platform.clone() };
+            let question = ImageQuestion {
+                reference: options.image.clone(),
+                platform: settings.native_platform.clone(),
+                layout: None,
+            };
             resolver.answer_one(&question).await?;
             find(&store, &options.image)?.ok_or_else(|| not_there(&options.image))?
         }

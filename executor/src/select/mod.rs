@@ -1,14 +1,8 @@
 //! Which paths an operation means: ignore files, `--exclude`, wildcards.
 //!
-//! In: patterns as people write them and a tree. Out: the entries that are meant. Deliberately absent: what is done
-//! with them. Next: [`glob`] (one pattern), [`patterns`] (a list, last match wins), [`tree`] (a whole selection).
+//! In: patterns as people write them ([`solver::pattern`]) and a tree. Out: the entries that are meant. Deliberately
+//! absent: what is done with them. Next: [`tree`] (a whole selection).
 
-pub mod glob;
-pub mod patterns;
 pub(crate) mod tree;
 
-pub use glob::{Glob, GlobError};
-pub use patterns::Patterns;
-
-#[cfg(test)]
-mod tests;
+pub use solver::pattern::{Glob, GlobError, Patterns};

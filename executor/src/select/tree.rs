@@ -8,10 +8,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::Stat;
 
-use super::glob::{Dialect, Glob, GlobError, has_wildcard};
-use super::patterns::{Marks, Patterns};
 use crate::tree::walk::{Descend, Entry, Visitor, names, walk};
 use crate::tree::{Place, Root, TreeError, joined};
+use solver::pattern::glob::{Dialect, Glob, GlobError, has_wildcard};
+use solver::pattern::{Marks, Patterns};
 
 /// What a path or pattern leads to.
 pub(crate) struct Match {

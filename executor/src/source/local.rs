@@ -176,7 +176,7 @@ impl LocalSource {
             }
             error => SourceError::in_context(&self.context)(error),
         })?;
-        let is_pattern = selection.wildcard && crate::select::glob::has_wildcard(&selection.path);
+        let is_pattern = selection.wildcard && solver::pattern::glob::has_wildcard(&selection.path);
         if !is_pattern {
             for one in &found {
                 if one.place.stat.is_none() {
@@ -220,7 +220,7 @@ impl LocalSource {
     }
 
     fn not_found(&self, selection: &Selection) -> SourceError {
-        let path = crate::select::patterns::clean(&selection.path);
+        let path = solver::pattern::patterns::clean(&selection.path);
         let path = path.trim_start_matches('/').to_owned();
         SourceError::NotFound { path: shown(path.as_bytes()), context: self.context.clone() }
     }
@@ -228,7 +228,7 @@ impl LocalSource {
     fn ignored(&self, patterns: &LocalPatterns, path: &[u8], asked: &str) -> Option<SourceError> {
         let (position, pattern) = patterns.exclude.matched_by(path)?;
         Some(SourceError::Ignored {
-            path: shown(crate::select::patterns::clean(asked).trim_start_matches('/').as_bytes()),
+            path: shown(solver::pattern::patterns::clean(asked).trim_start_matches('/').as_bytes()),
             context: self.context.clone(),
             pattern: pattern.to_owned(),
             position,

@@ -257,7 +257,13 @@ impl Lowering<'_> {
         let skipped_stages = skipped.map(|(index, _)| self.file.stage_name(index)).collect();
         self.found.extend(globals::unused_build_args(self.file, self.options));
         Ok(Planned::Plan(Box::new(Plan {
-            output: PlanOutput { edge: state.edge, platform, config, history: self.history.up_to(state.history) },
+            output: PlanOutput {
+                edge: state.edge,
+                platform,
+                config,
+                history: self.history.up_to(state.history),
+                epoch: None,
+            },
             graph: self.graph,
             spans: self.spans,
             warnings: crate::error::in_order(self.found),

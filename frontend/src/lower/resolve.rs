@@ -123,7 +123,7 @@ fn question(name: &str, span: Span, options: &PlanOptions) -> Result<Box<ImageQu
     let reference = name.parse::<Reference>().map_err(|error| {
         Refusal::new(error.to_string()).help("write a name like `debian:12` or `registry.example/team/app:1`").at(span)
     })?;
-    Ok(Box::new(ImageQuestion { reference, platform: options.platform.clone() }))
+    Ok(Box::new(ImageQuestion { reference, platform: options.platform.clone(), layout: None }))
 }
 
 /// What a `--from` or `from=` means.

@@ -123,7 +123,7 @@ fn find_in_result(action: &CopyAction, mounted: &Mounted) -> Result<Vec<Match>, 
     let wanted = Wanted { path: &action.src, wildcard: action.allow_wildcard, follow_symlinks: action.follow_symlinks };
     let found = find(&Root::new(fd), &wanted).map_err(SourceError::in_context(RESULT))?;
     let path = || shown(action.src.as_bytes());
-    let is_pattern = action.allow_wildcard && crate::select::glob::has_wildcard(&action.src);
+    let is_pattern = action.allow_wildcard && solver::pattern::glob::has_wildcard(&action.src);
     match is_pattern {
         true if found.is_empty() && !action.allow_empty_wildcard => {
             Err(SourceError::NothingMatches { pattern: path(), context: RESULT.into() }.into())

@@ -25,7 +25,7 @@ struct Pattern {
 
 /// Which patterns match a directory or one above it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Marks(Vec<bool>);
+pub struct Marks(Vec<bool>);
 
 impl Patterns {
     /// Compiles a list; blank lines are skipped.
@@ -73,12 +73,12 @@ impl Patterns {
     }
 
     /// Marks of the root.
-    pub(crate) fn no_marks(&self) -> Marks {
+    pub fn no_marks(&self) -> Marks {
         Marks(vec![false; self.patterns.len()])
     }
 
     /// Marks of a directory.
-    pub(crate) fn marks_of(&self, dir: &[u8]) -> Marks {
+    pub fn marks_of(&self, dir: &[u8]) -> Marks {
         let mut marks = self.no_marks();
         if dir.is_empty() {
             return marks;
@@ -91,13 +91,13 @@ impl Patterns {
     }
 
     /// Marks of the directory `dir`, those of its parent being known.
-    pub(crate) fn marks_beneath(&self, dir: &[u8], parent: &Marks) -> Marks {
+    pub fn marks_beneath(&self, dir: &[u8], parent: &Marks) -> Marks {
         let mark = |(pattern, above): (&Pattern, &bool)| *above || pattern.glob.matches(dir);
         Marks(self.patterns.iter().zip(&parent.0).map(mark).collect())
     }
 
     /// Whether `path` is matched, the marks of its parent being known.
-    pub(crate) fn matches_in(&self, path: &[u8], parent: &Marks) -> bool {
+    pub fn matches_in(&self, path: &[u8], parent: &Marks) -> bool {
         self.decide(path, parent).is_some()
     }
 
@@ -114,7 +114,7 @@ impl Patterns {
     }
 
     /// Whether something beneath a matched directory may not be matched: a later `!` line may take it back.
-    pub(crate) fn may_take_back_beneath(&self, dir: &[u8], marks: &Marks) -> bool {
+    pub fn may_take_back_beneath(&self, dir: &[u8], marks: &Marks) -> bool {
         // What stands before the last line that matches the directory itself is overruled by it.
         let last = self.patterns.iter().zip(&marks.0).rposition(|(pattern, marked)| *marked && !pattern.negated);
         let later = &self.patterns[last.map_or(0, |last| last + 1)..];
@@ -122,13 +122,13 @@ impl Patterns {
     }
 
     /// Whether something beneath a directory that is not matched may be matched.
-    pub(crate) fn may_match_beneath(&self, dir: &[u8]) -> bool {
+    pub fn may_match_beneath(&self, dir: &[u8]) -> bool {
         self.patterns.iter().any(|pattern| !pattern.negated && pattern.glob.may_match_beneath(dir))
     }
 }
 
 /// Go's `filepath.Clean`: the shortest path that means the same; the empty one is `.`.
-pub(crate) fn clean(path: &str) -> String {
+pub fn clean(path: &str) -> String {
     let rooted = path.starts_with('/');
     let mut names: Vec<&str> = Vec::new();
     for name in path.split('/') {
