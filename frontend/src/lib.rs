@@ -34,6 +34,8 @@ pub mod stage;
 
 mod ignore;
 
+pub mod git;
+
 pub mod lint;
 
 mod lower;
