@@ -6,6 +6,7 @@
 
 mod advice;
 mod build;
+mod input;
 mod manage;
 mod run;
 mod usage;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub use build::BuildArgs;
+pub use input::InputArgs;
 pub use manage::{ConfigArgs, Format, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, SaveFormat};
 pub use run::RunArgs;
 

@@ -1,9 +1,10 @@
 //! What a build is asked to do: the command line, the environment and the config files, merged and checked.
 //!
-//! The values are plain data, which [`build::build`] and [`run::run`] make of flags, settings and surroundings, and
+//! The values are plain data, which [`build::build`], [`input::input`] and [`run::run`] make of flags, settings and surroundings, and
 //! [`crate::engine`] obeys. Deliberately absent: reading files, and the words of the command line ([`crate::cli`]).
 
 pub mod build;
+pub mod input;
 pub mod output;
 pub mod run;
 
@@ -13,23 +14,30 @@ use std::path::PathBuf;
 use oci::model::{Platform, Reference};
 use solver::op::NetworkMode;
 
-/// One build.
+/// What is built or looked at: the same for `build`, `check` and `debug`.
 #[derive(Clone, Debug)]
-pub struct BuildOptions {
+pub struct InputOptions {
     /// The context directory, as given.
     pub context: PathBuf,
     /// `-f`; `None` looks for `Dockerfile`, then `dockerfile`, then `Containerfile` in the context.
     pub file: Option<PathBuf>,
-    /// `-t`, in order.
-    pub tags: Vec<Reference>,
     /// `--target`.
     pub target: Option<String>,
     /// `--build-arg`, later ones winning; a bare name was looked up in the environment and is absent if unset there.
     pub build_args: BTreeMap<String, String>,
-    /// `--label`.
-    pub labels: BTreeMap<String, String>,
     /// `--platform`, or the machine's own.
     pub platform: Platform,
+}
+
+/// One build.
+#[derive(Clone, Debug)]
+pub struct BuildOptions {
+    /// What is built.
+    pub input: InputOptions,
+    /// `-t`, in order.
+    pub tags: Vec<Reference>,
+    /// `--label`.
+    pub labels: BTreeMap<String, String>,
     /// `--network`; `None` when not given.
     pub network: Option<NetworkMode>,
     /// `--no-cache`.

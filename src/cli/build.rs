@@ -7,6 +7,7 @@ use clap::{ArgAction, Args};
 use oci::model::Reference;
 use solver::op::NetworkMode;
 
+use super::input::InputArgs;
 use super::values::{self, ProgressArg};
 
 /// Flags of `rbuild build`.
@@ -21,28 +22,16 @@ Examples:
   rbuild --target test --no-cache .           build one stage, every step anew"
 )]
 pub struct BuildArgs {
-    /// The folder that COPY and ADD read from
-    #[arg(value_name = "CONTEXT")]
-    pub context: PathBuf,
+    /// What is built.
+    #[command(flatten)]
+    pub input: InputArgs,
 
-    /// Read this Dockerfile [default: Dockerfile, dockerfile or Containerfile in the context]
-    #[arg(short, long, value_name = "FILE")]
-    pub file: Option<PathBuf>,
     /// Keep the image under this name, and push to it; may be given again
     #[arg(short, long = "tag", value_name = "NAME[:TAG]", value_parser = values::tag, action = ArgAction::Append)]
     pub tags: Vec<Reference>,
-    /// Build this stage [default: the last]
-    #[arg(long, value_name = "STAGE")]
-    pub target: Option<String>,
-    /// Set a build argument; a bare name takes its value from the environment
-    #[arg(long = "build-arg", value_name = "NAME[=VALUE]", action = ArgAction::Append)]
-    pub build_args: Vec<String>,
     /// Add a label to the image
     #[arg(long = "label", value_name = "NAME=VALUE", action = ArgAction::Append)]
     pub labels: Vec<String>,
-    /// Build for this platform; only that of this machine, for now [env: DOCKER_DEFAULT_PLATFORM]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
 
     /// Run every step, whatever the cache knows
     #[arg(long, help_heading = "Cache", value_name = "BOOL", num_args = 0..=1, require_equals = true,

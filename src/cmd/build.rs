@@ -20,7 +20,7 @@ use crate::report;
 pub async fn build(hall: &Hall<'_>, args: &BuildArgs) -> Result<u8, Failure> {
     let inert = options::build::inert(args)?;
     let options = options::build::build(args, &hall.config, hall.environment)?;
-    check_for_verb(&options.context)?;
+    check_for_verb(&options.input.context)?;
     let mode = hall.mode()?;
     forget_old_id(options.iidfile.as_deref())?;
     if !inert.is_empty() && hall.talks() {
@@ -181,13 +181,15 @@ mod tests {
 
     fn build_options() -> BuildOptions {
         BuildOptions {
-            context: ".".into(),
-            file: None,
+            input: options::InputOptions {
+                context: ".".into(),
+                file: None,
+                target: None,
+                build_args: std::collections::BTreeMap::new(),
+                platform: oci::model::Platform::native(),
+            },
             tags: Vec::new(),
-            target: None,
-            build_args: std::collections::BTreeMap::new(),
             labels: std::collections::BTreeMap::new(),
-            platform: oci::model::Platform::native(),
             network: None,
             no_cache: false,
             pull: false,

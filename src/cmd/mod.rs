@@ -49,7 +49,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         flags.quiet = args.quiet;
         flags.jobs = args.jobs;
         flags.network = args.network;
-        flags.platform.clone_from(&args.platform);
+        flags.platform.clone_from(&args.input.platform);
     }
     if let Verb::Version = cli.verb {
         return version::version();

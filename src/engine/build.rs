@@ -103,7 +103,7 @@ pub async fn build(
 }
 
 fn read_context(options: &BuildOptions, progress: &dyn Progress) -> Result<Context, Failure> {
-    let context = Context::read(&options.context, options.file.as_deref())?;
+    let context = Context::read(&options.input.context, options.input.file.as_deref())?;
     let names = std::iter::once(&context.dockerfile).chain(context.ignore.as_ref().map(|ignore| &ignore.text));
     for (text, what) in names.zip(["build definition from ", ""]) {
         let name = format!("[internal] load {what}{}", text.name);
@@ -127,10 +127,10 @@ async fn plan(
     let resolver =
         Resolver { store: store.clone(), registry: registry.clone(), pull: options.pull, progress: progress.clone() };
     let asked_of_frontend = PlanOptions {
-        target: options.target.clone(),
-        build_args: options.build_args.clone(),
+        target: options.input.target.clone(),
+        build_args: options.input.build_args.clone(),
         labels: options.labels.clone(),
-        platform: options.platform.clone(),
+        platform: options.input.platform.clone(),
         build_platform: settings.native_platform.clone(),
         no_cache: options.no_cache,
         network: options.network,

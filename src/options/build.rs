@@ -1,13 +1,12 @@
 //! From flags, settings and surroundings to [`BuildOptions`].
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use oci::model::Platform;
 
 use super::{BuildOptions, Output, output};
 use crate::cli::BuildArgs;
-use crate::config::{Config, Source};
+use crate::config::Config;
 use crate::engine::Failure;
 use crate::environment::Environment;
 
@@ -16,11 +15,8 @@ use crate::environment::Environment;
 /// # Errors
 /// With advice, for what contradicts itself or is not supported.
 pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Result<BuildOptions, Failure> {
-    let context = context(&args.context)?;
-    if args.file.as_deref() == Some(Path::new("-")) {
-        return Err(Failure::new("a Dockerfile on standard input is not supported by this version of rbuild")
-            .help("write it into a file, and name that with `-f FILE`"));
-    }
+    let input = super::input::input(&args.input, config, environment)?;
+    check_platform(&input.platform, config)?;
     if args.push && args.tags.is_empty() {
         return Err(Failure::new("there is no name to push to").help("give one with `-t REGISTRY/NAME:TAG`"));
     }
@@ -31,13 +27,9 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
         }
     }
     Ok(BuildOptions {
-        context,
-        file: args.file.clone(),
+        input,
         tags,
-        target: args.target.clone().filter(|target| !target.is_empty()),
-        build_args: build_args(&args.build_args, environment)?,
         labels: labels(&args.labels)?,
-        platform: platform(config)?,
         network: config.network.value,
         no_cache: args.no_cache,
         pull: args.pull,
@@ -82,46 +74,6 @@ pub fn inert(args: &BuildArgs) -> Result<Vec<String>, Failure> {
     Ok(given)
 }
 
-fn context(path: &Path) -> Result<PathBuf, Failure> {
-    let text = path.to_string_lossy();
-    let remote = text.contains("://") || text.starts_with("git@");
-    if remote || text == "-" {
-        let what = if remote { "a remote context" } else { "a context on standard input" };
-        return Err(Failure::new(format!("{what} is not supported by this version of rbuild"))
-            .help("fetch it into a folder first, and name that"));
-    }
-    Ok(path.to_owned())
-}
-
-fn build_args(given: &[String], environment: &Environment) -> Result<BTreeMap<String, String>, Failure> {
-    let mut args = BTreeMap::new();
-    for text in given {
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (text.as_str(), bare(text, environment)?),
-        };
-        if name.is_empty() {
-            return Err(
-                Failure::new(format!("`--build-arg {text}` has no name")).help("write `--build-arg NAME=VALUE`")
-            );
-        }
-        match value {
-            Some(value) => args.insert(name.to_owned(), value),
-            None => args.remove(name),
-        };
-    }
-    Ok(args)
-}
-
-/// The value of a variable that a flag names without one; `None` when it is not set.
-pub fn bare(name: &str, environment: &Environment) -> Result<Option<String>, Failure> {
-    let value = environment.variables.get(std::ffi::OsStr::new(name)).map(|value| value.to_str());
-    match value {
-        Some(None) => Err(Failure::new(format!("the variable `{name}` is not UTF-8"))),
-        value => Ok(value.flatten().map(str::to_owned)),
-    }
-}
-
 fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let pairs = given.iter().map(|text| {
         let (name, value) = text.split_once('=').unwrap_or((text, ""));
@@ -133,28 +85,17 @@ fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     pairs.collect()
 }
 
-fn platform(config: &Config) -> Result<Platform, Failure> {
+/// Steps run on this machine, so it must be of the platform that is built for.
+fn check_platform(wanted: &Platform, config: &Config) -> Result<(), Failure> {
     let native = Platform::native();
-    let Some(text) = config.platform.value.as_deref().filter(|text| *text != "local") else { return Ok(native) };
-    let origin = match &config.platform.source {
-        Source::Flag(name) | Source::Variable(name) => *name,
-        Source::File { .. } | Source::Default => "platform",
-    };
-    let wrong = |reason: String| Failure::new(format!("`{origin}`: {reason}"));
-    if text.contains(',') {
-        return Err(wrong(format!(
-            "`{text}` names several platforms, which this version of rbuild cannot build at once"
-        ))
-        .help(format!("build on a machine of each platform; this one is `{native}`")));
+    if *wanted == native {
+        return Ok(());
     }
-    let wanted: Platform = text.parse().map_err(|error| wrong(format!("{error}")))?;
-    if wanted != native {
-        return Err(wrong(format!(
-            "`{wanted}` is not the platform of this machine, and this version of rbuild builds for no other"
-        ))
-        .help(format!("leave it out, or say `{native}`")));
-    }
-    Ok(native)
+    let origin = super::input::platform_origin(config);
+    Err(Failure::new(format!(
+        "`{origin}`: `{wanted}` is not the platform of this machine, and this version of rbuild builds for no other"
+    ))
+    .help(format!("leave it out, or say `{native}`")))
 }
 
 fn outputs(args: &BuildArgs, environment: &Environment) -> Result<Vec<Output>, Failure> {
@@ -194,7 +135,7 @@ mod tests {
             working_directory: "/here".into(),
             ..Environment::default()
         };
-        let flags = Flags { platform: args.platform.clone(), quiet: args.quiet, ..Flags::default() };
+        let flags = Flags { platform: args.input.platform.clone(), quiet: args.quiet, ..Flags::default() };
         let config = config::load(flags, &environment)?;
         Ok((build(&args, &config, &environment)?, inert(&args)?))
     }
@@ -204,7 +145,7 @@ mod tests {
         let check = |words: &str, expected: &[(&str, &str)]| {
             let (options, _) = asked(words, &[("SET", "from env"), ("EMPTY", "")]).expect(words);
             let expected = expected.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-            assert_eq!(options.build_args, expected, "{words}");
+            assert_eq!(options.input.build_args, expected, "{words}");
         };
         check("--build-arg A=1 .", &[("A", "1")]);
         check("--build-arg A=1 --build-arg A=2 .", &[("A", "2")]);
