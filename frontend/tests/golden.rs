@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 
 use oci::model::{Config, DiffId, Digest, History, ImageConfig, RootFs};
-use rbuild_frontend::{self as frontend, Answers, ImageAnswer, ImageQuestion, Plan, PlanOptions, Planned};
+use rbuild_frontend::{
+    self as frontend, Answers, ImageAnswer, ImageQuestion, NamedContext, Plan, PlanOptions, Planned,
+};
 
 /// More rounds than any case needs: each answers everything that was asked.
 const ROUNDS_MAX: usize = 5;
@@ -61,6 +63,20 @@ fn image(question: &ImageQuestion) -> ImageAnswer {
     ImageAnswer { digest: Digest::of(question.reference.to_string().as_bytes()), config }
 }
 
+/// `image:NAME`, `scratch`, `layout:NAME`, `tree` or `tree:PATTERN,…`.
+fn context(kind: &str) -> NamedContext {
+    let (kind, value) = kind.split_once(':').unwrap_or((kind, ""));
+    match kind {
+        "image" => NamedContext::Image(value.parse().unwrap()),
+        "scratch" => NamedContext::Scratch,
+        "layout" => NamedContext::Layout(value.parse().unwrap()),
+        "tree" => NamedContext::Tree {
+            ignore_patterns: value.split(',').filter(|pattern| !pattern.is_empty()).map(str::to_owned).collect(),
+        },
+        _ => panic!("unknown kind of context `{kind}`"),
+    }
+}
+
 /// One option a line: a name, a blank, a value.
 fn options(text: &str) -> PlanOptions {
     let mut options = PlanOptions {
@@ -81,6 +97,14 @@ fn options(text: &str) -> PlanOptions {
             "network" if value == "host" => options.network = Some(solver::op::NetworkMode::Host),
             "network" if value == "none" => options.network = Some(solver::op::NetworkMode::None),
             "ignore" => options.ignore_patterns.push(value.into()),
+            "context" => {
+                let (key, kind) = pair();
+                options.contexts.insert(key, context(&kind));
+            }
+            "context-time" => {
+                let (key, time) = pair();
+                options.context_times.insert(key, time.parse().unwrap());
+            }
             _ => panic!("unknown option `{line}`"),
         }
     }
@@ -100,7 +124,9 @@ fn solve(text: &str, options: &PlanOptions) -> (Vec<String>, Result<Box<Plan>, S
                     let help = question.help.map(|help| format!(" ({help})")).unwrap_or_default();
                     let place = question.span.map_or("", |span| &text[span]);
                     let (name, platform) = (&question.question.reference, &question.question.platform);
-                    asked.push(format!("asked {name} for {platform} at {place:?}{help}\n"));
+                    let layout = question.question.layout.as_ref().map(|l| format!(" in layout {l}"));
+                    let layout = layout.unwrap_or_default();
+                    asked.push(format!("asked {name} for {platform}{layout} at {place:?}{help}\n"));
                     let answer = image(&question.question);
                     assert!(answers.insert(question.question, answer).is_none(), "asked twice");
                 }

@@ -26,9 +26,10 @@ pub enum Op {
 /// Where something comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceOp {
-    /// `docker-image://docker.io/library/debian:12@sha256:…`, `local://context`, `git://…`, `https://…`,
-    /// `oci-layout://…`: the scheme picks the source, the rest is its business. Images are pinned by digest before
-    /// they enter the graph.
+    /// `docker-image://docker.io/library/debian:12@sha256:…`, `local://context`, `git://…`, `https://…`: the scheme
+    /// picks the source, the rest is its business. Images are pinned by digest before they enter the graph.
+    /// `oci-layout://docker.io/library/debian:12@sha256:…` is an image too, whose blobs the caller has brought from an
+    /// OCI image layout: no registry knows it, and the name before the `@` is for people only.
     pub identifier: String,
     /// Options of the source, by the names in [`attr`].
     pub attrs: BTreeMap<String, String>,

@@ -1,11 +1,12 @@
 //! From stages to a plan: operations, image config, history.
 //!
-//! The order of things: every FROM line is understood ([`resolve::bases`]), what the target needs is found
+//! The order of things: every FROM line is understood ([`resolve::Names::bases`]), what the target needs is found
 //! ([`resolve::needs`]), what must be known about images is asked for, and then each needed stage is lowered in
 //! order, instruction by instruction ([`stage`]). Read [`state`] for what a stage has become, [`env`] for its
 //! variables, [`history`] and [`steps`] for the words that people see, [`refuse`] for what rbuild cannot do yet.
 
 pub mod check;
+pub mod contexts;
 pub mod env;
 pub mod globals;
 pub mod history;
@@ -34,12 +35,13 @@ use solver::op::{Op, OpMeta, SourceOp, attr};
 
 use crate::error::{Diagnostic, Severity};
 use crate::expand::{Budget, ExpandError};
-use crate::plan::{Answers, ImageQuestion, Plan, PlanOptions, PlanOutput, Planned};
+use crate::plan::{Answers, ImageQuestion, NamedContext, Plan, PlanOptions, PlanOutput, Planned};
 use crate::span::Word;
 use crate::stage::Dockerfile;
+use contexts::Contexts;
 use env::Env;
 use refuse::Supported;
-use resolve::{Base, ResolvedStage};
+use resolve::{Base, ImageBase, Names, ResolvedStage};
 use state::State;
 
 /// What expansions, environments and operations of one file may take together, in bytes. A hundred thousand
@@ -77,20 +79,21 @@ pub fn plan(
                 .help("give each stage a name of its own"),
         );
     }
+    let names = Names { file, options, contexts: Contexts::new(options) };
     for (index, stage) in file.stages.iter().enumerate() {
         for name in stage.commands.iter().flat_map(|command| command.references()) {
-            found.extend(resolve::tree(file, name, index, options).err());
+            found.extend(names.tree(name, index).err());
         }
     }
     let target = file.target(options.target.as_deref());
     let known_target = *target.as_ref().unwrap_or(&0);
     found.extend(target.err());
     let globals = globals::globals(file, options, known_target, &budget, &mut found);
-    let mut stages = resolve::bases(file, options, &globals, &budget, &mut found);
+    let mut stages = names.bases(&globals, &budget, &mut found);
     if is_faulty(&found) {
         return Err(found);
     }
-    let asked = resolve::needs(file, &mut stages, known_target, options, answers, supported, &budget, &mut found);
+    let asked = resolve::needs(&names, &mut stages, known_target, answers, supported, &budget, &mut found);
     if is_faulty(&found) {
         return Err(found);
     }
@@ -99,6 +102,7 @@ pub fn plan(
     }
     let mut lowering = Lowering {
         file,
+        names,
         options,
         answers,
         supported,
@@ -109,7 +113,7 @@ pub fn plan(
         spans: HashMap::new(),
         history: history::History::default(),
         states: Vec::with_capacity(known_target + 1),
-        context: None,
+        trees: BTreeMap::new(),
         images: HashMap::new(),
         found,
     };
@@ -136,6 +140,7 @@ fn unexpandable(word: &Word, error: &ExpandError) -> Diagnostic {
 /// The work in progress.
 struct Lowering<'a> {
     file: &'a Dockerfile,
+    names: Names<'a>,
     options: &'a PlanOptions,
     answers: &'a Answers,
     supported: Supported,
@@ -146,7 +151,8 @@ struct Lowering<'a> {
     spans: HashMap<VertexId, Range<usize>>,
     history: history::History,
     states: Vec<Option<State>>,
-    context: Option<Edge>,
+    /// The local sources so far, by name; the build context is `context`.
+    trees: BTreeMap<String, Edge>,
     images: HashMap<ImageQuestion, Rc<ImageConfig>>,
     found: Vec<Diagnostic>,
 }
@@ -179,18 +185,34 @@ impl Lowering<'_> {
 
     /// The build context.
     fn context(&mut self) -> Edge {
-        if let Some(known) = self.context {
-            return known;
+        let options = self.options;
+        self.local("context", "[internal] load build context".into(), &options.ignore_patterns)
+    }
+
+    /// The tree of a named context.
+    fn named_tree(&mut self, key: &str) -> Edge {
+        let options = self.options;
+        let patterns: &[String] = match options.contexts.get(key) {
+            Some(NamedContext::Tree { ignore_patterns }) => ignore_patterns,
+            _ => &[],
+        };
+        self.local(key, format!("[context {key}] load"), patterns)
+    }
+
+    /// A tree of the caller, once per plan.
+    fn local(&mut self, name: &str, description: String, ignore_patterns: &[String]) -> Edge {
+        if let Some(known) = self.trees.get(name) {
+            return *known;
         }
         let mut attrs = BTreeMap::new();
-        if !self.options.ignore_patterns.is_empty() {
-            let list = serde_json::Value::from(self.options.ignore_patterns.clone());
+        if !ignore_patterns.is_empty() {
+            let list = serde_json::Value::from(ignore_patterns.to_vec());
             attrs.insert(attr::EXCLUDE_PATTERNS.to_owned(), list.to_string());
         }
-        let source = SourceOp { identifier: "local://context".into(), attrs };
-        let meta = OpMeta { description: "[internal] load build context".into(), ..OpMeta::default() };
+        let source = SourceOp { identifier: format!("local://{name}"), attrs };
+        let meta = OpMeta { description, ..OpMeta::default() };
         let edge = self.add(Op::Source(source), Vec::new(), None, meta, None);
-        self.context = Some(edge);
+        self.trees.insert(name.to_owned(), edge);
         edge
     }
 
@@ -201,13 +223,15 @@ impl Lowering<'_> {
         self.images.entry(question.clone()).or_insert_with(config).clone()
     }
 
-    /// The tree of an image, `None` when it has no layers. `describe` turns `FROM name` into the step's name.
+    /// The tree of an image, `None` when it has no layers. `describe` turns `FROM name` into the step's name; what a
+    /// context says is named after the context instead.
     fn image(
         &mut self,
-        question: &ImageQuestion,
+        image: &ImageBase,
         place: Option<Range<usize>>,
         describe: impl FnOnce(String) -> String,
     ) -> Option<Edge> {
+        let question = &image.question;
         // Everything needed is answered for: `needs` asked for it.
         let answer = self.answers.get(question).expect("lowering starts when no question is left");
         let layers =
@@ -216,18 +240,24 @@ impl Lowering<'_> {
             return None;
         }
         let name = question.reference.with_digest(answer.digest).to_string();
-        let source = SourceOp { identifier: format!("docker-image://{name}"), attrs: BTreeMap::new() };
-        let meta = OpMeta { description: describe(format!("FROM {name}")), ..OpMeta::default() };
+        let scheme = if question.layout.is_some() { "oci-layout" } else { "docker-image" };
+        let source = SourceOp { identifier: format!("{scheme}://{name}"), attrs: BTreeMap::new() };
+        let description = match &image.context {
+            Some(context) => format!("[context {context}] {name}"),
+            None => describe(format!("FROM {name}")),
+        };
+        let meta = OpMeta { description, ..OpMeta::default() };
         Some(self.add(Op::Source(source), Vec::new(), Some(&question.platform), meta, place))
     }
 
     /// The tree that a `--from` means; `None` is the empty one.
     fn tree(&mut self, name: &Word, inside: usize, place: Option<Range<usize>>) -> Result<Option<Edge>, Diagnostic> {
-        Ok(match resolve::tree(self.file, name, inside, self.options)? {
+        Ok(match self.names.tree(name, inside)? {
             Base::Scratch => None,
             // An earlier stage that is referred to is needed, and lowered by now.
             Base::Stage(stage) => self.states[stage].as_ref().and_then(|state| state.edge),
-            Base::Image(question) => self.image(&question, place, |name| name),
+            Base::Image(image) => self.image(&image, place, |name| name),
+            Base::Tree(key) => Some(self.named_tree(&key)),
         })
     }
 
@@ -239,7 +269,8 @@ impl Lowering<'_> {
             return Err(self.found);
         }
         // The target is needed, and every needed stage has a state.
-        let state = self.states[target].take().expect("the target was lowered");
+        let mut state = self.states[target].take().expect("the target was lowered");
+        self.settle(&mut state);
         let mut config = state.image();
         config.config.labels.extend(self.options.labels.clone());
         let platform = Platform {

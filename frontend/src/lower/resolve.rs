@@ -9,6 +9,7 @@ use std::collections::HashSet;
 use oci::model::{Platform, Reference};
 
 use super::INSTRUCTION_BYTES;
+use super::contexts::Contexts;
 use super::env::Env;
 use super::origin::Origin;
 use super::refuse::Supported;
@@ -31,7 +32,28 @@ pub enum Base {
     /// An earlier stage.
     Stage(usize),
     /// An image.
-    Image(Box<ImageQuestion>),
+    Image(Box<ImageBase>),
+    /// The tree of the named context of that key.
+    Tree(String),
+}
+
+/// An image as a base or as a tree to copy from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageBase {
+    /// What is asked.
+    pub question: ImageQuestion,
+    /// The named context that says so.
+    pub context: Option<String>,
+}
+
+/// What names may mean: the stages of the file and the named contexts.
+pub struct Names<'a> {
+    /// The file.
+    pub file: &'a Dockerfile,
+    /// What is asked for.
+    pub options: &'a PlanOptions,
+    /// Its named contexts.
+    pub contexts: Contexts<'a>,
 }
 
 /// A stage with its FROM line understood.
@@ -45,47 +67,37 @@ pub struct ResolvedStage {
     pub triggers: Vec<(Instruction, Origin)>,
     /// Whether the target needs it.
     pub needed: bool,
+    /// Whether a named context replaces it: then nothing that stands in it is used.
+    pub replaced: bool,
 }
 
-/// Understands the FROM lines of all stages.
-pub fn bases(
-    file: &Dockerfile,
-    options: &PlanOptions,
-    globals: &Env,
-    budget: &Budget,
-    found: &mut Vec<Diagnostic>,
-) -> Vec<ResolvedStage> {
-    let mut stages: Vec<ResolvedStage> = Vec::with_capacity(file.stages.len());
-    for (index, stage) in file.stages.iter().enumerate() {
-        let resolved = base(file, index, options, globals, budget).unwrap_or_else(|fault| {
-            found.push(fault);
-            (Base::Scratch, None)
-        });
-        let platform = match (&resolved.0, resolved.1) {
-            (Base::Stage(below), _) => stages[*below].platform.clone(),
-            (_, Some(platform)) => platform,
-            (_, None) => options.platform.clone(),
-        };
-        let mut base = resolved.0;
-        if let Base::Image(question) = &mut base {
-            question.platform = platform.clone();
+impl Names<'_> {
+    /// Understands the FROM lines of all stages.
+    pub fn bases(&self, globals: &Env, budget: &Budget, found: &mut Vec<Diagnostic>) -> Vec<ResolvedStage> {
+        let mut stages: Vec<ResolvedStage> = Vec::with_capacity(self.file.stages.len());
+        for (index, stage) in self.file.stages.iter().enumerate() {
+            let mut fault = |fault: Diagnostic| found.push(fault);
+            let asked = self.platform(index, globals, budget).map_err(&mut fault).unwrap_or_default();
+            let platform = asked.as_ref().unwrap_or(&self.options.platform);
+            let context = stage.from.name.as_ref().and_then(|name| self.contexts.base(&name.text, platform));
+            let replaced = context.is_some();
+            let base = match context {
+                Some(base) => base,
+                None => self.base(index, platform, globals, budget).map_err(&mut fault).unwrap_or(Base::Scratch),
+            };
+            let platform = match &base {
+                Base::Stage(below) => stages[*below].platform.clone(),
+                _ => platform.clone(),
+            };
+            debug_assert!(stage.span.start <= stage.span.end);
+            stages.push(ResolvedStage { base, platform, triggers: Vec::new(), needed: false, replaced });
         }
-        debug_assert!(stage.span.start <= stage.span.end);
-        stages.push(ResolvedStage { base, platform, triggers: Vec::new(), needed: false });
+        stages
     }
-    stages
-}
 
-fn base(
-    file: &Dockerfile,
-    index: usize,
-    options: &PlanOptions,
-    globals: &Env,
-    budget: &Budget,
-) -> Result<(Base, Option<Platform>), Diagnostic> {
-    let from = &file.stages[index].from;
-    let expanded = |word: &Word| {
-        let found = expand(&word.text, Rules::ordinary(file.escape), globals, budget)
+    /// The value of a word of FROM.
+    fn expanded(&self, word: &Word, globals: &Env, budget: &Budget) -> Result<String, Diagnostic> {
+        let found = expand(&word.text, Rules::ordinary(self.file.escape), globals, budget)
             .map_err(|error| super::unexpandable(word, &error))?;
         if !found.text.is_empty() {
             return Ok(found.text);
@@ -97,84 +109,118 @@ fn base(
             })
         });
         Err(fault.maybe_help(help))
-    };
-    let name = expanded(&from.base)?;
-    let platform = match &from.platform {
-        None => None,
-        Some(word) => {
-            let text = expanded(word)?;
-            Some(text.parse::<Platform>().map_err(|error| {
-                Diagnostic::error(word.span, error.to_string(), "").help("write `--platform=linux/arm64`")
-            })?)
+    }
+
+    /// The `--platform` of a stage.
+    fn platform(&self, index: usize, globals: &Env, budget: &Budget) -> Result<Option<Platform>, Diagnostic> {
+        let Some(word) = &self.file.stages[index].from.platform else { return Ok(None) };
+        let platform = self.expanded(word, globals, budget)?.parse::<Platform>().map_err(|error| {
+            Diagnostic::error(word.span, error.to_string(), "").help("write `--platform=linux/arm64`")
+        })?;
+        Ok(Some(platform))
+    }
+
+    /// What a stage stands on.
+    fn base(&self, index: usize, platform: &Platform, globals: &Env, budget: &Budget) -> Result<Base, Diagnostic> {
+        let word = &self.file.stages[index].from.base;
+        let name = self.expanded(word, globals, budget)?;
+        if name == "scratch" {
+            return Ok(Base::Scratch);
         }
-    };
-    let base = if name == "scratch" {
-        Base::Scratch
-    } else if let Some(stage) = file.base_stage(&name, index) {
-        Base::Stage(stage)
-    } else {
-        Base::Image(question(&name, from.base.span, options)?)
-    };
-    Ok((base, platform))
+        if let Some(stage) = self.file.base_stage(&name, index) {
+            return Ok(Base::Stage(stage));
+        }
+        match self.contexts.base(&name, platform) {
+            Some(base) => Ok(base),
+            None => image(&name, word.span, platform),
+        }
+    }
+
+    /// What a `--from` or `from=` means.
+    pub fn tree(&self, name: &Word, inside: usize) -> Result<Base, Diagnostic> {
+        if name.text.contains('$') {
+            return Err(Diagnostic::error(name.span, "variables are not expanded in `--from`", "")
+                .help("define a stage `FROM $NAME AS files` and write `--from=files`"));
+        }
+        let platform = &self.options.platform;
+        let meaning = self.file.meaning(&name.text, inside);
+        let is_number = name.text.bytes().all(|b| b.is_ascii_digit());
+        // A context that replaces a later stage is there already.
+        if matches!(meaning, Meaning::NotYet(_) | Meaning::Nothing)
+            && !is_number
+            && let Some(base) = self.contexts.base(&name.text, platform)
+        {
+            return Ok(base);
+        }
+        match meaning {
+            Meaning::Earlier(stage) => Ok(Base::Stage(stage)),
+            Meaning::NotYet(stage) if stage == inside => {
+                Err(Diagnostic::error(name.span, format!("stage `{}` refers to itself", name.text), "this stage")
+                    .help("only earlier stages can be referred to"))
+            }
+            Meaning::NotYet(stage) => {
+                let message = format!("stage `{}` must be defined before it is referred to", name.text);
+                let (later, here) = (self.file.stage_name(stage), self.file.stage_name(inside));
+                let help = format!("move stage `{later}` above stage `{here}`");
+                Err(Diagnostic::error(name.span, message, "this stage comes later").help(help))
+            }
+            Meaning::NoSuchNumber => {
+                let message = format!("there is no stage {}", name.text);
+                Err(Diagnostic::error(name.span, message, "")
+                    .help(format!("stages are numbered from 0; before this one there are {inside}")))
+            }
+            Meaning::Nothing if name.text == "scratch" => Ok(Base::Scratch),
+            Meaning::Nothing => image(&name.text, name.span, platform),
+        }
+    }
+
+    /// What to tell when there is no image of that name: a stage or a context was perhaps meant.
+    fn perhaps(&self, written: &str, inside: usize) -> Option<String> {
+        if written.contains(['/', ':', '@']) {
+            return None;
+        }
+        let earlier = self.file.stages[..inside].iter().rev().take(STAGES_SUGGESTED);
+        let stages = earlier.filter_map(|stage| stage.from.name.as_ref()).map(|name| name.text.as_str());
+        if let Some(name) = suggest::nearest(written, stages) {
+            return Some(format!("no stage is called `{written}`; did you mean `{name}`?"));
+        }
+        let mut contexts: Vec<&str> = self.contexts.names().collect();
+        contexts.sort_unstable();
+        let name = suggest::nearest(written, contexts)?;
+        Some(format!("no stage or context is called `{written}`; did you mean the context `{name}`?"))
+    }
 }
 
-/// An image, for the machine that is built for.
-fn question(name: &str, span: Span, options: &PlanOptions) -> Result<Box<ImageQuestion>, Diagnostic> {
+/// An image, for a machine.
+fn image(name: &str, span: Span, platform: &Platform) -> Result<Base, Diagnostic> {
     let reference = name.parse::<Reference>().map_err(|error| {
         Refusal::new(error.to_string()).help("write a name like `debian:12` or `registry.example/team/app:1`").at(span)
     })?;
-    Ok(Box::new(ImageQuestion { reference, platform: options.platform.clone(), layout: None }))
-}
-
-/// What a `--from` or `from=` means.
-pub fn tree(file: &Dockerfile, name: &Word, inside: usize, options: &PlanOptions) -> Result<Base, Diagnostic> {
-    if name.text.contains('$') {
-        return Err(Diagnostic::error(name.span, "variables are not expanded in `--from`", "")
-            .help("define a stage `FROM $NAME AS files` and write `--from=files`"));
-    }
-    match file.meaning(&name.text, inside) {
-        Meaning::Earlier(stage) => Ok(Base::Stage(stage)),
-        Meaning::NotYet(stage) if stage == inside => {
-            Err(Diagnostic::error(name.span, format!("stage `{}` refers to itself", name.text), "this stage")
-                .help("only earlier stages can be referred to"))
-        }
-        Meaning::NotYet(stage) => {
-            let message = format!("stage `{}` must be defined before it is referred to", name.text);
-            let help = format!("move stage `{}` above stage `{}`", file.stage_name(stage), file.stage_name(inside));
-            Err(Diagnostic::error(name.span, message, "this stage comes later").help(help))
-        }
-        Meaning::NoSuchNumber => {
-            let message = format!("there is no stage {}", name.text);
-            Err(Diagnostic::error(name.span, message, "")
-                .help(format!("stages are numbered from 0; before this one there are {inside}")))
-        }
-        Meaning::Nothing if name.text == "scratch" => Ok(Base::Scratch),
-        Meaning::Nothing => Ok(Base::Image(question(&name.text, name.span, options)?)),
-    }
+    let question = ImageQuestion { reference, platform: platform.clone(), layout: None };
+    Ok(Base::Image(Box::new(ImageBase { question, context: None })))
 }
 
 /// Finds what the target needs. Questions without an answer are returned in the order of the text.
 #[allow(clippy::too_many_arguments, reason = "one call, each argument of its own type")]
 pub fn needs(
-    file: &Dockerfile,
+    names: &Names<'_>,
     stages: &mut [ResolvedStage],
     target: usize,
-    options: &PlanOptions,
     answers: &Answers,
     supported: Supported,
     budget: &Budget,
     found: &mut Vec<Diagnostic>,
 ) -> Vec<Asked> {
+    let file = names.file;
     let mut asked: Vec<Asked> = Vec::new();
     let mut seen: HashSet<ImageQuestion> = HashSet::new();
-    let mut ask = |question: &ImageQuestion, span: Span, inside: usize, written: &str| {
-        if seen.insert(question.clone()) {
-            let earlier =
-                file.stages[..inside].iter().rev().take(STAGES_SUGGESTED).filter_map(|stage| stage.from.name.as_ref());
-            let help = suggest::nearest(written, earlier.map(|name| name.text.as_str()))
-                .filter(|_| !written.contains(['/', ':', '@']))
-                .map(|name| format!("no stage is called `{written}`; did you mean `{name}`?"));
-            asked.push(Asked { question: question.clone(), span: Some(span.range()), help });
+    let mut ask = |image: &ImageBase, span: Span, inside: usize, written: &str| {
+        if seen.insert(image.question.clone()) {
+            let help = match &image.context {
+                Some(context) => Some(format!("the named context `{context}` says so")),
+                None => names.perhaps(written, inside),
+            };
+            asked.push(Asked { question: image.question.clone(), span: Some(span.range()), help });
         }
     };
     stages[target].needed = true;
@@ -185,10 +231,11 @@ pub fn needs(
         let from = &file.stages[index].from;
         let mut triggers: Vec<(Instruction, Origin)> = Vec::new();
         match stages[index].base.clone() {
-            Base::Scratch => {}
+            Base::Scratch | Base::Tree(_) => {}
             Base::Stage(below) => {
                 stages[below].needed = true;
-                for command in &file.stages[below].commands {
+                let commands = if stages[below].replaced { &[][..] } else { &file.stages[below].commands };
+                for command in commands {
                     if let Kind::Onbuild(onbuild) = &command.kind {
                         if let Err(error) = budget.spend(onbuild.text.len() as u64 + INSTRUCTION_BYTES) {
                             found.push(Diagnostic::general(error.to_string()));
@@ -198,8 +245,10 @@ pub fn needs(
                     }
                 }
             }
-            Base::Image(question) => match answers.get(&*question) {
-                None => ask(&question, from.base.span, index, &from.base.text),
+            Base::Image(image) => match answers.get(&image.question) {
+                None => ask(&image, from.base.span, index, &from.base.text),
+                // What replaces a stage is finished: its triggers do not run.
+                Some(_) if stages[index].replaced => {}
                 Some(answer) => {
                     for text in &answer.config.config.on_build {
                         if let Err(error) = budget.spend(text.len() as u64 + INSTRUCTION_BYTES) {
@@ -215,6 +264,9 @@ pub fn needs(
                 }
             },
         }
+        if stages[index].replaced {
+            continue;
+        }
         let own = file.stages[index].commands.iter().map(|command| (command, &Origin::File));
         let commands = triggers.iter().map(|(instruction, origin)| (instruction, origin)).chain(own);
         let mut needed = Vec::new();
@@ -222,14 +274,14 @@ pub fn needs(
             let mut refused = Vec::new();
             supported.refuse(command, &mut refused);
             for name in command.references() {
-                match tree(file, name, index, options) {
+                match names.tree(name, index) {
                     Ok(Base::Stage(stage)) => needed.push(stage),
-                    Ok(Base::Image(question)) if !answers.contains_key(&*question) => {
+                    Ok(Base::Image(image)) if !answers.contains_key(&image.question) => {
                         let span = match origin {
                             Origin::File | Origin::StageTrigger => name.span,
                             Origin::Trigger { base, .. } => *base,
                         };
-                        ask(&question, span, index, &name.text);
+                        ask(&image, span, index, &name.text);
                     }
                     Ok(_) => {}
                     Err(fault) => refused.push(fault),

@@ -1,7 +1,7 @@
 //! One stage, instruction by instruction.
 
 use solver::graph::Edge;
-use solver::op::OpMeta;
+use solver::op::{CopyAction, FileAction, FileActionKind, FileOp, Op, OpMeta};
 
 use super::globals::PLATFORM_ARGS;
 use super::origin::Origin;
@@ -31,14 +31,15 @@ impl<'a> Lowering<'a> {
         let file = self.file;
         let stage = &file.stages[index];
         let name = if file.stages.len() == 1 { String::new() } else { file.stage_name(index) };
-        let from_image = matches!(resolved.base, Base::Image(_));
+        let from_image = matches!(&resolved.base, Base::Image(image) if image.context.is_none());
         let commands = resolved.triggers.iter().map(|(trigger, _)| trigger).chain(&stage.commands);
         let mut steps = Steps::new(name, from_image, commands);
         let state = match &resolved.base {
             Base::Scratch => State::scratch(&resolved.platform),
             Base::Stage(below) => match &self.states[*below] {
                 Some(state) => {
-                    let child = state.inherit();
+                    let mut child = state.inherit();
+                    self.settle(&mut child);
                     // A refusal shows in `finish`: the budget stays empty.
                     let _ = self.budget.spend(child.weight());
                     child
@@ -46,10 +47,18 @@ impl<'a> Lowering<'a> {
                 // A stage beneath a needed one is needed; see `needs`.
                 None => State::scratch(&resolved.platform),
             },
-            Base::Image(question) => {
+            Base::Tree(key) => {
+                let edge = Some(self.named_tree(key));
+                let mut state = State { edge, context: Some(key.clone()), ..State::scratch(&resolved.platform) };
+                if !resolved.replaced {
+                    self.settle(&mut state);
+                }
+                state
+            }
+            Base::Image(image) => {
                 let place = Some(stage.from.base.span.range());
-                let edge = self.image(question, place, |text| steps.next(false, &text));
-                let image = self.image_config(question);
+                let edge = self.image(image, place, |text| steps.next(false, &text));
+                let image = self.image_config(&image.question);
                 // As above: a refusal shows in `finish`.
                 let _ = self.budget.spend(super::state::config_weight(&image.config));
                 State::from_image(edge, image, &resolved.platform)
@@ -59,10 +68,32 @@ impl<'a> Lowering<'a> {
         for (trigger, origin) in &resolved.triggers {
             progress.instruction(trigger, origin);
         }
-        for command in &stage.commands {
+        let own = if resolved.replaced { &[][..] } else { &stage.commands };
+        for command in own {
             progress.instruction(command, &Origin::File);
         }
         progress.state
+    }
+}
+
+impl Lowering<'_> {
+    /// Makes a layer of a context's tree, so that something can stand on it.
+    pub(super) fn settle(&mut self, state: &mut State) {
+        let (Some(key), Some(tree)) = (state.context.take(), state.edge) else { return };
+        let copy = CopyAction {
+            src: "/".into(),
+            dest: "/".into(),
+            dir_contents_only: true,
+            create_dest_path: true,
+            ..CopyAction::default()
+        };
+        let kind = FileActionKind::Copy(copy);
+        let action = FileAction { input: None, secondary_input: Some(0), output: Some(0), kind };
+        let description = format!("[context {key}] FROM {key}");
+        let meta = OpMeta { description: description.clone(), ..OpMeta::default() };
+        let edge = self.add(Op::File(FileOp { actions: vec![action] }), vec![tree], None, meta, None);
+        state.edge = Some(edge);
+        state.history = Some(self.history.push(state.history, description, Some(edge)));
     }
 }
 

@@ -15,6 +15,8 @@ use super::paths;
 pub struct State {
     /// Its tree; `None` is the empty one.
     pub edge: Option<Edge>,
+    /// The named context whose tree `edge` is: it can be copied from, but is no layer yet.
+    pub context: Option<String>,
     /// The image it stands on: layers, history, unknown fields.
     pub base: Rc<ImageConfig>,
     /// Its config. `env` is kept empty here, see `image_env`.
@@ -62,6 +64,7 @@ impl State {
         let env = Rc::new(env);
         Self {
             edge,
+            context: None,
             author: image.author.as_str().into(),
             base: image,
             config: Rc::new(config),
