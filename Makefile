@@ -36,6 +36,7 @@ lint:
 bench: setup release
 	benches/run.sh $(RBUILD)
 	$(CARGO) bench --locked --package rbuild-executor --bench step
+	$(CARGO) bench --locked --package rbuild-frontend --bench large
 
 install: release
 	install -D --mode=755 $(RBUILD) $(DESTDIR)$(PREFIX)/bin/rbuild
