@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::canon::{self, Parts};
+use crate::canon::{self, Hashing, Sink as _};
 use crate::op::{FileActionKind, Op, OpMeta, Platform};
 
 /// SHA-256 of a vertex: operation, platform, inputs.
@@ -15,9 +15,9 @@ pub struct VertexId([u8; 32]);
 impl VertexId {
     /// A name for something that is no vertex but is shown beside them (`[internal] load metadata`).
     pub fn of_name(name: &str) -> Self {
-        let mut parts = Parts::new();
-        parts.push("name", name);
-        Self(parts.digest("name"))
+        let mut hashing = Hashing::new("name");
+        hashing.push("name", name);
+        Self(hashing.digest())
     }
 
     /// The 32 bytes.
@@ -70,12 +70,12 @@ impl Vertex {
     }
 
     fn id(&self) -> VertexId {
-        let mut parts = Parts::new();
-        canon::op_parts(&self.op, self.platform.as_ref(), &mut parts);
+        let mut hashing = Hashing::new("vertex");
+        canon::op_parts(&self.op, self.platform.as_ref(), &mut hashing);
         for (i, edge) in self.inputs.iter().enumerate() {
-            parts.push(format!("input[{i}]"), format!("{} {}", edge.vertex, edge.output));
+            hashing.push(format_args!("input[{i}]"), format_args!("{} {}", edge.vertex, edge.output));
         }
-        VertexId(parts.digest("vertex"))
+        VertexId(hashing.digest())
     }
 }
 

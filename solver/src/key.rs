@@ -3,7 +3,7 @@
 //! It covers the operation and the keys of its inputs, so it is known before anything runs. Sources come in by their
 //! [`Pin`]; a source that is [`Pin::Selected`] has no key, what its readers select from it stands in theirs instead.
 
-use crate::canon::{self, Part, Parts};
+use crate::canon::{self, Part, Parts, Sink as _};
 use crate::graph::Vertex;
 use crate::op::{FileActionKind, MountKind, Op};
 use crate::seam::{Pin, Selection};
@@ -49,7 +49,7 @@ pub fn source_key(vertex: &Vertex, pin: &Pin) -> Option<(Key, Vec<Part>)> {
     let mut parts = Parts::new();
     // The name by which it was asked for is not identity: the same image under another tag is the same image.
     parts.push("source.scheme", source.scheme());
-    parts.push("source.content", digest.to_string());
+    parts.push("source.content", digest);
     if let Some(platform) = &vertex.platform {
         canon::platform_parts(platform, &mut parts);
     }
@@ -62,11 +62,11 @@ pub fn definition_key(vertex: &Vertex, inputs: &[InputKey]) -> (Key, Vec<Part>) 
     canon::op_parts(&vertex.op, vertex.platform.as_ref(), &mut parts);
     for (i, input) in inputs.iter().enumerate() {
         match input {
-            InputKey::Key(key, output) => parts.push(format!("input[{i}]"), format!("{key} {output}")),
+            InputKey::Key(key, output) => parts.push(format_args!("input[{i}]"), format_args!("{key} {output}")),
             InputKey::Selected(digests) => {
-                parts.push(format!("input[{i}].selected"), digests.len().to_string());
+                parts.push(format_args!("input[{i}].selected"), digests.len());
                 for (j, digest) in digests.iter().enumerate() {
-                    parts.push(format!("input[{i}].selected[{j}]"), digest.to_string());
+                    parts.push(format_args!("input[{i}].selected[{j}]"), digest);
                 }
             }
         }
