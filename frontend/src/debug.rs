@@ -80,6 +80,7 @@ pub fn plan(plan: &Plan) -> String {
             }
             Op::Exec(exec) => show_exec(&mut out, exec, input),
             Op::File(file) => show_file(&mut out, file, input),
+            Op::Merge(_) => line(&mut out, format_args!("   merge {}", inputs.join(" "))),
             other => line(&mut out, format_args!("   {other:?}")),
         }
     }
@@ -88,6 +89,9 @@ pub fn plan(plan: &Plan) -> String {
     line(&mut out, format_args!("output {tree} for {}", output.platform));
     let config = serde_json::to_string_pretty(&output.config).unwrap_or_else(|error| error.to_string());
     config.lines().for_each(|text| line(&mut out, format_args!("   {text}")));
+    if let Some(epoch) = output.epoch {
+        line(&mut out, format_args!("epoch {epoch}"));
+    }
     for step in &output.history {
         let layer = step.edge.as_ref().map(|e| format!(" => {}", edge(e))).unwrap_or_default();
         line(&mut out, format_args!("history {:?}{layer}", step.created_by));
@@ -134,6 +138,9 @@ fn show_exec(out: &mut String, exec: &ExecOp, input: impl Fn(Option<usize>) -> S
         let from = input(mount.input);
         line(out, format_args!("   mount {} {kind} {from}{}{readonly}{output}", mount.target, mount.selector));
     }
+    if !exec.hostname.is_empty() {
+        line(out, format_args!("   hostname {}", exec.hostname));
+    }
     match exec.network {
         NetworkMode::Default => {}
         NetworkMode::Host => line(out, format_args!("   network host")),
@@ -170,6 +177,15 @@ fn show_file(out: &mut String, file: &FileOp, input: impl Fn(Option<usize>) -> S
                     None => {}
                     Some(CopyMode::Bits(bits)) => options.push_str(&format!(" mode {bits:o}")),
                     Some(CopyMode::Symbolic(text)) => options.push_str(&format!(" mode {text}")),
+                }
+                if !copy.include_patterns.is_empty() {
+                    options.push_str(&format!(" include {:?}", copy.include_patterns));
+                }
+                if !copy.required_paths.is_empty() {
+                    options.push_str(&format!(" required {:?}", copy.required_paths));
+                }
+                if let Some(time) = copy.timestamp {
+                    options.push_str(&format!(" at {time}"));
                 }
                 if !copy.exclude_patterns.is_empty() {
                     options.push_str(&format!(" exclude {:?}", copy.exclude_patterns));

@@ -324,12 +324,14 @@ pub struct CopyAction {
     pub allow_wildcard: bool,
     /// Whether a pattern that matches nothing is fine.
     pub allow_empty_wildcard: bool,
-    /// Only paths that match are copied; empty means all.
+    /// Only paths that match are copied, with the directories above them and, of a directory that matches, all that is
+    /// in it; empty means all. Paths are those beneath `src` (`COPY --parents a/b.txt /x`: `src` is `/`, the pattern is
+    /// `a/b.txt`), without a slash in front; the patterns are those of an ignore file.
     pub include_patterns: Vec<String>,
     /// Paths that match are left out.
     pub exclude_patterns: Vec<String>,
-    /// Paths or patterns beneath `src` of which each must be there (a pattern may match nothing only if
-    /// `allow_empty_wildcard`): what `include_patterns` alone would pass over in silence.
+    /// Paths or patterns beneath `src`, written as in `include_patterns`, of which each must be there (a pattern may
+    /// match nothing only if `allow_empty_wildcard`): what `include_patterns` alone would pass over in silence.
     pub required_paths: Vec<String>,
     /// Modification time of everything copied, in seconds since 1970; `None` keeps the source's.
     pub timestamp: Option<i64>,

@@ -2,10 +2,11 @@
 //!
 //! Every instruction of the file is looked at, whether the target needs it or not.
 
+use super::remote::{self, Kind as SourceKind};
 use super::{mounts, values};
 use crate::error::{Diagnostic, Refusal};
 use crate::expand::{Budget, ExpandError, NoVariables, Rules, expand};
-use crate::instr::{Copy, Instruction, Kind};
+use crate::instr::{Copy, Instruction, Kind, Source};
 use crate::span::Word;
 
 /// Looks at one instruction.
@@ -50,30 +51,22 @@ fn check_copy(copy: &Copy, escape: char, found: &mut Vec<Diagnostic>) {
     if let Some(word) = &copy.chmod {
         literal(word, escape, found, values::mode);
     }
-    if !copy.is_add {
-        for word in copy.paths() {
-            literal(word, escape, found, copy_source);
-        }
-    }
-    if let Some(checksum) = &copy.checksum {
-        let local = copy.paths().find(|path| is_literal(path) && values::remote(&path.text).is_none());
-        let refusal = if copy.sources.len() > 1 {
-            Some("`--checksum` needs exactly one source")
-        } else if local.is_some() {
-            Some("`--checksum` is for http(s) and git sources")
-        } else {
-            None
+    let known_git = copy.keep_git_dir.is_some();
+    let mut kinds: Vec<Option<SourceKind>> = Vec::with_capacity(copy.sources.len());
+    for source in &copy.sources {
+        let Source::Path(word) = source else {
+            kinds.push(Some(SourceKind::Local));
+            continue;
         };
-        found.extend(refusal.map(|message| Refusal::new(message).help("remove the flag").at(checksum.span)));
+        if copy.is_add {
+            literal(word, escape, found, |text| remote::add_source(text, known_git));
+        } else {
+            literal(word, escape, found, remote::copy_source);
+        }
+        kinds.push(is_literal(word).then(|| remote::kind(&literal_text(word, escape), known_git)));
     }
-}
-
-/// COPY takes no addresses.
-pub fn copy_source(text: &str) -> Result<(), Refusal> {
-    match values::remote(text) {
-        None => Ok(()),
-        Some(_) => Err(Refusal::new("COPY takes no addresses").help(format!("write `ADD {text} …`"))),
-    }
+    let checksum = copy.checksum.as_ref().filter(|word| is_literal(word)).map(|word| literal_text(word, escape));
+    found.extend(remote::check_flags(copy, &kinds, checksum.as_deref()).err());
 }
 
 /// Expands a word without variables: only its form matters.

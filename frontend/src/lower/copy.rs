@@ -1,12 +1,14 @@
-//! COPY and ADD: one file operation with one action per source.
+//! COPY and ADD: one file operation with one action per source; a linked one stands on nothing, and a merge puts its
+//! result on top of the stage.
 
 use solver::graph::Edge;
-use solver::op::{CopyAction, FileAction, FileActionKind, FileOp, Op, OpMeta};
+use solver::op::{CopyAction, FileAction, FileActionKind, FileOp, MergeOp, Op, OpMeta, Owner, UserRef};
+use solver::pattern::glob::has_wildcard;
 
 use super::inputs::Inputs;
 use super::origin::Origin;
 use super::stage::StageInProgress;
-use super::{check, paths, refuse, unexpandable, values};
+use super::{paths, remote, steps, unexpandable, values};
 use crate::error::{Diagnostic, Refusal};
 use crate::expand::{Rules, expand};
 use crate::heredoc::Heredoc;
@@ -16,9 +18,19 @@ use crate::span::Word;
 /// Permission bits of a file that stands in the Dockerfile.
 const INLINE_MODE: u32 = 0o644;
 
+/// What one source brings to the operation.
+struct Part {
+    /// The tree that is read.
+    tree: Edge,
+    action: CopyAction,
+}
+
 impl StageInProgress<'_, '_> {
     pub(super) fn copy(&mut self, copy: &Copy, instruction: &Instruction, origin: &Origin) -> Result<(), Diagnostic> {
         let mut created_by = String::from(if copy.is_add { "ADD" } else { "COPY" });
+        if copy.parents.is_some() {
+            created_by.push_str(" --parents");
+        }
         let mut flag = |stage: &mut Self, name: &str, word: &Option<Word>| -> Result<Option<String>, Diagnostic> {
             let Some(word) = word else { return Ok(None) };
             let text = stage.expand(word, origin)?;
@@ -38,6 +50,7 @@ impl StageInProgress<'_, '_> {
             exclude_patterns.push(self.expand(word, origin)?);
         }
         let dest = self.expand(&copy.dest, origin)?;
+        let linked = self.is_linked(copy, owner.as_ref(), mode.is_some(), origin);
         let template = CopyAction {
             dest: paths::destination(self.state.working_dir(), &dest, copy.sources.len() > 1),
             owner,
@@ -52,41 +65,22 @@ impl StageInProgress<'_, '_> {
         let all = (each as u64).saturating_mul(copy.sources.len() as u64);
         self.lowering.budget.spend(all).map_err(|error| unexpandable(&copy.dest, &error))?;
 
-        let mut inputs = Inputs::default();
-        let base = self.state.edge.map(|edge| inputs.index_of(edge));
-        let tree = match copy.paths().next() {
-            Some(_) => Some(self.source_tree(copy, origin)?),
-            None => None,
-        };
-        let mut copies: Vec<(usize, CopyAction)> = Vec::with_capacity(copy.sources.len());
-        for word in copy.paths() {
-            let text = self.expand(word, origin)?;
-            match values::remote(&text) {
-                Some(kind) if copy.is_add => return Err(refuse::remote_refused(kind, word.span)),
-                _ => check::copy_source(&text).map_err(|refusal| refusal.at(word.span))?,
-            }
-            created_by.push_str(&format!(" {text}"));
-            let action = CopyAction {
-                src: paths::clean(&text),
-                follow_symlinks: true,
-                dir_contents_only: true,
-                unpack_archives: copy.unpack.unwrap_or(copy.is_add),
-                allow_wildcard: true,
-                allow_empty_wildcard: true,
-                ..template.clone()
-            };
-            // There is a tree if there is a path.
-            copies.extend(tree.map(|tree| (inputs.index_of(tree), action)));
-        }
+        let mut parts = self.paths(copy, &template, &mut created_by, origin)?;
         for source in &copy.sources {
             let Source::Inline(heredoc) = source else { continue };
             created_by.push_str(&format!(" <<{}", heredoc.name));
             let data = self.inline_data(heredoc)?;
-            let file = self.inline_file(&heredoc.name, data, INLINE_MODE, origin, instruction);
-            copies.push((inputs.index_of(file), CopyAction { src: format!("/{}", heredoc.name), ..template.clone() }));
+            let tree = self.inline_file(&heredoc.name, data, INLINE_MODE, origin, instruction);
+            let action = CopyAction { src: format!("/{}", heredoc.name), ..template.clone() };
+            parts.push(Part { tree, action });
         }
         created_by.push_str(&format!(" {dest} # buildkit"));
 
+        let mut inputs = Inputs::default();
+        let below = self.state.edge;
+        let base = below.filter(|_| !linked).map(|edge| inputs.index_of(edge));
+        let copies: Vec<(usize, CopyAction)> =
+            parts.into_iter().map(|part| (inputs.index_of(part.tree), part.action)).collect();
         let last = copies.len() - 1;
         let actions = copies.into_iter().enumerate().map(|(i, (source, action))| FileAction {
             input: if i == 0 { base } else { Some(inputs.len() + i - 1) },
@@ -97,16 +91,111 @@ impl StageInProgress<'_, '_> {
         let actions: Vec<FileAction> = actions.collect();
         let text = self.describe(&instruction.source, false, origin);
         let meta = self.meta(&text, origin);
-        let edge = self.lowering.add(
-            Op::File(FileOp { actions }),
-            inputs.into_list(),
-            None,
-            meta,
-            origin.place(instruction.span),
-        );
+        let place = origin.place(instruction.span);
+        let op = Op::File(FileOp { actions });
+        let mut edge = self.lowering.add(op, inputs.into_list(), None, meta.clone(), place.clone());
+        if let Some(below) = below.filter(|_| linked) {
+            let text = format!("LINK {}", steps::capitals(&text));
+            let meta = OpMeta { description: self.steps.again(origin.is_trigger(), &text), ..meta };
+            edge = self.lowering.add(Op::Merge(MergeOp::default()), vec![below, edge], None, meta, place);
+        }
         self.state.edge = Some(edge);
         self.record(created_by, Some(edge));
         Ok(())
+    }
+
+    /// Whether the copy is made on its own and put on top of the stage, so that it stays when what is beneath changes.
+    fn is_linked(&mut self, copy: &Copy, owner: Option<&Owner>, has_mode: bool, origin: &Origin) -> bool {
+        // A mode counts for the directories of the destination too, which a linked copy makes anew: `--chmod=600`
+        // would close `/usr`.
+        if !copy.link || has_mode {
+            return false;
+        }
+        let names = |part: &UserRef| matches!(part, UserRef::Name(_));
+        let Some(word) = copy
+            .chown
+            .as_ref()
+            .filter(|_| owner.is_some_and(|owner| names(&owner.user) || owner.group.as_ref().is_some_and(names)))
+        else {
+            return true;
+        };
+        let warning = Diagnostic::warning(word.span, "`--link` has no effect beside an owner's name", "")
+            .help("names are looked up in the stage; write numbers like `--chown=1000:1000`");
+        self.lowering.found.push(origin.show(warning));
+        false
+    }
+
+    /// The sources that are paths or addresses.
+    fn paths(
+        &mut self,
+        copy: &Copy,
+        template: &CopyAction,
+        created_by: &mut String,
+        origin: &Origin,
+    ) -> Result<Vec<Part>, Diagnostic> {
+        let known_git = copy.keep_git_dir.is_some();
+        let mut texts: Vec<(&Word, String)> = Vec::new();
+        for word in copy.paths() {
+            texts.push((word, self.expand(word, origin)?));
+        }
+        let checksum = copy.checksum.as_ref().map(|word| self.expand(word, origin)).transpose()?;
+        let checksum = checksum.filter(|text| !text.is_empty());
+        if copy.is_add {
+            let mut kinds: Vec<_> = texts.iter().map(|(_, text)| Some(remote::kind(text, known_git))).collect();
+            kinds.resize(copy.sources.len(), Some(remote::Kind::Local));
+            remote::check_flags(copy, &kinds, checksum.as_deref())?;
+        }
+        let mut parts = Vec::with_capacity(copy.sources.len());
+        for (word, text) in texts {
+            created_by.push_str(&format!(" {text}"));
+            let found = if copy.is_add {
+                remote::remote(&text, checksum.as_deref(), copy.keep_git_dir)
+            } else {
+                remote::copy_source(&text).map(|()| None)
+            };
+            let part = match found.map_err(|refusal| refusal.at(word.span))? {
+                Some(remote) => {
+                    if remote::has_password(&text) {
+                        let warning = Diagnostic::warning(word.span, "this address holds a password", "")
+                            .help("it stays in the image's history and in the cache: use an address without it");
+                        self.lowering.found.push(origin.show(warning));
+                    }
+                    let meta = OpMeta { description: text, ..OpMeta::default() };
+                    let place = origin.place(word.span);
+                    let tree = self.lowering.add(Op::Source(remote.source), Vec::new(), None, meta, place);
+                    let action = CopyAction {
+                        dir_contents_only: remote.path == "/",
+                        src: remote.path,
+                        unpack_archives: copy.unpack == Some(true),
+                        ..template.clone()
+                    };
+                    Part { tree, action }
+                }
+                None => {
+                    let tree = self.source_tree(copy, origin)?;
+                    let mut action = CopyAction {
+                        src: paths::clean(&text),
+                        follow_symlinks: true,
+                        dir_contents_only: true,
+                        unpack_archives: copy.unpack.unwrap_or(copy.is_add),
+                        allow_wildcard: true,
+                        allow_empty_wildcard: true,
+                        ..template.clone()
+                    };
+                    if copy.parents.is_some() {
+                        let (directory, pattern) = paths::pivot(&text);
+                        if !has_wildcard(&directory) && !has_wildcard(&pattern) {
+                            action.required_paths.extend((!pattern.is_empty()).then(|| pattern.clone()));
+                        }
+                        action.include_patterns.extend((!pattern.is_empty()).then_some(pattern));
+                        action.src = directory;
+                    }
+                    Part { tree, action }
+                }
+            };
+            parts.push(part);
+        }
+        Ok(parts)
     }
 
     fn source_tree(&mut self, copy: &Copy, origin: &Origin) -> Result<Edge, Diagnostic> {

@@ -15,6 +15,7 @@ pub mod mounts;
 pub mod origin;
 pub mod paths;
 pub mod refuse;
+pub mod remote;
 pub mod resolve;
 pub mod state;
 pub mod steps;

@@ -31,6 +31,13 @@ pub fn destination(dir: &str, dest: &str, several: bool) -> String {
     path
 }
 
+/// A source of `COPY --parents`: the directory whose inside keeps its structure, and the pattern of what is copied from
+/// it, empty for all. `/./` stands between the two; without it the directory is the root.
+pub fn pivot(source: &str) -> (String, String) {
+    let (directory, pattern) = source.split_once("/./").unwrap_or(("", source));
+    (clean(directory), clean(pattern)[1..].to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,5 +76,24 @@ mod tests {
         check("/app", "x/.", false, "/app/x/");
         check("/app", "../x/", false, "/x/");
         check("/app", "..", false, "/");
+    }
+
+    #[test]
+    fn a_pivot_parts_the_directory_from_what_keeps_its_structure() {
+        let check = |source: &str, directory: &str, pattern: &str| {
+            assert_eq!(pivot(source), (directory.to_owned(), pattern.to_owned()), "{source}");
+        };
+        check("a/b.txt", "/", "a/b.txt");
+        check("/a/b/", "/", "a/b");
+        check("./a", "/", "a");
+        check(".", "/", "");
+        check("a/./b/c", "/a", "b/c");
+        check("./a/./b/./c", "/a", "b/c");
+        check("a/b/./", "/a/b", "");
+        check("/./a", "/", "a");
+        check("**/*.txt", "/", "**/*.txt");
+        check("*/./**/x", "/*", "**/x");
+        check("a/./../b", "/a", "b");
+        check("../../a", "/", "a");
     }
 }

@@ -3,9 +3,8 @@
 //! Everything is parsed; only what the target needs is refused. As the rest of rbuild learns, [`Supported`] grows.
 
 use super::mounts::RequestKind;
-use super::values;
 use crate::error::Diagnostic;
-use crate::instr::{Copy, Instruction, Kind, MountKey, Run};
+use crate::instr::{Instruction, Kind, MountKey, Run};
 use crate::span::Span;
 use solver::op::SecurityMode;
 
@@ -42,10 +41,8 @@ impl Supported {
 
     /// What of an instruction cannot be run, as far as that is visible without variables.
     pub fn refuse(self, instruction: &Instruction, found: &mut Vec<Diagnostic>) {
-        match &instruction.kind {
-            Kind::Run(run) => self.refuse_run(run, found),
-            Kind::Copy(copy) => refuse_copy(copy, found),
-            _ => {}
+        if let Kind::Run(run) = &instruction.kind {
+            self.refuse_run(run, found);
         }
     }
 
@@ -66,29 +63,6 @@ impl Supported {
             found.push(unsupported("`RUN --device`", device.span).help("remove the flag"));
         }
     }
-}
-
-fn refuse_copy(copy: &Copy, found: &mut Vec<Diagnostic>) {
-    if let Some(flag) = &copy.parents {
-        found.push(
-            unsupported("`COPY --parents`", flag.span)
-                .help("copy each directory to its own place: `COPY src/a /app/src/a`"),
-        );
-    }
-    for path in copy.paths().filter(|_| copy.is_add) {
-        if let Some(kind) = values::remote(&path.text) {
-            found.push(remote_refused(kind, path.span));
-        }
-    }
-}
-
-/// An address as a source of ADD.
-pub fn remote_refused(kind: &str, span: Span) -> Diagnostic {
-    let help = match kind {
-        "git" => "clone it beside the Dockerfile and COPY it, or `RUN git clone …`",
-        _ => "download it beside the Dockerfile and COPY it, or `RUN curl …`",
-    };
-    unsupported(&format!("ADD of {kind} addresses"), span).help(help)
 }
 
 /// A mount of a type that cannot be run.

@@ -21,10 +21,15 @@ impl Steps {
     /// The name of the next step.
     pub fn next(&mut self, trigger: bool, text: &str) -> String {
         self.index += 1;
+        self.again(trigger, &capitals(text))
+    }
+
+    /// Another name for the same step.
+    pub fn again(&self, trigger: bool, text: &str) -> String {
         let stage = if self.stage.is_empty() { String::new() } else { format!("{} ", self.stage) };
         let width = self.total.to_string().len();
         let trigger = if trigger { "ONBUILD " } else { "" };
-        format!("[{stage}{:width$}/{}] {trigger}{}", self.index, self.total, capitals(text))
+        format!("[{stage}{:width$}/{}] {trigger}{text}", self.index, self.total)
     }
 
     /// A step that turned out to make no layer (`WORKDIR /`) still takes its number, so that the last one is the total.
@@ -34,7 +39,7 @@ impl Steps {
 }
 
 /// The text with its first word in capitals.
-fn capitals(text: &str) -> String {
+pub fn capitals(text: &str) -> String {
     let end = text.find(' ').unwrap_or(text.len());
     format!("{}{}", text[..end].to_uppercase(), &text[end..])
 }

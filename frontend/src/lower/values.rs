@@ -1,10 +1,10 @@
-//! Values once variables are in: owners, modes, ports, signals, sizes, addresses. Text in, value or refusal out.
+//! Values once variables are in: owners, modes, ports, signals, sizes. Text in, value or refusal out.
 
 use solver::op::{CopyMode, Owner, UserRef};
 
 use crate::error::Refusal;
 
-/// `user[:group]`, names or numbers.
+/// `user[:group]`, names or numbers. `root` is 0 even where no file says so.
 pub fn owner(text: &str) -> Result<Owner, Refusal> {
     let help = "write `user`, `user:group`, or numbers like `1000:1000`";
     let (user, group) = match text.split_once(':') {
@@ -13,6 +13,7 @@ pub fn owner(text: &str) -> Result<Owner, Refusal> {
     };
     let reference = |part: &str| match part.bytes().all(|b| b.is_ascii_digit()) {
         _ if part.is_empty() => Err(Refusal::new(format!("`{text}` is no owner")).help(help)),
+        _ if part == "root" => Ok(UserRef::Id(0)),
         _ if part.contains(':') => Err(Refusal::new(format!("`{text}` is no owner")).help(help)),
         true => match part.parse::<u32>() {
             Ok(id) => Ok(UserRef::Id(id)),
@@ -146,18 +147,6 @@ pub fn size(text: &str) -> Option<u64> {
     (bytes.is_finite() && bytes < u64::MAX as f64).then_some(bytes as u64)
 }
 
-/// What kind of address a source of ADD is, when it is none of a local file.
-pub fn remote(source: &str) -> Option<&'static str> {
-    let address = source.split(['#', '?']).next().unwrap_or(source);
-    if source.starts_with("git://") || source.starts_with("ssh://") || source.starts_with("git@") {
-        Some("git")
-    } else if source.starts_with("http://") || source.starts_with("https://") {
-        Some(if address.ends_with(".git") { "git" } else { "http" })
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -173,7 +162,8 @@ mod tests {
             let expected = expected.map(|(user, group)| (user.to_owned(), group.map(str::to_owned)));
             assert_eq!(found, expected, "{text}");
         };
-        check("root", Some(("root", None)));
+        check("root", Some(("#0", None)));
+        check("root:root", Some(("#0", Some("#0"))));
         check("0", Some(("#0", None)));
         check("1000:1001", Some(("#1000", Some("#1001"))));
         check("app:staff", Some(("app", Some("staff"))));
@@ -277,21 +267,5 @@ mod tests {
         check("1x", None);
         check("-1", None);
         check("99999999999999999999p", None);
-    }
-
-    #[test]
-    fn remote_sources() {
-        let check = |text: &str, expected: Option<&str>| assert_eq!(remote(text), expected, "{text}");
-        check("http://example.com/x.tar", Some("http"));
-        check("https://example.com/x", Some("http"));
-        check("https://example.com/x.git", Some("git"));
-        check("https://example.com/x.git#main:dir", Some("git"));
-        check("https://example.com/x.git?ref=main", Some("git"));
-        check("git://example.com/x", Some("git"));
-        check("ssh://git@example.com/x", Some("git"));
-        check("git@example.com:x/y", Some("git"));
-        check("example.com/x.git", None);
-        check("x.tar", None);
-        check("./http:/x", None);
     }
 }
