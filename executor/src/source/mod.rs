@@ -1,11 +1,14 @@
-//! Where trees come from: the build context, images.
+//! Where trees come from: the build context, images, git repositories.
 //!
-//! In: a [`solver::op::SourceOp`]. Out: what it is for keys, and a tree to read. Deliberately absent: `git://`,
-//! `https://`, `oci-layout://` (refused by name). Next: [`local`] and `digest`, [`image`].
+//! In: a [`solver::op::SourceOp`]. Out: what it is for keys, and a tree to read. Deliberately absent: `https://`,
+//! `oci-layout://` (refused by name). Next: [`local`] and `digest`, [`image`], [`git`].
 
 pub(crate) mod digest;
+pub mod git;
 pub mod image;
 pub mod local;
+#[cfg(test)]
+mod test_server;
 #[cfg(test)]
 mod tests;
 
@@ -111,6 +114,9 @@ pub enum SourceError {
         /// How.
         reason: String,
     },
+    /// A git repository.
+    #[error(transparent)]
+    Git(#[from] git::GitError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::StoreError),

@@ -1,0 +1,236 @@
+//! The bare repository of one remote, and commits in it.
+//!
+//! In: a remote, a commit. Out: a repository that has the commit and its tree, whole. A commit that is there already is
+//! not asked for again. Deliberately absent: files ([`super::worktree`]), throwing old commits away.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use oci::model::Digest;
+use rustix::fs::FlockOperation;
+
+use super::program::{Git, Run};
+use super::remote::Remote;
+use super::{GitError, GitPin};
+
+/// git's own word for "all of it".
+const FULL_DEPTH: &str = "--depth=2147483647";
+
+/// A repository of ours; nobody else works in it as long as this value lives.
+pub(super) struct Repository<'a> {
+    pub git: &'a Git<'a>,
+    pub remote: &'a Remote,
+    pub path: PathBuf,
+    pub lock: File,
+}
+
+impl<'a> Repository<'a> {
+    /// Opens or makes the repository of a remote, for commits of `digits` digits. Waits until nobody else works in it.
+    pub async fn open(git: &'a Git<'a>, remote: &'a Remote, digits: usize) -> Result<Self, GitError> {
+        let (format, suffix) = if digits == 64 { ("sha256", "-sha256") } else { ("sha1", "") };
+        let name = format!("{}{suffix}", Digest::of(remote.address.as_bytes()).hex());
+        let path = git.folder().join(&name);
+        let lock_path = git.folder().join(format!("{name}.lock"));
+        let lock = locked(lock_path, git).await?;
+        let repository = Self { git, remote, path, lock };
+        if repository.ready().is_file() {
+            repository.sweep()?;
+        } else {
+            repository.make(format).await?;
+        }
+        Ok(repository)
+    }
+
+    /// Says that the repository is whole.
+    fn ready(&self) -> PathBuf {
+        self.path.join("rbuild-ready")
+    }
+
+    async fn make(&self, format: &str) -> Result<(), GitError> {
+        self.discard()?;
+        let format = format!("--object-format={format}");
+        let mut init = Run::new("make a repository for", self.remote, ["init", "--quiet", "--bare", "--template="]);
+        init.args.extend([format.into(), "--".into(), self.path.clone().into()]);
+        init.lock = Some(&self.lock);
+        self.git.run(init).await?;
+        // Of this repository only we ask for commits, and only those that we have given a name.
+        self.run("make a repository for", ["config", "uploadpack.allowAnySHA1InWant", "true"]).await?;
+        std::fs::write(self.ready(), "").map_err(GitError::io("write", &self.ready()))
+    }
+
+    /// Removes the repository; the next who opens it makes it anew.
+    pub fn discard(&self) -> Result<(), GitError> {
+        match std::fs::remove_dir_all(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(GitError::io("remove", &self.path)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes what a git that was killed has left. Nobody works here: the lock says so.
+    fn sweep(&self) -> Result<(), GitError> {
+        let is_left = |name: &str| name.ends_with(".lock") || name.starts_with("tmp_");
+        for folder in [".", "objects/pack", "refs/rbuild", "refs/tags"] {
+            let folder = self.path.join(folder);
+            let entries = match std::fs::read_dir(&folder) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries.map_err(GitError::io("list", &folder))?,
+            };
+            for entry in entries {
+                let entry = entry.map_err(GitError::io("list", &folder))?;
+                if is_left(&entry.file_name().to_string_lossy()) {
+                    std::fs::remove_file(entry.path()).map_err(GitError::io("remove", &entry.path()))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs git in this repository, talking to nobody.
+    pub async fn run<const N: usize>(&self, act: &'static str, args: [&str; N]) -> Result<Vec<u8>, GitError> {
+        self.git.run(self.here(act, args)).await
+    }
+
+    /// A run in this repository.
+    pub fn here<const N: usize>(&self, act: &'static str, args: [&str; N]) -> Run<'_> {
+        let mut run = Run::new(act, self.remote, args);
+        run.lock = Some(&self.lock);
+        run.with("GIT_DIR", &self.path)
+    }
+
+    /// Brings the commit of `pin` and its tree, if they are not here.
+    ///
+    /// Servers differ: most give a commit that is asked for by name, some only what a reference leads to, and one that
+    /// is a mere folder of files cannot give less than everything.
+    pub async fn bring(&self, pin: &GitPin) -> Result<(), GitError> {
+        let kept = format!("refs/rbuild/{}", pin.commit);
+        if self.has(&pin.commit, &kept).await? {
+            return Ok(());
+        }
+        let by_commit = format!("+{}:{kept}", pin.commit);
+        let reference = pin.reference.as_deref();
+        let mut tries: Vec<(Option<&str>, Vec<&str>)> = vec![(Some("--depth=1"), vec![&by_commit])];
+        if let Some(reference) = reference {
+            tries.push((Some("--depth=1"), vec![reference]));
+            tries.push((Some(FULL_DEPTH), vec![reference]));
+        }
+        let all = vec!["HEAD", "refs/heads/*", "refs/tags/*"];
+        tries.push((Some(FULL_DEPTH), all.clone()));
+        tries.push((None, all));
+        let mut last = None;
+        for (depth, refspecs) in tries {
+            match self.fetch(depth, &refspecs).await {
+                Ok(()) if self.is_whole(&pin.commit).await? => {
+                    self.run("remember a commit of", ["update-ref", &kept, &pin.commit]).await?;
+                    return Ok(());
+                }
+                Ok(()) => {}
+                Err(error @ (GitError::Failed { .. } | GitError::NotFound { .. })) => {
+                    tracing::debug!(remote = self.remote.shown, %error, "fetched in another way");
+                    last = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(match last {
+            Some(error @ GitError::NotFound { .. }) => error,
+            last => GitError::CommitNotFound {
+                url: self.remote.shown.clone(),
+                commit: pin.commit.clone(),
+                said: last.map_or_else(String::new, |error| error.to_string()),
+            },
+        })
+    }
+
+    /// Brings an annotated tag as such, if it still leads to the commit.
+    pub async fn bring_tag(&self, tag: &str, commit: &str) -> Result<bool, GitError> {
+        let refspec = format!("+{tag}:{tag}");
+        match self.fetch(Some("--depth=1"), &[&refspec]).await {
+            Ok(()) => {}
+            Err(GitError::Canceled) => return Err(GitError::Canceled),
+            Err(error) => {
+                tracing::debug!(remote = self.remote.shown, %error, "the tag itself is not had");
+                return Ok(false);
+            }
+        }
+        Ok(self.commit_of(tag).await?.as_deref() == Some(commit))
+    }
+
+    async fn fetch(&self, depth: Option<&str>, refspecs: &[&str]) -> Result<(), GitError> {
+        let mut run = self.here(
+            "fetch",
+            ["fetch", "--quiet", "--force", "--no-tags", "--no-recurse-submodules", "--no-auto-maintenance"],
+        );
+        // A remote may be shallow itself.
+        run.args.extend(depth.map(Into::into));
+        run.args.extend(["--update-shallow".into(), "--".into(), (&self.remote.address).into()]);
+        run.args.extend(refspecs.iter().map(Into::into));
+        run.online = true;
+        self.git.run(run).await.map(drop)
+    }
+
+    /// Whether an earlier fetch brought the commit and said so.
+    async fn has(&self, commit: &str, kept: &str) -> Result<bool, GitError> {
+        if !Path::new(&self.path.join(kept)).is_file() {
+            return Ok(false);
+        }
+        Ok(self.commit_of(kept).await?.as_deref() == Some(commit) && self.is_whole(commit).await?)
+    }
+
+    /// Whether the commit and every file of its tree are here.
+    async fn is_whole(&self, commit: &str) -> Result<bool, GitError> {
+        if self.commit_of(commit).await?.as_deref() != Some(commit) {
+            return Ok(false);
+        }
+        let walk = ["rev-list", "--objects", "--no-walk", "--quiet", commit, "--"];
+        match self.run("look at", walk).await {
+            Ok(_) => Ok(true),
+            Err(GitError::Failed { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The commit that a name leads to.
+    pub async fn commit_of(&self, name: &str) -> Result<Option<String>, GitError> {
+        let peeled = format!("{name}^{{commit}}");
+        match self.run("look at", ["rev-parse", "--verify", "--quiet", "--end-of-options", &peeled]).await {
+            Ok(output) => Ok(Some(String::from_utf8_lossy(&output).trim().to_owned())),
+            Err(GitError::Failed { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Waits for a lock without holding up a thread that others need, and gives up when nobody wants it any more.
+async fn locked(path: PathBuf, git: &Git<'_>) -> Result<File, GitError> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let options =
+        std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).to_owned();
+    let file = options.open(&path).map_err(GitError::io("open", &path))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => return Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {}
+        Err(errno) => return Err(GitError::io("lock", &path)(errno.into())),
+    }
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    // A thread of its own: it may wait for another rbuild's whole fetch, and ends with this process.
+    std::thread::spawn(move || {
+        let result = loop {
+            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
+                Ok(()) => break Ok(file),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => break Err(io::Error::from(errno)),
+            }
+        };
+        // If nobody waits any more, the file is closed and the lock given back.
+        drop(sender.send(result));
+    });
+    tokio::select! {
+        biased;
+        () = git.cancel().cancelled() => Err(GitError::Canceled),
+        result = receiver => match result {
+            Ok(result) => result.map_err(GitError::io("lock", &path)),
+            Err(_) => Err(GitError::io("lock", &path)(io::Error::other("the thread that waited is gone"))),
+        },
+    }
+}

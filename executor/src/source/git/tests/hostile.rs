@@ -1,0 +1,1 @@
+//! Repositories and servers that mean harm.
