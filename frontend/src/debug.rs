@@ -227,7 +227,8 @@ pub fn diagnostics(text: &str, found: &[Diagnostic]) -> String {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        line(&mut out, format_args!("{severity}: {}", diagnostic.message));
+        let rule = diagnostic.rule.map(|rule| format!("[{}]", rule.name())).unwrap_or_default();
+        line(&mut out, format_args!("{severity}{rule}: {}", diagnostic.message));
         if let Some(span) = &diagnostic.span {
             let number = text[..span.start].matches('\n').count() + 1;
             let label = if diagnostic.label.is_empty() { String::new() } else { format!(" {}", diagnostic.label) };
@@ -235,6 +236,10 @@ pub fn diagnostics(text: &str, found: &[Diagnostic]) -> String {
         }
         if let Some(help) = &diagnostic.help {
             line(&mut out, format_args!("  help: {help}"));
+        }
+        for edit in &diagnostic.fix {
+            let place = place(Span::new(edit.span.0, edit.span.1));
+            line(&mut out, format_args!("  fix: {place} {:?}", edit.replacement));
         }
     }
     out

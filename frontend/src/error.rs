@@ -33,7 +33,7 @@ pub struct Diagnostic {
     /// The lint rule that finds it, when it is one's finding.
     pub rule: Option<Rule>,
     /// What would mend it without changing what is built; empty when a person must decide.
-    pub fix: Vec<Edit>,
+    pub fix: Box<[Edit]>,
 }
 
 /// A change of the text: what stands at `span` becomes `replacement`.
@@ -55,7 +55,7 @@ impl Diagnostic {
             label: label.into(),
             help: None,
             rule: None,
-            fix: Vec::new(),
+            fix: Box::default(),
         }
     }
 
@@ -73,13 +73,25 @@ impl Diagnostic {
             label: String::new(),
             help: None,
             rule: None,
-            fix: Vec::new(),
+            fix: Box::default(),
         }
     }
 
     /// The same, with advice.
     pub(crate) fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
+        self
+    }
+
+    /// The same, as the finding of a rule.
+    pub(crate) fn rule(mut self, rule: Rule) -> Self {
+        self.rule = Some(rule);
+        self
+    }
+
+    /// The same, with what would mend it.
+    pub(crate) fn fix(mut self, edits: Vec<Edit>) -> Self {
+        self.fix = edits.into();
         self
     }
 

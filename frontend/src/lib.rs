@@ -42,6 +42,8 @@ mod lower;
 
 mod plan;
 
+pub mod call;
+
 pub mod debug;
 
 mod meter;
@@ -76,25 +78,71 @@ fn plan_supporting(
     answers: &Answers,
     supported: lower::refuse::Supported,
 ) -> Result<Planned, Vec<Diagnostic>> {
-    if text.trim_start_matches('\u{feff}').trim().is_empty() {
-        return Err(vec![Diagnostic::general("the Dockerfile is empty").help("start it with `FROM image`")]);
+    if let Some(empty) = empty(text) {
+        return Err(vec![empty]);
     }
-    let (file, found) = read(text);
-    lower::plan(&file, options, answers, supported, found).map_err(error::in_order)
+    let Source { file, skips, check, mut found } = Source::read(text);
+    let checks = lint::Checks::of(check.as_ref(), options, &mut found);
+    let settle = |found| {
+        let mut found = lint::settle(found, &checks, &skips);
+        found.extend(lint::warnings_as_error(&found, &checks));
+        found
+    };
+    match lower::plan(&file, options, answers, supported, found).map_err(settle)? {
+        Planned::Plan(mut plan) => {
+            plan.warnings = settle(std::mem::take(&mut plan.warnings));
+            // What was a plan has warnings only, unless they are made errors.
+            match plan.warnings.iter().any(|finding| finding.severity == Severity::Error) {
+                true => Err(plan.warnings),
+                false => Ok(Planned::Plan(plan)),
+            }
+        }
+        need @ Planned::Need(_) => Ok(need),
+    }
+}
+
+fn empty(text: &str) -> Option<Diagnostic> {
+    let empty = text.trim_start_matches('\u{feff}').trim().is_empty();
+    empty.then(|| Diagnostic::general("the Dockerfile is empty").help("start it with `FROM image`"))
+}
+
+/// A file that was read, with what the linter says about its form.
+struct Source {
+    file: stage::Dockerfile,
+    skips: lint::Skips,
+    /// The directive `# check=`.
+    check: Option<Word>,
+    found: Vec<Diagnostic>,
+}
+
+impl Source {
+    fn read(text: &str) -> Self {
+        let (ast, mut found) = parse::parse(text);
+        lint::statements(&ast, &mut found);
+        let skips = lint::Skips::of(&ast, &mut found);
+        let file = group(&ast, &mut found);
+        lint::stages(text, &file, &mut found);
+        Self { file, skips, check: ast.directives.check, found }
+    }
 }
 
 /// Reads a Dockerfile into stages; every fault of form goes into the second half.
 pub fn read(text: &str) -> (stage::Dockerfile, Vec<Diagnostic>) {
     let (ast, mut found) = parse::parse(text);
+    let file = group(&ast, &mut found);
+    (file, found)
+}
+
+fn group(ast: &ast::Ast, found: &mut Vec<Diagnostic>) -> stage::Dockerfile {
     let mut instructions = Vec::with_capacity(ast.statements.len());
     for statement in &ast.statements {
         let is_from = statement.keyword == ast::Keyword::From;
-        match instr::read(statement, ast.escape, &mut found) {
+        match instr::read(statement, ast.escape, found) {
             Some(instruction) => instructions.push(instruction),
             // A faulty FROM still starts a stage: what follows it is no second fault.
             None if is_from => instructions.push(instr::from::placeholder(statement)),
             None => {}
         }
     }
-    (stage::Dockerfile::group(instructions, ast.escape, &mut found), found)
+    stage::Dockerfile::group(instructions, ast.escape, found)
 }

@@ -30,8 +30,8 @@ pub struct Line {
     pieces: Vec<(usize, usize)>,
     /// The comment lines directly above, without `#` and surrounding blanks.
     pub comments: Vec<Word>,
-    /// The first empty line between its continuations.
-    pub empty_continuation: Option<Span>,
+    /// The empty lines between its continuations, their ends not included.
+    pub empty_continuations: Vec<Span>,
 }
 
 impl Line {
@@ -163,7 +163,7 @@ impl<'a> Lines<'a> {
                 continue;
             }
             if content.is_empty() {
-                line.empty_continuation.get_or_insert(Span::new(range.start, range.end));
+                line.empty_continuations.push(Span::new(range.start, range.end));
                 continue;
             }
             if !self.append(line, range) {

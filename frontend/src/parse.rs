@@ -11,6 +11,7 @@ use crate::error::Diagnostic;
 use crate::heredoc;
 use crate::json::{self, Json};
 use crate::lines::{Line, Lines};
+use crate::lint::{self, Rule};
 use crate::meter;
 use crate::span::{Span, Word};
 use crate::suggest;
@@ -24,12 +25,7 @@ pub fn parse(text: &str) -> (Ast, Vec<Diagnostic>) {
     let escape = lines.escape();
     let mut statements = Vec::new();
     while let Some(line) = lines.next_line() {
-        if let Some(span) = line.empty_continuation {
-            found.push(
-                Diagnostic::warning(span, "an empty line inside a continued instruction", "")
-                    .help("remove it: it is easily read as the end of the instruction"),
-            );
-        }
+        found.extend(lint::empty_continuation(text, &line));
         if line.text.trim().is_empty() {
             continue;
         }
@@ -115,7 +111,10 @@ fn nearly_json(line: &Line, keyword: Keyword, arguments: std::ops::Range<usize>)
         "its words are taken as paths, brackets included"
     };
     let help = "put every word in double quotes, with commas between them and none at the end";
-    Some(Diagnostic::warning(line.span(arguments), message, label).help(help))
+    let warning = Diagnostic::warning(line.span(arguments), message, label).help(help);
+    // Of RUN and paths no rule speaks.
+    let recommended = matches!(keyword, Keyword::Cmd | Keyword::Entrypoint);
+    Some(if recommended { warning.rule(Rule::JSONArgsRecommended) } else { warning })
 }
 
 /// Reads what follows ONBUILD. One level only: a trigger is no ONBUILD.

@@ -4,13 +4,15 @@ use super::flags::{Flags, Takes};
 use super::{Instruction, Kind};
 use crate::ast::Statement;
 use crate::error::Diagnostic;
-use crate::span::Word;
+use crate::span::{Span, Word};
 
 /// `FROM [--platform=P] image [AS name]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct From {
     /// `--platform`, unexpanded.
     pub platform: Option<Word>,
+    /// All of the flag.
+    pub platform_flag: Option<Span>,
     /// The image or stage, unexpanded.
     pub base: Word,
     /// The stage's name, in lower case.
@@ -46,7 +48,8 @@ pub fn read(statement: &Statement, found: &mut Vec<Diagnostic>) -> Option<From> 
             return None;
         }
     };
-    Some(From { platform: flags.text("platform"), base, name })
+    let platform_flag = flags.all("platform").next().map(|flag| flag.span);
+    Some(From { platform: flags.text("platform"), platform_flag, base, name })
 }
 
 fn stage_name(word: Word, found: &mut Vec<Diagnostic>) -> Option<Word> {
@@ -67,7 +70,7 @@ fn stage_name(word: Word, found: &mut Vec<Diagnostic>) -> Option<Word> {
 pub fn placeholder(statement: &Statement) -> Instruction {
     let base = Word { text: "scratch".into(), span: statement.keyword_word.span };
     Instruction {
-        kind: Kind::From(From { platform: None, base, name: None }),
+        kind: Kind::From(From { platform: None, platform_flag: None, base, name: None }),
         span: statement.span(),
         source: statement.source().to_owned(),
     }

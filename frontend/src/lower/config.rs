@@ -11,6 +11,7 @@ use super::stage::StageInProgress;
 use super::{paths, values};
 use crate::error::{Diagnostic, Refusal};
 use crate::instr::{ArgDeclaration, CommandLine, Healthcheck, Instruction, KeyValue, duration};
+use crate::lint;
 use crate::span::Word;
 
 /// Permission bits of directories that WORKDIR makes.
@@ -26,6 +27,10 @@ impl StageInProgress<'_, '_> {
         let text = self.expand(path, origin)?;
         if text.is_empty() {
             return Err(empty(path, "WORKDIR"));
+        }
+        if !std::mem::replace(&mut self.state.workdir_set, true) {
+            let dir = (!self.state.unknown).then_some(self.state.working_dir());
+            self.lint(lint::paths::workdir(path, &text, dir), origin);
         }
         let dir = paths::join(self.state.working_dir(), &text);
         self.state.config_mut().working_dir.clone_from(&dir);
@@ -152,6 +157,7 @@ impl StageInProgress<'_, '_> {
         let mut ports = Vec::new();
         for word in words {
             for text in self.expand_words(word, origin)? {
+                self.lint(lint::expose::port(word, &text), origin);
                 let range = values::ports(&text).map_err(|refusal| refusal.at(word.span))?;
                 // A line can name 65,536 ports.
                 self.lowering

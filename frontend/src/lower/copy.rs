@@ -13,6 +13,7 @@ use crate::error::{Diagnostic, Refusal};
 use crate::expand::{Rules, expand};
 use crate::heredoc::Heredoc;
 use crate::instr::{Copy, Instruction, Source};
+use crate::lint;
 use crate::span::Word;
 
 /// Permission bits of a file that stands in the Dockerfile.
@@ -69,7 +70,7 @@ impl StageInProgress<'_, '_> {
         for source in &copy.sources {
             let Source::Inline(heredoc) = source else { continue };
             created_by.push_str(&format!(" <<{}", heredoc.name));
-            let data = self.inline_data(heredoc)?;
+            let data = self.inline_data(heredoc, origin)?;
             let tree = self.inline_file(&heredoc.name, data, INLINE_MODE, origin, instruction);
             let action = CopyAction { src: format!("/{}", heredoc.name), ..template.clone() };
             parts.push(Part { tree, action });
@@ -172,6 +173,9 @@ impl StageInProgress<'_, '_> {
                     Part { tree, action }
                 }
                 None => {
+                    if copy.from.is_none() {
+                        self.lint(lint::paths::ignored(word, &text, &self.lowering.ignore), origin);
+                    }
                     let tree = self.source_tree(copy, origin)?;
                     let mut action = CopyAction {
                         src: paths::clean(&text),
@@ -208,7 +212,7 @@ impl StageInProgress<'_, '_> {
     }
 
     /// The body of a here-document; variables are put in unless a part of its terminator is quoted.
-    fn inline_data(&self, heredoc: &Heredoc) -> Result<Vec<u8>, Diagnostic> {
+    fn inline_data(&mut self, heredoc: &Heredoc, origin: &Origin) -> Result<Vec<u8>, Diagnostic> {
         let content = heredoc.content();
         if !heredoc.expand {
             return Ok(content.into_bytes());
@@ -218,7 +222,9 @@ impl StageInProgress<'_, '_> {
             Diagnostic::error(heredoc.body.span, format!("this here-document cannot be expanded: {error}"), "")
                 .help(format!("quote its name if it holds no variables: `<<\"{}\"`", heredoc.name))
         });
-        Ok(expanded?.text.into_bytes())
+        let expanded = expanded?;
+        self.warn_unset(&expanded.unset, &heredoc.body, origin);
+        Ok(expanded.text.into_bytes())
     }
 
     /// A tree with one file in its root.

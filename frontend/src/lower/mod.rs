@@ -36,7 +36,8 @@ use solver::op::{Op, OpMeta, SourceOp, attr};
 
 use crate::error::{Diagnostic, Severity};
 use crate::expand::{Budget, ExpandError};
-use crate::plan::{Answers, ImageQuestion, NamedContext, Plan, PlanOptions, PlanOutput, Planned};
+use crate::lint;
+use crate::plan::{Answers, Asked, ImageQuestion, NamedContext, Plan, PlanOptions, PlanOutput, Planned};
 use crate::span::Word;
 use crate::stage::Dockerfile;
 use contexts::Contexts;
@@ -51,6 +52,15 @@ const BUDGET_BYTES: u64 = if cfg!(test) { 16 << 20 } else { 512 << 20 };
 /// What an instruction costs beside its text: its vertex and its history entry.
 const INSTRUCTION_BYTES: u64 = 256;
 
+/// What a file is lowered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To be built: what the target needs; every image must be known.
+    Build,
+    /// To be judged: every stage, on empty images where they are not known.
+    Check,
+}
+
 /// Makes a plan, or asks. `found` holds what the parser found.
 ///
 /// # Errors
@@ -60,8 +70,50 @@ pub fn plan(
     options: &PlanOptions,
     answers: &Answers,
     supported: Supported,
-    mut found: Vec<Diagnostic>,
+    found: Vec<Diagnostic>,
 ) -> Result<Planned, Vec<Diagnostic>> {
+    let lowered = lower(file, options, answers, supported, Purpose::Build, found)?;
+    if !lowered.asked.is_empty() {
+        return Ok(Planned::Need(lowered.asked));
+    }
+    lowered.lowering.finish(&lowered.stages, lowered.target)
+}
+
+/// Everything that can be found in a file without asking, in no order, and what would have been asked.
+pub fn check(
+    file: &Dockerfile,
+    options: &PlanOptions,
+    answers: &Answers,
+    found: Vec<Diagnostic>,
+) -> (Vec<Diagnostic>, Vec<Asked>) {
+    match lower(file, options, answers, Supported::NOW, Purpose::Check, found) {
+        Err(found) => (found, Vec::new()),
+        Ok(Lowered { mut lowering, asked, .. }) => {
+            if lowering.budget.spend(0).is_err() {
+                lowering.found.push(Diagnostic::general(ExpandError::TooMuch.to_string()));
+            }
+            lowering.found.extend(globals::unused_build_args(file, options));
+            (lowering.found, asked)
+        }
+    }
+}
+
+/// A file that was lowered, or, when something must be asked for a build, is ready to be.
+struct Lowered<'a> {
+    lowering: Lowering<'a>,
+    stages: Vec<ResolvedStage>,
+    target: usize,
+    asked: Vec<Asked>,
+}
+
+fn lower<'a>(
+    file: &'a Dockerfile,
+    options: &'a PlanOptions,
+    answers: &'a Answers,
+    supported: Supported,
+    purpose: Purpose,
+    mut found: Vec<Diagnostic>,
+) -> Result<Lowered<'a>, Vec<Diagnostic>> {
     let budget = Budget::new(BUDGET_BYTES);
     for command in file.stages.iter().flat_map(|stage| &stage.commands) {
         check::check(command, file.escape, &budget, &mut found);
@@ -74,12 +126,6 @@ pub fn plan(
         }
         return Err(found);
     }
-    for name in file.repeated_names() {
-        found.push(
-            Diagnostic::warning(name.span, format!("a stage called `{}` exists already", name.text), "again")
-                .help("give each stage a name of its own"),
-        );
-    }
     let names = Names { file, options, contexts: Contexts::new(options) };
     for (index, stage) in file.stages.iter().enumerate() {
         for name in stage.commands.iter().flat_map(|command| command.references()) {
@@ -91,15 +137,15 @@ pub fn plan(
     found.extend(target.err());
     let globals = globals::globals(file, options, known_target, &budget, &mut found);
     let mut stages = names.bases(&globals, &budget, &mut found);
+    lint_from_lines(file, options, known_target, &globals, &budget, &mut found);
     if is_faulty(&found) {
         return Err(found);
     }
-    let asked = resolve::needs(&names, &mut stages, known_target, answers, supported, &budget, &mut found);
-    if is_faulty(&found) {
+    let last = if purpose == Purpose::Check { stages.len() - 1 } else { known_target };
+    stages.iter_mut().for_each(|stage| stage.needed = purpose == Purpose::Check);
+    let asked = resolve::needs(&names, &mut stages, last, answers, supported, &budget, &mut found);
+    if purpose == Purpose::Build && is_faulty(&found) {
         return Err(found);
-    }
-    if !asked.is_empty() {
-        return Ok(Planned::Need(asked));
     }
     let mut lowering = Lowering {
         file,
@@ -113,19 +159,47 @@ pub fn plan(
         graph: Graph::new(),
         spans: HashMap::new(),
         history: history::History::default(),
-        states: Vec::with_capacity(known_target + 1),
+        states: Vec::with_capacity(last + 1),
         trees: BTreeMap::new(),
         images: HashMap::new(),
+        ignore: lint::paths::Ignore::new(&options.ignore_patterns),
         found,
     };
-    for (index, stage) in stages.iter().enumerate().take(known_target + 1) {
+    if purpose == Purpose::Build && !asked.is_empty() {
+        return Ok(Lowered { lowering, stages, target: known_target, asked });
+    }
+    for (index, stage) in stages.iter().enumerate().take(last + 1) {
         let state = if stage.needed { Some(lowering.stage(index, stage)) } else { None };
         lowering.states.push(state);
         if lowering.budget.spend(0).is_err() {
             break;
         }
     }
-    lowering.finish(&stages, known_target)
+    Ok(Lowered { lowering, stages, target: known_target, asked })
+}
+
+/// The lint rules about FROM lines; they also look at what holds when no build arg is passed.
+fn lint_from_lines(
+    file: &Dockerfile,
+    options: &PlanOptions,
+    target: usize,
+    globals: &Env,
+    budget: &Budget,
+    found: &mut Vec<Diagnostic>,
+) {
+    let expands = file.stages.iter().any(|stage| stage.from.base.text.contains('$'));
+    let without = (expands && !options.build_args.is_empty()).then(|| {
+        let bare = PlanOptions { build_args: BTreeMap::new(), ..options.clone() };
+        // What is wrong with defaults was found with the build args, or is not in force with them.
+        globals::globals(file, &bare, target, budget, &mut Vec::new())
+    });
+    let globals = lint::from::Globals {
+        given: globals,
+        defaults: without.as_ref().unwrap_or(globals),
+        names: globals.names().collect(),
+        platform: &options.platform,
+    };
+    lint::from::lines(file, &globals, budget, found);
 }
 
 fn is_faulty(found: &[Diagnostic]) -> bool {
@@ -155,6 +229,8 @@ struct Lowering<'a> {
     /// The local sources so far, by name; the build context is `context`.
     trees: BTreeMap<String, Edge>,
     images: HashMap<ImageQuestion, Rc<ImageConfig>>,
+    /// What the ignore file leaves out of the context, for the linter.
+    ignore: lint::paths::Ignore<'a>,
     found: Vec<Diagnostic>,
 }
 
@@ -233,8 +309,13 @@ impl Lowering<'_> {
         describe: impl FnOnce(String) -> String,
     ) -> Option<Edge> {
         let question = &image.question;
-        // Everything needed is answered for: `needs` asked for it.
-        let answer = self.answers.get(question).expect("lowering starts when no question is left");
+        let Some(answer) = self.answers.get(question) else {
+            // A build is lowered when no question is left; what is only looked at may stand on unknown images.
+            let source =
+                SourceOp { identifier: format!("docker-image://{}", question.reference), attrs: BTreeMap::new() };
+            let platform = Some(&question.platform);
+            return Some(self.add(Op::Source(source), Vec::new(), platform, OpMeta::default(), place));
+        };
         let layers =
             !answer.config.rootfs.diff_ids.is_empty() || answer.config.history.iter().any(|entry| !entry.empty_layer);
         if !layers {

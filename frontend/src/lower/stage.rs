@@ -12,6 +12,7 @@ use super::{INSTRUCTION_BYTES, Lowering, unexpandable};
 use crate::error::Diagnostic;
 use crate::expand::{Rules, expand, expand_words};
 use crate::instr::{Instruction, Kind};
+use crate::lint;
 use crate::span::Word;
 use crate::suggest;
 
@@ -30,6 +31,7 @@ impl<'a> Lowering<'a> {
     pub(super) fn stage(&mut self, index: usize, resolved: &ResolvedStage) -> State {
         let file = self.file;
         let stage = &file.stages[index];
+        lint::stage(stage, file.escape, &mut self.found);
         let name = if file.stages.len() == 1 { String::new() } else { file.stage_name(index) };
         let from_image = matches!(&resolved.base, Base::Image(image) if image.context.is_none());
         let commands = resolved.triggers.iter().map(|(trigger, _)| trigger).chain(&stage.commands);
@@ -58,10 +60,14 @@ impl<'a> Lowering<'a> {
             Base::Image(image) => {
                 let place = Some(stage.from.base.span.range());
                 let edge = self.image(image, place, |text| steps.next(false, &text));
-                let image = self.image_config(&image.question);
+                let unknown = !self.answers.contains_key(&image.question);
+                let config = self.image_config(&image.question);
+                if image.context.is_none() {
+                    self.found.extend(lint::from::base_platform(&stage.from.base, &image.question, &config));
+                }
                 // As above: a refusal shows in `finish`.
-                let _ = self.budget.spend(super::state::config_weight(&image.config));
-                State::from_image(edge, image, &resolved.platform)
+                let _ = self.budget.spend(super::state::config_weight(&config.config));
+                State { unknown, ..State::from_image(edge, config, &resolved.platform) }
             }
         };
         let mut progress = StageInProgress { lowering: self, index, state, steps, cmd_set: false };
@@ -127,10 +133,12 @@ impl StageInProgress<'_, '_> {
                 Ok(())
             }
             Kind::Cmd(command) => {
+                self.lint(lint::command::shell_form("CMD", command, &self.state.config.shell), origin);
                 self.cmd(command);
                 Ok(())
             }
             Kind::Entrypoint(command) => {
+                self.lint(lint::command::shell_form("ENTRYPOINT", command, &self.state.config.shell), origin);
                 self.entrypoint(command);
                 Ok(())
             }
@@ -178,7 +186,17 @@ impl StageInProgress<'_, '_> {
         }
     }
 
-    fn warn_unset(&mut self, unset: &[String], word: &Word, origin: &Origin) {
+    /// Takes findings of the linter; those about the text of another file are of no use here.
+    pub(super) fn lint(&mut self, found: impl IntoIterator<Item = Diagnostic>, origin: &Origin) {
+        if !matches!(origin, Origin::Trigger { .. }) {
+            self.lowering.found.extend(found);
+        }
+    }
+
+    pub(super) fn warn_unset(&mut self, unset: &[String], word: &Word, origin: &Origin) {
+        if self.state.unknown {
+            return;
+        }
         for name in unset.iter().map(String::as_str) {
             if self.state.args.get(name).is_some() {
                 continue;
@@ -189,9 +207,7 @@ impl StageInProgress<'_, '_> {
                 suggest::did_you_mean(name, self.state.env.names())
                     .unwrap_or_else(|| format!("declare it with `ARG {name}` or `ENV {name}=…`"))
             };
-            let shown: String = name.chars().take(60).collect();
-            let warning = Diagnostic::warning(word.span, format!("`{shown}` is not set here and counts as empty"), "");
-            self.lowering.found.push(origin.show(warning.help(help)));
+            self.lowering.found.push(origin.show(lint::undefined(word, name, help)));
         }
     }
 

@@ -33,6 +33,10 @@ pub struct State {
     pub platform: Platform,
     /// Its last step, in `History`.
     pub history: Option<usize>,
+    /// Whether it stands on an image that is not known: then there may be variables that are not here.
+    pub unknown: bool,
+    /// Whether the file has said a working directory.
+    pub workdir_set: bool,
 }
 
 impl State {
@@ -73,6 +77,8 @@ impl State {
             args: Rc::default(),
             platform: platform.clone(),
             history: None,
+            unknown: false,
+            workdir_set: false,
         }
     }
 

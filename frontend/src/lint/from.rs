@@ -1,0 +1,169 @@
+//! FROM lines: UndefinedArgInFrom, InvalidDefaultArgInFrom, RedundantTargetPlatform,
+//! FromPlatformFlagConstDisallowed, InvalidBaseImagePlatform.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+
+use oci::model::{ImageConfig, Platform, Reference};
+
+use super::Rule;
+use super::environment::place_of_variable;
+use crate::error::{Diagnostic, Edit, Severity};
+use crate::expand::{Budget, Lookup, Rules, expand};
+use crate::instr::From;
+use crate::plan::ImageQuestion;
+use crate::span::Word;
+use crate::stage::Dockerfile;
+use crate::suggest;
+
+/// What FROM lines are judged by.
+pub(crate) struct Globals<'a> {
+    /// Variables with the build args that were passed.
+    pub given: &'a dyn Lookup,
+    /// Variables as if none had been.
+    pub defaults: &'a dyn Lookup,
+    /// The names of all variables that have a value.
+    pub names: Vec<&'a str>,
+    /// The platform to build for.
+    pub platform: &'a Platform,
+}
+
+/// All rules about FROM lines that need no image. What is an error already is none of these, too.
+pub(crate) fn lines(file: &Dockerfile, globals: &Globals<'_>, budget: &Budget, found: &mut Vec<Diagnostic>) {
+    let errors = found.iter().filter(|fault| fault.severity == Severity::Error);
+    let faulty: HashSet<usize> = errors.filter_map(|fault| Some(fault.span.as_ref()?.start)).collect();
+    let declared: HashSet<&str> = file.global_args.iter().map(|arg| arg.name.text.as_str()).collect();
+    for (index, stage) in file.stages.iter().enumerate() {
+        let from = &stage.from;
+        for word in [Some(&from.base), from.platform.as_ref()].into_iter().flatten() {
+            if !faulty.contains(&word.span.start) {
+                undefined_arg(word, file.escape, globals, &declared, budget, found);
+            }
+        }
+        if !faulty.contains(&from.base.span.start) {
+            found.extend(default_arg(file, index, globals, budget));
+        }
+        if let Some(platform) = &from.platform {
+            found.extend(redundant_platform(platform, from, file.escape, globals, budget));
+            found.extend(constant_platform(platform, from));
+        }
+    }
+}
+
+/// UndefinedArgInFrom.
+fn undefined_arg(
+    word: &Word,
+    escape: char,
+    globals: &Globals<'_>,
+    declared: &HashSet<&str>,
+    budget: &Budget,
+    found: &mut Vec<Diagnostic>,
+) {
+    let Ok(expansion) = expand(&word.text, Rules::ordinary(escape), globals.given, budget) else { return };
+    for name in expansion.unset.iter().filter(|name| !declared.contains(name.as_str())) {
+        let known = globals.names.iter().copied().chain(declared.iter().copied());
+        let help = suggest::did_you_mean(name, known).unwrap_or_else(|| {
+            format!("FROM sees only ARGs that stand before the first FROM: put `ARG {name}=…` there")
+        });
+        let shown: String = name.chars().take(60).collect();
+        found.push(
+            Diagnostic::warning(place_of_variable(word, name), format!("`{shown}` is not declared for FROM"), "")
+                .help(help)
+                .rule(Rule::UndefinedArgInFrom),
+        );
+    }
+}
+
+/// InvalidDefaultArgInFrom: without build args nothing valid is left.
+fn default_arg(file: &Dockerfile, index: usize, globals: &Globals<'_>, budget: &Budget) -> Option<Diagnostic> {
+    let word = &file.stages[index].from.base;
+    if !word.text.contains('$') {
+        return None;
+    }
+    let name = expand(&word.text, Rules::ordinary(file.escape), globals.defaults, budget).ok()?;
+    if file.base_stage(&name.text, index).is_some() || name.text.parse::<Reference>().is_ok() {
+        return None;
+    }
+    let shown: String = word.text.chars().take(60).collect();
+    let arg = name.unset.first().map_or("the ARG".to_owned(), |arg| format!("`ARG {arg}`"));
+    Some(
+        Diagnostic::warning(word.span, format!("`{shown}` names no image unless a build arg is passed"), "")
+            .help(format!("give {arg} before the first FROM a default, or write one here: `${{name:-value}}`"))
+            .rule(Rule::InvalidDefaultArgInFrom),
+    )
+}
+
+/// Remembers which variables were asked for.
+struct Asked<'a> {
+    variables: &'a dyn Lookup,
+    names: RefCell<Vec<String>>,
+}
+
+impl Lookup for Asked<'_> {
+    fn value(&self, name: &str) -> Option<&str> {
+        let mut names = self.names.borrow_mut();
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+        self.variables.value(name)
+    }
+}
+
+/// RedundantTargetPlatform. The fix takes the flag away.
+fn redundant_platform(
+    word: &Word,
+    from: &From,
+    escape: char,
+    globals: &Globals<'_>,
+    budget: &Budget,
+) -> Option<Diagnostic> {
+    let asked = Asked { variables: globals.given, names: RefCell::default() };
+    let value = expand(&word.text, Rules::ordinary(escape), &asked, budget).ok()?.text;
+    let target = globals.platform.to_string();
+    if *asked.names.borrow() != ["TARGETPLATFORM"] || value != target {
+        return None;
+    }
+    let shown: String = word.text.chars().take(60).collect();
+    let fix = match from.platform_flag {
+        Some(flag) => vec![Edit { span: (flag.start, from.base.span.start), replacement: String::new() }],
+        None => Vec::new(),
+    };
+    Some(
+        Diagnostic::warning(word.span, format!("`--platform={shown}` is what holds without it"), "")
+            .help("remove the flag")
+            .rule(Rule::RedundantTargetPlatform)
+            .fix(fix),
+    )
+}
+
+/// FromPlatformFlagConstDisallowed. A stage whose name says its platform means it.
+fn constant_platform(word: &Word, from: &From) -> Option<Diagnostic> {
+    if word.text.contains('$') {
+        return None;
+    }
+    let platform: Platform = word.text.parse().ok()?;
+    let name = from.name.as_ref().map(|name| name.text.as_str()).unwrap_or_default();
+    if name.contains(&platform.os) || name.contains(&platform.architecture) {
+        return None;
+    }
+    Some(
+        Diagnostic::warning(word.span, format!("the platform is always `{}`", word.text), "")
+            .help("leave the flag out, write `--platform=$BUILDPLATFORM`, or name the stage after its platform")
+            .rule(Rule::FromPlatformFlagConstDisallowed),
+    )
+}
+
+/// InvalidBaseImagePlatform.
+pub(crate) fn base_platform(base: &Word, question: &ImageQuestion, image: &ImageConfig) -> Option<Diagnostic> {
+    let (wanted, os, architecture) = (&question.platform, &image.os, &image.architecture);
+    let unknown = os.is_empty() || architecture.is_empty();
+    let actual = Platform::normalised(os, architecture, &image.variant);
+    if unknown || (actual.os == wanted.os && actual.architecture == wanted.architecture) {
+        return None;
+    }
+    Some(
+        Diagnostic::warning(base.span, format!("this image is for {actual}, and {wanted} is built"), "")
+            .help("pass `--platform`, write it behind FROM, or choose an image that has this platform")
+            .rule(Rule::InvalidBaseImagePlatform),
+    )
+}
