@@ -231,9 +231,17 @@ impl StageInProgress<'_, '_> {
         self.steps.machine = machine::prefix(&self.state.platform, build, always, &self.state.env);
         OpMeta {
             description: self.steps.next(origin.is_trigger(), text),
-            ignore_cache: self.lowering.options.no_cache,
+            ignore_cache: self.lowering.options.no_cache || self.is_without_cache(),
             ..OpMeta::default()
         }
+    }
+
+    /// Whether the cache does not count for this stage.
+    fn is_without_cache(&self) -> bool {
+        let name = self.lowering.file.stages[self.index].from.name.as_ref();
+        let listed =
+            |name: &Word| self.lowering.options.no_cache_stages.iter().any(|s| s.eq_ignore_ascii_case(&name.text));
+        name.is_some_and(listed)
     }
 
     /// A history entry; with an edge it makes a layer.
