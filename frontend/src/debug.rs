@@ -104,7 +104,7 @@ pub fn plan(plan: &Plan) -> String {
 
 fn show_exec(out: &mut String, exec: &ExecOp, input: impl Fn(Option<usize>) -> String) {
     line(out, format_args!("   exec {:?}", exec.args));
-    for variable in &exec.env {
+    for variable in exec.env.iter() {
         line(out, format_args!("   env {variable:?}"));
     }
     for variable in &exec.proxy_env {

@@ -1,7 +1,11 @@
 //! Hostile files: the work is linear in the text, counted, not timed; and the stack is bounded.
 
+#[path = "../benches/large/variants.rs"]
+mod variants;
+
 use crate::meter;
-use crate::{Answers, PlanOptions, plan};
+use crate::{Answers, ImageAnswer, PlanOptions, Planned, plan};
+use oci::model::{DiffId, Digest, ImageConfig, RootFs};
 
 /// A file of a family, about `n` lines long.
 type Family = (&'static str, fn(usize) -> String);
@@ -78,6 +82,35 @@ fn the_work_is_linear_in_the_text() {
         assert!(few >= small.len() as u64 / 2, "{name}: {few} steps cannot have seen {} bytes", small.len());
         // A constant part may make it grow slower, never faster.
         assert!(many as f64 <= few as f64 * growth * 1.3, "{name}: {growth} times the text, {few} -> {many} steps");
+    }
+}
+
+/// The steps that planning takes to the end, whatever image is asked for being a small one.
+fn steps_to_the_plan(text: &str) -> u64 {
+    let options = PlanOptions { platform: "linux/amd64".parse().expect("a platform"), ..PlanOptions::default() };
+    let mut answers = Answers::new();
+    meter::count(|| {
+        loop {
+            match plan(text, &options, &answers) {
+                Ok(Planned::Plan(plan)) => return drop(plan),
+                Ok(Planned::Need(asked)) => answers.extend(asked.into_iter().map(|asked| {
+                    let rootfs = RootFs { diff_ids: vec![DiffId(Digest::of(b"layer"))], ..RootFs::default() };
+                    let config = ImageConfig { rootfs, ..ImageConfig::default() };
+                    (asked.question, ImageAnswer { digest: Digest::of(b"image"), config })
+                })),
+                Err(found) => panic!("the file is well-formed, but {:?}", found.first()),
+            }
+        }
+    })
+}
+
+#[test]
+fn twice_the_instructions_are_twice_the_work() {
+    for (name, variant) in variants::VARIANTS {
+        let (small, large) = (variant(500, 50_000), variant(1_000, 100_000));
+        let (few, many) = (steps_to_the_plan(&small), steps_to_the_plan(&large));
+        assert!(few >= small.len() as u64, "{name}: {few} steps cannot have seen {} bytes", small.len());
+        assert!(many as f64 <= few as f64 * 2.3, "{name}: {few} -> {many} steps");
     }
 }
 

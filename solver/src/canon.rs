@@ -6,8 +6,7 @@
 //!
 //! What is deliberately not written: [`crate::op::OpMeta`], [`crate::op::ExecOp::proxy_env`], secret values.
 
-use std::fmt::Display;
-use std::io::Write as _;
+use std::fmt::{Display, Write};
 
 use sha2::{Digest as _, Sha256};
 
@@ -79,18 +78,20 @@ impl Parts {
 }
 
 /// How many bytes are collected before they are hashed: parts are short, and hashing likes long runs.
-const RUN_BYTES: usize = 4096;
+const RUN_BYTES: usize = 1024;
 
-/// The digest of parts that nobody wants to see: as [`Parts::digest`], without the list.
+/// The digest of parts that nobody wants to see: as [`Parts::digest`], without the list, and without any allocation:
+/// graphs of a hundred thousand vertices are made this way.
 pub struct Hashing {
     hash: Sha256,
-    run: Vec<u8>,
+    run: [u8; RUN_BYTES],
+    filled: usize,
 }
 
 impl Hashing {
     /// Begins with the version and `domain`.
     pub fn new(domain: &str) -> Self {
-        let mut hashing = Self { hash: Sha256::new(), run: Vec::with_capacity(2 * RUN_BYTES) };
+        let mut hashing = Self { hash: Sha256::new(), run: [0; RUN_BYTES], filled: 0 };
         hashing.field(VERSION);
         hashing.field(domain);
         hashing
@@ -98,21 +99,69 @@ impl Hashing {
 
     /// Its length in eight bytes, little end first, and its bytes.
     fn field(&mut self, text: impl Display) {
-        let start = self.run.len() + 8;
-        self.run.extend([0; 8]);
-        write!(self.run, "{text}").expect("writing to memory cannot fail");
-        let length = (self.run.len() - start) as u64;
-        self.run[start - 8..start].copy_from_slice(&length.to_le_bytes());
-        if self.run.len() >= RUN_BYTES {
-            self.hash.update(&self.run);
-            self.run.clear();
+        if self.filled > RUN_BYTES / 2 {
+            self.flush();
         }
+        let (length, rest) = self.run[self.filled..].split_at_mut(8);
+        let mut into = Into { rest, filled: 0 };
+        // What does not fit is written twice: to know its length, and to be hashed.
+        if write!(into, "{text}").is_ok() {
+            let filled = into.filled;
+            length.copy_from_slice(&(filled as u64).to_le_bytes());
+            self.filled += 8 + filled;
+            return;
+        }
+        let mut length = Length(0);
+        write!(length, "{text}").expect("counting cannot fail");
+        self.flush();
+        self.hash.update(length.0.to_le_bytes());
+        write!(Through(&mut self.hash), "{text}").expect("hashing cannot fail");
+    }
+
+    fn flush(&mut self) {
+        self.hash.update(&self.run[..self.filled]);
+        self.filled = 0;
     }
 
     /// SHA-256 of everything so far.
     pub fn digest(mut self) -> [u8; 32] {
-        self.hash.update(&self.run);
+        self.flush();
         self.hash.finalize().into()
+    }
+}
+
+/// Memory of a fixed length; what does not fit is refused.
+struct Into<'a> {
+    rest: &'a mut [u8],
+    filled: usize,
+}
+
+impl Write for Into<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.filled + text.len();
+        self.rest.get_mut(self.filled..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
+        self.filled = end;
+        Ok(())
+    }
+}
+
+/// Straight into the hash.
+struct Through<'a>(&'a mut Sha256);
+
+impl Write for Through<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.update(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// How many bytes were written.
+struct Length(u64);
+
+impl Write for Length {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0 += text.len() as u64;
+        Ok(())
     }
 }
 

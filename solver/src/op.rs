@@ -5,6 +5,7 @@
 //! limits, secret values) is in [`OpMeta`] or not in the graph at all.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// One operation. A vertex of the graph is an operation, its inputs and its platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,8 +81,8 @@ impl SourceOp {
 pub struct ExecOp {
     /// The command; never empty.
     pub args: Vec<String>,
-    /// `NAME=value`, in order; part of the identity.
-    pub env: Vec<String>,
+    /// `NAME=value`, in order; part of the identity. Shared: a stage's steps mostly have the same.
+    pub env: Arc<[String]>,
     /// Proxy variables: given to the process, outside every digest and key.
     pub proxy_env: Vec<String>,
     /// Working directory inside the root; absolute.

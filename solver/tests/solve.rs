@@ -111,7 +111,7 @@ fn every_field_of_a_process_is_in_its_key_but_proxies() {
     type Change = fn(&mut solver::op::ExecOp);
     let cases: &[(&str, Change, bool)] = &[
         ("args", |exec| exec.args.push("x".into()), true),
-        ("env", |exec| exec.env.push("A=1".into()), true),
+        ("env", |exec| exec.env = ["A=1".into()].into(), true),
         ("cwd", |exec| exec.cwd = "/src".into(), true),
         ("user", |exec| exec.user = "nobody".into(), true),
         ("network", |exec| exec.network = NetworkMode::None, true),

@@ -398,7 +398,7 @@ mod tests {
         };
         ExecOp {
             args: vec!["make".into()],
-            env: vec!["TOKEN=hunter2".into()],
+            env: ["TOKEN=hunter2".into()].into(),
             proxy_env: Vec::new(),
             cwd: "/src".into(),
             user: "bob".into(),

@@ -100,7 +100,7 @@ impl Bench {
 fn exec(script: &str) -> ExecOp {
     ExecOp {
         args: ["/bin/sh", "-c", script].map(String::from).to_vec(),
-        env: vec!["PATH=/bin".into()],
+        env: ["PATH=/bin".into()].into(),
         proxy_env: vec!["http_proxy=http://proxy.invalid".into()],
         cwd: "/".into(),
         user: String::new(),

@@ -57,6 +57,20 @@ impl<'a> Reader<'a> {
         Some(c)
     }
 
+    /// The characters up to one that means something, at least one of them.
+    fn plain(&mut self, stop: Option<char>) -> &'a str {
+        let rest = &self.text[self.pos..];
+        let special = |b: u8| {
+            let c = char::from(b);
+            b.is_ascii() && (matches!(c, '$' | '\'' | '"') || c == self.rules.escape || Some(c) == stop)
+        };
+        // Everything special is ASCII, and no byte of any other character is.
+        let end = rest.bytes().skip(1).position(special).map_or(rest.len(), |at| at + 1);
+        meter::tick(end);
+        self.pos += end;
+        &rest[..end]
+    }
+
     fn value(&mut self, name: &str) -> Option<String> {
         let value = self.variables.value(name).map(str::to_owned);
         if value.is_none() && !self.unset.iter().any(|known| known == name) && self.unset.len() < 100 {
@@ -112,10 +126,10 @@ impl<'a> Reader<'a> {
                     }
                 }
                 _ => {
-                    self.next();
-                    value.push(c);
+                    let plain = self.plain(stop);
+                    value.push_str(plain);
                     if let Some(words) = words.as_deref_mut() {
-                        words.push(c);
+                        plain.chars().for_each(|c| words.push(c));
                     }
                 }
             }
@@ -174,10 +188,7 @@ impl<'a> Reader<'a> {
                         }
                     }
                 }
-                c => {
-                    self.next();
-                    value.push(c);
-                }
+                _ => value.push_str(self.plain(None)),
             }
             if value.len() > WORD_MAX_BYTES {
                 return Err(ExpandError::Long);

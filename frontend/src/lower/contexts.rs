@@ -46,23 +46,14 @@ impl<'a> Contexts<'a> {
         Self { by_name }
     }
 
-    fn find(&self, name: &str, platform: &Platform) -> Option<&Candidate<'a>> {
+    /// What stands for a stage or image of that name; `None` when no context does.
+    pub fn base(&self, name: &str, platform: &Platform) -> Option<Base> {
         if self.by_name.is_empty() || is_reserved(name) {
             return None;
         }
         let candidates = self.by_name.get(&normal(name))?;
         let exact = candidates.iter().find(|candidate| candidate.platform.as_ref() == Some(platform));
-        exact.or_else(|| candidates.iter().find(|candidate| candidate.platform.is_none()))
-    }
-
-    /// The context of that name, as the caller names it.
-    pub fn key(&self, name: &str, platform: &Platform) -> Option<&'a str> {
-        self.find(name, platform).map(|found| found.key)
-    }
-
-    /// What stands for a stage or image of that name; `None` when no context does.
-    pub fn base(&self, name: &str, platform: &Platform) -> Option<Base> {
-        let found = self.find(name, platform)?;
+        let found = exact.or_else(|| candidates.iter().find(|candidate| candidate.platform.is_none()))?;
         let image = |reference: &Reference, layout: Option<String>| {
             let question = ImageQuestion { reference: reference.clone(), platform: platform.clone(), layout };
             Base::Image(Box::new(ImageBase { question, context: Some(found.key.to_owned()) }))

@@ -1,6 +1,8 @@
 //! Variables, in the order in which they were first set.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::expand::Lookup;
 
@@ -10,6 +12,8 @@ pub struct Env {
     list: Vec<(String, String)>,
     index: HashMap<String, usize>,
     bytes: u64,
+    /// What [`Self::lines`] gave.
+    lines: OnceCell<Arc<[String]>>,
 }
 
 impl Env {
@@ -25,6 +29,7 @@ impl Env {
 
     /// Sets a variable.
     pub fn set(&mut self, name: &str, value: &str) {
+        self.lines.take();
         match self.index.get(name) {
             Some(&at) => {
                 let old = std::mem::replace(&mut self.list[at].1, value.to_owned());
@@ -38,24 +43,18 @@ impl Env {
         }
     }
 
-    /// Takes a variable away. Linear in the number of variables.
-    pub fn remove(&mut self, name: &str) {
-        let Some(at) = self.index.remove(name) else { return };
-        let (name, value) = self.list.remove(at);
-        self.bytes -= (name.len() + value.len() + 1) as u64;
-        for place in self.index.values_mut().filter(|place| **place > at) {
-            *place -= 1;
-        }
-    }
-
     /// The value of a variable.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.index.get(name).map(|at| self.list[*at].1.as_str())
     }
 
-    /// As `NAME=value` lines.
-    pub fn lines(&self) -> Vec<String> {
-        self.list.iter().map(|(name, value)| format!("{name}={value}")).collect()
+    /// As `NAME=value` lines, made once for all who ask between two changes.
+    pub fn lines(&self) -> Arc<[String]> {
+        let make = || {
+            crate::meter::tick(self.bytes as usize);
+            self.list.iter().map(|(name, value)| format!("{name}={value}")).collect()
+        };
+        self.lines.get_or_init(make).clone()
     }
 
     /// Names and values, in order.

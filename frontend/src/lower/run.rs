@@ -18,8 +18,6 @@ use crate::span::Span;
 const SCRIPTS: &str = "/dev/pipes";
 /// Permission bits of such a script.
 const SCRIPT_MODE: u32 = 0o755;
-/// The build arg that names the machine that steps see.
-const HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 /// Name of a cache directory inside the tree that gives it its owner.
 const CACHE_ROOT: &str = "/cache";
 
@@ -62,7 +60,9 @@ impl StageInProgress<'_, '_> {
             .spend(self.state.env.bytes() + self.state.args.bytes())
             .map_err(|error| Diagnostic::error(instruction.span, error.to_string(), ""))?;
         let mut env = self.state.env.lines();
-        env.append(&mut parts.env);
+        if !parts.env.is_empty() {
+            env = env.iter().cloned().chain(parts.env).collect();
+        }
         let created_by = format!("RUN {} # buildkit", self.command_string(&args));
         let network = match (self.lowering.options.network, run.network) {
             (_, NetworkMode::None) => NetworkMode::None,
@@ -80,18 +80,17 @@ impl StageInProgress<'_, '_> {
             security: run.security,
             secret_env: parts.secret_env,
             extra_hosts: Vec::new(),
-            hostname: self.lowering.options.build_args.get(HOSTNAME).cloned().unwrap_or_default(),
+            hostname: String::new(),
             ulimits: Vec::new(),
             shm_size_bytes: 0,
             cgroup_parent: String::new(),
             valid_exit_codes: Vec::new(),
             devices: Vec::new(),
         };
-        let text = match run.script() {
-            Some(script) => format!("{} ({})", instruction.source, steps::summary(&script.body.text)),
-            None => instruction.source.clone(),
-        };
-        let text = self.describe(&text, true, origin);
+        let mut text = self.describe(&instruction.source, true, origin);
+        if let Some(script) = run.script() {
+            text.push_str(&format!(" ({})", steps::summary(&script.body.text)));
+        }
         let meta = self.meta(&text, origin);
         let platform = self.state.platform.clone();
         let place = origin.place(instruction.span);
@@ -137,6 +136,7 @@ impl StageInProgress<'_, '_> {
     /// The command as histories show it: `|1 A=b /bin/sh -c make`.
     fn command_string(&self, args: &[String]) -> String {
         let command = args.join(" ");
+        crate::meter::tick(command.len() + self.state.args.bytes() as usize);
         let shown: Vec<String> = self
             .state
             .args

@@ -130,7 +130,7 @@ impl State {
     /// As an image config; layers and history are those of the base.
     pub fn image(&self) -> ImageConfig {
         let mut config = Config::clone(&self.config);
-        config.env = self.image_env.lines();
+        config.env = self.image_env.lines().to_vec();
         ImageConfig { created: None, author: self.author.as_ref().into(), config, ..ImageConfig::clone(&self.base) }
     }
 }

@@ -179,7 +179,7 @@ impl Sketch {
         });
         let mut exec = ExecOp {
             args: vec!["/bin/sh".into(), "-c".into(), name.into()],
-            env: Vec::new(),
+            env: [].into(),
             proxy_env: Vec::new(),
             cwd: "/".into(),
             user: String::new(),
