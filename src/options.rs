@@ -1,9 +1,13 @@
 //! What a build is asked to do: the command line, the environment and the config files, merged and checked.
 //!
-//! The values are plain data, which [`build::build`], [`input::input`] and [`run::run`] make of flags, settings and surroundings, and
-//! [`crate::engine`] obeys. Deliberately absent: reading files, and the words of the command line ([`crate::cli`]).
+//! The values are plain data, which [`build::build`], [`input::input`] and [`run::run`] make of flags, settings and surroundings,
+//! and [`crate::engine`] obeys. Of files only those of `--build-arg-file` are read here ([`args`]). Deliberately absent:
+//! the words of the command line ([`crate::cli`]).
 
+pub mod annotation;
+pub mod args;
 pub mod build;
+pub mod context;
 pub mod input;
 pub mod output;
 pub mod run;
@@ -17,13 +21,18 @@ use solver::op::NetworkMode;
 /// What is built or looked at: the same for `build`, `check` and `debug`.
 #[derive(Clone, Debug)]
 pub struct InputOptions {
-    /// The context directory, as given.
-    pub context: PathBuf,
-    /// `-f`; `None` looks for `Dockerfile`, then `dockerfile`, then `Containerfile` in the context.
-    pub file: Option<PathBuf>,
+    /// Where the files come from.
+    pub context: context::Place,
+    /// `-f`.
+    pub dockerfile: context::DockerfileFrom,
+    /// `--ignorefile`.
+    pub ignorefile: Option<PathBuf>,
+    /// `--build-context`, each name once, by name.
+    pub contexts: Vec<context::NamedSource>,
     /// `--target`.
     pub target: Option<String>,
-    /// `--build-arg`, later ones winning; a bare name was looked up in the environment and is absent if unset there.
+    /// `--build-arg` and `--build-arg-file`, later ones winning; a bare name was looked up in the environment and is
+    /// absent if unset there.
     pub build_args: BTreeMap<String, String>,
     /// `--platform`, or the machine's own.
     pub platform: Platform,
@@ -38,10 +47,14 @@ pub struct BuildOptions {
     pub tags: Vec<Reference>,
     /// `--label`.
     pub labels: BTreeMap<String, String>,
+    /// `--annotation`.
+    pub annotations: annotation::Annotations,
     /// `--network`; `None` when not given.
     pub network: Option<NetworkMode>,
     /// `--no-cache`.
     pub no_cache: bool,
+    /// `--no-cache-filter`.
+    pub no_cache_stages: Vec<String>,
     /// `--pull`.
     pub pull: bool,
     /// `--push`.

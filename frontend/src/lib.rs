@@ -120,7 +120,7 @@ impl Source {
         let (ast, mut found) = parse::parse(text);
         lint::statements(&ast, &mut found);
         let skips = lint::Skips::of(&ast, &mut found);
-        let file = group(&ast, &mut found);
+        let file = group(text, &ast, &mut found);
         lint::stages(text, &file, &mut found);
         Self { file, skips, check: ast.directives.check, found }
     }
@@ -129,11 +129,11 @@ impl Source {
 /// Reads a Dockerfile into stages; every fault of form goes into the second half.
 pub fn read(text: &str) -> (stage::Dockerfile, Vec<Diagnostic>) {
     let (ast, mut found) = parse::parse(text);
-    let file = group(&ast, &mut found);
+    let file = group(text, &ast, &mut found);
     (file, found)
 }
 
-fn group(ast: &ast::Ast, found: &mut Vec<Diagnostic>) -> stage::Dockerfile {
+fn group(text: &str, ast: &ast::Ast, found: &mut Vec<Diagnostic>) -> stage::Dockerfile {
     let mut instructions = Vec::with_capacity(ast.statements.len());
     for statement in &ast.statements {
         let is_from = statement.keyword == ast::Keyword::From;
@@ -144,5 +144,7 @@ fn group(ast: &ast::Ast, found: &mut Vec<Diagnostic>) -> stage::Dockerfile {
             None => {}
         }
     }
-    stage::Dockerfile::group(instructions, ast.escape, found)
+    let mut file = stage::Dockerfile::group(instructions, ast.escape, found);
+    file.syntax = ast.directives.syntax.clone().or_else(|| lower::syntax::foreign(text));
+    file
 }

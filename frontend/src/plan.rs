@@ -24,6 +24,8 @@ pub struct PlanOptions {
     pub build_platform: Platform,
     /// Whether every step runs even when its result is known.
     pub no_cache: bool,
+    /// The stages of which every step runs even when its result is known, by name, in any case of letters.
+    pub no_cache_stages: Vec<String>,
     /// The network of every RUN step, whatever the file says; only `--network=none` of a step stays.
     pub network: Option<NetworkMode>,
     /// The patterns of the ignore file, in order.

@@ -15,6 +15,8 @@ use crate::suggest;
 pub struct Dockerfile {
     /// The escape character.
     pub escape: char,
+    /// `# syntax=`.
+    pub syntax: Option<Word>,
     /// What stands before the first FROM.
     pub global_args: Vec<ArgDeclaration>,
     /// The stages, in order.
@@ -50,7 +52,8 @@ pub enum Meaning {
 impl Dockerfile {
     /// Groups instructions. Faults go to `found`; the result is as complete as can be.
     pub fn group(instructions: Vec<Instruction>, escape: char, found: &mut Vec<Diagnostic>) -> Self {
-        let mut file = Self { escape, global_args: Vec::new(), stages: Vec::new(), names: HashMap::new() };
+        let mut file =
+            Self { escape, syntax: None, global_args: Vec::new(), stages: Vec::new(), names: HashMap::new() };
         // An earlier error (a misspelt FROM, perhaps) explains it.
         let mut complained = found.iter().any(|fault| fault.severity == Severity::Error);
         for instruction in instructions {

@@ -19,7 +19,9 @@ Examples:
   rbuild -t app:1 .                           build, and keep the image as app:1 in the local store
   rbuild -t registry.example/app:1 --push .   build and push
   rbuild -o type=oci,dest=app.tar .           build, and write an OCI archive
-  rbuild --target test --no-cache .           build one stage, every step anew"
+  rbuild --target test --no-cache .           build one stage, every step anew
+  rbuild -t app:1 - < Dockerfile              build without files
+  rbuild -t app:1 https://host/app.git#v1     build a repository"
 )]
 pub struct BuildArgs {
     /// What is built.
@@ -33,11 +35,24 @@ pub struct BuildArgs {
     #[arg(long = "label", value_name = "NAME=VALUE", action = ArgAction::Append)]
     pub labels: Vec<String>,
 
+    /// Add an annotation to the image's manifest: [LEVEL:]KEY=VALUE, LEVEL being manifest or manifest-descriptor
+    #[arg(long = "annotation", value_name = "KEY=VALUE", action = ArgAction::Append)]
+    pub annotations: Vec<String>,
+    /// Give the image, its history and its files this time, in seconds since 1970 [env: SOURCE_DATE_EPOCH]
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub source_date_epoch: Option<i64>,
+    /// The same as --source-date-epoch
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub timestamp: Option<i64>,
+
     /// Run every step, whatever the cache knows
     #[arg(long, help_heading = "Cache", value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", default_value = "false", hide_default_value = true,
         hide_possible_values = true, action = ArgAction::Set)]
     pub no_cache: bool,
+    /// Run every step of these stages, whatever the cache knows
+    #[arg(long, help_heading = "Cache", value_name = "STAGE,…", value_delimiter = ',', action = ArgAction::Append)]
+    pub no_cache_filter: Vec<String>,
     /// Ask the registries for the base images, even if the local store has them
     #[arg(long, help_heading = "Cache", value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", default_value = "false", hide_default_value = true,

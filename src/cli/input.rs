@@ -7,11 +7,12 @@ use clap::{ArgAction, Args};
 /// What is built or looked at.
 #[derive(Clone, Debug, Default, Args)]
 pub struct InputArgs {
-    /// The folder that COPY and ADD read from
+    /// What COPY and ADD read from: a folder, an archive, an address (http, https, git), or - for standard input
     #[arg(value_name = "CONTEXT")]
     pub context: PathBuf,
 
-    /// Read this Dockerfile [default: Dockerfile, dockerfile or Containerfile in the context]
+    /// Read this Dockerfile; - is standard input, https://… is fetched [default: Dockerfile, dockerfile or
+    /// Containerfile in the context]
     #[arg(short, long, value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// Only what this stage needs [default: the last]
@@ -20,6 +21,16 @@ pub struct InputArgs {
     /// Set a build argument; a bare name takes its value from the environment
     #[arg(long = "build-arg", value_name = "NAME[=VALUE]", action = ArgAction::Append)]
     pub build_args: Vec<String>,
+    /// Take build arguments from this file, one NAME=VALUE per line; --build-arg wins
+    #[arg(long = "build-arg-file", value_name = "FILE", action = ArgAction::Append)]
+    pub build_arg_files: Vec<PathBuf>,
+    /// Let NAME in the Dockerfile mean something else: docker-image://REF, oci-layout://DIR[:TAG], a folder, or an
+    /// address; may be given again
+    #[arg(long = "build-context", value_name = "NAME=VALUE", action = ArgAction::Append)]
+    pub build_contexts: Vec<String>,
+    /// Leave out what this file lists, instead of what .dockerignore does
+    #[arg(long, value_name = "FILE")]
+    pub ignorefile: Option<PathBuf>,
     /// For this platform [default: that of this machine] [env: DOCKER_DEFAULT_PLATFORM]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,

@@ -13,6 +13,7 @@ use super::Hall;
 use crate::cli::values::ProgressArg;
 use crate::cli::{self, BuildArgs};
 use crate::engine::{self, Built, Failure};
+use crate::options::context::Place;
 use crate::options::{self, BuildOptions};
 use crate::report;
 
@@ -20,7 +21,9 @@ use crate::report;
 pub async fn build(hall: &Hall<'_>, args: &BuildArgs) -> Result<u8, Failure> {
     let inert = options::build::inert(args)?;
     let options = options::build::build(args, &hall.config, hall.environment)?;
-    check_for_verb(&options.input.context)?;
+    if let Place::Path(path) = &options.input.context {
+        check_for_verb(path)?;
+    }
     let mode = hall.mode()?;
     forget_old_id(options.iidfile.as_deref())?;
     if !inert.is_empty() && hall.talks() {
@@ -182,16 +185,20 @@ mod tests {
     fn build_options() -> BuildOptions {
         BuildOptions {
             input: options::InputOptions {
-                context: ".".into(),
-                file: None,
+                context: Place::Path(".".into()),
+                dockerfile: options::context::DockerfileFrom::Usual,
+                ignorefile: None,
+                contexts: Vec::new(),
                 target: None,
                 build_args: std::collections::BTreeMap::new(),
                 platform: oci::model::Platform::native(),
             },
             tags: Vec::new(),
             labels: std::collections::BTreeMap::new(),
+            annotations: options::annotation::Annotations::default(),
             network: None,
             no_cache: false,
+            no_cache_stages: Vec::new(),
             pull: false,
             push: false,
             outputs: Vec::new(),

@@ -19,6 +19,8 @@ pub struct Assembled {
     pub config_bytes: Vec<u8>,
     /// The records that have something in them, bottom first.
     pub layers: Vec<Layer>,
+    /// What stands in its manifest beside them.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Assembled {
@@ -29,7 +31,7 @@ impl Assembled {
 
     /// The manifest over `layers`, which describe `self.layers` in order; OCI media types.
     pub fn manifest(&self, layers: Vec<Descriptor>) -> Result<oci::image::Assembled, Failure> {
-        oci::image::assemble(&self.config_bytes, layers, BTreeMap::new(), Dialect::Oci)
+        oci::image::assemble(&self.config_bytes, layers, self.annotations.clone(), Dialect::Oci)
             .map_err(|error| Failure::from_error(&error))
     }
 }
@@ -57,7 +59,7 @@ pub fn assemble(output: &PlanOutput, chain: &[Layer]) -> Result<Assembled, Failu
     }
     let config_bytes = serde_json::to_vec(&config).expect("a config holds nothing that JSON cannot");
     let layers = chain.iter().filter(|layer| !layer.empty).cloned().collect();
-    Ok(Assembled { config_bytes, layers })
+    Ok(Assembled { config_bytes, layers, annotations: BTreeMap::new() })
 }
 
 /// Entries take the time of the record they made; those that made none, the time of the one before. So an image whose

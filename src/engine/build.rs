@@ -18,11 +18,11 @@ use store::{ImageRecord, Layer, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::{Assembled, assemble};
-use super::context::Context;
+use super::context::{Context, Opener};
 use super::resolve::Resolver;
 use super::task::{Task, in_background};
 use super::{Failure, Problem, Settings, export, words};
-use crate::options::BuildOptions;
+use crate::options::{BuildOptions, OutputKind};
 
 /// A build that went well.
 #[derive(Clone, Debug)]
@@ -52,11 +52,15 @@ pub async fn build(
 ) -> Result<Built, Failure> {
     let store = settings.open_store(&progress)?;
     let registry = settings.registry()?;
-    let context = read_context(options, &*progress)?;
+    let opener = Opener { store: &store, progress: &progress, cancel: &cancel };
+    let mut context = opener.open(&options.input).await?;
     let plan = plan(settings, options, &context, &store, &registry, &progress).await?;
+    context.named.fetch_for(&plan.graph, &opener).await?;
     say_shared_network(options, &plan, &*progress);
+    say_lost_annotations(options, &*progress);
+    let unused = context.named.unused(&context.dockerfile.text, &plan.graph);
 
-    let worker = settings.worker(&store, &registry, &context.dir)?;
+    let worker = settings.worker(&store, &registry, context.local_sources())?;
     let solver = Solver {
         executor: Arc::new(worker.clone()),
         cache: Arc::new(store.clone()),
@@ -72,7 +76,8 @@ pub async fn build(
     let exporting = Task::start("exporting to image", &progress);
     let exported = async {
         let chain = chain_with_diff_ids(&worker, top.as_ref()).await?;
-        let image = assemble(&output, &chain)?;
+        let annotations = options.annotations.manifest.clone();
+        let image = Assembled { annotations, ..assemble(&output, &chain)? };
         let record = keep(&store, &image, top, output.platform.clone())?;
         let out = export::Exporter { store: &store, registry: &registry, worker: &worker, progress: &progress };
         let sent = out.export(options, &image, exporting.vertex).await?;
@@ -97,22 +102,9 @@ pub async fn build(
         steps: solution.ran + solution.cached,
         cached: solution.cached,
         wrote: sent.wrote,
-        warnings: warnings.iter().map(|found| words::diagnostic(found, &context.dockerfile)).collect(),
+        warnings: warnings.iter().map(|found| words::diagnostic(found, &context.dockerfile)).chain(unused).collect(),
         metadata: metadata(&image, &manifest, &options.tags),
     })
-}
-
-fn read_context(options: &BuildOptions, progress: &dyn Progress) -> Result<Context, Failure> {
-    let context = Context::read(&options.input.context, options.input.file.as_deref())?;
-    let names = std::iter::once(&context.dockerfile).chain(context.ignore.as_ref().map(|ignore| &ignore.text));
-    for (text, what) in names.zip(["build definition from ", ""]) {
-        let name = format!("[internal] load {what}{}", text.name);
-        let vertex = VertexId::of_name(&name);
-        progress.event(Event::Declared { vertex, name, inputs: Vec::new() });
-        progress.event(Event::Started(vertex));
-        progress.event(Event::Done(vertex));
-    }
-    Ok(context)
 }
 
 /// Plans, and answers what the frontend asks, until there is a plan.
@@ -124,18 +116,16 @@ async fn plan(
     registry: &oci::registry::Client,
     progress: &Arc<dyn Progress>,
 ) -> Result<Plan, Failure> {
-    let resolver =
-        Resolver { store: store.clone(), registry: registry.clone(), pull: options.pull, progress: progress.clone() };
+    let resolver = Resolver {
+        layouts: context.named.layouts(),
+        ..Resolver::new(store.clone(), registry.clone(), options.pull, progress.clone())
+    };
     let asked_of_frontend = PlanOptions {
-        target: options.input.target.clone(),
-        build_args: options.input.build_args.clone(),
         labels: options.labels.clone(),
-        platform: options.input.platform.clone(),
-        build_platform: settings.native_platform.clone(),
         no_cache: options.no_cache,
+        no_cache_stages: options.no_cache_stages.clone(),
         network: options.network,
-        ignore_patterns: context.ignore.as_ref().map(super::context::Ignore::patterns).unwrap_or_default(),
-        ..PlanOptions::default()
+        ..context.plan_options(settings, &options.input)
     };
     let mut answers = Answers::new();
     loop {
@@ -156,6 +146,28 @@ fn say_shared_network(options: &BuildOptions, plan: &Plan, progress: &dyn Progre
     {
         let text = "RUN steps use the host's network; say --network=host to accept that, --network=none for none";
         progress.event(Event::Notice { vertex, text: text.to_owned() });
+    }
+}
+
+/// Annotations that have no place in what is made.
+fn say_lost_annotations(options: &BuildOptions, progress: &dyn Progress) {
+    let annotations = &options.annotations;
+    let archived = options.outputs.iter().any(|output| output.kind == OutputKind::Oci);
+    let mut notices = Vec::new();
+    if !annotations.nowhere.is_empty() {
+        let levels: Vec<String> = annotations.nowhere.iter().map(|level| format!("`{level}`")).collect();
+        notices.push(format!(
+            "an image for one platform has no index: annotations of {} go nowhere",
+            levels.join(" and ")
+        ));
+    }
+    if !annotations.manifest_descriptor.is_empty() && !archived {
+        notices.push(
+            "annotations of `manifest-descriptor` stand in an archive only, and `-o type=oci` is not asked for".into(),
+        );
+    }
+    for text in notices {
+        progress.event(Event::Notice { vertex: VertexId::of_name("annotations"), text });
     }
 }
 

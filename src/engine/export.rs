@@ -48,7 +48,9 @@ impl Exporter<'_> {
         let mut sent = Sent::default();
         let archives = options.outputs.iter().any(|out| matches!(out.kind, OutputKind::Oci | OutputKind::Docker));
         if archives || options.push {
-            sent.manifest = Some(compress(self.store, self.worker, image).await?);
+            let manifest = compress(self.store, self.worker, image).await?;
+            let annotations = options.annotations.manifest_descriptor.clone();
+            sent.manifest = Some(Descriptor { annotations, ..manifest });
         }
         for output in &options.outputs {
             match (output.kind, &sent.manifest) {

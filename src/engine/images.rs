@@ -4,7 +4,7 @@
 //! needs any more; layers and blobs of a forgotten image stay as long as the cache may use them.
 
 mod import;
-mod input;
+pub(super) mod input;
 mod load;
 mod save;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! In come options, out come outcomes and [`Failure`]s; events go to a [`solver::seam::Progress`]. Deliberately
 //! absent: argv, the terminal, colours.
 //!
-//! [`build()`] reads like the build itself; [`context`] finds its texts, [`resolve`] answers the frontend, [`assemble`]
+//! [`build()`] reads like the build itself; [`context`] opens what it starts from, [`resolve`] answers the frontend, [`assemble`]
 //! makes the image, [`export`] sends it out.
 
 mod failure;

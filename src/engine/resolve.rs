@@ -2,9 +2,9 @@
 //!
 //! The local store is asked first, the registry after it; with `--pull` the registry alone. What a registry answered
 //! is kept in the store under its name, so the next build asks nobody. Only manifest and config come over here:
-//! layers are fetched when a step or an export wants them.
+//! layers are fetched when a step or an export wants them. An image of a layout on this machine comes over whole.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use frontend::{Answers, Asked, ImageAnswer, ImageQuestion};
@@ -15,7 +15,10 @@ use solver::graph::VertexId;
 use solver::seam::{Event, Progress};
 use store::{FoundImage, ImageRecord, Store};
 
+use super::context::layout;
+use super::task::in_background;
 use super::{Failure, words};
+use crate::options::context::Layout;
 
 /// Where answers come from.
 pub struct Resolver {
@@ -27,9 +30,16 @@ pub struct Resolver {
     pub pull: bool,
     /// Who watches.
     pub progress: Arc<dyn Progress>,
+    /// The layouts of named contexts, by name.
+    pub layouts: BTreeMap<String, Layout>,
 }
 
 impl Resolver {
+    /// Without layouts.
+    pub fn new(store: Store, registry: Client, pull: bool, progress: Arc<dyn Progress>) -> Self {
+        Self { store, registry, pull, progress, layouts: BTreeMap::new() }
+    }
+
     /// Answers each distinct question once, all at the same time.
     ///
     /// # Errors
@@ -58,14 +68,18 @@ impl Resolver {
 
     /// Answers one question.
     pub async fn answer_one(&self, question: &ImageQuestion) -> Result<ImageAnswer, Failure> {
-        let name = format!("[internal] load metadata for {}", question.reference);
+        let name = match &question.layout {
+            Some(name) => format!("[context {name}] OCI load from client"),
+            None => format!("[internal] load metadata for {}", question.reference),
+        };
         let vertex = VertexId::of_name(&name);
         self.progress.event(Event::Declared { vertex, name, inputs: Vec::new() });
         self.progress.event(Event::Started(vertex));
-        let answer = match self.answer_locally(question) {
-            Ok(Some(answer)) => Ok(answer),
-            Ok(None) => self.answer_from_registry(question).await,
-            Err(failure) => Err(failure),
+        let answer = match (&question.layout, self.answer_locally(question)) {
+            (Some(name), _) => self.answer_from_layout(name, &question.platform).await,
+            (None, Ok(Some(answer))) => Ok(answer),
+            (None, Ok(None)) => self.answer_from_registry(question).await,
+            (None, Err(failure)) => Err(failure),
         };
         self.progress.event(match &answer {
             Ok(_) => Event::Done(vertex),
@@ -85,6 +99,20 @@ impl Resolver {
         let Some(record) = record.filter(|record| record.platform.serves(&question.platform)) else { return Ok(None) };
         let config = config_of(&self.store, &record.config)?;
         Ok(Some(ImageAnswer { digest: record.manifest.digest, config }))
+    }
+
+    /// Brings the image of a layout into the store.
+    async fn answer_from_layout(&self, name: &str, platform: &Platform) -> Result<ImageAnswer, Failure> {
+        let unknown = || Failure::new(format!("there is no layout called `{name}` in this build"));
+        let layout = self.layouts.get(name).ok_or_else(unknown)?.clone();
+        let (name, platform) = (name.to_owned(), platform.clone());
+        in_background(&self.store, move |store| {
+            let manifest = layout::bring(store, &name, &layout, &platform)?;
+            let image =
+                oci::image::Image::open(store.blobs(), &manifest).map_err(|error| Failure::from_error(&error))?;
+            Ok(ImageAnswer { digest: manifest.digest, config: image.config })
+        })
+        .await
     }
 
     async fn answer_from_registry(&self, question: &ImageQuestion) -> Result<ImageAnswer, Failure> {

@@ -32,8 +32,7 @@ pub async fn run(
     let record = match find(&store, &options.image)? {
         Some(record) => record,
         None => {
-            let resolver =
-                Resolver { store: store.clone(), registry: registry.clone(), pull: false, progress: progress.clone() };
+            let resolver = Resolver::new(store.clone(), registry.clone(), false, progress.clone());
             let question = ImageQuestion {
                 reference: options.image.clone(),
                 platform: settings.native_platform.clone(),
@@ -44,7 +43,7 @@ pub async fn run(
         }
     };
     let config = config_of(&store, &record.config)?.config;
-    let worker = settings.worker(&store, &registry, std::path::Path::new("/"))?;
+    let worker = settings.worker(&store, &registry, std::collections::BTreeMap::new())?;
     let top = tree_of(&worker, &options.image, &record, &progress, &cancel).await?;
     let volumes = options.volumes.iter().map(|volume| Volume {
         source: volume.source.clone(),

@@ -1,7 +1,7 @@
 //! What holds for every command: where the store is, and how registries are met.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use oci::model::Platform;
@@ -44,15 +44,20 @@ impl Settings {
         Client::new(settings).map_err(|error| words::registry(&error))
     }
 
-    /// Who runs operations, with the build context under the name `context`.
+    /// Who runs operations, with directories under the names of `local://<name>`: the build context is `context`.
     ///
     /// # Errors
     /// When this process may not do what operations need: before anything is begun.
-    pub fn worker(&self, store: &Store, registry: &Client, context: &Path) -> Result<executor::Worker, Failure> {
+    pub fn worker(
+        &self,
+        store: &Store,
+        registry: &Client,
+        local_sources: BTreeMap<String, PathBuf>,
+    ) -> Result<executor::Worker, Failure> {
         check_privilege()?;
         let config = executor::WorkerConfig {
             store: store.clone(),
-            local_sources: BTreeMap::from([("context".to_owned(), context.to_owned())]),
+            local_sources,
             fetcher: Arc::new(registry.clone()),
             snapshots: None,
             clock: jiff::Timestamp::now,

@@ -1,7 +1,6 @@
 //! The rooms' errors in words: each becomes a [`Failure`] with its cause, its place and what to do.
 
 use std::ops::Range;
-use std::path::Path;
 
 use executor::ExecError;
 use executor::ops::exec::StepError;
@@ -11,7 +10,7 @@ use frontend::{Diagnostic, Severity};
 use oci::registry::RegistryError;
 use store::StoreError;
 
-use super::context::Context;
+use super::context::{Context, Tree, similar};
 use super::{Failure, FailureKind, Problem, Text};
 
 /// An error of the store.
@@ -74,16 +73,15 @@ pub fn exec(error: &ExecError) -> Failure {
 pub fn step(error: &ExecError, context: &Context) -> Failure {
     let failure = exec(error);
     match error {
-        ExecError::Source(SourceError::Ignored { position, .. }) => match ignore_place(context, *position) {
-            Some(place) => failure.help(format!("the pattern stands in {place}; an exception is written `!PATH`")),
-            None => failure,
-        },
-        ExecError::Source(SourceError::NotFound { path, .. }) => match similar(&context.dir, path) {
-            Some(similar) => failure.help(format!("did you mean `{similar}`?")),
-            None => {
-                failure.help(format!("paths of COPY and ADD start at the build context, `{}`", context.dir.display()))
+        ExecError::Source(SourceError::Ignored { path, context: called, pattern, position }) => {
+            match context.tree_called(called).and_then(|tree| ignore_place(tree, *position)) {
+                Some(place) => Failure::new(format!("`{path}` is excluded from {called} by {place} `{pattern}`"))
+                    .help("to have it all the same, add the line `!PATH` below that one"),
+                None => failure,
             }
-        },
+        }
+        ExecError::Source(SourceError::NotFound { path, context: called }) => missing(failure, path, context, called),
+        ExecError::Source(SourceError::NothingMatches { context: called, .. }) => missing(failure, "", context, called),
         ExecError::Step(StepError::Sandbox(SandboxError::Exec { program, .. })) if is_shell(program) => {
             failure.help("the image has no shell; the JSON form needs none: `RUN [\"program\", \"argument\"]`")
         }
@@ -96,23 +94,22 @@ fn is_shell(program: &str) -> bool {
 }
 
 /// `.dockerignore:4`
-fn ignore_place(context: &Context, position: usize) -> Option<String> {
-    let ignore = context.ignore.as_ref()?;
+fn ignore_place(tree: &Tree, position: usize) -> Option<String> {
+    let ignore = tree.ignore.as_ref()?;
     Some(format!("{}:{}", ignore.text.name, ignore.lines.get(position)?.line))
 }
 
-/// A name beside the missing one that looks like it. Only names are read, and only of one directory.
-fn similar(context: &Path, path: &str) -> Option<String> {
-    let path = Path::new(path.trim_start_matches('/'));
-    let missing = path.file_name()?.to_str()?;
-    let parent = path.parent()?;
-    if parent.components().any(|part| !matches!(part, std::path::Component::Normal(_))) {
-        return None;
+/// What to say of a path that a context lacks: where it was looked for, and what was perhaps meant.
+fn missing(failure: Failure, path: &str, context: &Context, called: &str) -> Failure {
+    let Some(tree) = context.tree_called(called) else { return failure };
+    if let Some(why) = &tree.empty {
+        return failure
+            .note(why.clone())
+            .help("to have files, give a directory, an archive or a repository as the context");
     }
-    let names: Vec<String> = std::fs::read_dir(context.join(parent))
-        .ok()?
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
-    let nearest = frontend::nearest(missing, names.iter().map(String::as_str))?;
-    Some(parent.join(nearest).display().to_string())
+    let failure = failure.note(format!("{called} is {}", tree.shown));
+    match similar::advice(&tree.dir, &tree.ignore_patterns(), path) {
+        Some(advice) => failure.help(advice),
+        None => failure.help(format!("paths of COPY and ADD start at {called}")),
+    }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use oci::model::Platform;
 
-use super::{BuildOptions, Output, output};
+use super::annotation::annotations;
+use super::{BuildOptions, Output, args as build_args, output};
 use crate::cli::BuildArgs;
 use crate::config::Config;
 use crate::engine::Failure;
@@ -15,7 +16,8 @@ use crate::environment::Environment;
 /// # Errors
 /// With advice, for what contradicts itself or is not supported.
 pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Result<BuildOptions, Failure> {
-    let input = super::input::input(&args.input, config, environment)?;
+    let mut input = super::input::input(&args.input, config, environment)?;
+    build_args::set_epoch(&mut input.build_args, &args.input.build_args, args.source_date_epoch, args.timestamp)?;
     check_platform(&input.platform, config)?;
     if args.push && args.tags.is_empty() {
         return Err(Failure::new("there is no name to push to").help("give one with `-t REGISTRY/NAME:TAG`"));
@@ -30,8 +32,10 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
         input,
         tags,
         labels: labels(&args.labels)?,
+        annotations: annotations(&args.annotations, &Platform::native())?,
         network: config.network.value,
         no_cache: args.no_cache,
+        no_cache_stages: args.no_cache_filter.iter().filter(|stage| !stage.is_empty()).cloned().collect(),
         pull: args.pull,
         push: args.push,
         outputs: outputs(args, environment)?,
@@ -189,10 +193,10 @@ mod tests {
         check("--sbom=true .", &[], "attestations are not supported");
         check("--attest type=sbom .", &[], "attestations are not supported");
         check("--push .", &[], "no name to push to");
-        check("-f - .", &[], "Dockerfile on standard input");
-        check("-", &[], "context on standard input");
-        check("https://example.org/x.git", &[], "remote context");
-        check("git@example.org:x/y.git", &[], "remote context");
+        check("-f - -", &[], "both the context and the Dockerfile");
+        check("--build-context x .", &[], "there is no `=`");
+        check("--annotation x .", &[], "there is no `=`");
+        check("--timestamp 1 --source-date-epoch 2 .", &[], "two times");
         check("--build-arg =x .", &[], "has no name");
         check("--label =x .", &[], "has no name");
         check("--platform linux/s390x .", &[], "`--platform`: `linux/s390x` is not the platform of this machine");
@@ -203,6 +207,25 @@ mod tests {
         check("-q -o - .", &[], "`--quiet` prints the image id on standard output");
         assert!(asked(&format!("--platform {native} ."), &[]).is_ok());
         assert!(asked("--platform local .", &[("DOCKER_DEFAULT_PLATFORM", "linux/s390x")]).is_ok());
+    }
+
+    #[test]
+    fn the_later_of_two_contexts_of_one_name_counts() {
+        let (options, _) = asked("--build-context a=x --build-context B=y --build-context A=z .", &[]).expect("valid");
+        let found: Vec<_> = options.input.contexts.iter().map(|source| source.name.as_str()).collect();
+        assert_eq!(found, ["a", "b"]);
+        let z = crate::options::context::NamedValue::Tree(crate::options::context::Place::Path("z".into()));
+        assert_eq!(options.input.contexts[0].value, z);
+    }
+
+    #[test]
+    fn stages_without_a_cache_are_listed() {
+        let check = |words: &str, expected: &[&str]| {
+            assert_eq!(asked(words, &[]).expect(words).0.no_cache_stages, expected, "{words}");
+        };
+        check(".", &[]);
+        check("--no-cache-filter a .", &["a"]);
+        check("--no-cache-filter=a,b --no-cache-filter c .", &["a", "b", "c"]);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What is built or looked at, from flags, settings and surroundings to [`InputOptions`].
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use oci::model::Platform;
 
-use super::InputOptions;
+use super::context::{self, DockerfileFrom, NamedSource, Place};
+use super::{InputOptions, args};
 use crate::cli::InputArgs;
 use crate::config::{Config, Source};
 use crate::engine::Failure;
@@ -15,59 +16,47 @@ use crate::environment::Environment;
 ///
 /// # Errors
 /// With advice, for what contradicts itself or is not supported.
-pub fn input(args: &InputArgs, config: &Config, environment: &Environment) -> Result<InputOptions, Failure> {
-    let context = context(&args.context)?;
-    if args.file.as_deref() == Some(Path::new("-")) {
-        return Err(Failure::new("a Dockerfile on standard input is not supported by this version of rbuild")
-            .help("write it into a file, and name that with `-f FILE`"));
-    }
+pub fn input(given: &InputArgs, config: &Config, environment: &Environment) -> Result<InputOptions, Failure> {
+    let is_dir = |path: &Path| environment.working_directory.join(path).is_dir();
+    let place = context::place(&given.context, is_dir(&given.context))?;
+    let dockerfile = context::dockerfile(given.file.as_deref());
+    check_stdin(&place, &dockerfile, environment)?;
     Ok(InputOptions {
-        context,
-        file: args.file.clone(),
-        target: args.target.clone().filter(|target| !target.is_empty()),
-        build_args: build_args(&args.build_args, environment)?,
+        context: place,
+        dockerfile,
+        ignorefile: given.ignorefile.clone(),
+        contexts: named(&given.build_contexts, is_dir)?,
+        target: given.target.clone().filter(|target| !target.is_empty()),
+        build_args: args::build_args(&given.build_args, &given.build_arg_files, environment)?,
         platform: platform(config)?,
     })
 }
 
-fn context(path: &Path) -> Result<PathBuf, Failure> {
-    let text = path.to_string_lossy();
-    let remote = text.contains("://") || text.starts_with("git@");
-    if remote || text == "-" {
-        let what = if remote { "a remote context" } else { "a context on standard input" };
-        return Err(Failure::new(format!("{what} is not supported by this version of rbuild"))
-            .help("fetch it into a folder first, and name that"));
-    }
-    Ok(path.to_owned())
-}
-
-fn build_args(given: &[String], environment: &Environment) -> Result<BTreeMap<String, String>, Failure> {
-    let mut args = BTreeMap::new();
-    for text in given {
-        let (name, value) = match text.split_once('=') {
-            Some((name, value)) => (name, Some(value.to_owned())),
-            None => (text.as_str(), bare(text, environment)?),
-        };
-        if name.is_empty() {
-            return Err(
-                Failure::new(format!("`--build-arg {text}` has no name")).help("write `--build-arg NAME=VALUE`")
-            );
+/// There is one standard input, and nobody types an archive.
+fn check_stdin(place: &Place, dockerfile: &DockerfileFrom, environment: &Environment) -> Result<(), Failure> {
+    let (what, help) = match (place, dockerfile) {
+        (Place::Stdin, DockerfileFrom::Stdin) => {
+            return Err(Failure::new("both the context and the Dockerfile are to come from standard input")
+                .help("for a Dockerfile without files, leave out `-f -`; else name one of them"));
         }
-        match value {
-            Some(value) => args.insert(name.to_owned(), value),
-            None => args.remove(name),
-        };
+        (Place::Stdin, _) => ("a context", "for the current folder, write `.` instead of `-`"),
+        (_, DockerfileFrom::Stdin) => ("a Dockerfile", "name the file with `-f FILE`"),
+        _ => return Ok(()),
+    };
+    if !environment.stdin_terminal {
+        return Ok(());
     }
-    Ok(args)
+    Err(Failure::new(format!("{what} is not read from a terminal")).help(format!("{help}, or redirect standard input")))
 }
 
-/// The value of a variable that a flag names without one; `None` when it is not set.
-pub fn bare(name: &str, environment: &Environment) -> Result<Option<String>, Failure> {
-    let value = environment.variables.get(std::ffi::OsStr::new(name)).map(|value| value.to_str());
-    match value {
-        Some(None) => Err(Failure::new(format!("the variable `{name}` is not UTF-8"))),
-        value => Ok(value.flatten().map(str::to_owned)),
+/// All named contexts, in order; of the same name the last counts.
+fn named(given: &[String], is_dir: impl Fn(&Path) -> bool) -> Result<Vec<NamedSource>, Failure> {
+    let mut sources: BTreeMap<String, NamedSource> = BTreeMap::new();
+    for text in given {
+        let source = context::named(text, &is_dir)?;
+        sources.insert(source.name.clone(), source);
     }
+    Ok(sources.into_values().collect())
 }
 
 /// The platform that is asked for; that of this machine when nobody asks.

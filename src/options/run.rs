@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::{Publish, RunOptions, Volume, input};
+use super::{Publish, RunOptions, Volume, args};
 use crate::cli::RunArgs;
 use crate::engine::Failure;
 use crate::environment::Environment;
@@ -18,7 +18,7 @@ pub fn run(args: &RunArgs, environment: &Environment) -> Result<RunOptions, Fail
         match text.split_once('=') {
             Some(("", _)) => return Err(Failure::new(format!("`-e {text}` has no name")).help("write `-e NAME=VALUE`")),
             Some(_) => env.push(text.clone()),
-            None => env.extend(input::bare(text, environment)?.map(|value| format!("{text}={value}"))),
+            None => env.extend(args::bare(text, environment)?.map(|value| format!("{text}={value}"))),
         }
     }
     Ok(RunOptions {

@@ -17,6 +17,9 @@ use crate::span::Word;
 /// Permission bits of directories that WORKDIR makes.
 const WORKDIR_MODE: u32 = 0o755;
 
+/// ARGs that say something to the builder and never enter a step's variables.
+const NOT_ENV: [&str; 2] = ["BUILDKIT_SBOM_SCAN_CONTEXT", "BUILDKIT_SBOM_SCAN_STAGE"];
+
 impl StageInProgress<'_, '_> {
     pub(super) fn workdir(
         &mut self,
@@ -110,7 +113,7 @@ impl StageInProgress<'_, '_> {
         let mut created_by = String::from("ARG");
         for declaration in declarations {
             let name = &declaration.name.text;
-            let given = self.lowering.options.build_args.get(name).cloned();
+            let given = self.lowering.build_arg(name);
             let value = match (given, &declaration.value) {
                 (Some(given), _) => Some(given),
                 (None, Some(default)) => Some(self.expand(default, origin)?),
@@ -119,7 +122,9 @@ impl StageInProgress<'_, '_> {
             created_by.push(' ');
             created_by.push_str(name);
             if let Some(value) = &value {
-                self.state.set_arg(name, value);
+                if !NOT_ENV.contains(&name.as_str()) {
+                    self.state.set_arg(name, value);
+                }
                 created_by.push_str(&format!("={value}"));
             }
             Rc::make_mut(&mut self.state.args).set(name, value.as_deref().unwrap_or_default());

@@ -46,14 +46,23 @@ impl<'a> Contexts<'a> {
         Self { by_name }
     }
 
-    /// What stands for a stage or image of that name; `None` when no context does.
-    pub fn base(&self, name: &str, platform: &Platform) -> Option<Base> {
+    fn find(&self, name: &str, platform: &Platform) -> Option<&Candidate<'a>> {
         if self.by_name.is_empty() || is_reserved(name) {
             return None;
         }
         let candidates = self.by_name.get(&normal(name))?;
         let exact = candidates.iter().find(|candidate| candidate.platform.as_ref() == Some(platform));
-        let found = exact.or_else(|| candidates.iter().find(|candidate| candidate.platform.is_none()))?;
+        exact.or_else(|| candidates.iter().find(|candidate| candidate.platform.is_none()))
+    }
+
+    /// The context of that name, as the caller names it.
+    pub fn key(&self, name: &str, platform: &Platform) -> Option<&'a str> {
+        self.find(name, platform).map(|found| found.key)
+    }
+
+    /// What stands for a stage or image of that name; `None` when no context does.
+    pub fn base(&self, name: &str, platform: &Platform) -> Option<Base> {
+        let found = self.find(name, platform)?;
         let image = |reference: &Reference, layout: Option<String>| {
             let question = ImageQuestion { reference: reference.clone(), platform: platform.clone(), layout };
             Base::Image(Box::new(ImageBase { question, context: Some(found.key.to_owned()) }))

@@ -43,6 +43,16 @@ impl Env {
         }
     }
 
+    /// Takes a variable away. Linear in the number of variables.
+    pub fn remove(&mut self, name: &str) {
+        let Some(at) = self.index.remove(name) else { return };
+        let (name, value) = self.list.remove(at);
+        self.bytes -= (name.len() + value.len() + 1) as u64;
+        for place in self.index.values_mut().filter(|place| **place > at) {
+            *place -= 1;
+        }
+    }
+
     /// The value of a variable.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.index.get(name).map(|at| self.list[*at].1.as_str())

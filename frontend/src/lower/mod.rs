@@ -8,9 +8,11 @@
 pub mod check;
 pub mod contexts;
 pub mod env;
+pub mod epoch;
 pub mod globals;
 pub mod history;
 pub mod inputs;
+pub mod machine;
 pub mod mounts;
 pub mod origin;
 pub mod paths;
@@ -19,6 +21,7 @@ pub mod remote;
 pub mod resolve;
 pub mod state;
 pub mod steps;
+pub mod syntax;
 pub mod values;
 
 mod config;
@@ -115,6 +118,11 @@ fn lower<'a>(
     mut found: Vec<Diagnostic>,
 ) -> Result<Lowered<'a>, Vec<Diagnostic>> {
     let budget = Budget::new(BUDGET_BYTES);
+    match syntax::check(file.syntax.as_ref(), options) {
+        // What is wrong with a file in another language is not for rbuild to say.
+        Some(fault) if fault.severity == Severity::Error => return Err(vec![fault]),
+        doubt => found.extend(doubt),
+    }
     for command in file.stages.iter().flat_map(|stage| &stage.commands) {
         check::check(command, file.escape, &budget, &mut found);
     }
@@ -135,7 +143,15 @@ fn lower<'a>(
     let target = file.target(options.target.as_deref());
     let known_target = *target.as_ref().unwrap_or(&0);
     found.extend(target.err());
-    let globals = globals::globals(file, options, known_target, &budget, &mut found);
+    let mut globals = globals::globals(file, options, known_target, &budget, &mut found);
+    let epoch = epoch::resolve(file, options, &names.contexts, &mut globals).unwrap_or_else(|fault| {
+        found.push(fault);
+        epoch::Epoch::default()
+    });
+    let says_machine = machine::always(options).unwrap_or_else(|fault| {
+        found.push(fault);
+        false
+    });
     let mut stages = names.bases(&globals, &budget, &mut found);
     lint_from_lines(file, options, known_target, &globals, &budget, &mut found);
     if is_faulty(&found) {
@@ -154,6 +170,8 @@ fn lower<'a>(
         answers,
         supported,
         globals,
+        epoch,
+        says_machine,
         proxy_env: globals::proxy_env(&options.build_args),
         budget,
         graph: Graph::new(),
@@ -220,6 +238,9 @@ struct Lowering<'a> {
     answers: &'a Answers,
     supported: Supported,
     globals: Env,
+    epoch: epoch::Epoch,
+    /// Whether the name of every step says for which machine it is.
+    says_machine: bool,
     proxy_env: Vec<String>,
     budget: Budget,
     graph: Graph,
@@ -258,6 +279,15 @@ impl Lowering<'_> {
             self.spans.entry(vertex).or_insert(place);
         }
         Edge { vertex, output: 0 }
+    }
+
+    /// The value of a build arg.
+    fn build_arg(&self, name: &str) -> Option<String> {
+        match name {
+            epoch::NAME if self.epoch.given => self.epoch.seconds.map(|seconds| seconds.to_string()),
+            epoch::NAME => None,
+            _ => self.options.build_args.get(name).cloned(),
+        }
     }
 
     /// The build context.
@@ -375,7 +405,7 @@ impl Lowering<'_> {
                 platform,
                 config,
                 history: self.history.up_to(state.history),
-                epoch: None,
+                epoch: self.epoch.seconds,
             },
             graph: self.graph,
             spans: self.spans,

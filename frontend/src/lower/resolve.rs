@@ -87,6 +87,8 @@ impl Names<'_> {
             };
             let platform = match &base {
                 Base::Stage(below) => stages[*below].platform.clone(),
+                // Nothing is of no machine: what is put into it is for the target.
+                Base::Scratch => self.options.platform.clone(),
                 _ => platform.clone(),
             };
             debug_assert!(stage.span.start <= stage.span.end);

@@ -18,6 +18,8 @@ use crate::span::Span;
 const SCRIPTS: &str = "/dev/pipes";
 /// Permission bits of such a script.
 const SCRIPT_MODE: u32 = 0o755;
+/// The build arg that names the machine that steps see.
+const HOSTNAME: &str = "BUILDKIT_SANDBOX_HOSTNAME";
 /// Name of a cache directory inside the tree that gives it its owner.
 const CACHE_ROOT: &str = "/cache";
 
@@ -80,17 +82,18 @@ impl StageInProgress<'_, '_> {
             security: run.security,
             secret_env: parts.secret_env,
             extra_hosts: Vec::new(),
-            hostname: String::new(),
+            hostname: self.lowering.options.build_args.get(HOSTNAME).cloned().unwrap_or_default(),
             ulimits: Vec::new(),
             shm_size_bytes: 0,
             cgroup_parent: String::new(),
             valid_exit_codes: Vec::new(),
             devices: Vec::new(),
         };
-        let mut text = self.describe(&instruction.source, true, origin);
-        if let Some(script) = run.script() {
-            text.push_str(&format!(" ({})", steps::summary(&script.body.text)));
-        }
+        let text = match run.script() {
+            Some(script) => format!("{} ({})", instruction.source, steps::summary(&script.body.text)),
+            None => instruction.source.clone(),
+        };
+        let text = self.describe(&text, true, origin);
         let meta = self.meta(&text, origin);
         let platform = self.state.platform.clone();
         let place = origin.place(instruction.span);

@@ -3,7 +3,9 @@
 use solver::graph::Edge;
 use solver::op::{CopyAction, FileAction, FileActionKind, FileOp, Op, OpMeta};
 
+use super::env::Env;
 use super::globals::PLATFORM_ARGS;
+use super::machine;
 use super::origin::Origin;
 use super::resolve::{Base, ResolvedStage};
 use super::state::State;
@@ -36,6 +38,8 @@ impl<'a> Lowering<'a> {
         let from_image = matches!(&resolved.base, Base::Image(image) if image.context.is_none());
         let commands = resolved.triggers.iter().map(|(trigger, _)| trigger).chain(&stage.commands);
         let mut steps = Steps::new(name, from_image, commands);
+        let build = &self.options.build_platform;
+        steps.machine = machine::prefix(&resolved.platform, build, self.says_machine, &Env::default());
         let state = match &resolved.base {
             Base::Scratch => State::scratch(&resolved.platform),
             Base::Stage(below) => match &self.states[*below] {
@@ -222,11 +226,22 @@ impl StageInProgress<'_, '_> {
 
     /// What stands beside the operation of a step.
     pub(super) fn meta(&mut self, text: &str, origin: &Origin) -> OpMeta {
+        let build = &self.lowering.options.build_platform;
+        let always = self.lowering.says_machine;
+        self.steps.machine = machine::prefix(&self.state.platform, build, always, &self.state.env);
         OpMeta {
             description: self.steps.next(origin.is_trigger(), text),
-            ignore_cache: self.lowering.options.no_cache,
+            ignore_cache: self.lowering.options.no_cache || self.is_without_cache(),
             ..OpMeta::default()
         }
+    }
+
+    /// Whether the cache does not count for this stage.
+    fn is_without_cache(&self) -> bool {
+        let name = self.lowering.file.stages[self.index].from.name.as_ref();
+        let listed =
+            |name: &Word| self.lowering.options.no_cache_stages.iter().any(|s| s.eq_ignore_ascii_case(&name.text));
+        name.is_some_and(listed)
     }
 
     /// A history entry; with an edge it makes a layer.

@@ -5,6 +5,8 @@ use crate::instr::Instruction;
 /// Numbers the steps of one stage.
 #[derive(Clone, Debug)]
 pub struct Steps {
+    /// For which machine the next step is, with a blank, when its name says so.
+    pub machine: String,
     stage: String,
     index: usize,
     total: usize,
@@ -15,7 +17,7 @@ impl Steps {
     /// makes a layer counts.
     pub fn new<'a>(stage: String, from_image: bool, commands: impl Iterator<Item = &'a Instruction>) -> Self {
         let layers = commands.filter(|command| command.kind.makes_layer()).count();
-        Self { stage, index: 0, total: usize::from(from_image) + layers }
+        Self { machine: String::new(), stage, index: 0, total: usize::from(from_image) + layers }
     }
 
     /// The name of the next step.
@@ -29,7 +31,7 @@ impl Steps {
         let stage = if self.stage.is_empty() { String::new() } else { format!("{} ", self.stage) };
         let width = self.total.to_string().len();
         let trigger = if trigger { "ONBUILD " } else { "" };
-        format!("[{stage}{:width$}/{}] {trigger}{text}", self.index, self.total)
+        format!("[{}{stage}{:width$}/{}] {trigger}{text}", self.machine, self.index, self.total)
     }
 
     /// A step that turned out to make no layer (`WORKDIR /`) still takes its number, so that the last one is the total.

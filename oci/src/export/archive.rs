@@ -9,6 +9,7 @@
 
 mod contents;
 mod index;
+mod pick;
 
 use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
@@ -24,6 +25,8 @@ use super::{INDEX_FILE, LAYOUT_FILE};
 use crate::content::{ContentError, ContentStore, VerifiedReader};
 use crate::image::MANIFEST_MAX_BYTES;
 use crate::model::{Descriptor, Reference};
+
+pub use self::pick::{bring_one, entries};
 
 /// Where images come from.
 pub enum Input<'a> {
@@ -56,20 +59,22 @@ pub fn read(input: Input<'_>, into: &dyn ContentStore) -> Result<Vec<Loaded>, Ex
 }
 
 fn read_directory(root: BorrowedFd<'_>, into: &dyn ContentStore) -> Result<Vec<Loaded>, ExportError> {
-    let small = |path: &'static str| -> Result<Vec<u8>, ExportError> {
-        let Some((file, _)) = open_beneath(root, path)? else { return Err(ExportError::Unknown) };
-        let mut bytes = Vec::new();
-        let read = file.take(MANIFEST_MAX_BYTES + 1).read_to_end(&mut bytes);
-        read.map_err(|source| ExportError::Io { act: "read", path: path.into(), source })?;
-        if bytes.len() as u64 > MANIFEST_MAX_BYTES {
-            return Err(ExportError::malformed(path, "it is longer than 4 MiB"));
-        }
-        Ok(bytes)
-    };
-    let layout = small(LAYOUT_FILE)?;
+    let layout = small(root, LAYOUT_FILE)?;
     check_layout(&layout)?;
-    let index = small(INDEX_FILE)?;
+    let index = small(root, INDEX_FILE)?;
     read_index(&index, into, &mut |descriptor| copy_blob(root, descriptor, into))
+}
+
+/// Reads a file that every layout has.
+fn small(root: BorrowedFd<'_>, path: &'static str) -> Result<Vec<u8>, ExportError> {
+    let Some((file, _)) = open_beneath(root, path)? else { return Err(ExportError::Unknown) };
+    let mut bytes = Vec::new();
+    let read = file.take(MANIFEST_MAX_BYTES + 1).read_to_end(&mut bytes);
+    read.map_err(|source| ExportError::Io { act: "read", path: path.into(), source })?;
+    if bytes.len() as u64 > MANIFEST_MAX_BYTES {
+        return Err(ExportError::malformed(path, "it is longer than 4 MiB"));
+    }
+    Ok(bytes)
 }
 
 /// Brings one blob from a layout into the store, unless it is there. `false` if the layout has none.

@@ -45,6 +45,8 @@ pub struct ExtractFacts {
     pub entries: u64,
     /// Length of the archive in bytes.
     pub tar_bytes: u64,
+    /// The latest time of a member, in whole seconds since 1970; `None` for an empty archive.
+    pub newest: Option<i64>,
     /// Xattrs that are no part of an image, or cannot be kept here.
     pub xattrs_dropped: u64,
 }
@@ -65,6 +67,7 @@ pub fn extract_archive(
     let mut facts = ExtractFacts::default();
     while let Some(entry) = reader.next()? {
         facts.entries += 1;
+        facts.newest = facts.newest.max(Some(entry.mtime.seconds));
         member(&mut view, &dest, entry, options, &mut reader)?;
     }
     facts.tar_bytes = reader.offset();

@@ -3,6 +3,7 @@
 //! The archive is unpacked, and the layer is the tree: its tar is our own, so the image depends on what the archive
 //! holds and not on how it was packed. Importing the same twice gives the same image.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufReader};
 use std::path::Path;
 use std::sync::Arc;
@@ -36,7 +37,11 @@ pub async fn import(
     let (path, name, platform) = (source.map(Path::to_owned), name.clone(), settings.native_platform.clone());
     let imported = in_background(&store, move |store| {
         let layer = unpack(store, path.as_deref(), cancel)?;
-        let image = Assembled { config_bytes: config(&layer, &platform)?, layers: vec![layer.clone()] };
+        let image = Assembled {
+            config_bytes: config(&layer, &platform)?,
+            layers: vec![layer.clone()],
+            annotations: BTreeMap::new(),
+        };
         let record = keep(store, &image, Some(layer.id), platform)?;
         store.tag(&name, &record).map_err(|error| words::store(&error))?;
         store.sync().map_err(|error| words::store(&error))?;

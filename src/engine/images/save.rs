@@ -3,7 +3,7 @@
 //! An image whose blobs are all here goes out as it came in, digest included. Layers that are only trees become blobs
 //! first, once, and the archive's manifest then describes these; the config, and with it the image id, stays.
 
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use executor::Worker;
@@ -30,7 +30,7 @@ pub async fn save(
 ) -> Result<(), Failure> {
     let store = settings.open_store(&progress)?;
     let registry = settings.registry()?;
-    let worker = settings.worker(&store, &registry, Path::new("/"))?;
+    let worker = settings.worker(&store, &registry, BTreeMap::new())?;
     let meant = meant(&store, images)?;
     let task = Task::start("[internal] save images", &progress);
     let saving = async {
@@ -94,7 +94,7 @@ async fn with_blobs(
         })
         .await
         .map_err(|error| words::exec(&error))?;
-    compress(store, worker, &Assembled { config_bytes, layers }).await
+    compress(store, worker, &Assembled { config_bytes, layers, annotations: manifest.annotations }).await
 }
 
 fn all_here(store: &Store, manifest: &Manifest) -> Result<bool, Failure> {

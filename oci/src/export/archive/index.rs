@@ -62,7 +62,7 @@ pub(super) fn read_index(
 
 /// What a descriptor led to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Brought {
+pub(super) enum Brought {
     /// At least one image.
     Image,
     /// Something else: an attestation, an artifact.
@@ -100,7 +100,7 @@ fn bring_all(
     Ok(brought)
 }
 
-fn bring_manifest(
+pub(super) fn bring_manifest(
     descriptor: &Descriptor,
     manifest: &Manifest,
     into: &dyn ContentStore,

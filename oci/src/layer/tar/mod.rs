@@ -152,6 +152,15 @@ fn of(path: &str) -> String {
     if path.is_empty() { String::new() } else { format!(", member `{path}`") }
 }
 
+/// Whether `block`, the first [`BLOCK_BYTES`] of something, is the header of a tar's member: its checksum is right. A
+/// block of zeros, which ends an archive, is none.
+pub fn is_header(block: &[u8]) -> bool {
+    let Some(Ok(block)) = block.get(..BLOCK_BYTES).map(<&[u8; BLOCK_BYTES]>::try_from) else { return false };
+    let (unsigned, signed) = header::checksums(block);
+    let stated = header::number(header::CHECKSUM.of(block));
+    block.iter().any(|byte| *byte != 0) && (stated == Some(unsigned) || stated == Some(signed))
+}
+
 /// A name for people: control characters and bytes that are no UTF-8 are escaped, so that no log can be forged.
 pub fn printable(path: &[u8]) -> String {
     let mut text = String::with_capacity(path.len());

@@ -1,0 +1,339 @@
+//! The build context and the texts in it, wherever they come from.
+//!
+//! In come the options' places; out comes a [`Context`]: a directory that `local://context` is read from, the
+//! Dockerfile, the ignore file. A directory of the user is read in place, and only what a COPY selects of it, by the
+//! executor. Everything else is first made a directory of the store that lives as long as the build. Ignore files
+//! count for directories of the user only, as with other builders; `--ignorefile` counts everywhere.
+//!
+//! Read [`text`] for the texts, [`archive`] for archives, [`remote`] for what is fetched, [`named`] for
+//! `--build-context`, [`similar`] for what to say when a file is missing.
+
+pub mod archive;
+pub mod layout;
+pub mod named;
+pub mod similar;
+pub mod text;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use frontend::PlanOptions;
+use solver::seam::Progress;
+use store::{Draft, Store};
+use tokio_util::sync::CancellationToken;
+
+pub use text::{Ignore, Text};
+
+use self::archive::{Stream, sniff, unpack};
+use self::named::Named;
+use super::images::input::Input;
+use super::task::{Task, in_background};
+use super::{Failure, Settings, words};
+use crate::options::InputOptions;
+use crate::options::args::SOURCE_DATE_EPOCH;
+use crate::options::context::{DockerfileFrom, Place, masked};
+
+/// The name of the main context's source.
+const MAIN: &str = "context";
+/// How a Dockerfile from standard input is called in messages.
+const STDIN_NAME: &str = "<stdin>";
+
+/// What a build starts from.
+#[derive(Debug)]
+pub struct Context {
+    /// The files.
+    pub tree: Tree,
+    /// The Dockerfile.
+    pub dockerfile: Text,
+    /// `--build-context`.
+    pub named: Named,
+}
+
+impl Context {
+    /// What the frontend is told of it; everything else is as when nothing was asked for.
+    pub fn plan_options(&self, settings: &Settings, input: &InputOptions) -> PlanOptions {
+        let mut context_times = self.named.times();
+        context_times.extend(self.tree.time.map(|time| (MAIN.to_owned(), time)));
+        PlanOptions {
+            target: input.target.clone(),
+            build_args: input.build_args.clone(),
+            platform: input.platform.clone(),
+            build_platform: settings.native_platform.clone(),
+            ignore_patterns: self.tree.ignore_patterns(),
+            contexts: self.named.for_plan(),
+            context_times,
+            ..PlanOptions::default()
+        }
+    }
+
+    /// The directories behind `local://<name>`, as far as they are there.
+    pub fn local_sources(&self) -> BTreeMap<String, PathBuf> {
+        let named = self.named.trees().map(|(name, tree)| (name.clone(), tree.dir.clone()));
+        named.chain([(MAIN.to_owned(), self.tree.dir.clone())]).collect()
+    }
+
+    /// The tree that the executor's messages call so.
+    pub fn tree_called(&self, words: &str) -> Option<&Tree> {
+        let name = words.strip_prefix("the context `").and_then(|rest| rest.strip_suffix('`'));
+        match name {
+            Some(name) => self.named.tree(name),
+            None => (words == "the build context").then_some(&self.tree),
+        }
+    }
+}
+
+/// A tree that COPY reads from.
+#[derive(Debug)]
+pub struct Tree {
+    /// Where it is; absolute.
+    pub dir: PathBuf,
+    /// How the user calls it: `` `src` ``, `the archive on standard input`.
+    pub shown: String,
+    /// The ignore file with its patterns, if one counts.
+    pub ignore: Option<Ignore>,
+    /// Its time in seconds since 1970, if it has one.
+    pub time: Option<i64>,
+    /// Why there is nothing in it.
+    pub empty: Option<String>,
+    /// Holds the directory, if it is the store's.
+    _draft: Option<Draft>,
+}
+
+/// What opens contexts: where trees are kept, who watches, who stops it.
+#[derive(Clone, Copy)]
+pub struct Opener<'a> {
+    /// Where trees are kept that are no directory of the user.
+    pub store: &'a Store,
+    /// Who watches.
+    pub progress: &'a Arc<dyn Progress>,
+    /// Who stops it.
+    pub cancel: &'a CancellationToken,
+}
+
+/// What a place turned out to be.
+enum Found {
+    /// A tree.
+    Tree(Tree),
+    /// A Dockerfile without files.
+    Text(Text),
+}
+
+impl Opener<'_> {
+    /// Opens the main context.
+    ///
+    /// # Errors
+    /// When it cannot be had, or holds no Dockerfile.
+    pub async fn open(&self, input: &InputOptions) -> Result<Context, Failure> {
+        let mut named = Named::new(&input.contexts)?;
+        // Its time must be known before the plan; otherwise a tree is fetched only when the plan wants it.
+        if let Some(name) = input.build_args.get(SOURCE_DATE_EPOCH) {
+            named.fetch(name, self).await?;
+        }
+        let mut context = match (self.find(&input.context).await?, &input.dockerfile) {
+            (Found::Tree(tree), _) => self.with_dockerfile(tree, &input.dockerfile).await?,
+            (Found::Text(dockerfile), DockerfileFrom::Usual) => {
+                let draft = self.store.draft().map_err(|error| words::store(&error))?;
+                let why = format!("the Dockerfile came from {}, so there are no files", from_where(&input.context));
+                let tree = Tree::of_draft(draft, "the empty context".into(), None, Some(why));
+                Context { tree, dockerfile, named: Named::default() }
+            }
+            (Found::Text(_), _) => {
+                let place = from_where(&input.context);
+                return Err(Failure::new(format!(
+                    "there are two Dockerfiles: that of `-f`, and what came from {place}"
+                ))
+                .help("leave out `-f`, or give an archive or a directory as the context"));
+            }
+        };
+        context.named = named;
+        if let Some(path) = &input.ignorefile {
+            context.tree.ignore = Some(text::named_ignore(path)?);
+        }
+        if let Some(ignore) = &context.tree.ignore {
+            self.loaded("", &ignore.text.name);
+        }
+        Ok(context)
+    }
+
+    /// Finds the Dockerfile to a tree and, for a directory of the user, the ignore file.
+    async fn with_dockerfile(&self, mut tree: Tree, from: &DockerfileFrom) -> Result<Context, Failure> {
+        let mut path = None;
+        let dockerfile = match from {
+            DockerfileFrom::Stdin => self.dockerfile_on_stdin().await?,
+            DockerfileFrom::Http(_) => {
+                return Err(Failure::new("a Dockerfile at an address is not supported by this version of rbuild")
+                    .help("fetch it first, and name the file with `-f`"));
+            }
+            DockerfileFrom::Path(named) if tree.is_of_user() => {
+                path = Some(named.clone());
+                text::named_dockerfile(named)?
+            }
+            DockerfileFrom::Usual if tree.is_of_user() => {
+                let (found, dockerfile) = text::find_dockerfile(&tree.dir, &tree.shown)?;
+                path = Some(found);
+                dockerfile
+            }
+            DockerfileFrom::Path(inside) => text::dockerfile_inside(&tree.dir, Some(inside), &tree.shown)?,
+            DockerfileFrom::Usual => text::dockerfile_inside(&tree.dir, None, &tree.shown)?,
+        };
+        if matches!(from, DockerfileFrom::Usual | DockerfileFrom::Path(_)) {
+            self.loaded("build definition from ", &dockerfile.name);
+        }
+        if tree.is_of_user() {
+            tree.ignore = text::find_ignore(&tree.dir, path.as_deref())?;
+        }
+        Ok(Context { tree, dockerfile, named: Named::default() })
+    }
+
+    /// Shows that a text was read.
+    fn loaded(&self, what: &str, name: &str) {
+        // Nothing can go wrong any more.
+        let _ = Task::start(&format!("[internal] load {what}{name}"), self.progress).end(Ok(()));
+    }
+
+    /// Looks what a place is, and fetches it if it is elsewhere.
+    async fn find(&self, place: &Place) -> Result<Found, Failure> {
+        match place {
+            Place::Path(path) => self.find_path(path).await,
+            Place::Stdin => self.find_on_stdin().await,
+            Place::Http(_) | Place::Git(_) => {
+                Err(Failure::new("a context at an address is not supported by this version of rbuild")
+                    .help("fetch it into a directory first, and name that"))
+            }
+        }
+    }
+
+    /// The tree of a named context that is no directory of the user.
+    async fn named_tree(&self, name: &str, place: &Place) -> Result<Tree, Failure> {
+        let vertex = match place {
+            Place::Path(_) | Place::Stdin => format!("[context {name}] load from client"),
+            Place::Http(url) => format!("[context {name}] {}", masked(url)),
+            Place::Git(git) => format!("[context {name}] load git source {}", masked(&git.remote)),
+        };
+        let task = Task::start(&vertex, self.progress);
+        task.end(match place {
+            Place::Path(path) => {
+                let shown = format!("the archive `{}`", path.display());
+                match self.unpack_or_read(Input::open(Some(path), self.cancel.clone())?, shown, None).await {
+                    Ok(Found::Tree(tree)) => Ok(tree),
+                    Ok(Found::Text(_)) => Err(Failure::new(format!(
+                        "the context `{name}` is neither a directory nor an archive: `{}`",
+                        path.display()
+                    ))),
+                    Err(failure) => Err(failure),
+                }
+            }
+            Place::Stdin | Place::Http(_) | Place::Git(_) => Err(Failure::new(format!(
+                "the context `{name}` at an address is not supported by this version of rbuild"
+            ))
+            .help("fetch it into a directory first, and name that")),
+        })
+    }
+
+    async fn find_path(&self, path: &Path) -> Result<Found, Failure> {
+        let facts = fs::metadata(path).map_err(|error| no_context(path, &error))?;
+        if facts.is_dir() {
+            return Ok(Found::Tree(Tree::of_user(path)?));
+        }
+        let shown = format!("`{}`", path.display());
+        let no_archive = || {
+            Failure::new(format!("the build context {shown} is neither a directory nor an archive"))
+                .help("give the directory that holds the Dockerfile, like `rbuild -t app:1 .`; a Dockerfile of another name follows `-f`")
+        };
+        if !facts.is_file() {
+            return Err(no_archive());
+        }
+        let stream = Input::open(Some(path), self.cancel.clone())?;
+        let task = Task::start("[internal] load build context", self.progress);
+        task.end(match self.unpack_or_read(stream, format!("the archive {shown}"), None).await {
+            Ok(Found::Text(_)) => Err(no_archive()),
+            found => found,
+        })
+    }
+
+    async fn find_on_stdin(&self) -> Result<Found, Failure> {
+        let stream = Input::open(None, self.cancel.clone())?;
+        let task = Task::start("[internal] load remote build context", self.progress);
+        task.end(self.unpack_or_read(stream, "the archive on standard input".into(), None).await)
+    }
+
+    async fn dockerfile_on_stdin(&self) -> Result<Text, Failure> {
+        let stream = Input::open(None, self.cancel.clone())?;
+        let task = Task::start("[internal] load build definition from Dockerfile", self.progress);
+        let cancel = self.cancel.clone();
+        task.end(in_background(self.store, move |_| read_text(stream, STDIN_NAME, &cancel)).await)
+    }
+
+    /// An archive becomes a tree, anything else is a Dockerfile called `name`, or [`STDIN_NAME`].
+    async fn unpack_or_read(
+        &self,
+        stream: impl Read + Send + 'static,
+        shown: String,
+        name: Option<String>,
+    ) -> Result<Found, Failure> {
+        let cancel = self.cancel.clone();
+        in_background(self.store, move |store| {
+            let sniffed = sniff(stream).map_err(|error| match cancel.is_cancelled() {
+                true => words::canceled(),
+                false => Failure::new(format!("cannot read {shown}")).note(error.to_string()),
+            })?;
+            match sniffed {
+                Stream::Archive(stream) => {
+                    let unpacked = unpack(store, stream, &shown, &cancel)?;
+                    Ok(Found::Tree(Tree::of_draft(unpacked.draft, shown, unpacked.newest, None)))
+                }
+                Stream::Text(stream) => {
+                    read_text(stream, name.as_deref().unwrap_or(STDIN_NAME), &cancel).map(Found::Text)
+                }
+            }
+        })
+        .await
+    }
+}
+
+fn read_text(stream: impl Read, name: &str, cancel: &CancellationToken) -> Result<Text, Failure> {
+    let text = text::dockerfile_of(stream, name);
+    text.map_err(|failure| if cancel.is_cancelled() { words::canceled() } else { failure })
+}
+
+/// A place in a sentence.
+fn from_where(place: &Place) -> &'static str {
+    match place {
+        Place::Stdin => "standard input",
+        Place::Http(_) => "an address",
+        Place::Path(_) | Place::Git(_) => "elsewhere",
+    }
+}
+
+impl Tree {
+    /// A directory of the user, read in place.
+    fn of_user(path: &Path) -> Result<Self, Failure> {
+        let dir = fs::canonicalize(path).map_err(|error| no_context(path, &error))?;
+        let shown = format!("`{}`", path.display());
+        Ok(Self { dir, shown, ignore: None, time: None, empty: None, _draft: None })
+    }
+
+    /// A tree of the store, which goes when this value does.
+    fn of_draft(draft: Draft, shown: String, time: Option<i64>, empty: Option<String>) -> Self {
+        Self { dir: draft.fs().to_owned(), shown, ignore: None, time, empty, _draft: Some(draft) }
+    }
+
+    /// Whether it is a directory of the user.
+    fn is_of_user(&self) -> bool {
+        self._draft.is_none()
+    }
+
+    /// The patterns of its ignore file.
+    pub fn ignore_patterns(&self) -> Vec<String> {
+        self.ignore.as_ref().map(Ignore::patterns).unwrap_or_default()
+    }
+}
+
+fn no_context(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(format!("the build context `{}` cannot be opened", path.display()))
+        .note(error.to_string())
+        .help("the last word of the command is the directory that holds the Dockerfile, like `rbuild -t app:1 .`")
+}
