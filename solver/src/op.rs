@@ -352,7 +352,7 @@ pub enum CopyMode {
 pub struct Owner {
     /// The user.
     pub user: UserRef,
-    /// The group; `None` takes the user's number.
+    /// The group; `None` takes the one that `/etc/passwd` has for a name, and the same number for a number.
     pub group: Option<UserRef>,
 }
 

@@ -1,10 +1,10 @@
 //! An ordinary archive is unpacked into a root file system, as `ADD archive.tar /somewhere` asks for.
 //!
 //! The root is one whole tree, usually a detached overlay mount. Links in the root are followed on the way to a member
-//! (`lib -> /usr/lib` leads to `usr/lib` in that root) and never out of it. A file in a member's place is replaced; a
-//! directory stays and gets the member's attributes; a link to a directory stays as it is, so that an archive with
-//! `lib/` does not tear `lib -> usr/lib` out of a system. Names that begin with `.wh.` are refused: in an image they
-//! would become deletions. Deliberately absent: decompression (see [`super::decompress`]).
+//! (`lib -> /usr/lib` leads to `usr/lib` in that root) and never out of it. What stands in a
+//! member's place is replaced, a link too, as every builder does; only a directory stays where a directory comes, and
+//! gets its attributes. Names that begin with `.wh.` are refused: in an image they would become deletions.
+//! Deliberately absent: decompression (see [`super::decompress`]).
 
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
@@ -17,7 +17,7 @@ use super::error::LayerError;
 use super::node::Keep;
 use super::path::components;
 use super::tar::{EndMarker, Entry, Kind, Limits, TarReader};
-use super::view::{Found, Implied, View};
+use super::view::{Implied, View};
 use super::xattr::XattrNamespace;
 
 /// How an archive is unpacked.
@@ -103,11 +103,5 @@ fn member(
     // What the archive does not say belongs to root, as everywhere.
     let implied = Implied { owner: options.owner.unwrap_or((0, 0)), mtime: None };
     let at = view.make_directory(&path, implied, &entry.path)?;
-    if entry.kind == Kind::Directory
-        && view.look(&name)? == Found::Symlink
-        && view.leads_to_directory(&at, &name, &entry.path)?
-    {
-        return Ok(());
-    }
     view.put(&entry, owner, &at, &name, data)
 }

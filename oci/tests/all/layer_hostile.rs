@@ -226,7 +226,6 @@ fn add_follows_the_links_of_the_root_and_stays_inside() {
     cage.all.link("root/out", &cage.canary()).link("root/up", "../../canary").file("root/usr/lib/old", b"old");
     cage.all.file("root/file", b"file").mode("root/usr/lib", 0o711);
     let tar = RawTar::default()
-        .member(b"lib/", b'5', b"")
         .file(b"lib/x", b"x")
         .member(b"lib/y", b'1', b"lib/x")
         .member(b"lib/z", b'1', b"lib/old")
@@ -245,6 +244,10 @@ fn add_follows_the_links_of_the_root_and_stays_inside() {
     assert_eq!(std::fs::read_link(cage.all.at("root/lib")).unwrap().to_str(), Some("/usr/lib"));
     assert_eq!(read("canary/f"), b"inside");
     assert_eq!(std::fs::metadata(cage.all.at("root/usr/lib")).unwrap().mode() & 0o7777, 0o711);
+    // Only a member in its own place replaces a link.
+    extract(&RawTar::default().member(b"lib64/", b'5', b"").file(b"lib64/x", b"own").end(), &cage, "/").unwrap();
+    assert_eq!(read("lib64/x"), b"own");
+    assert!(std::fs::symlink_metadata(cage.all.at("root/lib64")).unwrap().is_dir());
     let absolute = format!("{}/f", cage.canary().trim_start_matches('/'));
     assert_eq!(read(&absolute), b"inside");
     cage.unharmed();

@@ -17,8 +17,16 @@ const BLOCK_BYTES: usize = 512;
 /// Where a header keeps its checksum; counted as spaces.
 const CHECKSUM: std::ops::Range<usize> = 148..156;
 
-/// Unpacks `file` beneath `dest` if it is an archive, and returns whether it is.
-pub(crate) fn unpack(file: &File, path: &[u8], root: &Root, dest: &str, new: &NewDir) -> Result<bool, FileError> {
+/// Unpacks `file` beneath `dest` if it is an archive, and returns whether it is. `owner` is of everything in it, instead
+/// of what the archive says.
+pub(crate) fn unpack(
+    file: &File,
+    path: &[u8],
+    root: &Root,
+    dest: &str,
+    new: &NewDir,
+    owner: Option<(u32, u32)>,
+) -> Result<bool, FileError> {
     if !is_archive(file, path)? {
         return Ok(false);
     }
@@ -27,7 +35,7 @@ pub(crate) fn unpack(file: &File, path: &[u8], root: &Root, dest: &str, new: &Ne
     // Without links: found once, it is not looked for again.
     let dest = String::from_utf8(place.path).map_err(|error| failed(error.into()))?;
     let (_, tar) = decompress(BufReader::new(file)).map_err(|error| failed(error.into()))?;
-    let options = ExtractOptions::new(XattrNamespace::Trusted);
+    let options = ExtractOptions { owner, ..ExtractOptions::new(XattrNamespace::Trusted) };
     extract_archive(tar, root.fd(), &dest, &options).map_err(|error| failed(error.into()))?;
     Ok(true)
 }

@@ -265,7 +265,8 @@ impl Copying<'_> {
         check_look(self.looks.as_deref(), &mut self.seen, &one.place.path, stat).map_err(self.failed())?;
         let entry = Entry { dir: one.place.dir.as_fd(), name: &one.place.name, path: &one.place.path, stat };
         let file = std::fs::File::from(crate::tree::copy::open_file(&entry).map_err(self.failed())?);
-        super::archive::unpack(&file, &one.place.path, self.root, &self.action.dest, &self.new)
+        let owner = self.action.owner.as_ref().map(|_| (self.new.uid, self.new.gid));
+        super::archive::unpack(&file, &one.place.path, self.root, &self.action.dest, &self.new, owner)
     }
 }
 

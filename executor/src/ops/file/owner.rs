@@ -50,31 +50,44 @@ pub(crate) fn resolve_or_root(owner: Option<&Owner>, root: &Root) -> Result<(u32
     owner.map_or(Ok((0, 0)), |owner| resolve(owner, root))
 }
 
-/// Numbers of an owner. A group that is not given is the user's number.
+/// Numbers of an owner. A group that is not given is the one that `/etc/passwd` has for a name, and the same number
+/// for a number.
 pub(crate) fn resolve(owner: &Owner, root: &Root) -> Result<(u32, u32), OwnerError> {
-    let number = |reference: &UserRef, kind, file| match reference {
-        UserRef::Id(id) => Ok(*id),
-        UserRef::Name(name) => look_up(name, kind, file, root),
+    let (uid, own_group) = match &owner.user {
+        UserRef::Id(id) => (*id, *id),
+        // The name is the first field of a line, its numbers the third and the fourth.
+        UserRef::Name(name) => look_up(name, "user", "/etc/passwd", root, |fields| {
+            Some((number(fields.nth(1)?)?, number(fields.next()?)?))
+        })?,
     };
-    let uid = number(&owner.user, "user", "/etc/passwd")?;
     let gid = match &owner.group {
-        Some(group) => number(group, "group", "/etc/group")?,
-        None => uid,
+        None => own_group,
+        Some(UserRef::Id(id)) => *id,
+        Some(UserRef::Name(name)) => look_up(name, "group", "/etc/group", root, |fields| number(fields.nth(1)?))?,
     };
     Ok((uid, gid))
 }
 
-fn look_up(name: &str, kind: &'static str, file: &'static str, root: &Root) -> Result<u32, OwnerError> {
+fn number(field: &[u8]) -> Option<u32> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+/// What `value` makes of the fields after the name, in the first line of that name that it can read.
+fn look_up<T>(
+    name: &str,
+    kind: &'static str,
+    file: &'static str,
+    root: &Root,
+    value: impl Fn(&mut dyn Iterator<Item = &[u8]>) -> Option<T>,
+) -> Result<T, OwnerError> {
     let unknown = || OwnerError::Unknown { kind, name: name.to_owned(), file };
     let Some(text) = read(file, root)? else { return Err(unknown()) };
-    // Both files have the name first and the number third.
-    let number = text.split(|b| *b == b'\n').find_map(|line| {
+    let found = text.split(|b| *b == b'\n').find_map(|line| {
         let mut fields = line.split(|b| *b == b':');
         let matches = fields.next() == Some(name.as_bytes());
-        let number = fields.nth(1)?;
-        matches.then(|| std::str::from_utf8(number).ok()?.parse().ok()).flatten()
+        if matches { value(&mut fields) } else { None }
     });
-    number.ok_or_else(unknown)
+    found.ok_or_else(unknown)
 }
 
 fn read(file: &'static str, root: &Root) -> Result<Option<Vec<u8>>, OwnerError> {

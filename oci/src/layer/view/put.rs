@@ -78,14 +78,6 @@ impl View<'_> {
         Ok(())
     }
 
-    /// Whether `name` in `at` is a link that leads to a directory.
-    pub fn leads_to_directory(&mut self, at: &[Component], name: &Component, entry: &[u8]) -> Result<bool, LayerError> {
-        let path: Vec<Component> = at.iter().chain([name]).cloned().collect();
-        let leads = self.find_directory(&path, entry)?.is_some();
-        self.descent.enter(at)?;
-        Ok(leads)
-    }
-
     fn put_link(&mut self, path: &[u8], target: &[u8], at: &[Component], name: &Component) -> Result<(), LayerError> {
         let missing = || LayerError::refused(path, format!("its target `{}` is not there", printable(target)));
         let mut target_parts = components(target)?;

@@ -8,7 +8,7 @@ fn owners_and_modes() {
     for (line, expected) in [
         ("--chown=5 a.txt /x", "x=A 5:5"),
         ("--chown=5:6 a.txt /x", "x=A 5:6"),
-        ("--chown=bob a.txt /x", "x=A 1001:1001"),
+        ("--chown=bob a.txt /x", "x=A 1001:1002"),
         ("--chown=bob:team a.txt /x", "x=A 1001:77"),
         ("--chown=0:team a.txt /x", "x=A 0:77"),
         // A number is a number, whatever a line of that name says.

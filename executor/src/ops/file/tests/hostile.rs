@@ -97,6 +97,10 @@ fn add_unpacks_what_is_an_archive_by_content() {
             assert_eq!(bench.copy(&from, &format!("--add {name} /x")).unwrap(), unpacked, "{name}");
         }
     }
+    // An owner that was asked for is everything's.
+    crate::tree::copy::clear(open(&bench.path("root"))).unwrap();
+    let owned = ["x/ 5:6", "x/t/ 5:6", "x/t/d/ 5:6", "x/t/d/g=2 5:6", "x/t/f=1 640 5:6", "x/t/l -> f 5:6"];
+    assert_eq!(bench.copy(&bench.local(&[]), "--add --chown=5:6 a.bin /x").unwrap(), owned);
     for name in ["plain.tar", "plain.tar.gz", "zeros"] {
         crate::tree::copy::clear(open(&bench.path("root"))).unwrap();
         let lines = bench.copy(&bench.local(&[]), &format!("--add {name} /x")).unwrap();
