@@ -21,7 +21,13 @@ pub fn owner(text: &str) -> Result<Owner, Refusal> {
         },
         false => Ok(UserRef::Name(part.to_owned())),
     };
-    Ok(Owner { user: reference(user)?, group: group.map(reference).transpose()? })
+    // `:group` leaves the user to root, `user:` the group to the user.
+    let (user, group) = match (user, group) {
+        ("", Some(group)) => (UserRef::Id(0), Some(reference(group)?)),
+        (user, Some("") | None) => (reference(user)?, None),
+        (user, Some(group)) => (reference(user)?, Some(reference(group)?)),
+    };
+    Ok(Owner { user, group })
 }
 
 /// `--chmod`: octal, or chmod(1)'s language.
@@ -171,8 +177,9 @@ mod tests {
         check("4294967295", Some(("#4294967295", None)));
         check("4294967296", None);
         check("", None);
-        check(":staff", None);
-        check("app:", None);
+        check(":", None);
+        check(":staff", Some(("#0", Some("staff"))));
+        check("app:", Some(("app", None)));
         check("a:b:c", None);
     }
 
