@@ -8,6 +8,7 @@ packages=(
     mmdebstrap                          # makes the Debian base image
     docker-registry                     # the registry that is pushed to and pulled from
     skopeo umoci runc                   # readers of images that are not ours
+    buildah                             # builds the same Dockerfiles, to be compared with
     attr bzip2 xz-utils zstd python3    # tools that tests compare with
     strace time                         # counting system calls and memory
 )

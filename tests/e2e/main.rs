@@ -13,6 +13,7 @@ mod copy;
 mod examples;
 mod interrupt;
 mod layers;
+mod oracle;
 mod outputs;
 mod progress;
 mod registry;

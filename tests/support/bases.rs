@@ -9,6 +9,11 @@ pub fn busybox() -> PathBuf {
     made("busybox")
 }
 
+/// The same with users, links, set-id files and more to build upon: for builds that two builders make.
+pub fn oracle() -> PathBuf {
+    made("oracle")
+}
+
 /// Debian of this machine's release from its own package sources, about 120 MiB.
 pub fn debian() -> PathBuf {
     made("debian")

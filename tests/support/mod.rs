@@ -6,7 +6,10 @@
 
 pub mod archive;
 pub mod bases;
+pub mod buildah;
+pub mod compare;
 pub mod fake;
+pub mod flatten;
 pub mod rbuild;
 pub mod readers;
 pub mod registry;
