@@ -14,7 +14,7 @@ use solver::op::{SourceOp, attr};
 pub(crate) use parts::decoded;
 use parts::{check_reference, is_git_path, part, scp, shortened, url};
 
-use crate::suggest;
+use crate::{meter, suggest};
 
 /// A repository, and what of it is meant.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -121,6 +121,7 @@ pub fn parse_known(text: &str) -> Option<Result<GitRef, GitRefError>> {
 }
 
 fn read(text: &str, context: bool, known: bool) -> Option<Result<GitRef, GitRefError>> {
+    meter::tick(text.len());
     let (address, fragment) = cut(text, '#');
     let (address, query) = cut(address, '?');
     let remote = match address.split_once("://") {

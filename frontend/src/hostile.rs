@@ -56,6 +56,13 @@ const FAMILIES: &[Family] = &[
     ("ports", |n| format!("FROM scratch\nEXPOSE {}\n", "80 ".repeat(n))),
     ("triggers", |n| format!("FROM scratch\n{}", "ONBUILD RUN x\n".repeat(n))),
     ("chained triggers", |n| format!("FROM scratch\n{} RUN x\n", "ONBUILD ".repeat(n))),
+    ("addresses", |n| {
+        (0..n).fold("FROM scratch\n".into(), |text, i| {
+            text + &format!("ADD https://x.io/{i}.git?ref=a#:b https://x.io/{i} /\n")
+        })
+    }),
+    ("parts of an address", |n| format!("FROM scratch\nADD git://x.io/a#b:{} /x\n", "c/%41/".repeat(n))),
+    ("linked copies", |n| format!("FROM scratch\n{}", "COPY --link --parents a/./b* c /x/\n".repeat(n))),
     ("before the first stage", |n| "RUN a \\\n\n b\n".repeat(n)),
 ];
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use oci::model::{Config, DiffId, Digest, ImageConfig, RootFs};
 use proptest::prelude::*;
-use rbuild_frontend::{Answers, Diagnostic, ImageAnswer, PlanOptions, Planned, Severity, debug, parse, plan};
+use rbuild_frontend::{
+    Answers, Diagnostic, ImageAnswer, NamedContext, PlanOptions, Planned, Severity, debug, parse, plan,
+};
 
 /// Text that is nearly a Dockerfile: fragments of the language in any order.
 fn nearly() -> impl Strategy<Value = String> {
@@ -45,7 +47,7 @@ fn nearly() -> impl Strategy<Value = String> {
             "`",
             "#",
             "# escape=`\n",
-            "# syntax=x\n",
+            "# syntax=docker/dockerfile:1\n",
             "<<EOF",
             "<<-'EOF'",
             "EOF\n",
@@ -95,7 +97,15 @@ fn nearly() -> impl Strategy<Value = String> {
             "\0",
             "AS",
             " AS b\n",
-            "https://x/y",
+            " https://x/y",
+            " https://x/y.git?ref=a#:b",
+            " git@x:y",
+            " --parents a/./b*",
+            " --checksum=sha256:0",
+            " --keep-git-dir",
+            "--from=tree",
+            "FROM tree AS b\n",
+            "FROM nothing AS image\n",
             "<<a <<b",
         ])
         .prop_map(str::to_owned),
@@ -108,6 +118,11 @@ fn nearly() -> impl Strategy<Value = String> {
 fn options() -> PlanOptions {
     PlanOptions {
         build_args: BTreeMap::from([("X".to_owned(), "debian:12".to_owned())]),
+        contexts: BTreeMap::from([
+            ("tree".to_owned(), NamedContext::Tree { ignore_patterns: vec!["x".to_owned()] }),
+            ("nothing".to_owned(), NamedContext::Scratch),
+            ("image".to_owned(), NamedContext::Image("debian:12".parse().unwrap())),
+        ]),
         platform: "linux/amd64".parse().unwrap(),
         build_platform: "linux/arm64".parse().unwrap(),
         ..PlanOptions::default()

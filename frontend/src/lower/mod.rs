@@ -1,7 +1,7 @@
 //! From stages to a plan: operations, image config, history.
 //!
 //! The order of things: every FROM line is understood ([`resolve::Names::bases`]), what the target needs is found
-//! ([`resolve::needs`]), what must be known about images is asked for, and then each needed stage is lowered in
+//! ([`needs::needs`]), what must be known about images is asked for, and then each needed stage is lowered in
 //! order, instruction by instruction ([`stage`]). Read [`state`] for what a stage has become, [`env`] for its
 //! variables, [`history`] and [`steps`] for the words that people see, [`refuse`] for what rbuild cannot do yet.
 
@@ -14,6 +14,7 @@ pub mod history;
 pub mod inputs;
 pub mod machine;
 pub mod mounts;
+pub mod needs;
 pub mod origin;
 pub mod paths;
 pub mod refuse;
@@ -28,6 +29,7 @@ mod config;
 mod copy;
 mod run;
 mod stage;
+mod trees;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -35,18 +37,18 @@ use std::rc::Rc;
 
 use oci::model::{ImageConfig, Platform};
 use solver::graph::{Edge, Graph, Vertex, VertexId};
-use solver::op::{Op, OpMeta, SourceOp, attr};
+use solver::op::{Op, OpMeta};
 
 use crate::error::{Diagnostic, Severity};
 use crate::expand::{Budget, ExpandError};
 use crate::lint;
-use crate::plan::{Answers, Asked, ImageQuestion, NamedContext, Plan, PlanOptions, PlanOutput, Planned};
+use crate::plan::{Answers, Asked, ImageQuestion, Plan, PlanOptions, PlanOutput, Planned};
 use crate::span::Word;
 use crate::stage::Dockerfile;
 use contexts::Contexts;
 use env::Env;
 use refuse::Supported;
-use resolve::{Base, ImageBase, Names, ResolvedStage};
+use resolve::{Names, ResolvedStage};
 use state::State;
 
 /// What expansions, environments and operations of one file may take together, in bytes. A hundred thousand
@@ -96,6 +98,7 @@ pub fn check(
                 lowering.found.push(Diagnostic::general(ExpandError::TooMuch.to_string()));
             }
             lowering.found.extend(globals::unused_build_args(file, options));
+            lowering.found.extend(lowering.names.contexts.unused(file, options));
             (lowering.found, asked)
         }
     }
@@ -159,7 +162,7 @@ fn lower<'a>(
     }
     let last = if purpose == Purpose::Check { stages.len() - 1 } else { known_target };
     stages.iter_mut().for_each(|stage| stage.needed = purpose == Purpose::Check);
-    let asked = resolve::needs(&names, &mut stages, last, answers, supported, &budget, &mut found);
+    let asked = needs::needs(&names, &mut stages, last, answers, supported, &budget, &mut found);
     if purpose == Purpose::Build && is_faulty(&found) {
         return Err(found);
     }
@@ -290,89 +293,6 @@ impl Lowering<'_> {
         }
     }
 
-    /// The build context.
-    fn context(&mut self) -> Edge {
-        let options = self.options;
-        self.local("context", "[internal] load build context".into(), &options.ignore_patterns)
-    }
-
-    /// The tree of a named context.
-    fn named_tree(&mut self, key: &str) -> Edge {
-        let options = self.options;
-        let patterns: &[String] = match options.contexts.get(key) {
-            Some(NamedContext::Tree { ignore_patterns }) => ignore_patterns,
-            _ => &[],
-        };
-        self.local(key, format!("[context {key}] load"), patterns)
-    }
-
-    /// A tree of the caller, once per plan.
-    fn local(&mut self, name: &str, description: String, ignore_patterns: &[String]) -> Edge {
-        if let Some(known) = self.trees.get(name) {
-            return *known;
-        }
-        let mut attrs = BTreeMap::new();
-        if !ignore_patterns.is_empty() {
-            let list = serde_json::Value::from(ignore_patterns.to_vec());
-            attrs.insert(attr::EXCLUDE_PATTERNS.to_owned(), list.to_string());
-        }
-        let source = SourceOp { identifier: format!("local://{name}"), attrs };
-        let meta = OpMeta { description, ..OpMeta::default() };
-        let edge = self.add(Op::Source(source), Vec::new(), None, meta, None);
-        self.trees.insert(name.to_owned(), edge);
-        edge
-    }
-
-    /// The config of an image, shared by all that stand on it.
-    fn image_config(&mut self, question: &ImageQuestion) -> Rc<ImageConfig> {
-        let answers = self.answers;
-        let config = || Rc::new(answers.get(question).map(|answer| answer.config.clone()).unwrap_or_default());
-        self.images.entry(question.clone()).or_insert_with(config).clone()
-    }
-
-    /// The tree of an image, `None` when it has no layers. `describe` turns `FROM name` into the step's name; what a
-    /// context says is named after the context instead.
-    fn image(
-        &mut self,
-        image: &ImageBase,
-        place: Option<Range<usize>>,
-        describe: impl FnOnce(String) -> String,
-    ) -> Option<Edge> {
-        let question = &image.question;
-        let Some(answer) = self.answers.get(question) else {
-            // A build is lowered when no question is left; what is only looked at may stand on unknown images.
-            let source =
-                SourceOp { identifier: format!("docker-image://{}", question.reference), attrs: BTreeMap::new() };
-            let platform = Some(&question.platform);
-            return Some(self.add(Op::Source(source), Vec::new(), platform, OpMeta::default(), place));
-        };
-        let layers =
-            !answer.config.rootfs.diff_ids.is_empty() || answer.config.history.iter().any(|entry| !entry.empty_layer);
-        if !layers {
-            return None;
-        }
-        let name = question.reference.with_digest(answer.digest).to_string();
-        let scheme = if question.layout.is_some() { "oci-layout" } else { "docker-image" };
-        let source = SourceOp { identifier: format!("{scheme}://{name}"), attrs: BTreeMap::new() };
-        let description = match &image.context {
-            Some(context) => format!("[context {context}] {name}"),
-            None => describe(format!("FROM {name}")),
-        };
-        let meta = OpMeta { description, ..OpMeta::default() };
-        Some(self.add(Op::Source(source), Vec::new(), Some(&question.platform), meta, place))
-    }
-
-    /// The tree that a `--from` means; `None` is the empty one.
-    fn tree(&mut self, name: &Word, inside: usize, place: Option<Range<usize>>) -> Result<Option<Edge>, Diagnostic> {
-        Ok(match self.names.tree(name, inside)? {
-            Base::Scratch => None,
-            // An earlier stage that is referred to is needed, and lowered by now.
-            Base::Stage(stage) => self.states[stage].as_ref().and_then(|state| state.edge),
-            Base::Image(image) => self.image(&image, place, |name| name),
-            Base::Tree(key) => Some(self.named_tree(&key)),
-        })
-    }
-
     fn finish(mut self, stages: &[ResolvedStage], target: usize) -> Result<Planned, Vec<Diagnostic>> {
         if self.budget.spend(0).is_err() || self.states.len() <= target {
             self.found.push(Diagnostic::general(ExpandError::TooMuch.to_string()));
@@ -399,6 +319,7 @@ impl Lowering<'_> {
         let skipped = stages.iter().enumerate().filter(|(_, stage)| !stage.needed);
         let skipped_stages = skipped.map(|(index, _)| self.file.stage_name(index)).collect();
         self.found.extend(globals::unused_build_args(self.file, self.options));
+        self.found.extend(self.names.contexts.unused(self.file, self.options));
         Ok(Planned::Plan(Box::new(Plan {
             output: PlanOutput {
                 edge: state.edge,

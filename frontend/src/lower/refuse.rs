@@ -86,7 +86,7 @@ mod tests {
 
     /// The mounts and secrets of the only step, once everything is supported.
     fn check(step: &str, expected: &[&str]) {
-        let text = format!("FROM scratch\nARG TARGET=x\nWORKDIR /w\n{step}\n");
+        let text = format!("FROM scratch AS base\nWORKDIR /b\nFROM scratch\nARG TARGET=x\nWORKDIR /w\n{step}\n");
         let options = PlanOptions {
             build_args: [("BUILDKIT_CACHE_MOUNT_NS".to_owned(), "ns".to_owned())].into(),
             ..PlanOptions::default()
@@ -114,6 +114,13 @@ mod tests {
             &[
                 "make directory \"/cache\" in empty mode 700 owner #1:#0 => output 0",
                 "mount /c cache ns//c shared #2/cache",
+            ],
+        );
+        check(
+            "RUN --mount=type=cache,target=/c,from=base,gid=1 x",
+            &[
+                "make directory \"/cache\" in #1 mode 755 owner #0:#1 => output 0",
+                "mount /c cache ns//c shared #3/cache",
             ],
         );
         check(

@@ -191,11 +191,12 @@ impl StageInProgress<'_, '_> {
         let tree = match (request.kind, &request.from) {
             (RequestKind::Tmpfs, _) => None,
             (_, Some(from)) => self.lowering.tree(from, self.index, origin.place(from.span))?,
-            (RequestKind::Cache, None) if selector == "/" => {
-                self.cache_root(request, &mut selector, origin, instruction)
-            }
             (RequestKind::Cache, None) => None,
             _ => Some(self.lowering.context()),
+        };
+        let tree = match request.kind {
+            RequestKind::Cache if selector == "/" => self.cache_root(tree, request, &mut selector, origin, instruction),
+            _ => tree,
         };
         let input = parts.input(tree);
         parts.mounts.push(Mount {
@@ -212,18 +213,19 @@ impl StageInProgress<'_, '_> {
     /// What a new cache directory starts as, when its owner or mode is asked for.
     fn cache_root(
         &mut self,
+        tree: Option<Edge>,
         request: &MountRequest,
         selector: &mut String,
         origin: &Origin,
         instruction: &Instruction,
     ) -> Option<Edge> {
         if request.mode.is_none() && request.uid.is_none() && request.gid.is_none() {
-            return None;
+            return tree;
         }
         let owner =
             Owner { user: UserRef::Id(request.uid.unwrap_or(0)), group: Some(UserRef::Id(request.gid.unwrap_or(0))) };
         let action = FileAction {
-            input: None,
+            input: tree.map(|_| 0),
             secondary_input: None,
             output: Some(0),
             kind: FileActionKind::MkDir {
@@ -237,7 +239,7 @@ impl StageInProgress<'_, '_> {
         let meta = OpMeta { description: "[internal] settings cache mount permissions".into(), ..OpMeta::default() };
         *selector = CACHE_ROOT.into();
         let op = Op::File(FileOp { actions: vec![action] });
-        Some(self.lowering.add(op, Vec::new(), None, meta, origin.place(instruction.span)))
+        Some(self.lowering.add(op, tree.into_iter().collect(), None, meta, origin.place(instruction.span)))
     }
 
     fn secret(&mut self, request: &MountRequest, parts: &mut Mounts) {

@@ -1,7 +1,7 @@
 //! One stage, instruction by instruction.
 
 use solver::graph::Edge;
-use solver::op::{CopyAction, FileAction, FileActionKind, FileOp, Op, OpMeta};
+use solver::op::OpMeta;
 
 use super::env::Env;
 use super::globals::PLATFORM_ARGS;
@@ -83,27 +83,6 @@ impl<'a> Lowering<'a> {
             progress.instruction(command, &Origin::File);
         }
         progress.state
-    }
-}
-
-impl Lowering<'_> {
-    /// Makes a layer of a context's tree, so that something can stand on it.
-    pub(super) fn settle(&mut self, state: &mut State) {
-        let (Some(key), Some(tree)) = (state.context.take(), state.edge) else { return };
-        let copy = CopyAction {
-            src: "/".into(),
-            dest: "/".into(),
-            dir_contents_only: true,
-            create_dest_path: true,
-            ..CopyAction::default()
-        };
-        let kind = FileActionKind::Copy(copy);
-        let action = FileAction { input: None, secondary_input: Some(0), output: Some(0), kind };
-        let description = format!("[context {key}] FROM {key}");
-        let meta = OpMeta { description: description.clone(), ..OpMeta::default() };
-        let edge = self.add(Op::File(FileOp { actions: vec![action] }), vec![tree], None, meta, None);
-        state.edge = Some(edge);
-        state.history = Some(self.history.push(state.history, description, Some(edge)));
     }
 }
 
