@@ -45,6 +45,7 @@ impl Env {
 
     /// Takes a variable away. Linear in the number of variables.
     pub fn remove(&mut self, name: &str) {
+        self.lines.take();
         let Some(at) = self.index.remove(name) else { return };
         let (name, value) = self.list.remove(at);
         self.bytes -= (name.len() + value.len() + 1) as u64;
