@@ -59,3 +59,13 @@ pub enum ExecError {
     #[error("a worker thread of rbuild failed; please report this: {0}")]
     Thread(#[from] tokio::task::JoinError),
 }
+
+impl ExecError {
+    /// What to do about it, for the user, where that is known here.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Source(error) => error.help(),
+            _ => None,
+        }
+    }
+}

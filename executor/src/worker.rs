@@ -24,6 +24,8 @@ use crate::sandbox;
 use crate::snapshot::overlay::MountApi;
 use crate::snapshot::{Mounted, OverlaySnapshotter, Snapshotter};
 use crate::source::SourceError;
+use crate::source::address::masked;
+use crate::source::fetched::Known;
 use crate::source::image::{self, BlobFetcher};
 use crate::source::local::{LocalPatterns, LocalSource};
 
@@ -57,6 +59,8 @@ struct Inner {
     locals: BTreeMap<String, Local>,
     /// Patterns of the local sources that were run, by result.
     patterns: Mutex<BTreeMap<ResultId, Arc<LocalPatterns>>>,
+    /// What was found out about sources that are fetched.
+    known: Known,
     fetcher: Arc<dyn BlobFetcher>,
     clock: fn() -> Timestamp,
     /// How steps are started; made by the first one.
@@ -85,6 +89,7 @@ impl Worker {
                 snapshots,
                 locals: locals.collect(),
                 patterns: Mutex::default(),
+                known: Known::default(),
                 fetcher: config.fetcher,
                 sandbox: OnceLock::new(),
                 clock: config.clock,
@@ -160,13 +165,22 @@ impl Worker {
         manifest: &Descriptor,
         log: &dyn LogSink,
     ) -> Result<Option<ResultId>, ExecError> {
-        let result = self.fetch_image(name.clone(), manifest.digest, log).await?;
+        let result = self.fetch_image(name.clone(), manifest.digest, true, log).await?;
         Ok((result.as_str() != SCRATCH).then_some(result))
     }
 
-    async fn fetch_image(&self, name: Reference, manifest: Digest, log: &dyn LogSink) -> Result<ResultId, ExecError> {
+    /// `in_registry` says whether blobs that are not here can be fetched under that name.
+    async fn fetch_image(
+        &self,
+        name: Reference,
+        manifest: Digest,
+        in_registry: bool,
+        log: &dyn LogSink,
+    ) -> Result<ResultId, ExecError> {
         let reference = name.clone();
-        let found = self.blocking(move |worker| Ok(image::record(&worker.inner.store, &reference, manifest)?)).await?;
+        let found = self
+            .blocking(move |worker| Ok(image::record(&worker.inner.store, &reference, manifest, in_registry)?))
+            .await?;
         image::fetch_all(&self.inner.fetcher, &self.inner.store, &name, &found.missing, log)
             .await
             .map_err(|source| ExecError::Fetch { image: name.to_string(), source })?;
@@ -190,13 +204,35 @@ impl Worker {
     async fn run_source(&self, source: &SourceOp, log: &dyn LogSink) -> Result<Vec<ResultId>, ExecError> {
         match source.scheme() {
             "local" => Ok(vec![self.inner.remember_local(source)?]),
-            "docker-image" => {
+            scheme @ ("docker-image" | "oci-layout") => {
                 let (reference, digest) = image::pinned(source)?;
-                Ok(vec![self.fetch_image(reference, digest, log).await?])
+                Ok(vec![self.fetch_image(reference, digest, scheme == "docker-image", log).await?])
             }
-            _ => Err(SourceError::Unsupported { identifier: source.identifier.clone() }.into()),
+            _ => Err(unknown_kind(source)),
         }
     }
+
+    /// A tree that is fetched as a whole: a layer on nothing.
+    async fn run_fetched(
+        &self,
+        source: &SourceOp,
+        log: &dyn LogSink,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<ResultId>, ExecError> {
+        let draft = self.blocking(|worker| Ok(worker.inner.store.draft()?)).await?;
+        let inner = &self.inner;
+        let filled = inner.known.fill(&inner.store, source, &draft, log, cancel).await;
+        match filled {
+            Err(error) if error.is_canceled() => return Err(ExecError::Canceled),
+            filled => filled?,
+        }
+        let scratch = ResultId(SCRATCH.into());
+        Ok(vec![self.blocking(move |worker| worker.commit(&scratch, draft)).await?])
+    }
+}
+
+fn unknown_kind(source: &SourceOp) -> ExecError {
+    SourceError::Unsupported { identifier: masked(&source.identifier) }.into()
 }
 
 impl Worker {
@@ -316,11 +352,12 @@ impl Executor for Worker {
     async fn pin(&self, source: &SourceOp) -> Result<Pin, ExecError> {
         match source.scheme() {
             "local" => Ok(Pin::Selected),
-            "docker-image" => {
+            "docker-image" | "oci-layout" => {
                 let (_, digest) = image::pinned(source)?;
                 Ok(Pin::Content(ContentDigest(*digest.as_bytes())))
             }
-            _ => Err(SourceError::Unsupported { identifier: source.identifier.clone() }.into()),
+            "git" | "http" | "https" => Ok(Pin::Content(self.inner.known.pin(&self.inner.store, source).await?)),
+            _ => Err(unknown_kind(source)),
         }
     }
 
@@ -343,6 +380,9 @@ impl Executor for Worker {
             return Err(ExecError::Canceled);
         }
         match &job.vertex.op {
+            Op::Source(source) if matches!(source.scheme(), "git" | "http" | "https") => {
+                self.run_fetched(source, log, cancel).await
+            }
             Op::Source(source) => tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(ExecError::Canceled),

@@ -18,4 +18,6 @@ pub mod image;
 
 pub mod export;
 
+pub mod http;
+
 pub mod registry;

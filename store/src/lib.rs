@@ -14,13 +14,15 @@
 //!   layers/<name>/        one tree each, overlayfs form; <name> is 8 characters
 //!   records/<id>.jsonl    what the index knows of a layer, to rebuild the index from; only ever appended to
 //!   images/<hex>.json     what the index knows of a tag or of an image without one, likewise
+//!   notes/<kind>/         small texts that may be lost, see `notes`
+//!   git/                  repositories of git sources; the executor's, drawn there
 //!   tmp/<layer id>/       a draft: fs/ and work/; flocked by its maker, swept by the next start once it is dead
-//!   tmp/<random>.blob     a blob being written; flocked likewise
+//!   tmp/<random>.blob     a blob being written; flocked likewise; so is tmp/<random>.note
 //!   trash/                trees on their way out: renamed here, then deleted
 //! ```
 //!
 //! Read in this order: [`layout`] the folders and their locks, [`draft`] how a tree is made aside, [`blobs`] how bytes
-//! are, [`store`] how a store is opened, [`layers`], [`images`], [`cache`] what it remembers, [`index`] the database,
+//! are, [`store`] how a store is opened, [`layers`], [`images`], [`cache`] what it remembers, [`notes`] what it may forget, [`index`] the database,
 //! [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss may take, [`trash`] how trees go.
 
 #![forbid(unsafe_code)]
@@ -35,6 +37,7 @@ mod index;
 mod journal;
 mod layers;
 mod layout;
+mod notes;
 mod provenance;
 mod rebuild;
 mod store;

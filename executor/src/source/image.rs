@@ -1,6 +1,7 @@
 //! Images as trees: the layers of a pinned image become layer records of the store.
 //!
-//! In: `docker-image://name@digest`, whose manifest and config are blobs of the store already. Out: the result that
+//! In: `docker-image://name@digest`, whose manifest and config are blobs of the store already, or
+//! `oci-layout://name@digest`, of which every blob that is needed is. Out: the result that
 //! names the topmost layer. Blobs are fetched only for layers that the store has neither as a tree nor as a blob; they
 //! are unpacked when a step needs the file system ([`crate::layers`]). Deliberately absent: resolving names, picking a
 //! platform, credentials.
@@ -67,8 +68,15 @@ pub(crate) struct ImageLayers {
     pub missing: Vec<Descriptor>,
 }
 
-/// Records the layers of an image and tells which blobs are missing. Blocking.
-pub(crate) fn record(store: &Store, reference: &Reference, manifest: Digest) -> Result<ImageLayers, SourceError> {
+/// Records the layers of an image and tells which blobs are missing. `in_registry` says whether they can be fetched
+/// under that name. Blocking.
+pub(crate) fn record(
+    store: &Store,
+    reference: &Reference,
+    manifest: Digest,
+    in_registry: bool,
+) -> Result<ImageLayers, SourceError> {
+    let origin = in_registry.then_some(reference);
     let image = || reference.to_string();
     let malformed = |reason: String| SourceError::MalformedImage { image: image(), reason };
     let unreadable = |source| SourceError::Image { image: image(), source };
@@ -109,7 +117,7 @@ pub(crate) fn record(store: &Store, reference: &Reference, manifest: Digest) -> 
             match &layer.blob {
                 None => {
                     let parent = layer.parent.as_ref();
-                    store.add_pulled_layer(parent, *diff_id, layer.created, Some(blob), Some(reference))?;
+                    store.add_pulled_layer(parent, *diff_id, layer.created, Some(blob), origin)?;
                 }
                 // Another image gave another blob for this layer, and nobody has unpacked it yet: it may have lied.
                 Some(known) if known.digest != blob.digest => store.add_blob_variant(diff_id, OTHER_BLOB, blob)?,
@@ -120,8 +128,11 @@ pub(crate) fn record(store: &Store, reference: &Reference, manifest: Digest) -> 
     for i in count..diff_ids.len() {
         let blob = &manifest.layers[i];
         check_layer(blob, &diff_ids[i]).map_err(malformed)?;
-        top = Some(store.add_pulled_layer(top.as_ref(), diff_ids[i], times[i], Some(blob), Some(reference))?);
+        top = Some(store.add_pulled_layer(top.as_ref(), diff_ids[i], times[i], Some(blob), origin)?);
         need(store, blob, &mut missing).map_err(unreadable)?;
+    }
+    if let Some(blob) = missing.first().filter(|_| !in_registry) {
+        return Err(SourceError::MissingBlob { image: image(), digest: blob.digest });
     }
     Ok(ImageLayers { result: top.unwrap_or_else(|| ResultId(SCRATCH.into())), missing })
 }

@@ -1,10 +1,13 @@
-//! Where trees come from: the build context, images, git repositories.
+//! Where trees come from: the build context, images, git repositories, files of the web.
 //!
-//! In: a [`solver::op::SourceOp`]. Out: what it is for keys, and a tree to read. Deliberately absent: `https://`,
-//! `oci-layout://` (refused by name). Next: [`local`] and `digest`, [`image`], [`git`].
+//! In: a [`solver::op::SourceOp`]. Out: what it is for keys, and a tree to read. Deliberately absent: what a tree is for.
+//! Next: [`local`] and `digest`, [`image`], `fetched` for [`git`] and [`http`], which build contexts come from too.
 
+pub mod address;
 pub(crate) mod digest;
+pub(crate) mod fetched;
 pub mod git;
+pub mod http;
 pub mod image;
 pub mod local;
 #[cfg(test)]
@@ -22,7 +25,7 @@ use crate::tree::TreeError;
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// A scheme that nobody here serves.
-    #[error("sources of the kind `{identifier}` are not supported yet")]
+    #[error("no source is of the kind `{identifier}`")]
     Unsupported {
         /// The identifier.
         identifier: String,
@@ -106,6 +109,14 @@ pub enum SourceError {
         /// Why not.
         source: ContentError,
     },
+    /// A blob of an image that no registry has.
+    #[error("the image `{image}` lacks its blob `{digest}`")]
+    MissingBlob {
+        /// Which image.
+        image: String,
+        /// Which blob.
+        digest: oci::model::Digest,
+    },
     /// The image contradicts itself.
     #[error("the image `{image}` is malformed: {reason}")]
     MalformedImage {
@@ -117,12 +128,36 @@ pub enum SourceError {
     /// A git repository.
     #[error(transparent)]
     Git(#[from] git::GitError),
+    /// A file of the web.
+    #[error(transparent)]
+    Http(#[from] http::HttpError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::StoreError),
 }
 
 impl SourceError {
+    /// What to do about it, for the user.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Git(error) => error.help(),
+            Self::Http(error) => error.help(),
+            Self::MissingBlob { .. } => {
+                Some("the image layout that it came from lacks it; copy the layout again".into())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether somebody stopped it.
+    pub fn is_canceled(&self) -> bool {
+        match self {
+            Self::Git(error) => error.is_canceled(),
+            Self::Http(error) => matches!(error, http::HttpError::Canceled),
+            _ => false,
+        }
+    }
+
     pub(crate) fn in_context(context: &str) -> impl Fn(SelectError) -> SourceError {
         let context = context.to_owned();
         move |error| match error {

@@ -1,8 +1,20 @@
-//! A small HTTP server on loopback for tests of sources: it answers as its handler says, and remembers who asked what.
+//! A small HTTP(S) server on loopback for tests of sources: it answers as its handler says, and remembers who asked
+//! what. For TLS it shows the certificate of the registry tests.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+/// Certificate of the authority that signed the TLS server's, in PEM form.
+pub(super) const AUTHORITY: &[u8] = include_bytes!("../../../oci/tests/support/tls/authority.pem");
+
+/// A connection.
+pub(super) trait Stream: Read + Write + Send {}
+impl<T: Read + Write + Send> Stream for T {}
 
 /// What a client asked.
 #[derive(Clone, Debug, Default)]
@@ -26,8 +38,10 @@ pub(super) enum Reply {
     /// Status, headers, body; the length is added.
     Plain(u16, Vec<(String, String)>, Vec<u8>),
     /// Whatever the function writes, then the end of the connection.
-    Raw(Box<dyn FnOnce(&mut TcpStream) -> std::io::Result<()> + Send>),
+    Raw(Writing),
 }
+
+type Writing = Box<dyn FnOnce(&mut dyn Stream) -> std::io::Result<()> + Send>;
 
 impl Reply {
     pub fn new(status: u16, headers: &[(&str, &str)], body: impl Into<Vec<u8>>) -> Self {
@@ -35,7 +49,7 @@ impl Reply {
         Self::Plain(status, headers.collect(), body.into())
     }
 
-    pub fn raw(write: impl FnOnce(&mut TcpStream) -> std::io::Result<()> + Send + 'static) -> Self {
+    pub fn raw(write: impl FnOnce(&mut dyn Stream) -> std::io::Result<()> + Send + 'static) -> Self {
         Self::Raw(Box::new(write))
     }
 }
@@ -44,27 +58,53 @@ type Handler = dyn Fn(&Request) -> Reply + Send + Sync;
 
 /// Stops listening when dropped; connections end with their clients.
 pub(super) struct Server {
+    scheme: &'static str,
     pub address: SocketAddr,
     asked: Arc<Mutex<Vec<Request>>>,
 }
 
 impl Server {
     pub fn new(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        Self::start(handler, None)
+    }
+
+    /// Over TLS.
+    pub fn tls(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+        let chain = CertificateDer::pem_slice_iter(include_bytes!("../../../oci/tests/support/tls/localhost.pem"));
+        let key = PrivateKeyDer::from_pem_slice(include_bytes!("../../../oci/tests/support/tls/localhost-key.pem"));
+        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain.collect::<Result<Vec<_>, _>>().unwrap(), key.unwrap())
+            .unwrap();
+        Self::start(handler, Some(Arc::new(config)))
+    }
+
+    fn start(handler: impl Fn(&Request) -> Reply + Send + Sync + 'static, tls: Option<Arc<ServerConfig>>) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let asked = Arc::new(Mutex::default());
         let (handler, memory): (Arc<Handler>, _) = (Arc::new(handler), Arc::clone(&asked));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (handler, memory) = (handler.clone(), memory.clone());
-                std::thread::spawn(move || serve(stream.unwrap(), &*handler, &memory));
+                let (handler, memory, tls) = (handler.clone(), memory.clone(), tls.clone());
+                let stream = stream.unwrap();
+                std::thread::spawn(move || match tls {
+                    None => serve(stream, &*handler, &memory),
+                    Some(config) => {
+                        let connection = ServerConnection::new(config).unwrap();
+                        serve(StreamOwned::new(connection, stream), &*handler, &memory);
+                    }
+                });
             }
         });
-        Self { address, asked }
+        Self { scheme, address, asked }
     }
 
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
 
     /// What was asked since the last time.
@@ -73,18 +113,17 @@ impl Server {
     }
 }
 
-fn serve(stream: TcpStream, handler: &Handler, memory: &Mutex<Vec<Request>>) {
-    let mut reader = BufReader::new(stream.try_clone().unwrap());
-    let mut writer = stream;
+fn serve(stream: impl Stream, handler: &Handler, memory: &Mutex<Vec<Request>>) {
+    let mut stream = BufReader::new(stream);
     // A client that goes away in the middle is none of the server's business.
-    while let Ok(Some(request)) = read(&mut reader) {
+    while let Ok(Some(request)) = read(&mut stream) {
         memory.lock().unwrap().push(request.clone());
         let done = match handler(&request) {
             Reply::Raw(write) => {
-                drop(write(&mut writer));
+                drop(write(stream.get_mut()).and_then(|()| stream.get_mut().flush()));
                 return;
             }
-            Reply::Plain(status, headers, body) => answer(&mut writer, &request, status, &headers, &body),
+            Reply::Plain(status, headers, body) => answer(stream.get_mut(), &request, status, &headers, &body),
         };
         if done.is_err() {
             return;
@@ -93,7 +132,7 @@ fn serve(stream: TcpStream, handler: &Handler, memory: &Mutex<Vec<Request>>) {
 }
 
 fn answer(
-    out: &mut TcpStream,
+    out: &mut dyn Stream,
     request: &Request,
     status: u16,
     headers: &[(String, String)],
@@ -107,10 +146,13 @@ fn answer(
         text.push_str(&format!("Content-Length: {}\r\n", body.len()));
     }
     out.write_all(format!("{text}\r\n").as_bytes())?;
-    if request.method == "HEAD" { Ok(()) } else { out.write_all(body) }
+    if request.method != "HEAD" {
+        out.write_all(body)?;
+    }
+    out.flush()
 }
 
-fn read(reader: &mut BufReader<TcpStream>) -> std::io::Result<Option<Request>> {
+fn read(reader: &mut BufReader<impl Stream>) -> std::io::Result<Option<Request>> {
     let mut line = String::new();
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);

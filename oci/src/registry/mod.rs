@@ -27,13 +27,13 @@ pub mod credentials;
 
 mod transport;
 
-mod origin;
+pub(crate) mod origin;
 
-mod retry;
+pub(crate) mod retry;
 
 mod error;
 
-mod words;
+pub(crate) mod words;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -80,7 +80,7 @@ impl Default for Settings {
             insecure: Vec::new(),
             token_servers: Vec::new(),
             ca_certificates: Vec::new(),
-            user_agent: concat!("rbuild/", env!("CARGO_PKG_VERSION")).to_owned(),
+            user_agent: crate::http::USER_AGENT.to_owned(),
             connections_per_host: 6,
             idle_timeout: Duration::from_secs(60),
             pace: Arc::new(RealPace),

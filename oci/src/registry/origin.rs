@@ -120,7 +120,7 @@ pub(super) fn travels_safely(url: &Url) -> Result<(), String> {
 }
 
 /// Scheme, host and port: the unit that credentials belong to.
-pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
+pub fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme() && a.host_str() == b.host_str() && a.port_or_known_default() == b.port_or_known_default()
 }
 
@@ -131,7 +131,7 @@ pub(super) fn authority(url: &Url) -> String {
 }
 
 /// The URL without query, fragment, user name: what may stand in an error.
-pub(super) fn display(url: &Url) -> String {
+pub fn display(url: &Url) -> String {
     format!("{}://{}{}", url.scheme(), authority(url), url.path())
 }
 
@@ -143,7 +143,7 @@ pub(super) fn base(registry: &str, scheme: &str) -> Option<Url> {
 }
 
 /// `localhost`, 127.0.0.0/8, `::1`.
-pub(super) fn is_loopback(url: &Url) -> bool {
+pub fn is_loopback(url: &Url) -> bool {
     let Some(host) = url.host_str() else { return false };
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     match bare.parse::<IpAddr>() {

@@ -55,71 +55,98 @@ impl Pace for RealPace {
     }
 }
 
-/// The tries of one request.
-pub(super) struct Attempts<'a> {
+/// The tries of one request, whatever it is.
+pub struct Tries<'a> {
     pace: &'a dyn Pace,
     failed: u32,
 }
 
+impl<'a> Tries<'a> {
+    /// None so far.
+    pub fn new(pace: &'a dyn Pace) -> Self {
+        Self { pace, failed: 0 }
+    }
+
+    /// How many have failed.
+    pub fn failed(&self) -> u32 {
+        self.failed
+    }
+
+    /// Something was achieved: what comes is a new request.
+    pub fn progressed(&mut self) {
+        self.failed = 0;
+    }
+
+    /// Counts a failure and waits for the next try; `false` when there is none.
+    pub async fn again(&mut self, wait: Option<Wait>) -> bool {
+        self.failed += 1;
+        let Some(wait) = wait.filter(|wait| self.failed <= wait.retries_max) else { return false };
+        let pause = wait.pause(self.failed, self.pace.chance());
+        tracing::info!(retry = self.failed, pause_seconds = pause.as_secs_f64(), "trying again");
+        self.pace.sleep(pause).await;
+        true
+    }
+}
+
+/// The tries of one request to a registry.
+pub(super) struct Attempts<'a> {
+    tries: Tries<'a>,
+}
+
 impl<'a> Attempts<'a> {
     pub(super) fn new(pace: &'a dyn Pace) -> Self {
-        Self { pace, failed: 0 }
+        Self { tries: Tries::new(pace) }
     }
 
     /// Something was achieved: what comes is a new request.
     pub(super) fn progressed(&mut self) {
-        self.failed = 0;
+        self.tries.progressed();
     }
 
     /// Waits before the next try, or gives the error back if there is none.
     pub(super) async fn pause(&mut self, error: RegistryError) -> Result<(), RegistryError> {
-        let plan = plan(&error);
-        self.wait(error, plan).await
+        let wait = wait_after(&error);
+        self.wait(error, wait).await
     }
 
     /// The same for an error that is not worth a retry as such, but is here.
     pub(super) async fn pause_as_transient(&mut self, error: RegistryError) -> Result<(), RegistryError> {
-        self.wait(error, Some(Plan { retries_max: RETRIES_MAX, retry_after: None })).await
+        self.wait(error, Some(Wait::transient(None))).await
     }
 
-    async fn wait(&mut self, error: RegistryError, plan: Option<Plan>) -> Result<(), RegistryError> {
-        self.failed += 1;
-        let Some(plan) = plan.filter(|plan| self.failed <= plan.retries_max) else {
-            return Err(if self.failed > 1 { error.after_attempts(self.failed) } else { error });
-        };
-        let pause = plan.pause(self.failed, self.pace.chance());
-        tracing::info!(retry = self.failed, pause_seconds = pause.as_secs_f64(), %error, "trying again");
-        self.pace.sleep(pause).await;
-        Ok(())
+    async fn wait(&mut self, error: RegistryError, wait: Option<Wait>) -> Result<(), RegistryError> {
+        tracing::debug!(%error, "a request failed");
+        if self.tries.again(wait).await {
+            return Ok(());
+        }
+        let failed = self.tries.failed();
+        Err(if failed > 1 { error.after_attempts(failed) } else { error })
     }
 }
 
-#[derive(Debug, PartialEq)]
-struct Plan {
+/// How often a failure is worth another try, and how long whoever was asked wants to be left alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Wait {
     retries_max: u32,
     retry_after: Option<Duration>,
 }
 
-fn plan(error: &RegistryError) -> Option<Plan> {
-    match error {
-        // Tried enough elsewhere: a token server's, for example.
-        RegistryError::Transport { attempts: 2.., .. }
-        | RegistryError::Idle { attempts: 2.., .. }
-        | RegistryError::Status { attempts: 2.., .. } => None,
-        RegistryError::Transport { connecting: true, .. } => {
-            Some(Plan { retries_max: CONNECT_RETRIES_MAX, retry_after: None })
-        }
-        RegistryError::Transport { .. } | RegistryError::Idle { .. } => {
-            Some(Plan { retries_max: RETRIES_MAX, retry_after: None })
-        }
-        RegistryError::Status { status: 408 | 429 | 500 | 502 | 503 | 504, retry_after, .. } => {
-            Some(Plan { retries_max: RETRIES_MAX, retry_after: *retry_after })
-        }
-        _ => None,
+impl Wait {
+    /// After a failure that may pass. `retry_after` is what the server asked for.
+    pub fn transient(retry_after: Option<Duration>) -> Self {
+        Self { retries_max: RETRIES_MAX, retry_after }
     }
-}
 
-impl Plan {
+    /// After a connection that was not made.
+    pub fn connecting() -> Self {
+        Self { retries_max: CONNECT_RETRIES_MAX, retry_after: None }
+    }
+
+    /// After an answer of this status; `None` when it will not change.
+    pub fn status(status: u16, retry_after: Option<Duration>) -> Option<Self> {
+        matches!(status, 408 | 429 | 500 | 502 | 503 | 504).then(|| Self::transient(retry_after))
+    }
+
     /// `failed` counts from 1.
     fn pause(&self, failed: u32, chance: f64) -> Duration {
         let own = FIRST_PAUSE.saturating_mul(1 << (failed - 1).min(16)).min(PAUSE_MAX);
@@ -129,8 +156,21 @@ impl Plan {
     }
 }
 
+fn wait_after(error: &RegistryError) -> Option<Wait> {
+    match error {
+        // Tried enough elsewhere: a token server's, for example.
+        RegistryError::Transport { attempts: 2.., .. }
+        | RegistryError::Idle { attempts: 2.., .. }
+        | RegistryError::Status { attempts: 2.., .. } => None,
+        RegistryError::Transport { connecting: true, .. } => Some(Wait::connecting()),
+        RegistryError::Transport { .. } | RegistryError::Idle { .. } => Some(Wait::transient(None)),
+        RegistryError::Status { status, retry_after, .. } => Wait::status(*status, *retry_after),
+        _ => None,
+    }
+}
+
 /// `Retry-After`: seconds, or an HTTP date. RFC 9110, section 10.2.3. A date in the past is no wait; nonsense is `None`.
-pub(super) fn retry_after(value: &str, now: jiff::Timestamp) -> Option<Duration> {
+pub fn retry_after(value: &str, now: jiff::Timestamp) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         // More digits than fit are more than any cap.
@@ -165,12 +205,12 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_cap_and_honour_the_registry() {
-        let own = Plan { retries_max: 5, retry_after: None };
+        let own = Wait { retries_max: 5, retry_after: None };
         let millis: Vec<u128> = (1..=8).map(|n| own.pause(n, 0.999_999).as_millis()).collect();
         assert_eq!(millis, [499, 999, 1999, 3999, 7999, 15999, 29999, 29999]);
         assert_eq!(own.pause(1, 0.0).as_millis(), 250);
         assert_eq!(own.pause(200, 0.0).as_millis(), 15000);
-        let asked = |seconds| Plan { retries_max: 5, retry_after: Some(Duration::from_secs(seconds)) };
+        let asked = |seconds| Wait { retries_max: 5, retry_after: Some(Duration::from_secs(seconds)) };
         assert_eq!(asked(7).pause(1, 0.0), Duration::from_secs(7));
         assert_eq!(asked(36_000).pause(1, 0.0), RETRY_AFTER_MAX);
         assert_eq!(asked(0).pause(1, 0.0), Duration::from_millis(250), "zero is no licence to hammer");
@@ -187,10 +227,10 @@ mod tests {
             attempts: 1,
         };
         for again in [408, 429, 500, 502, 503, 504] {
-            assert!(plan(&status(again)).is_some(), "{again}");
+            assert!(wait_after(&status(again)).is_some(), "{again}");
         }
         for never in [400, 401, 403, 404, 405, 413, 416, 418, 501, 505] {
-            assert_eq!(plan(&status(never)), None, "{never}");
+            assert_eq!(wait_after(&status(never)), None, "{never}");
         }
     }
 

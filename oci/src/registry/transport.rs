@@ -1,13 +1,11 @@
 //! One request over the wire: redirects followed, idleness ended, bodies bounded.
 //!
-//! An [`Outgoing`] comes in, an [`Answer`] of any status goes out. HTTP clients are made when first needed: reading the
-//! system's certificates costs more than a cached build may. A loopback host is never reached through a proxy.
-//! Deliberately absent: who gets an `Authorization` header ([`super::auth`]), tries ([`super::retry`]).
+//! An [`Outgoing`] comes in, an [`Answer`] of any status goes out. Deliberately absent: how clients are made
+//! ([`crate::http`]), who gets an `Authorization` header ([`super::auth`]), tries ([`super::retry`]).
 
-use std::error::Error as StdError;
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
@@ -20,6 +18,7 @@ use super::origin::{self, REDIRECTS_MAX, Rules, same_origin};
 use super::words::{harmless, words_of};
 use super::{Settings, locked, retry};
 use crate::content::{BlobReader, VerifiedReader};
+use crate::http::{Clients, is_certificate};
 use crate::model::Digest;
 
 /// One registry error page fits; a hostile server might send gigabytes.
@@ -29,8 +28,6 @@ const TICK: Duration = Duration::from_millis(100);
 /// A registry may copy a whole layer to object storage before it acknowledges an upload, so its answer may take this
 /// many idle timeouts.
 const UPLOAD_ANSWER_FACTOR: u32 = 5;
-/// Connecting is quick or hopeless.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes read from the store at a time.
 const UPLOAD_CHUNK_BYTES: usize = 256 << 10;
 /// Chunks read ahead of the network.
@@ -42,10 +39,7 @@ const TLS_TRIAL: Duration = Duration::from_secs(5);
 pub(super) struct Wire {
     pub(super) rules: Rules,
     idle_timeout: Duration,
-    user_agent: String,
-    certificates: Vec<reqwest::Certificate>,
-    /// By [`Wire::client`]'s index.
-    clients: [OnceLock<reqwest::Client>; 4],
+    clients: Clients,
 }
 
 /// A request. Its body can be made again, for a redirect or another try.
@@ -83,40 +77,16 @@ pub(super) struct Answer {
 
 impl Wire {
     pub(super) fn new(settings: &Settings) -> Result<Self, RegistryError> {
-        // Somebody in this process may have chosen a provider already; then theirs serves.
-        if rustls::crypto::ring::default_provider().install_default().is_err() {
-            tracing::debug!("a TLS provider is already installed");
-        }
-        let bundles = settings.ca_certificates.iter().map(|pem| reqwest::Certificate::from_pem_bundle(pem));
-        let certificates = bundles.collect::<Result<Vec<_>, _>>().map_err(|source| RegistryError::Setup { source })?;
+        let clients = Clients::new(&settings.user_agent, &settings.ca_certificates);
         Ok(Self {
             rules: Rules { insecure: settings.insecure.clone(), token_servers: settings.token_servers.clone() },
             idle_timeout: settings.idle_timeout,
-            user_agent: settings.user_agent.clone(),
-            certificates: certificates.into_iter().flatten().collect(),
-            clients: Default::default(),
+            clients: clients.map_err(|source| RegistryError::Setup { source })?,
         })
     }
 
     fn client(&self, url: &Url) -> Result<&reqwest::Client, RegistryError> {
-        let (tls, direct) = (url.scheme() == "https", origin::is_loopback(url));
-        let cell = &self.clients[usize::from(tls) * 2 + usize::from(direct)];
-        if let Some(client) = cell.get() {
-            return Ok(client);
-        }
-        let mut builder = reqwest::Client::builder()
-            .user_agent(&self.user_agent)
-            .redirect(reqwest::redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .referer(false);
-        if direct {
-            builder = builder.no_proxy();
-        }
-        // A client for plain HTTP works on machines without any certificate.
-        builder = if tls { builder.tls_certs_merge(self.certificates.clone()) } else { builder.tls_certs_only([]) };
-        let client = builder.build().map_err(|source| RegistryError::Setup { source })?;
-        Ok(cell.get_or_init(|| client))
+        self.clients.of(url).map_err(|source| RegistryError::Setup { source })
     }
 
     /// Whether a host that may be spoken to over plain HTTP speaks HTTPS. A host that shows a bad certificate does.
@@ -425,20 +395,4 @@ fn broken(request: &RequestName, error: reqwest::Error) -> RegistryError {
     }
     let connecting = error.is_connect();
     RegistryError::Transport { request: request.clone(), attempts: 1, connecting, source: error.into() }
-}
-
-/// Whether a certificate was the reason, anywhere in the chain of causes.
-fn is_certificate(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
-    while let Some(error) = cause {
-        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref::<rustls::Error>() {
-            return true;
-        }
-        // An io::Error hides what it wraps: its source is the source of what it wraps.
-        cause = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-            Some(inner) => Some(inner),
-            None => error.source(),
-        };
-    }
-    false
 }

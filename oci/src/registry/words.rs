@@ -37,22 +37,22 @@ pub(super) fn words_of(body: &[u8]) -> Option<String> {
             }
         }
         Ok(_) => String::new(),
-        Err(_) => {
-            let text = String::from_utf8_lossy(body);
-            // A page for a browser says nothing in its first line.
-            if text.trim_start().starts_with('<') {
-                String::new()
-            } else {
-                text.lines().next().unwrap_or("").to_owned()
-            }
-        }
+        Err(_) => return first_line(body),
     };
     let words = harmless(text.trim());
     (!words.is_empty()).then_some(words)
 }
 
+/// The first line of a body, made harmless; `None` when there is none, or only a page for a browser, which says nothing
+/// in its first line.
+pub fn first_line(body: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(body);
+    let line = text.trim_start().lines().next().unwrap_or_default().trim();
+    (!line.is_empty() && !line.starts_with('<')).then(|| harmless(line))
+}
+
 /// Text from elsewhere for a terminal or a log: one line, control characters escaped, bounded.
-pub(super) fn harmless(text: &str) -> String {
+pub fn harmless(text: &str) -> String {
     let mut shown = String::new();
     for (count, c) in text.chars().enumerate() {
         if count == WORDS_MAX_CHARS {

@@ -102,5 +102,10 @@ pub async fn checkout(
     worktree::fill(&git, &remote, source, pin, into, log).await
 }
 
+/// The subdirectory of a source, cleaned; empty when it is all of the tree.
+pub(crate) fn subdir(source: &GitSource) -> String {
+    worktree::parts(source.subdir.as_deref().unwrap_or_default()).join("/")
+}
+
 #[cfg(test)]
 mod tests;

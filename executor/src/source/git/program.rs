@@ -274,7 +274,7 @@ impl<'a> Git<'a> {
         command
     }
 
-    fn let_online<'s>(&self, command: &mut Command, remote: &Remote, settings: &mut Vec<(String, &'s str)>) {
+    fn let_online(&self, command: &mut Command, remote: &Remote, settings: &mut Vec<(String, &str)>) {
         for name in HANDED_ON {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);

@@ -5,9 +5,10 @@
 //! every other helper are refused by name. Deliberately absent: fragments, queries and abbreviations of a build
 //! context's address, which are the frontend's.
 
-use reqwest::Url;
+use oci::http::reqwest::Url;
 
 use super::GitError;
+use crate::source::address::{self, MASK, masked};
 
 /// How a remote is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,9 +161,6 @@ impl Remote {
     }
 }
 
-/// What stands for a secret.
-const MASK: &str = "***";
-
 fn shown(url: &Url, masks_user: bool) -> String {
     let mut text = url.to_string();
     if let Some(query) = url.query() {
@@ -173,48 +171,9 @@ fn shown(url: &Url, masks_user: bool) -> String {
     if masks_user { text.replacen("://", &format!("://{MASK}@"), 1) } else { text }
 }
 
-/// An address that may be malformed, its user name, password and query masked.
-pub(crate) fn masked(text: &str) -> String {
-    let text = crate::tree::shown(text.as_bytes());
-    let (text, has_query) = match text.split_once('?') {
-        Some((front, _)) => (front.to_owned(), true),
-        None => (text, false),
-    };
-    let start = text.find("://").map_or(0, |at| at + 3);
-    let end = text[start..].find('/').map_or(text.len(), |at| start + at);
-    // The user name of ssh is none: everybody is called `git`. In a malformed address the `@` may stand anywhere.
-    let is_ssh = start == 0 || text[..start].to_ascii_lowercase().contains("ssh");
-    let user = text[start..end].rfind('@').map(|at| start + at).or_else(|| text.rfind('@').filter(|at| *at > start));
-    let mut out = match user {
-        Some(at) if is_ssh && !text[start..at].contains(':') => text,
-        Some(at) => format!("{}{MASK}{}", &text[..start], &text[at..]),
-        None => text,
-    };
-    if has_query {
-        out.push('?');
-        out.push_str(MASK);
-    }
-    out
-}
-
 /// Percent-decoding. What a line-based protocol cannot carry is refused.
-pub(crate) fn decoded(text: &str) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        let pair = tail.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
-        match pair.filter(|_| *first == b'%').and_then(|pair| u8::from_str_radix(pair, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &tail[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = tail;
-            }
-        }
-    }
-    match String::from_utf8(bytes) {
+fn decoded(text: &str) -> Result<String, String> {
+    match String::from_utf8(address::decoded(text)) {
         Ok(text) if !text.chars().any(char::is_control) => Ok(text),
         _ => Err("its user name or password holds control characters".to_owned()),
     }
@@ -302,18 +261,6 @@ mod tests {
         assert_eq!((&*ssh.address, &*ssh.shown), ("ssh://git@host/a", "ssh://git@host/a"));
         let query = Remote::parse("https://host/a?token=secret").unwrap();
         assert_eq!(query.shown, "https://host/a?***");
-        for (text, want) in [
-            ("https://u:secret@ho st/a", "https://***@ho st/a"),
-            ("https://u:secret@host/a b", "https://***@host/a b"),
-            ("https://u:sec/ret@host/a b", "https://***@host/a b"),
-            ("ftp://u:secret@host/a?x=secret", "ftp://***@host/a?***"),
-            ("ssh://git@host/a b", "ssh://git@host/a b"),
-            ("ssh://git:secret@host/a b", "ssh://***@host/a b"),
-            ("git@host:a b", "git@host:a b"),
-            ("https://host/a\u{1b}[31m", "https://host/a\\u{1b}[31m"),
-        ] {
-            assert_eq!(masked(text), want);
-        }
     }
 
     #[test]

@@ -7,8 +7,9 @@
 use std::collections::HashMap;
 
 use super::GitError;
-use super::remote::{Remote, masked};
+use super::remote::Remote;
 use super::repository::Repository;
+use crate::source::address::masked;
 use crate::tree::shown;
 
 /// A submodule in a commit's tree.

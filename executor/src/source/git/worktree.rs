@@ -64,7 +64,7 @@ pub(super) async fn fill(
 }
 
 /// The parts of a subdirectory's path. `..` goes no higher than the root of the repository.
-fn parts(subdir: &str) -> Vec<String> {
+pub(super) fn parts(subdir: &str) -> Vec<String> {
     let mut parts = Vec::new();
     for part in subdir.split('/') {
         match part {

@@ -160,8 +160,3 @@ fn files(root: &Path) -> Vec<String> {
     found.sort();
     found
 }
-
-/// An error with its causes.
-fn words(error: &dyn std::error::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {}", words(cause)))
-}

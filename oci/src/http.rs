@@ -1,0 +1,86 @@
+//! HTTP as every part of rbuild speaks it: clients, tries, what may be shown.
+//!
+//! Addresses come in, ready-made clients go out: certificates of the system and of the user, proxies of the
+//! environment, no redirect and no retry of their own. They are made when first needed: reading the system's
+//! certificates costs more than a cached build may. A loopback host is never reached through a proxy. Deliberately
+//! absent: requests; those of registries are in [`crate::registry`], those of plain downloads with who wants them.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+pub use reqwest;
+
+pub use crate::registry::origin::{display, is_loopback, same_origin};
+pub use crate::registry::retry::{Pace, RealPace, Tries, Wait, retry_after};
+pub use crate::registry::words::{first_line, harmless};
+
+use reqwest::Url;
+
+/// Connecting is quick or hopeless.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How rbuild calls itself.
+pub const USER_AGENT: &str = concat!("rbuild/", env!("CARGO_PKG_VERSION"));
+
+/// The HTTP clients of one purpose; they share nothing but settings.
+pub struct Clients {
+    user_agent: String,
+    certificates: Vec<reqwest::Certificate>,
+    /// By the index in [`Clients::of`].
+    cells: [OnceLock<reqwest::Client>; 4],
+}
+
+impl Clients {
+    /// Clients that trust these certificates (PEM bundles) beside the system's.
+    ///
+    /// # Errors
+    /// For certificates that are none.
+    pub fn new(user_agent: &str, ca_certificates: &[Vec<u8>]) -> Result<Self, reqwest::Error> {
+        // Somebody in this process may have chosen a provider already; then theirs serves.
+        if rustls::crypto::ring::default_provider().install_default().is_err() {
+            tracing::debug!("a TLS provider is already installed");
+        }
+        let bundles = ca_certificates.iter().map(|pem| reqwest::Certificate::from_pem_bundle(pem));
+        let certificates = bundles.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
+        Ok(Self { user_agent: user_agent.to_owned(), certificates, cells: Default::default() })
+    }
+
+    /// The client for an address.
+    pub fn of(&self, url: &Url) -> Result<&reqwest::Client, reqwest::Error> {
+        let (tls, direct) = (url.scheme() == "https", is_loopback(url));
+        let cell = &self.cells[usize::from(tls) * 2 + usize::from(direct)];
+        if let Some(client) = cell.get() {
+            return Ok(client);
+        }
+        let mut builder = reqwest::Client::builder()
+            .user_agent(&self.user_agent)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .referer(false);
+        if direct {
+            builder = builder.no_proxy();
+        }
+        // A client for plain HTTP works on machines without any certificate.
+        builder = if tls { builder.tls_certs_merge(self.certificates.clone()) } else { builder.tls_certs_only([]) };
+        let client = builder.build()?;
+        Ok(cell.get_or_init(|| client))
+    }
+}
+
+/// Whether a certificate was the reason, anywhere in the chain of causes.
+pub fn is_certificate(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref::<rustls::Error>() {
+            return true;
+        }
+        // An io::Error hides what it wraps: its source is the source of what it wraps.
+        cause = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(inner) => Some(inner),
+            None => error.source(),
+        };
+    }
+    false
+}
