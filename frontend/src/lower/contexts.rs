@@ -4,16 +4,12 @@
 //! `name::os/arch` counts for that platform and beats `name`. What a context says is final: the image that it names is
 //! not looked up among the contexts again.
 
-use std::cell::RefCell;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
 use oci::model::{Platform, Reference};
 
 use super::resolve::{Base, ImageBase};
-use crate::error::{Diagnostic, Severity};
 use crate::plan::{ImageQuestion, NamedContext, PlanOptions};
-use crate::stage::Dockerfile;
-use crate::suggest;
 
 /// What no context can replace: the empty tree and the main context.
 const RESERVED: [&str; 2] = ["scratch", "context"];
@@ -21,8 +17,6 @@ const RESERVED: [&str; 2] = ["scratch", "context"];
 /// The named contexts of a build, by the names they stand for.
 pub struct Contexts<'a> {
     by_name: HashMap<String, Vec<Candidate<'a>>>,
-    /// The names that something referred to.
-    used: RefCell<BTreeSet<String>>,
 }
 
 struct Candidate<'a> {
@@ -49,16 +43,14 @@ impl<'a> Contexts<'a> {
                 by_name.entry(normal(name)).or_default().push(Candidate { key, platform, context });
             }
         }
-        Self { by_name, used: RefCell::default() }
+        Self { by_name }
     }
 
     fn find(&self, name: &str, platform: &Platform) -> Option<&Candidate<'a>> {
         if self.by_name.is_empty() || is_reserved(name) {
             return None;
         }
-        let name = normal(name);
-        let candidates = self.by_name.get(&name)?;
-        self.used.borrow_mut().insert(name);
+        let candidates = self.by_name.get(&normal(name))?;
         let exact = candidates.iter().find(|candidate| candidate.platform.as_ref() == Some(platform));
         exact.or_else(|| candidates.iter().find(|candidate| candidate.platform.is_none()))
     }
@@ -81,34 +73,6 @@ impl<'a> Contexts<'a> {
             NamedContext::Layout(reference) => image(reference, Some(found.key.to_owned())),
             NamedContext::Tree { .. } => Base::Tree(found.key.to_owned()),
         })
-    }
-
-    /// Warnings for contexts that nothing in the file refers to.
-    pub fn unused(&self, file: &Dockerfile, options: &PlanOptions) -> Vec<Diagnostic> {
-        if options.contexts.is_empty() {
-            return Vec::new();
-        }
-        let stages = file.stages.iter();
-        let references = stages.clone().flat_map(|stage| &stage.commands).flat_map(|command| command.references());
-        let froms = stages.flat_map(|stage| stage.from.name.iter().chain([&stage.from.base]));
-        let mentioned: BTreeSet<&str> = froms.chain(references).map(|word| word.text.as_str()).collect();
-        let used = self.used.borrow();
-        // What stands only where another context takes its place is no mistake.
-        let is_used = |name: &str| !is_reserved(name) && (used.contains(&normal(name)) || mentioned.contains(name));
-        let keys = options.contexts.keys().map(|key| key.split_once("::").map_or(key.as_str(), |(name, _)| name));
-        let names: BTreeSet<&str> = keys.filter(|name| !is_used(name)).collect();
-        let warn = |name: &str| {
-            let help = match is_reserved(name) {
-                true => format!("`{name}` cannot be replaced"),
-                false => suggest::did_you_mean(name, mentioned.iter().copied())
-                    .unwrap_or_else(|| format!("refer to it by `FROM {name}` or `--from={name}`")),
-            };
-            Diagnostic {
-                severity: Severity::Warning,
-                ..Diagnostic::general(format!("the build context `{name}` is not used")).help(help)
-            }
-        };
-        names.into_iter().map(warn).collect()
     }
 
     /// The names of all contexts as the caller wrote them, without platforms.

@@ -98,7 +98,6 @@ pub fn check(
                 lowering.found.push(Diagnostic::general(ExpandError::TooMuch.to_string()));
             }
             lowering.found.extend(globals::unused_build_args(file, options));
-            lowering.found.extend(lowering.names.contexts.unused(file, options));
             (lowering.found, asked)
         }
     }
@@ -319,7 +318,6 @@ impl Lowering<'_> {
         let skipped = stages.iter().enumerate().filter(|(_, stage)| !stage.needed);
         let skipped_stages = skipped.map(|(index, _)| self.file.stage_name(index)).collect();
         self.found.extend(globals::unused_build_args(self.file, self.options));
-        self.found.extend(self.names.contexts.unused(self.file, self.options));
         Ok(Planned::Plan(Box::new(Plan {
             output: PlanOutput {
                 edge: state.edge,
