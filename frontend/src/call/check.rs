@@ -30,9 +30,10 @@ pub fn check(text: &str, options: &PlanOptions, answers: &Answers) -> Checked {
     if let Some(empty) = crate::empty(text) {
         return Checked { findings: vec![empty], warnings_are_errors: false, unknown: Vec::new() };
     }
-    let Source { file, skips, check, mut found } = Source::read(text);
+    let Source { file, skips, check, found } = Source::read(text);
+    let (mut found, unknown) = lower::check(&file, options, answers, found);
+    // After lowering: a fault of the options hides nothing of the file.
     let checks = lint::Checks::of(check.as_ref(), options, &mut found);
-    let (found, unknown) = lower::check(&file, options, answers, found);
     let findings = lint::settle(found, &checks, &skips);
     Checked { findings, warnings_are_errors: checks.warnings_are_errors(), unknown }
 }

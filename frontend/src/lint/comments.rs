@@ -11,7 +11,7 @@ use crate::words;
 pub(super) fn descriptions(ast: &Ast, found: &mut Vec<Diagnostic>) {
     for statement in &ast.statements {
         let names = names(ast, statement);
-        let comments: Vec<&Word> = own_comments(ast, statement).filter(|comment| value(comment).is_none()).collect();
+        let comments: Vec<&Word> = description_comments(ast, statement).collect();
         let Some(last) = comments.last().filter(|_| !names.is_empty()) else { continue };
         let first_word = |comment: &&Word| comment.text.split(' ').next().unwrap_or_default().to_owned();
         if comments.iter().map(first_word).any(|word| names.contains(&word)) {
@@ -45,4 +45,9 @@ fn names(ast: &Ast, statement: &Statement) -> Vec<String> {
         }
         _ => Vec::new(),
     }
+}
+
+/// The comments above a statement that may describe it: no directives and no options of the linter.
+pub(crate) fn description_comments<'a>(ast: &'a Ast, statement: &'a Statement) -> impl Iterator<Item = &'a Word> {
+    own_comments(ast, statement).filter(|comment| value(comment).is_none())
 }

@@ -1,7 +1,11 @@
 //! Variables: UndefinedVar, SecretsUsedInArgOrEnv.
 
+use std::cell::RefCell;
+use std::collections::HashSet;
+
 use super::Rule;
 use crate::error::Diagnostic;
+use crate::expand::{Budget, Lookup, Rules, expand};
 use crate::instr::{Instruction, Kind};
 use crate::span::{Span, Word};
 
@@ -41,6 +45,22 @@ pub(super) fn place_of_variable(word: &Word, name: &str) -> Span {
         }
     }
     word.span
+}
+
+/// The variables that a word refers to.
+pub(crate) fn variables(text: &str, escape: char) -> HashSet<String> {
+    struct Asked(RefCell<HashSet<String>>);
+    impl Lookup for Asked {
+        fn value(&self, name: &str) -> Option<&str> {
+            self.0.borrow_mut().insert(name.to_owned());
+            None
+        }
+    }
+    let asked = Asked(RefCell::default());
+    let rules = Rules { form_only: true, ..Rules::ordinary(escape) };
+    // A word that cannot be expanded is an error elsewhere; what it names up to there is fine.
+    let _ = expand(text, rules, &asked, &Budget::new(u64::MAX));
+    asked.0.into_inner()
 }
 
 /// Whether a name goes on.

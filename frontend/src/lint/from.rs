@@ -1,13 +1,12 @@
 //! FROM lines: UndefinedArgInFrom, InvalidDefaultArgInFrom, RedundantTargetPlatform,
 //! FromPlatformFlagConstDisallowed, InvalidBaseImagePlatform.
 
-use std::cell::RefCell;
 use std::collections::HashSet;
 
 use oci::model::{ImageConfig, Platform, Reference};
 
 use super::Rule;
-use super::environment::place_of_variable;
+use super::environment::{place_of_variable, variables};
 use crate::error::{Diagnostic, Edit, Severity};
 use crate::expand::{Budget, Lookup, Rules, expand};
 use crate::instr::From;
@@ -93,22 +92,6 @@ fn default_arg(file: &Dockerfile, index: usize, globals: &Globals<'_>, budget: &
     )
 }
 
-/// Remembers which variables were asked for.
-struct Asked<'a> {
-    variables: &'a dyn Lookup,
-    names: RefCell<Vec<String>>,
-}
-
-impl Lookup for Asked<'_> {
-    fn value(&self, name: &str) -> Option<&str> {
-        let mut names = self.names.borrow_mut();
-        if !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
-        }
-        self.variables.value(name)
-    }
-}
-
 /// RedundantTargetPlatform. The fix takes the flag away.
 fn redundant_platform(
     word: &Word,
@@ -117,10 +100,12 @@ fn redundant_platform(
     globals: &Globals<'_>,
     budget: &Budget,
 ) -> Option<Diagnostic> {
-    let asked = Asked { variables: globals.given, names: RefCell::default() };
-    let value = expand(&word.text, Rules::ordinary(escape), &asked, budget).ok()?.text;
-    let target = globals.platform.to_string();
-    if *asked.names.borrow() != ["TARGETPLATFORM"] || value != target {
+    let names = variables(&word.text, escape);
+    if names.len() != 1 || !names.contains("TARGETPLATFORM") {
+        return None;
+    }
+    let value = expand(&word.text, Rules::ordinary(escape), globals.given, budget).ok()?.text;
+    if value != globals.platform.to_string() {
         return None;
     }
     let shown: String = word.text.chars().take(60).collect();

@@ -35,7 +35,8 @@ use crate::error::{Diagnostic, Severity};
 use crate::stage::{Dockerfile, Stage};
 
 pub use checks::Checks;
-pub(crate) use environment::undefined;
+pub(crate) use comments::description_comments;
+pub(crate) use environment::{undefined, variables};
 pub(crate) use form::empty_continuation;
 pub(crate) use skips::Skips;
 

@@ -16,6 +16,7 @@ pub mod machine;
 pub mod mounts;
 pub mod needs;
 pub mod origin;
+pub mod outline;
 pub mod paths;
 pub mod refuse;
 pub mod remote;
@@ -64,6 +65,8 @@ pub enum Purpose {
     Build,
     /// To be judged: every stage, on empty images where they are not known.
     Check,
+    /// To be described: what the target needs, on empty images likewise; only faults of form count.
+    Outline,
 }
 
 /// Makes a plan, or asks. `found` holds what the parser found.
@@ -145,6 +148,9 @@ fn lower<'a>(
     let target = file.target(options.target.as_deref());
     let known_target = *target.as_ref().unwrap_or(&0);
     found.extend(target.err());
+    if purpose == Purpose::Outline && is_faulty(&found) {
+        return Err(found);
+    }
     let mut globals = globals::globals(file, options, known_target, &budget, &mut found);
     let epoch = epoch::resolve(file, options, &names.contexts, &mut globals).unwrap_or_else(|fault| {
         found.push(fault);
@@ -156,7 +162,7 @@ fn lower<'a>(
     });
     let mut stages = names.bases(&globals, &budget, &mut found);
     lint_from_lines(file, options, known_target, &globals, &budget, &mut found);
-    if is_faulty(&found) {
+    if purpose != Purpose::Outline && is_faulty(&found) {
         return Err(found);
     }
     let last = if purpose == Purpose::Check { stages.len() - 1 } else { known_target };

@@ -25,8 +25,7 @@ impl Supported {
     /// This version.
     pub const NOW: Self = Self { cache_mounts: false, secret_mounts: false, ssh_mounts: false, insecure: false };
 
-    /// Everything that can be lowered, for tests.
-    #[cfg(test)]
+    /// Everything that can be lowered, for looking at it and for tests.
     pub const ALL: Self = Self { cache_mounts: true, secret_mounts: true, ssh_mounts: true, insecure: true };
 
     /// Whether mounts of that type can be run.
