@@ -4,6 +4,7 @@
 #   make test      every test
 #   make lint      formatting, clippy, licences and sources of the dependencies
 #   make bench     speed and memory, printed
+#   make soak      the fuzz targets for SOAK_SECONDS each, and the large Dockerfiles with their limits
 #   make install   the binary into $(DESTDIR)$(PREFIX)/bin
 #   make clean     what the above made
 PREFIX ?= /usr/local
@@ -11,7 +12,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RBUILD := $(TARGET)/release/rbuild
 
-.PHONY: all demo test lint bench install clean setup release
+.PHONY: all demo test lint bench soak install clean setup release
 
 all: release
 
@@ -37,6 +38,11 @@ bench: setup release
 	benches/run.sh $(RBUILD)
 	$(CARGO) bench --locked --package rbuild-executor --bench step
 	$(CARGO) bench --locked --package rbuild-frontend --bench large
+
+SOAK_SECONDS ?= 240
+soak: setup
+	fuzz/run.sh $(SOAK_SECONDS)
+	$(CARGO) bench --locked --package rbuild-frontend --bench large -- --enforce
 
 install: release
 	install -D --mode=755 $(RBUILD) $(DESTDIR)$(PREFIX)/bin/rbuild

@@ -53,6 +53,9 @@ mod suggest;
 #[cfg(test)]
 mod hostile;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+
 pub use error::{Diagnostic, Edit, Severity};
 pub use ignore::{IgnoreLine, parse_ignore};
 pub use plan::{

@@ -36,7 +36,7 @@ fn command(text: &mut String, until: usize, i: usize) {
         if text.len() + part.len() > until {
             break;
         }
-        text.push_str(if text.len() % 3 == 0 { " && \\\n    " } else { " && " });
+        text.push_str(if text.len().is_multiple_of(3) { " && \\\n    " } else { " && " });
         text.push_str(part);
     }
     text.push('\n');

@@ -54,7 +54,7 @@ use state::State;
 
 /// What expansions, environments and operations of one file may take together, in bytes. A hundred thousand
 /// ordinary instructions stay far below; a file made to explode stops here. Tests explode small files.
-const BUDGET_BYTES: u64 = if cfg!(test) { 16 << 20 } else { 512 << 20 };
+const BUDGET_BYTES: u64 = if cfg!(any(test, feature = "fuzzing")) { 16 << 20 } else { 512 << 20 };
 /// What an instruction costs beside its text: its vertex and its history entry.
 const INSTRUCTION_BYTES: u64 = 256;
 
