@@ -9,6 +9,7 @@ use std::ops::Range;
 use crate::error::Diagnostic;
 use crate::meter;
 use crate::span::{Span, Word};
+use crate::suggest;
 
 /// Parser directives: comments at the very top of the form `# name=value`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -90,7 +91,10 @@ impl<'a> Lines<'a> {
                 "syntax" => &mut directives.syntax,
                 "escape" => &mut directives.escape,
                 "check" => &mut directives.check,
-                _ => break,
+                _ => {
+                    found.extend(misspelt(&name));
+                    break;
+                }
             };
             pos = next;
             if slot.is_some() {
@@ -205,6 +209,13 @@ fn physical(text: &str, pos: usize) -> Option<(Range<usize>, usize)> {
     meter::tick(next - pos);
     let end = if text[pos..end].ends_with('\r') { end - 1 } else { end };
     Some((pos..end, next))
+}
+
+/// A comment among the directives that was probably meant as one.
+fn misspelt(name: &Word) -> Option<Diagnostic> {
+    let help = suggest::did_you_mean(&name.text, ["syntax", "escape", "check"])?;
+    let message = format!("`{}` is no parser directive", name.text);
+    Some(Diagnostic::warning(name.span, message, "this line is a comment").help(help))
 }
 
 /// `# name = value`; the name is letters and digits, the value is not empty.
@@ -333,6 +344,11 @@ mod tests {
         check("# syn tax=a", None, None, &[]);
         check("# 1=a\n# syntax=b", None, None, &[]);
         check("# syntax=a\n# syntax=b", Some("a"), None, &["parser directive `syntax` is given twice"]);
+        check("# syntacs=a", None, None, &["`syntacs` is no parser directive"]);
+        check("# ecsape=`\n# check=skip=all", None, None, &["`ecsape` is no parser directive"]);
+        check("# Chekc = a", None, None, &["`Chekc` is no parser directive"]);
+        check("# a=b", None, None, &[]);
+        check("# version=1", None, None, &[]);
         check("# escape=ab", None, None, &["`ab` cannot be the escape character"]);
         check("FROM a\n# syntax=b", None, None, &[]);
     }

@@ -48,7 +48,10 @@ fn image(question: &ImageQuestion) -> ImageAnswer {
         _ => {}
     }
     let config = ImageConfig {
-        architecture: question.platform.architecture.clone(),
+        architecture: match repository.as_str() {
+            "wrong-platform" => "s390x".into(),
+            _ => question.platform.architecture.clone(),
+        },
         variant: question.platform.variant.clone(),
         os: question.platform.os.clone(),
         created: Some("2024-01-01T00:00:00Z".into()),

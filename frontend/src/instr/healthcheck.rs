@@ -7,6 +7,7 @@ use crate::ast::Statement;
 use crate::error::Diagnostic;
 use crate::json::{self, Json};
 use crate::span::Word;
+use crate::suggest;
 use crate::words;
 
 /// What HEALTHCHECK says; durations in nanoseconds, 0 for the runtime's default.
@@ -66,7 +67,8 @@ pub fn read(statement: &Statement, found: &mut Vec<Diagnostic>) -> Option<Health
         }
         _ => {
             let message = format!("`{}` is neither CMD nor NONE", kind.text);
-            found.push(Diagnostic::error(kind.span, message, "CMD is expected here").help(HELP));
+            let help = suggest::did_you_mean(&kind.text, ["CMD", "NONE"]).unwrap_or_else(|| HELP.into());
+            found.push(Diagnostic::error(kind.span, message, "CMD is expected here").help(help));
             return None;
         }
     }

@@ -59,10 +59,11 @@ fn judged(ast: &Ast) -> impl Iterator<Item = &Statement> {
     ast.statements.iter().skip_while(|statement| statement.keyword != Keyword::From)
 }
 
-/// ConsistentInstructionCasing.
+/// ConsistentInstructionCasing and FromAsCasing.
 pub(super) fn instructions(ast: &Ast, found: &mut Vec<Diagnostic>) {
     let most = Case::of_most(ast);
     for statement in judged(ast) {
+        found.extend(from_as(statement, most));
         let word = &statement.keyword_word;
         if Case::of(&word.text) == Some(most) {
             continue;
@@ -80,21 +81,17 @@ pub(super) fn instructions(ast: &Ast, found: &mut Vec<Diagnostic>) {
 }
 
 /// FromAsCasing. A FROM of mixed case is the other rule's finding.
-pub(super) fn from_as(ast: &Ast, statement: &Statement) -> Option<Diagnostic> {
-    if statement.keyword != Keyword::From {
-        return None;
-    }
+fn from_as(statement: &Statement, most: Case) -> Option<Diagnostic> {
     let word = as_word(statement)?;
     let case = Case::of(&statement.keyword_word.text)?;
     if Case::of(&word.text) == Some(case) {
         return None;
     }
     let message = format!("`{}` and `{}` are not written alike", statement.keyword_word.text, word.text);
-    let most = Case::of_most(ast);
     let edits = [recase(&statement.keyword_word, most), recase(&word, most)].concat();
     Some(
         Diagnostic::warning(word.span, message, "")
-            .help(format!("write `{}`", case.apply(&word.text)))
+            .help(format!("write `{} … {}`", most.apply("FROM"), most.apply("AS")))
             .rule(Rule::FromAsCasing)
             .fix(edits),
     )

@@ -205,7 +205,6 @@ impl Rule {
 pub(crate) fn statements(ast: &Ast, found: &mut Vec<Diagnostic>) {
     casing::instructions(ast, found);
     for statement in &ast.statements {
-        found.extend(casing::from_as(ast, statement));
         found.extend(form::maintainer(statement));
     }
     comments::descriptions(ast, found);

@@ -219,13 +219,14 @@ fn lint_from_lines(
         // What is wrong with defaults was found with the build args, or is not in force with them.
         globals::globals(file, &bare, target, budget, &mut Vec::new())
     });
-    let globals = lint::from::Globals {
+    lint::from::FromLines {
+        file,
         given: globals,
         defaults: without.as_ref().unwrap_or(globals),
-        names: globals.names().collect(),
         platform: &options.platform,
-    };
-    lint::from::lines(file, &globals, budget, found);
+        budget,
+    }
+    .judge(found);
 }
 
 fn is_faulty(found: &[Diagnostic]) -> bool {

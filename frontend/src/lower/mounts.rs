@@ -138,7 +138,10 @@ pub fn understand(
                     "shared" => CacheSharing::Shared,
                     "private" => CacheSharing::Private,
                     "locked" => CacheSharing::Locked,
-                    _ => return Err(wrong("it is `shared`, `private` or `locked`")),
+                    _ => {
+                        let nearest = suggest::did_you_mean(&value, ["shared", "private", "locked"]);
+                        return Err(wrong(&nearest.unwrap_or_else(|| "it is `shared`, `private` or `locked`".into())));
+                    }
                 };
             }
             MountKey::Required => {
