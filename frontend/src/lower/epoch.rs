@@ -39,7 +39,7 @@ pub fn resolve(
 ) -> Result<Epoch, Diagnostic> {
     let given = options.build_args.get(NAME);
     let value = given.map(String::as_str).or_else(|| globals.get(NAME)).unwrap_or_default();
-    let seconds = read(value, options, contexts).map_err(|refusal| {
+    let seconds = read(value, file, options, contexts).map_err(|refusal| {
         let place = file.global_args.iter().rev().find(|arg| arg.name.text == NAME && given.is_none());
         match place {
             Some(arg) => refusal.at(arg.value.as_ref().map_or(arg.name.span, |value| value.span)),
@@ -55,7 +55,12 @@ pub fn resolve(
     Ok(Epoch { seconds, given: given.is_some() && seconds.is_some() })
 }
 
-fn read(value: &str, options: &PlanOptions, contexts: &Contexts<'_>) -> Result<Option<i64>, Refusal> {
+fn read(
+    value: &str,
+    file: &Dockerfile,
+    options: &PlanOptions,
+    contexts: &Contexts<'_>,
+) -> Result<Option<i64>, Refusal> {
     if value.is_empty() {
         return Ok(None);
     }
@@ -71,6 +76,12 @@ fn read(value: &str, options: &PlanOptions, contexts: &Contexts<'_>) -> Result<O
     }
     if let Some(key) = contexts.key(value, &options.platform) {
         return Ok(options.context_times.get(key).copied());
+    }
+    if file.names_in_order().iter().any(|name| name.eq_ignore_ascii_case(value)) {
+        return Err(Refusal::new(format!(
+            "`{NAME}={value}` names a stage, whose time is not known before it is built"
+        ))
+        .help("write seconds since 1970, or give what the stage fetches as a `--build-context` and name that"));
     }
     let shown: String = value.chars().take(60).collect();
     let mut names: Vec<&str> = contexts.names().chain([MAIN]).collect();
