@@ -409,7 +409,7 @@ pub struct Platform {
 pub struct OpMeta {
     /// The words people see: `[build 2/4] RUN make`.
     pub description: String,
-    /// Whether the vertex runs even when a result is known (`--no-cache`).
+    /// Whether the vertex runs even when a result is known (`--no-cache`), and with it everything that stands on it.
     pub ignore_cache: bool,
     /// Name of the progress group, when it belongs to one.
     pub progress_group: Option<String>,

@@ -75,6 +75,9 @@ struct Node {
     users: Vec<VertexId>,
     /// Whether someone needs its result.
     demanded: bool,
+    /// Whether it runs whatever is known: because it was asked for, or because something beneath it does, whose new
+    /// result no known one stands on.
+    anew: bool,
     /// The longest way to a want, counted in vertices: the later everything ends if this one ends late.
     height: usize,
     /// Its place in [`Schedule::order`].
@@ -150,7 +153,9 @@ impl Schedule {
     fn make_nodes(&mut self) {
         for (position, id) in self.order.iter().enumerate() {
             let vertex = &self.graph.get(id).expect("order lies in the graph");
+            let asked = self.graph.meta(id).is_some_and(|meta| meta.ignore_cache);
             let node = Node {
+                anew: asked || vertex.inputs.iter().any(|input| self.nodes[&input.vertex].anew),
                 state: State::Keying { missing: inputs_once(vertex).len() },
                 input_keys: vec![None; vertex.inputs.len()],
                 selected: HashMap::new(),
@@ -354,9 +359,8 @@ impl Schedule {
                 continue;
             }
             let known = self.nodes[&id].key.as_ref().map(|(key, _)| *key);
-            let ignore_cache = self.graph.meta(&id).is_some_and(|meta| meta.ignore_cache);
             match known {
-                Some(key) if !ignore_cache => {
+                Some(key) if !self.nodes[&id].anew => {
                     self.node(id).state = State::LookingUp;
                     self.actions.push(Action::LookUp(id, key));
                 }

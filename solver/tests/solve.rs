@@ -147,17 +147,18 @@ fn only_what_the_wants_stand_on_takes_part() {
 }
 
 #[test]
-fn ignore_cache_runs_the_step_but_not_what_is_beneath() {
+fn ignore_cache_runs_the_step_and_what_stands_on_it_but_not_what_is_beneath_or_beside() {
     let mut world = World::new();
     let sketch = |ignore| {
         let mut sketch = Sketch::default();
         sketch.source("docker-image://base").run("below", &["docker-image://base"]);
-        sketch.run_with("step", &["below"], |_| {}, ignore);
+        sketch.run_with("step", &["below"], |_| {}, ignore).run("beside", &["below"]);
+        sketch.run("above", &["step", "beside"]);
         sketch
     };
-    world.build(&sketch(false), &["step"], 1).solution.unwrap();
-    let again = world.build(&sketch(true), &["step"], 1);
-    assert_eq!(again.ran, ["step"]);
+    world.build(&sketch(false), &["above"], 1).solution.unwrap();
+    let again = world.build(&sketch(true), &["above"], 1);
+    assert_eq!(again.ran, ["step", "above"]);
 }
 
 #[test]
