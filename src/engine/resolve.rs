@@ -52,7 +52,10 @@ impl Resolver {
                 if let Some(problem) = failure.problems.first_mut() {
                     problem.snippet = asked.span.clone().map(|span| place.snippet(span, ""));
                     // A stage that was misspelled looks like an image that nobody has.
-                    problem.help = asked.help.clone().or(problem.help.take());
+                    match &asked.question.layout {
+                        None => problem.help = asked.help.clone().or(problem.help.take()),
+                        Some(_) => problem.notes.extend(asked.help.clone()),
+                    }
                 }
                 failure
             })?;

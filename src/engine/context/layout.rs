@@ -1,7 +1,7 @@
 //! Images of OCI layouts on this machine: `oci-layout://DIR[:TAG][@DIGEST]`.
 //!
 //! In come a layout and a platform; out comes the descriptor of a manifest, with everything beneath it in the store,
-//! each blob checked against its digest.
+//! each blob checked against its digest. So the executor finds all of it there, as if it had been pulled.
 
 use std::os::fd::AsFd as _;
 

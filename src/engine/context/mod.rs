@@ -11,6 +11,7 @@
 pub mod archive;
 pub mod layout;
 pub mod named;
+pub mod remote;
 pub mod similar;
 pub mod text;
 
@@ -36,6 +37,8 @@ use crate::options::InputOptions;
 use crate::options::args::SOURCE_DATE_EPOCH;
 use crate::options::context::{DockerfileFrom, Place, masked};
 
+/// Build argument: whether `.git` stays in a context that is a repository.
+const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
 /// The name of the main context's source.
 const MAIN: &str = "context";
 /// How a Dockerfile from standard input is called in messages.
@@ -116,9 +119,15 @@ pub struct Opener<'a> {
 /// What a place turned out to be.
 enum Found {
     /// A tree.
-    Tree(Tree),
-    /// A Dockerfile without files.
-    Text(Text),
+    Tree(Box<Tree>),
+    /// A Dockerfile without files, and its time.
+    Text(Text, Option<i64>),
+}
+
+impl Found {
+    fn tree(tree: Tree) -> Self {
+        Self::Tree(Box::new(tree))
+    }
 }
 
 impl Opener<'_> {
@@ -132,15 +141,15 @@ impl Opener<'_> {
         if let Some(name) = input.build_args.get(SOURCE_DATE_EPOCH) {
             named.fetch(name, self).await?;
         }
-        let mut context = match (self.find(&input.context).await?, &input.dockerfile) {
-            (Found::Tree(tree), _) => self.with_dockerfile(tree, &input.dockerfile).await?,
-            (Found::Text(dockerfile), DockerfileFrom::Usual) => {
+        let mut context = match (self.find(input).await?, &input.dockerfile) {
+            (Found::Tree(tree), _) => self.with_dockerfile(*tree, &input.dockerfile).await?,
+            (Found::Text(dockerfile, time), DockerfileFrom::Usual) => {
                 let draft = self.store.draft().map_err(|error| words::store(&error))?;
                 let why = format!("the Dockerfile came from {}, so there are no files", from_where(&input.context));
-                let tree = Tree::of_draft(draft, "the empty context".into(), None, Some(why));
+                let tree = Tree::of_draft(draft, "the empty context".into(), time, Some(why));
                 Context { tree, dockerfile, named: Named::default() }
             }
-            (Found::Text(_), _) => {
+            (Found::Text(..), _) => {
                 let place = from_where(&input.context);
                 return Err(Failure::new(format!(
                     "there are two Dockerfiles: that of `-f`, and what came from {place}"
@@ -163,10 +172,7 @@ impl Opener<'_> {
         let mut path = None;
         let dockerfile = match from {
             DockerfileFrom::Stdin => self.dockerfile_on_stdin().await?,
-            DockerfileFrom::Http(_) => {
-                return Err(Failure::new("a Dockerfile at an address is not supported by this version of rbuild")
-                    .help("fetch it first, and name the file with `-f`"));
-            }
+            DockerfileFrom::Http(url) => self.dockerfile_at(url).await?,
             DockerfileFrom::Path(named) if tree.is_of_user() => {
                 path = Some(named.clone());
                 text::named_dockerfile(named)?
@@ -195,13 +201,21 @@ impl Opener<'_> {
     }
 
     /// Looks what a place is, and fetches it if it is elsewhere.
-    async fn find(&self, place: &Place) -> Result<Found, Failure> {
-        match place {
+    async fn find(&self, input: &InputOptions) -> Result<Found, Failure> {
+        match &input.context {
             Place::Path(path) => self.find_path(path).await,
             Place::Stdin => self.find_on_stdin().await,
-            Place::Http(_) | Place::Git(_) => {
-                Err(Failure::new("a context at an address is not supported by this version of rbuild")
-                    .help("fetch it into a directory first, and name that"))
+            Place::Git(git) => {
+                let keep_git_dir = keeps_git_dir(input)?;
+                let name = format!("[internal] load git source {}", remote::shown(git));
+                let task = Task::start(&name, self.progress);
+                let tree = self.git_tree(git, keep_git_dir, &task.log()).await;
+                task.end(tree.map(Found::tree))
+            }
+            Place::Http(url) => {
+                let task = Task::start("[internal] load remote build context", self.progress);
+                let found = self.at_address(url, &task.log()).await;
+                task.end(found)
             }
         }
     }
@@ -211,32 +225,33 @@ impl Opener<'_> {
         let vertex = match place {
             Place::Path(_) | Place::Stdin => format!("[context {name}] load from client"),
             Place::Http(url) => format!("[context {name}] {}", masked(url)),
-            Place::Git(git) => format!("[context {name}] load git source {}", masked(&git.remote)),
+            Place::Git(git) => format!("[context {name}] load git source {}", remote::shown(git)),
         };
         let task = Task::start(&vertex, self.progress);
-        task.end(match place {
+        let tree = match place {
             Place::Path(path) => {
                 let shown = format!("the archive `{}`", path.display());
-                match self.unpack_or_read(Input::open(Some(path), self.cancel.clone())?, shown, None).await {
-                    Ok(Found::Tree(tree)) => Ok(tree),
-                    Ok(Found::Text(_)) => Err(Failure::new(format!(
+                match self.unpack_or_read(Input::open(Some(path), self.cancel.clone())?, shown).await {
+                    Ok(Found::Tree(tree)) => Ok(*tree),
+                    Ok(Found::Text(..)) => Err(Failure::new(format!(
                         "the context `{name}` is neither a directory nor an archive: `{}`",
                         path.display()
                     ))),
                     Err(failure) => Err(failure),
                 }
             }
-            Place::Stdin | Place::Http(_) | Place::Git(_) => Err(Failure::new(format!(
-                "the context `{name}` at an address is not supported by this version of rbuild"
-            ))
-            .help("fetch it into a directory first, and name that")),
-        })
+            Place::Git(git) => self.git_tree(git, false, &task.log()).await,
+            Place::Http(url) => self.tree_at_address(url, &task.log()).await,
+            // The options refuse it: only the main context comes from there.
+            Place::Stdin => Err(Failure::new(format!("the context `{name}` cannot come from standard input"))),
+        };
+        task.end(tree)
     }
 
     async fn find_path(&self, path: &Path) -> Result<Found, Failure> {
         let facts = fs::metadata(path).map_err(|error| no_context(path, &error))?;
         if facts.is_dir() {
-            return Ok(Found::Tree(Tree::of_user(path)?));
+            return Ok(Found::tree(Tree::of_user(path)?));
         }
         let shown = format!("`{}`", path.display());
         let no_archive = || {
@@ -248,8 +263,8 @@ impl Opener<'_> {
         }
         let stream = Input::open(Some(path), self.cancel.clone())?;
         let task = Task::start("[internal] load build context", self.progress);
-        task.end(match self.unpack_or_read(stream, format!("the archive {shown}"), None).await {
-            Ok(Found::Text(_)) => Err(no_archive()),
+        task.end(match self.unpack_or_read(stream, format!("the archive {shown}")).await {
+            Ok(Found::Text(..)) => Err(no_archive()),
             found => found,
         })
     }
@@ -257,7 +272,7 @@ impl Opener<'_> {
     async fn find_on_stdin(&self) -> Result<Found, Failure> {
         let stream = Input::open(None, self.cancel.clone())?;
         let task = Task::start("[internal] load remote build context", self.progress);
-        task.end(self.unpack_or_read(stream, "the archive on standard input".into(), None).await)
+        task.end(self.unpack_or_read(stream, "the archive on standard input".into()).await)
     }
 
     async fn dockerfile_on_stdin(&self) -> Result<Text, Failure> {
@@ -267,13 +282,8 @@ impl Opener<'_> {
         task.end(in_background(self.store, move |_| read_text(stream, STDIN_NAME, &cancel)).await)
     }
 
-    /// An archive becomes a tree, anything else is a Dockerfile called `name`, or [`STDIN_NAME`].
-    async fn unpack_or_read(
-        &self,
-        stream: impl Read + Send + 'static,
-        shown: String,
-        name: Option<String>,
-    ) -> Result<Found, Failure> {
+    /// An archive becomes a tree, anything else is a Dockerfile called [`STDIN_NAME`].
+    async fn unpack_or_read(&self, stream: impl Read + Send + 'static, shown: String) -> Result<Found, Failure> {
         let cancel = self.cancel.clone();
         in_background(self.store, move |store| {
             let sniffed = sniff(stream).map_err(|error| match cancel.is_cancelled() {
@@ -283,14 +293,24 @@ impl Opener<'_> {
             match sniffed {
                 Stream::Archive(stream) => {
                     let unpacked = unpack(store, stream, &shown, &cancel)?;
-                    Ok(Found::Tree(Tree::of_draft(unpacked.draft, shown, unpacked.newest, None)))
+                    Ok(Found::tree(Tree::of_draft(unpacked.draft, shown, unpacked.newest, None)))
                 }
-                Stream::Text(stream) => {
-                    read_text(stream, name.as_deref().unwrap_or(STDIN_NAME), &cancel).map(Found::Text)
-                }
+                Stream::Text(stream) => Ok(Found::Text(read_text(stream, STDIN_NAME, &cancel)?, None)),
             }
         })
         .await
+    }
+}
+
+/// What the build argument asks for that other builders have for contexts that are repositories.
+fn keeps_git_dir(input: &InputOptions) -> Result<bool, Failure> {
+    match input.build_args.get(KEEP_GIT_DIR).map(String::as_str) {
+        None | Some("" | "0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+        Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+        Some(other) => {
+            Err(Failure::new(format!("the build argument `{KEEP_GIT_DIR}` is `{other}`"))
+                .help("write `true` or `false`"))
+        }
     }
 }
 
