@@ -10,10 +10,54 @@ const BUILD: &[(&[&str], &str)] = &[
     ),
     (&["--volume", "-v"], "use COPY: steps see only the image and the context"),
     (&["--env", "--unsetenv"], "use ENV in the Dockerfile"),
+    (&["--unsetlabel", "--inherit-labels"], "use LABEL in the Dockerfile: `LABEL NAME=` empties one"),
+    (
+        &["--unsetannotation", "--inherit-annotations", "--created-annotation"],
+        "leave it out: only what `--annotation` says is annotated",
+    ),
+    (&["--layer-label", "--stage-labels", "--identity-label"], "use `--label`"),
+    (&["--omit-history"], "use `--source-date-epoch` for images that are the same every time"),
+    (&["--save-stages"], "build each stage with `--target STAGE -t NAME`"),
+    (
+        &["--pull-always", "--pull-never"],
+        "use `--pull`, or leave it out: a base image in the local store is used as it is",
+    ),
+    (&["--source-policy-file"], "pin images in the Dockerfile: `FROM NAME@sha256:…`"),
+    (&["--cpp-flag"], "run the preprocessor first: `cpp -P Containerfile.in | rbuild build -f - .`"),
+    (&["--transient-run-mounts"], "use `RUN --mount` in the Dockerfile"),
+    (&["--compat-volumes", "--disable-compression", "--logsplit", "--stdin"], "leave it out; it is not needed here"),
+    (
+        &[
+            "--sbom-image-output",
+            "--sbom-image-purl-output",
+            "--sbom-merge-strategy",
+            "--sbom-output",
+            "--sbom-purl-output",
+            "--sbom-scanner-command",
+            "--sbom-scanner-image",
+        ],
+        "leave it out, and run the scanner on the image: `-o type=oci,dest=FILE`",
+    ),
     (&["--from"], "use an ARG before FROM, and `--build-arg`"),
     (&["--rewrite-timestamp"], "leave it out: with `--source-date-epoch` the times of files are set too"),
     (&["--builder", "--policy"], "leave it out: there is no daemon"),
-    (&["--isolation", "--userns", "--runtime"], "leave it out: every step runs in a sandbox"),
+    (
+        &[
+            "--isolation",
+            "--runtime",
+            "--runtime-flag",
+            "--userns",
+            "--userns-gid-map",
+            "--userns-gid-map-group",
+            "--userns-uid-map",
+            "--userns-uid-map-user",
+            "--cgroupns",
+            "--ipc",
+            "--pid",
+            "--uts",
+        ],
+        "leave it out: every step runs in a sandbox",
+    ),
     (&["--skip-unused-stages"], "leave it out: only the stages that the target needs are built"),
     (&["--squash", "--squash-all"], "leave it out: each step that changes files makes one layer"),
     (&["--format"], "use `-o type=oci,dest=FILE` or `-o type=docker,dest=FILE`"),
@@ -23,7 +67,7 @@ const BUILD: &[(&[&str], &str)] = &[
     ),
     (&["--authfile", "--creds"], "keep the credentials in `~/.docker/config.json`"),
     (
-        &["--arch", "--os", "--variant", "--all-platforms", "--manifest"],
+        &["--arch", "--os", "--os-feature", "--os-version", "--variant", "--all-platforms", "--manifest"],
         "leave it out: only the platform of this machine is built for",
     ),
     (&["--iidfile-raw"], "use `--iidfile`"),
@@ -54,7 +98,13 @@ const BUILD: &[(&[&str], &str)] = &[
             "--security-opt",
             "--http-proxy",
             "--dns",
+            "--dns-option",
             "--dns-search",
+            "--no-hostname",
+            "--no-hosts",
+            "--group-add",
+            "--sign-by",
+            "--cw",
             "--hooks-dir",
             "--decryption-key",
         ],
@@ -132,11 +182,27 @@ mod tests {
         cgroup-parent check file iidfile label load metadata-file network no-cache no-cache-filter output platform \
         policy progress provenance pull push quiet resource sbom secret shm-size ssh tag target ulimit";
 
+    /// The flags of `podman build` and `buildah build`, from their manuals.
+    const PODMAN: &str = "add-host all-platforms annotation arch authfile build-arg build-arg-file build-context \
+        cache-from cache-to cache-ttl cap-add cap-drop cert-dir cgroup-parent cgroupns compat-volumes compress \
+        cpp-flag cpu-period cpu-quota cpu-shares cpuset-cpus cpuset-mems created-annotation creds cw \
+        decryption-key device disable-compression dns dns-option dns-search env file force-rm format from \
+        group-add help hooks-dir http-proxy identity-label ignorefile iidfile iidfile-raw inherit-annotations \
+        inherit-labels ipc isolation jobs label layer-label layers logfile logsplit manifest memory memory-swap \
+        metadata-file network no-cache no-hostname no-hosts omit-history os os-feature os-version output pid \
+        platform pull pull-always pull-never quiet retry retry-delay rewrite-timestamp rm runtime runtime-flag save-stages \
+        sbom sbom-image-output sbom-image-purl-output sbom-merge-strategy sbom-output sbom-purl-output \
+        sbom-scanner-command sbom-scanner-image secret security-opt shm-size sign-by skip-unused-stages \
+        source-date-epoch source-policy-file squash squash-all ssh stage-labels stdin tag target timestamp tls-verify \
+        transient-run-mounts ulimit unsetannotation unsetenv unsetlabel userns userns-gid-map userns-gid-map-group \
+        userns-uid-map userns-uid-map-user uts variant volume";
+
     #[test]
-    fn every_flag_of_buildx_is_supported_or_has_advice() {
-        let command = super::super::Cli::command();
+    fn every_flag_of_buildx_podman_and_buildah_is_supported_or_has_advice() {
+        let mut command = super::super::Cli::command();
+        command.build();
         let build = command.find_subcommand("build").expect("there is a verb `build`");
-        for flag in BUILDX.split_whitespace() {
+        for flag in BUILDX.split_whitespace().chain(PODMAN.split_whitespace()) {
             let supported = build.get_arguments().any(|argument| argument.get_long() == Some(flag));
             assert!(supported || super::instead_of("build", &format!("--{flag}")).is_some(), "{flag}");
         }
