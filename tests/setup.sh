@@ -7,6 +7,7 @@ packages=(
     busybox-static ca-certificates curl # what images are made of, and asked with
     mmdebstrap                          # makes the Debian base image
     docker-registry                     # the registry that is pushed to and pulled from
+    git                                 # repositories as contexts, and their server
     skopeo umoci runc                   # readers of images that are not ours
     buildah                             # builds the same Dockerfiles, to be compared with
     attr bzip2 xz-utils zstd python3    # tools that tests compare with

@@ -9,6 +9,7 @@ mod support;
 mod bad_input;
 mod build;
 mod cache;
+mod contexts;
 mod copy;
 mod examples;
 mod interrupt;

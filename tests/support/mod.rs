@@ -10,6 +10,7 @@ pub mod buildah;
 pub mod compare;
 pub mod fake;
 pub mod flatten;
+pub mod git;
 pub mod rbuild;
 pub mod readers;
 pub mod registry;
