@@ -4,7 +4,7 @@
 mod variants;
 
 use crate::meter;
-use crate::{Answers, ImageAnswer, PlanOptions, Planned, plan};
+use crate::{Answers, ImageAnswer, PlanOptions, Planned, call, plan};
 use oci::model::{DiffId, Digest, ImageConfig, RootFs};
 
 /// A file of a family, about `n` lines long.
@@ -64,6 +64,23 @@ const FAMILIES: &[Family] = &[
     ("parts of an address", |n| format!("FROM scratch\nADD git://x.io/a#b:{} /x\n", "c/%41/".repeat(n))),
     ("linked copies", |n| format!("FROM scratch\n{}", "COPY --link --parents a/./b* c /x/\n".repeat(n))),
     ("before the first stage", |n| "RUN a \\\n\n b\n".repeat(n)),
+    ("badly written stages", |n| "From scratch as A\n".repeat(n)),
+    ("badly named stages", |n| (0..n).map(|i| format!("FROM scratch as S{i}\nCOPY --from=S{i} a b\n")).collect()),
+    ("old pairs", |n| format!("FROM scratch\n{}", "ENV a b 'c d' e\n".repeat(n))),
+    ("an old pair of many words", |n| format!("FROM scratch\nENV a 'b'{}\n", " word".repeat(n))),
+    ("relative places", |n| "FROM scratch\nWORKDIR a\nEXPOSE 1:80/TCP\n".repeat(n)),
+    ("skipped rules", |n| {
+        format!("FROM scratch\n{}LABEL{}\n", "# check=skip=FromAsCasing\n".repeat(n), " a=$B".repeat(n))
+    }),
+    ("a list of rules", |n| format!("# check=skip={}all\nFROM scratch\n", "FromAsCasing,".repeat(n))),
+    ("descriptions", |n| {
+        let names: String = (0..n).map(|i| format!(" A{i}")).collect();
+        format!("FROM scratch\n{}ARG{names}\n", "# some words\n".repeat(n))
+    }),
+    ("secrets of one step", |n| {
+        let mounts: String = (0..n).map(|i| format!("--mount=type=secret,id=s{i} \\\n ")).collect();
+        format!("FROM scratch\nRUN {mounts} x\n")
+    }),
 ];
 
 fn steps(text: &str) -> u64 {
@@ -77,6 +94,10 @@ fn steps(text: &str) -> u64 {
         std::hint::black_box(crate::read(text));
         // Planned or refused, both are fine: what counts is how much work it was.
         let _ = std::hint::black_box(plan(text, &options, &Answers::new()));
+        let found = call::check(text, &options, &Answers::new()).findings;
+        std::hint::black_box(call::fix(text, &found));
+        let _ = std::hint::black_box(call::outline(text, &options, &Answers::new()));
+        let _ = std::hint::black_box(call::targets(text, &options));
     })
 }
 

@@ -6,7 +6,8 @@
 //!
 //! The text goes through these, in this order: [`mod@lines`] joins continuations, [`mod@parse`] finds keyword, flags,
 //! here-documents ([`mod@ast`]), [`mod@instr`] types them, [`mod@stage`] groups them, `lower` makes operations.
-//! [`mod@expand`] is the shell's half of the language, used wherever variables may stand.
+//! [`mod@expand`] is the shell's half of the language, used wherever variables may stand. Beside them stand
+//! [`mod@lint`], which finds what is probably not meant, and [`mod@call`], which looks at a file instead of building it.
 
 #![forbid(unsafe_code)]
 
@@ -70,7 +71,8 @@ pub use suggest::{did_you_mean, nearest};
 /// only for what is new. Nothing is asked before the whole file is known to be well-formed.
 ///
 /// # Errors
-/// Every error of the file, in the order of the text, with the warnings between them.
+/// Every error of the file, in the order of the text, with the warnings between them; and warnings of rules alone when
+/// the file says `check=error=true`.
 pub fn plan(text: &str, options: &PlanOptions, answers: &Answers) -> Result<Planned, Vec<Diagnostic>> {
     plan_supporting(text, options, answers, lower::refuse::Supported::NOW)
 }

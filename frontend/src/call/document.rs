@@ -8,10 +8,14 @@ use serde::Serialize;
 
 use crate::ast::{Ast, Keyword, Statement};
 use crate::lint;
+use crate::meter;
 
 /// One range for each line, as BuildKit has it, up to this many: a hostile instruction has thousands of lines, and what
 /// it names has each its place. The last range holds the rest.
 const RANGES_MAX: usize = 20;
+
+/// So many comment lines above an instruction may describe it: one with thousands of names is asked for each.
+const COMMENTS_MAX: usize = 100;
 
 /// Lines of the text. pb.Location.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -74,9 +78,13 @@ impl<'a> Document<'a> {
 
     /// What the comments above a statement say of a name: `# name words`.
     pub fn description(&self, statement: &Statement, name: &str) -> String {
-        let said = lint::description_comments(self.ast, statement)
-            .filter_map(|comment| comment.text.strip_prefix(name)?.strip_prefix(' '));
-        said.map(str::trim).next().unwrap_or_default().to_owned()
+        let nearest = lint::description_comments(self.ast, statement).rev().take(COMMENTS_MAX);
+        let said = nearest.filter_map(|comment| {
+            meter::tick(1);
+            comment.text.strip_prefix(name)?.strip_prefix(' ')
+        });
+        // The first one in the order of the text.
+        said.last().map(str::trim).unwrap_or_default().to_owned()
     }
 
     /// The text, as JSON holds bytes.

@@ -7,6 +7,7 @@ use super::Rule;
 use crate::ast::{Ast, Keyword, Statement};
 use crate::error::{Diagnostic, Edit};
 use crate::instr::{Instruction, Kind};
+use crate::meter;
 use crate::span::{Span, Word};
 use crate::stage::{Dockerfile, Meaning};
 
@@ -47,6 +48,7 @@ impl Case {
         let cases = judged(ast).filter_map(|statement| Case::of(&statement.keyword_word.text));
         let (mut small, mut all) = (0usize, 0usize);
         for case in cases {
+            meter::tick(1);
             all += 1;
             small += usize::from(case == Case::Small);
         }

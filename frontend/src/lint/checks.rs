@@ -3,6 +3,8 @@
 //! In comes the text of the parser directive `# check=`, of the build arg [`BUILD_ARG`], or of a comment above an
 //! instruction; out come [`Checks`] and findings about the options themselves. Next: [`super::skips`].
 
+use std::collections::BTreeSet;
+
 use super::Rule;
 use crate::error::{Diagnostic, Severity};
 use crate::plan::PlanOptions;
@@ -25,7 +27,7 @@ pub struct Checks {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Selection {
     all: bool,
-    rules: Vec<Rule>,
+    rules: BTreeSet<Rule>,
 }
 
 /// Where options stand.
@@ -116,6 +118,12 @@ impl Checks {
         !self.skip.has(rule)
     }
 
+    /// Adds what another comment above the same instruction skips.
+    pub(crate) fn add_skips(&mut self, mut other: Self) {
+        self.skip.all |= other.skip.all;
+        self.skip.rules.append(&mut other.skip.rules);
+    }
+
     /// Whether the comment above an instruction skips a rule.
     pub(crate) fn skips(&self, rule: Rule) -> bool {
         self.skip.has(rule)
@@ -133,7 +141,7 @@ impl Selection {
         for name in value.split(',').map(str::trim) {
             match Rule::parse(name) {
                 _ if name == "all" => selection.all = true,
-                Some(rule) => selection.rules.push(rule),
+                Some(rule) => _ = selection.rules.insert(rule),
                 None => {
                     let help = suggest::did_you_mean(name, Rule::ALL.map(Rule::name).into_iter().chain(["all"]));
                     let help = help.unwrap_or_else(|| "rules have names like `UndefinedVar`; `all` means all".into());

@@ -1,23 +1,30 @@
 //! Comments that describe stages and ARGs: InvalidDefinitionDescription.
 
+use std::collections::HashSet;
+
 use super::Rule;
 use super::skips::{own_comments, value};
 use crate::ast::{Ast, Keyword, Statement};
 use crate::error::Diagnostic;
+use crate::meter;
 use crate::span::Word;
 use crate::words;
 
 /// InvalidDefinitionDescription: a comment right above that does not begin with the name.
 pub(super) fn descriptions(ast: &Ast, found: &mut Vec<Diagnostic>) {
     for statement in &ast.statements {
+        let Some(last) = description_comments(ast, statement).next_back() else { continue };
         let names = names(ast, statement);
-        let comments: Vec<&Word> = description_comments(ast, statement).collect();
-        let Some(last) = comments.last().filter(|_| !names.is_empty()) else { continue };
-        let first_word = |comment: &&Word| comment.text.split(' ').next().unwrap_or_default().to_owned();
-        if comments.iter().map(first_word).any(|word| names.contains(&word)) {
+        let Some(name) = names.first() else { continue };
+        let names: HashSet<&str> = names.iter().map(String::as_str).collect();
+        let first_word = |comment: &'_ Word| {
+            meter::tick(1);
+            let end = comment.text.find(' ').unwrap_or(comment.text.len());
+            names.contains(&comment.text[..end])
+        };
+        if description_comments(ast, statement).any(first_word) {
             continue;
         }
-        let name = &names[0];
         found.push(
             Diagnostic::warning(last.span, format!("this comment does not describe `{name}`"), "")
                 .help(format!(
@@ -48,6 +55,9 @@ fn names(ast: &Ast, statement: &Statement) -> Vec<String> {
 }
 
 /// The comments above a statement that may describe it: no directives and no options of the linter.
-pub(crate) fn description_comments<'a>(ast: &'a Ast, statement: &'a Statement) -> impl Iterator<Item = &'a Word> {
+pub(crate) fn description_comments<'a>(
+    ast: &'a Ast,
+    statement: &'a Statement,
+) -> impl DoubleEndedIterator<Item = &'a Word> {
     own_comments(ast, statement).filter(|comment| value(comment).is_none())
 }

@@ -13,7 +13,7 @@ pub(crate) fn port(word: &Word, text: &str) -> Vec<Diagnostic> {
     };
     // Places inside the word are known when it stands there as it is.
     let literal = word.text == text && word.span.end - word.span.start == text.len();
-    let shown: String = text.chars().take(60).collect();
+    let shown = || text.chars().take(60).collect::<String>();
     if let Some((_, protocol)) = container.split_once('/')
         && protocol.bytes().any(|b| b.is_ascii_uppercase())
     {
@@ -21,7 +21,7 @@ pub(crate) fn port(word: &Word, text: &str) -> Vec<Diagnostic> {
         let small = protocol.to_ascii_lowercase();
         let edit = Edit { span: (place.start, place.end), replacement: small.clone() };
         found.push(
-            Diagnostic::warning(place, format!("the protocol of `{shown}` has capitals"), "")
+            Diagnostic::warning(place, format!("the protocol of `{}` has capitals", shown()), "")
                 .help(format!("write `{small}`"))
                 .rule(Rule::ExposeProtoCasing)
                 .fix(if literal { vec![edit] } else { Vec::new() }),
@@ -30,7 +30,7 @@ pub(crate) fn port(word: &Word, text: &str) -> Vec<Diagnostic> {
     if !host.trim_matches(':').is_empty() {
         let place = if literal { Span::new(word.span.start, word.span.start + host.len()) } else { word.span };
         found.push(
-            Diagnostic::warning(place, format!("`{shown}` names an address or a port of the host"), "")
+            Diagnostic::warning(place, format!("`{}` names an address or a port of the host", shown()), "")
                 .help(format!("write `EXPOSE {container}`: where it is published is said when a container is started"))
                 .rule(Rule::ExposeInvalidFormat),
         );

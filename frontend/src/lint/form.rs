@@ -7,6 +7,7 @@ use crate::error::{Diagnostic, Edit};
 use crate::expand::{Budget, Lookup, Rules, expand};
 use crate::instr::{Instruction, KeyValue, Kind};
 use crate::lines::Line;
+use crate::meter;
 use crate::span::Span;
 use crate::stage::Stage;
 use crate::words;
@@ -124,6 +125,7 @@ fn pair_with_equals(pair: &KeyValue, escape: char) -> Option<Vec<Edit>> {
 
 /// Where a value would be cut into words.
 fn unquoted_blanks(value: &str, escape: char) -> Vec<usize> {
+    meter::tick(value.len());
     let mut blanks = Vec::new();
     let mut quote: Option<char> = None;
     let mut letters = value.char_indices();

@@ -19,11 +19,12 @@ impl Skips {
     pub fn of(ast: &Ast, found: &mut Vec<Diagnostic>) -> Self {
         let mut regions = Vec::new();
         for statement in &ast.statements {
-            for comment in own_comments(ast, statement) {
-                let Some((value, start)) = value(comment) else { continue };
+            let mut together: Option<Checks> = None;
+            for (value, start) in own_comments(ast, statement).filter_map(value) {
                 let checks = Checks::parse(value, Place::Comment(start), found);
-                regions.push((region(statement), checks));
+                together.get_or_insert_default().add_skips(checks);
             }
+            regions.extend(together.map(|checks| (region(statement), checks)));
         }
         Self { regions }
     }
@@ -31,15 +32,14 @@ impl Skips {
     /// Whether a finding is skipped.
     pub fn cover(&self, finding: &Diagnostic, rule: Rule) -> bool {
         let Some(span) = finding.span.as_ref().filter(|_| finding.severity == Severity::Warning) else { return false };
-        // Regions of one instruction are equal and stand together; those of two do not overlap.
         let after = self.regions.partition_point(|(region, _)| region.start <= span.start);
-        let before = self.regions[..after].iter().rev();
-        before.take_while(|(region, _)| span.start <= region.end).any(|(_, checks)| checks.skips(rule))
+        let last = self.regions[..after].last();
+        last.is_some_and(|(region, checks)| span.start <= region.end && checks.skips(rule))
     }
 }
 
 /// The comments above a statement that are no parser directives.
-pub(super) fn own_comments<'a>(ast: &'a Ast, statement: &'a Statement) -> impl Iterator<Item = &'a Word> {
+pub(super) fn own_comments<'a>(ast: &'a Ast, statement: &'a Statement) -> impl DoubleEndedIterator<Item = &'a Word> {
     let directives = [&ast.directives.syntax, &ast.directives.escape, &ast.directives.check];
     let last = directives.into_iter().flatten().map(|word| word.span.end).max().unwrap_or(0);
     // Directives stand above all other comments.
