@@ -12,7 +12,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::support::buildah::Buildah;
-use crate::support::compare::{Exceptions, Facts, facts};
+use crate::support::compare::{BASE_HISTORY, Exceptions, Facts, facts};
 use crate::support::{Archive, Context, Outcome, Store, bases};
 
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/builds");
@@ -83,6 +83,12 @@ fn built(store: &Store, context: &Context, options: &[String]) -> Result<Facts, 
         return Err(outcome);
     }
     let archive = Archive::read(&file);
+    for entry in archive.config["history"].as_array().expect("checked when it was read") {
+        let told = entry["created_by"].as_str().expect("an entry says what created it");
+        let makes_layers =
+            ["ADD ", "COPY ", "RUN ", "WORKDIR ", BASE_HISTORY].iter().any(|word| told.starts_with(word));
+        assert!(makes_layers || entry["empty_layer"] == true, "{told} has a layer");
+    }
     Ok(facts(&archive.config, &archive.layers))
 }
 
@@ -165,7 +171,7 @@ fn images(store: &Store) -> (PathBuf, Vec<String>) {
         let image = json!({
             "created": created, "architecture": architecture(), "os": "linux", "config": config,
             "rootfs": { "type": "layers", "diff_ids": [diff_id] },
-            "history": [{ "created": created, "created_by": "a test" }],
+            "history": [{ "created": created, "created_by": BASE_HISTORY }],
         });
         let file = format!("{name}.json");
         add(&file, image.to_string().as_bytes());

@@ -53,9 +53,25 @@ pub fn facts(config: &Value, layers: &[Vec<u8>]) -> Facts {
         }
     }
     let history = config["history"].as_array().expect("a config has a history");
-    facts.insert("history".into(), history.len().to_string());
+    facts.insert("history".into(), history.iter().map(instruction).collect::<Vec<_>>().join(" "));
     facts
 }
+
+/// The instruction that an entry of the history tells of, in the words of either builder.
+fn instruction(entry: &Value) -> String {
+    let told = entry["created_by"].as_str().expect("an entry says what created it");
+    let first =
+        |text: &str| text.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default().to_ascii_uppercase();
+    match told.split_once("#(nop) ") {
+        Some((_, words)) => first(words),
+        None if entry["comment"] == "buildkit.dockerfile.v0" => first(told),
+        None if told == BASE_HISTORY => told.into(),
+        None => "RUN".into(),
+    }
+}
+
+/// What the base images say of themselves.
+pub const BASE_HISTORY: &str = "base";
 
 /// What the file of exceptions says.
 #[derive(Default)]
