@@ -13,6 +13,7 @@ mod contexts;
 mod copy;
 mod examples;
 mod interrupt;
+mod language;
 mod layers;
 mod oracle;
 mod outputs;

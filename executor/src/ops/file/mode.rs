@@ -1,7 +1,7 @@
 //! `--chmod`: octal numbers and chmod(1)'s language.
 //!
 //! In: `u=rwX,go=rX`. Out: a function from old permission bits to new ones. A clause without `u`, `g`, `o`, `a` means
-//! all three: a build has no umask.
+//! all three: a build has no umask. `X` looks at the bits as they were before the whole change, as POSIX says.
 
 use solver::op::CopyMode;
 
@@ -38,9 +38,12 @@ impl ModeChange {
 
     /// The new bits.
     pub fn apply(&self, old: u32, is_dir: bool) -> u32 {
+        let executable = is_dir || old & 0o111 != 0;
         self.0.iter().fold(old, |mode, clause| match clause {
             Clause::Exactly(bits) => *bits,
-            Clause::Change { who, operator, permissions } => change(mode, is_dir, *who, *operator, permissions),
+            Clause::Change { who, operator, permissions } => {
+                change(mode, is_dir, executable, *who, *operator, permissions)
+            }
         })
     }
 }
@@ -78,7 +81,7 @@ fn symbolic(text: &str) -> Option<Vec<Clause>> {
     Some(clauses)
 }
 
-fn change(mode: u32, is_dir: bool, who: [bool; 3], operator: char, permissions: &str) -> u32 {
+fn change(mode: u32, is_dir: bool, executable: bool, who: [bool; 3], operator: char, permissions: &str) -> u32 {
     let mut bits = 0;
     let mut affected = 0;
     for (chosen, (_, shift)) in who.iter().zip(SHIFTS) {
@@ -91,7 +94,7 @@ fn change(mode: u32, is_dir: bool, who: [bool; 3], operator: char, permissions: 
                 'r' => 0o4 << shift,
                 'w' => 0o2 << shift,
                 'x' => 0o1 << shift,
-                'X' if is_dir || mode & 0o111 != 0 => 0o1 << shift,
+                'X' if executable => 0o1 << shift,
                 // The class that is copied from.
                 class => SHIFTS
                     .iter()

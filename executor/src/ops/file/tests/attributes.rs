@@ -18,6 +18,7 @@ fn owners_and_modes() {
         ("--chmod=4755 a.txt /x", "x=A 4755"),
         ("--chmod=4755 --chown=5:5 a.txt /x", "x=A 4755 5:5"),
         ("--chmod=u=rwX,go=rX a.txt /x", "x=A"),
+        ("--chmod=u=rwx,go=rX a.txt /x", "x=A 744"),
         ("--chmod=+x a.txt /x", "x=A 755"),
         ("--chmod=go-r,u+s a.txt /x", "x=A 4600"),
         ("--chmod=g=u a.txt /x", "x=A 664"),
