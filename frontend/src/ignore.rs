@@ -31,37 +31,13 @@ pub fn parse_ignore(text: &str) -> Vec<IgnoreLine> {
         };
         let mut cleaned = String::from(sign);
         if !pattern.is_empty() {
-            let path = clean(pattern);
+            let path = solver::pattern::clean(pattern);
             // A slash in front means the context's root, which is where patterns start anyway.
             cleaned.push_str(if path.len() > 1 { path.strip_prefix('/').unwrap_or(&path) } else { &path });
         }
         patterns.push(IgnoreLine { pattern: cleaned, line: index + 1 });
     }
     patterns
-}
-
-/// The shortest path that means the same, by its text alone.
-fn clean(path: &str) -> String {
-    let absolute = path.starts_with('/');
-    let mut parts: Vec<&str> = Vec::new();
-    for part in path.split('/') {
-        match part {
-            "" | "." => {}
-            ".." => match parts.last() {
-                Some(last) if *last != ".." => {
-                    parts.pop();
-                }
-                _ if absolute => {}
-                _ => parts.push(".."),
-            },
-            part => parts.push(part),
-        }
-    }
-    match (absolute, parts.is_empty()) {
-        (true, _) => format!("/{}", parts.join("/")),
-        (false, true) => ".".into(),
-        (false, false) => parts.join("/"),
-    }
 }
 
 #[cfg(test)]

@@ -82,13 +82,22 @@ impl<'a> Lines<'a> {
     }
 
     /// Reads the directives. To be called first; the lines themselves stay and are comments to [`Self::next_line`].
+    /// After a first line `#!` `escape` is a comment like any other, while `syntax` and `check` count.
     pub fn directives(&mut self, found: &mut Vec<Diagnostic>) -> Directives {
         let mut directives = Directives::default();
         let mut pos = self.pos;
+        let program = self.text[pos..].starts_with("#!");
+        if let (true, Some((_, next))) = (program, physical(self.text, pos)) {
+            pos = next;
+        }
         while let Some((range, next)) = physical(self.text, pos) {
             let Some((name, value)) = directive(self.text, range) else { break };
             let slot = match name.text.to_ascii_lowercase().as_str() {
                 "syntax" => &mut directives.syntax,
+                "escape" if program => {
+                    pos = next;
+                    continue;
+                }
                 "escape" => &mut directives.escape,
                 "check" => &mut directives.check,
                 _ => {
@@ -220,7 +229,7 @@ fn misspelt(name: &Word) -> Option<Diagnostic> {
 
 /// `# name = value`; the name is letters and digits, the value is not empty.
 fn directive(text: &str, range: Range<usize>) -> Option<(Word, Word)> {
-    let (left, right) = text[range.clone()].trim_start().strip_prefix('#')?.split_once('=')?;
+    let (left, right) = text[range].trim_start().strip_prefix('#')?.split_once('=')?;
     let (name, value) = (left.trim(), right.trim());
     let mut bytes = name.bytes();
     if !bytes.next()?.is_ascii_alphabetic() || !bytes.all(|b| b.is_ascii_alphanumeric()) || value.is_empty() {
@@ -351,6 +360,15 @@ mod tests {
         check("# version=1", None, None, &[]);
         check("# escape=ab", None, None, &["`ab` cannot be the escape character"]);
         check("FROM a\n# syntax=b", None, None, &[]);
+        check("\u{feff}# syntax=a", Some("a"), None, &[]);
+        check("# SYNTAX=a\r\n# Check=b\r\n", Some("a"), Some("b"), &[]);
+        check("# syntax=a b", Some("a b"), None, &[]);
+        check("# syntax=a\n\n# check=b", Some("a"), None, &[]);
+        check("# check=a\n# other=b\n# syntax=c", None, Some("a"), &[]);
+        check("#!/usr/bin/env x\n# syntax=a\n# check=b", Some("a"), Some("b"), &[]);
+        check("#!/usr/bin/env x\n# escape=x\n# syntax=a", Some("a"), None, &[]);
+        check("#!x\n\n# syntax=a", None, None, &[]);
+        check("#!x", None, None, &[]);
     }
 
     #[test]

@@ -211,3 +211,6 @@ fn truth(field: &MountField, value: &str) -> Option<bool> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn what_is_refused_today_is_lowered_right_once_it_is_supported() {
         check("RUN --mount=type=cache,target=/c x", &["mount /c cache ns//c shared empty"]);
-        check("RUN --mount=type=cache,target=c,ro x", &["mount /w/c cache ns//c shared empty read-only"]);
+        check("RUN --mount=type=cache,target=c,ro x", &["mount /w/c cache ns/c shared empty read-only"]);
         check("RUN --mount=type=cache,dst=/a/../c/,id=i,sharing=Locked x", &["mount /c cache ns/i locked empty"]);
         check("RUN --mount=type=cache,target=/$TARGET,sharing=private x", &["mount /x cache ns//x private empty"]);
         check(

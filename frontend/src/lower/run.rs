@@ -183,7 +183,7 @@ impl StageInProgress<'_, '_> {
             RequestKind::Cache => {
                 let namespace = self.lowering.options.build_args.get("BUILDKIT_CACHE_MOUNT_NS");
                 let namespace = namespace.map(String::as_str).unwrap_or_default();
-                let id = request.id.clone().unwrap_or_else(|| paths::clean(&written));
+                let id = request.id.clone().unwrap_or_else(|| solver::pattern::clean(&written));
                 MountKind::Cache { id: format!("{namespace}/{id}"), sharing: request.sharing }
             }
             _ => MountKind::Bind,

@@ -8,7 +8,7 @@ pub mod glob;
 pub mod patterns;
 
 pub use glob::{Dialect, Glob, GlobError};
-pub use patterns::{Marks, Patterns};
+pub use patterns::{Marks, Patterns, clean};
 
 #[cfg(test)]
 mod tests;
