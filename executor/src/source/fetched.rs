@@ -297,3 +297,6 @@ impl LogSink for Silent {
     fn progress(&self, _name: &str, _current_bytes: u64, _total_bytes: Option<u64>, _done: bool) {}
     fn notice(&self, _text: &str) {}
 }
+
+#[cfg(test)]
+mod tests;

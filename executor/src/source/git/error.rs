@@ -133,6 +133,14 @@ pub enum GitError {
         /// The limit in words.
         limit: String,
     },
+    /// Objects that git does not take: they could do harm.
+    #[error("`{url}` gives what git refuses: {said}")]
+    Malformed {
+        /// The remote, masked.
+        url: String,
+        /// What git said.
+        said: String,
+    },
     /// git failed in some other way.
     #[error("cannot {act} `{url}`: {said}")]
     Failed {
@@ -242,6 +250,9 @@ impl GitError {
                  SSL_CERT_FILE"
             }
             Self::Unreachable { .. } => "check the address, the network, and the proxy if there is one",
+            Self::Malformed { .. } => {
+                "the commit holds names or settings that other builders and git itself refuse; nothing of it was written"
+            }
             Self::Subdir { .. } => "a subdirectory is written after the reference, `#REF:DIRECTORY`",
             Self::BadSubmodule { .. } => "without submodules it can be had: `?submodules=false` in the address",
             Self::Submodule { source, .. } => return source.help(),

@@ -108,4 +108,4 @@ pub(crate) fn subdir(source: &GitSource) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

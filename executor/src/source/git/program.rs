@@ -112,6 +112,7 @@ pub(super) struct Git<'a> {
     path: OsString,
     folder: PathBuf,
     cancel: &'a CancellationToken,
+    list_memory_kib: u64,
 }
 
 /// One run.
@@ -169,6 +170,7 @@ impl<'a> Git<'a> {
             path: std::env::join_paths(folders).expect("parts of a list can be joined again"),
             folder,
             cancel,
+            list_memory_kib: LIST_MEMORY_KIB,
         })
     }
 
@@ -226,7 +228,7 @@ impl<'a> Git<'a> {
 
     fn command(&self, run: &Run<'_>) -> Command {
         let mut command = Command::new("/bin/sh");
-        let memory = if run.lists { LIST_MEMORY_KIB } else { 0 };
+        let memory = if run.lists { self.list_memory_kib } else { 0 };
         command.args(["-c", BEGIN, "git", &memory.to_string(), &(FILE_MAX_BYTES / 512).to_string()]).arg(&self.program);
         command.env_clear().current_dir(self.folder.join("home"));
         let home = self.folder.join("home");
@@ -299,6 +301,15 @@ impl<'a> Git<'a> {
     }
 }
 
+#[cfg(test)]
+impl Git<'_> {
+    /// With less memory for lists.
+    pub fn with_list_memory(mut self, kib: u64) -> Self {
+        self.list_memory_kib = kib;
+        self
+    }
+}
+
 /// Makes a folder of ours; one that is there is fine.
 pub(super) fn make_folder(path: &Path) -> Result<(), GitError> {
     use std::os::unix::fs::DirBuilderExt as _;
@@ -366,6 +377,9 @@ fn trouble(run: &Run<'_>, said: String) -> GitError {
         let (files, memory) = (FILE_MAX_BYTES >> 30, LIST_MEMORY_KIB >> 20);
         let limit = if run.lists { format!("{memory} GiB of references") } else { format!("{files} GiB in one pack") };
         return GitError::TooLarge { act: run.act, url, limit };
+    }
+    if has(&["fsck error", "invalid path", "fsck failed"]) {
+        return GitError::Malformed { url, said };
     }
     if !run.online {
         return GitError::Failed { act: run.act, url, said };

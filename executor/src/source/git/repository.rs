@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use oci::model::Digest;
 use rustix::fs::FlockOperation;
@@ -23,6 +23,9 @@ pub(super) struct Repository<'a> {
     pub remote: &'a Remote,
     pub path: PathBuf,
     pub lock: File,
+    format: &'static str,
+    /// Whether nothing was ever fetched into it.
+    is_new: bool,
 }
 
 impl<'a> Repository<'a> {
@@ -33,11 +36,11 @@ impl<'a> Repository<'a> {
         let path = git.folder().join(&name);
         let lock_path = git.folder().join(format!("{name}.lock"));
         let lock = locked(lock_path, git).await?;
-        let repository = Self { git, remote, path, lock };
+        let mut repository = Self { git, remote, path, lock, format, is_new: false };
         if repository.ready().is_file() {
             repository.sweep()?;
         } else {
-            repository.make(format).await?;
+            repository.make().await?;
         }
         Ok(repository)
     }
@@ -47,9 +50,10 @@ impl<'a> Repository<'a> {
         self.path.join("rbuild-ready")
     }
 
-    async fn make(&self, format: &str) -> Result<(), GitError> {
+    async fn make(&mut self) -> Result<(), GitError> {
         self.discard()?;
-        let format = format!("--object-format={format}");
+        self.is_new = true;
+        let format = format!("--object-format={}", self.format);
         let mut init = Run::new("make a repository for", self.remote, ["init", "--quiet", "--bare", "--template="]);
         init.args.extend([format.into(), "--".into(), self.path.clone().into()]);
         init.lock = Some(&self.lock);
@@ -98,30 +102,44 @@ impl<'a> Repository<'a> {
         run.with("GIT_DIR", &self.path)
     }
 
-    /// Brings the commit of `pin` and its tree, if they are not here.
+    /// Brings the commit of `pin` and its tree, if they are not here; `false` when they were.
     ///
     /// Servers differ: most give a commit that is asked for by name, some only what a reference leads to, and one that
     /// is a mere folder of files cannot give less than everything.
-    pub async fn bring(&self, pin: &GitPin) -> Result<(), GitError> {
+    pub async fn bring(&mut self, pin: &GitPin) -> Result<bool, GitError> {
         let kept = format!("refs/rbuild/{}", pin.commit);
-        if self.has(&pin.commit, &kept).await? {
-            return Ok(());
+        if self.path.join(&kept).is_file() && self.commit_of(&kept).await?.as_deref() == Some(&*pin.commit) {
+            return Ok(false);
         }
+        match self.fetch_commit(pin, &kept).await {
+            Err(error @ (GitError::CommitNotFound { .. } | GitError::Failed { .. })) if !self.is_new => {
+                // What was kept before may be broken and stand in the way.
+                tracing::debug!(remote = self.remote.shown, %error, "once more into a new repository");
+                self.make().await?;
+                self.fetch_commit(pin, &kept).await?;
+            }
+            result => result?,
+        }
+        Ok(true)
+    }
+
+    async fn fetch_commit(&self, pin: &GitPin, kept: &str) -> Result<(), GitError> {
         let by_commit = format!("+{}:{kept}", pin.commit);
         let reference = pin.reference.as_deref();
         let mut tries: Vec<(Option<&str>, Vec<&str>)> = vec![(Some("--depth=1"), vec![&by_commit])];
         if let Some(reference) = reference {
             tries.push((Some("--depth=1"), vec![reference]));
             tries.push((Some(FULL_DEPTH), vec![reference]));
+            tries.push((None, vec![reference]));
         }
-        let all = vec!["HEAD", "refs/heads/*", "refs/tags/*"];
+        let all = vec!["+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*"];
         tries.push((Some(FULL_DEPTH), all.clone()));
         tries.push((None, all));
         let mut last = None;
         for (depth, refspecs) in tries {
             match self.fetch(depth, &refspecs).await {
                 Ok(()) if self.is_whole(&pin.commit).await? => {
-                    self.run("remember a commit of", ["update-ref", &kept, &pin.commit]).await?;
+                    self.run("remember a commit of", ["update-ref", kept, &pin.commit]).await?;
                     return Ok(());
                 }
                 Ok(()) => {}
@@ -167,14 +185,6 @@ impl<'a> Repository<'a> {
         run.args.extend(refspecs.iter().map(Into::into));
         run.online = true;
         self.git.run(run).await.map(drop)
-    }
-
-    /// Whether an earlier fetch brought the commit and said so.
-    async fn has(&self, commit: &str, kept: &str) -> Result<bool, GitError> {
-        if !Path::new(&self.path.join(kept)).is_file() {
-            return Ok(false);
-        }
-        Ok(self.commit_of(kept).await?.as_deref() == Some(commit) && self.is_whole(commit).await?)
     }
 
     /// Whether the commit and every file of its tree are here.

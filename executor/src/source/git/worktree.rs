@@ -98,16 +98,21 @@ impl Filling<'_> {
     ) -> Filled<'f> {
         Box::pin(async move {
             let wanted = subdir.join("/");
-            let (time, modules, origins) = {
+            let (time, modules, origins) = loop {
                 // The lock is given back before a submodule's is asked for: two builds must not wait for each other.
-                let repository = Repository::open(self.git, remote, pin.commit.len()).await?;
-                repository.bring(pin).await?;
-                let done = one(&repository, pin, into, &wanted, self.submodules, keep_git_dir).await;
-                if let Err(GitError::Failed { .. }) = &done {
-                    // The remote was not asked: something is wrong with what is kept here.
-                    repository.discard()?;
+                let mut repository = Repository::open(self.git, remote, pin.commit.len()).await?;
+                let is_new = repository.bring(pin).await?;
+                match one(&repository, pin, into, &wanted, self.submodules, keep_git_dir).await {
+                    Err(error @ GitError::Failed { .. }) => {
+                        // The remote was not asked: something is wrong with what is kept here. Once it is fetched anew.
+                        repository.discard()?;
+                        if is_new {
+                            return Err(error);
+                        }
+                        tracing::info!(remote = remote.shown, %error, "what is kept of a repository is broken");
+                    }
+                    done => break done?,
                 }
-                done?
             };
             for module in modules {
                 self.submodule(remote, &module, &origins, into, subdir, depth).await?;
@@ -307,8 +312,8 @@ fn move_up(remote: &Remote, aside: &Path, subdir: &[String], into: &Path) -> Res
 
 /// Whether every part of `path` beneath `root` is a real directory.
 fn check_beneath(root: &Path, path: &[u8]) -> Result<(), Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let root = rustix::fs::openat(CWD, root, flags, Mode::empty())?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(CWD, root, flags | OFlags::NOFOLLOW, Mode::empty())?;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve).map(drop)
 }

@@ -14,27 +14,28 @@ use crate::source::test_server::{Reply, Request, Server};
 use crate::testing::Log;
 
 /// Repositories in a folder that servers serve, and a store.
-struct Bench {
+pub(in crate::source) struct Bench {
     dir: tempfile::TempDir,
-    store: Store,
+    pub(in crate::source) store: Store,
     cancel: CancellationToken,
 }
 
 impl Bench {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    pub(in crate::source) fn new() -> Self {
+        // A path that could stand in a reference: no part begins with a dot.
+        let dir = tempfile::Builder::new().prefix("git").tempdir().unwrap();
         std::fs::create_dir(dir.path().join("served")).unwrap();
         std::fs::create_dir(dir.path().join("author")).unwrap();
         let store = Store::open(&dir.path().join("store")).unwrap();
         Self { dir, store, cancel: CancellationToken::new() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(in crate::source) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Runs a script with an author's git in `served/`; its output, trimmed.
-    fn sh(&self, script: &str) -> String {
+    pub(in crate::source) fn sh(&self, script: &str) -> String {
         let output = Command::new("sh")
             .args(["-euc", script])
             .current_dir(self.path("served"))
@@ -55,7 +56,7 @@ impl Bench {
     }
 
     /// Makes a repository with one commit of what `script` writes, and returns the commit.
-    fn repository(&self, name: &str, script: &str) -> String {
+    pub(in crate::source) fn repository(&self, name: &str, script: &str) -> String {
         self.sh(&format!(
             "git init -q -b main {name}; cd {name}; {script}\ngit add -A; git commit -q --allow-empty -m one; \
              git rev-parse HEAD"
@@ -63,7 +64,7 @@ impl Bench {
     }
 
     /// Serves `served/` as git servers do.
-    fn serve(&self) -> Server {
+    pub(in crate::source) fn serve(&self) -> Server {
         let root = self.path("served");
         Server::new(move |request| backend(&root, request))
     }
@@ -137,7 +138,7 @@ fn source(url: &str, reference: &str) -> GitSource {
 }
 
 /// Files as `path=text`, links as `path -> target`, directories as `path/`; what is in `.git` is left out.
-fn files(root: &Path) -> Vec<String> {
+pub(in crate::source) fn files(root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut todo = vec![PathBuf::new()];
     while let Some(folder) = todo.pop() {
@@ -159,4 +160,38 @@ fn files(root: &Path) -> Vec<String> {
     }
     found.sort();
     found
+}
+
+/// Serves the files of `served/`, as a server does that knows nothing of git.
+fn dumb(bench: &Bench) -> Server {
+    let root = bench.path("served");
+    Server::new(move |request| {
+        let path = request.target.split('?').next().unwrap_or_default().trim_start_matches('/');
+        match std::fs::read(root.join(path)) {
+            Ok(bytes) => Reply::new(200, &[("Content-Type", "text/plain")], bytes),
+            Err(_) => Reply::new(404, &[], "no such file"),
+        }
+    })
+}
+
+/// Serves `served/` like a git of before 2018: only what references lead to is given.
+fn old(bench: &Bench) -> Server {
+    let root = bench.path("served");
+    Server::new(move |request| {
+        let mut request = request.clone();
+        request.headers.retain(|(name, _)| name != "git-protocol");
+        backend(&root, &request)
+    })
+}
+
+/// Programs that still run with this text on their command line.
+fn running(text: &str) -> Vec<String> {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    lines.map(|line| String::from_utf8_lossy(&line).into_owned()).filter(|line| line.contains(text)).collect()
+}
+
+/// An error with its causes.
+pub(in crate::source) fn words(error: &dyn std::error::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {}", words(cause)))
 }
