@@ -10,6 +10,7 @@ packages=(
     git                                 # repositories as contexts, and their server
     skopeo umoci runc                   # readers of images that are not ours
     buildah                             # builds the same Dockerfiles, to be compared with
+    git                                 # repositories, as sources and served ones
     attr bzip2 xz-utils zstd python3    # tools that tests compare with
     strace time                         # counting system calls and memory
 )

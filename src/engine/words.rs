@@ -65,7 +65,13 @@ pub fn canceled() -> Failure {
 pub fn exec(error: &ExecError) -> Failure {
     match error {
         ExecError::Canceled => canceled(),
-        error => Failure::from_error(error),
+        error => {
+            let failure = Failure::from_error(error);
+            match error.help() {
+                Some(help) => failure.help(help),
+                None => failure,
+            }
+        }
     }
 }
 

@@ -154,6 +154,7 @@ async fn submodules_come_from_proper_addresses_or_not_at_all() {
 
 /// One entry of a tree object.
 type TreeEntry<'a> = (&'a str, &'a [u8], String);
+type OwnedEntries = Vec<(&'static str, Vec<u8>, String)>;
 
 impl Bench {
     /// Writes an object as it is, whatever git thinks of it; returns its name.
@@ -197,7 +198,7 @@ async fn trees_that_would_be_repositories_or_lead_elsewhere_write_nothing() {
     let trap = Trap::new(&bench);
     let evil = bench.path("evil.sh").display().to_string();
     let mut number = 0;
-    let mut make = |entries: &dyn Fn(&str) -> Vec<(&'static str, Vec<u8>, String)>| {
+    let mut make = |entries: &dyn Fn(&str) -> OwnedEntries| {
         number += 1;
         let name = format!("a{number}");
         bench.sh(&format!("git init -q -b main {name}"));
