@@ -31,6 +31,10 @@ pub enum Kind {
 
 /// What a source is. With `known_git` (`--keep-git-dir` was given) every address is one of a repository.
 pub fn kind(text: &str, known_git: bool) -> Kind {
+    // Every address has a colon; hardly a path has one.
+    if !text.contains(':') {
+        return Kind::Local;
+    }
     let git = if known_git { git::parse_known(text) } else { git::parse(text, false) };
     match git {
         Some(_) => Kind::Git,
@@ -41,6 +45,9 @@ pub fn kind(text: &str, known_git: bool) -> Kind {
 
 /// COPY takes no addresses. What git would run as a helper program is an ordinary file name here.
 pub fn copy_source(text: &str) -> Result<(), Refusal> {
+    if !text.contains(':') {
+        return Ok(());
+    }
     let address = match git::parse(text, false) {
         Some(Err(GitRefError::Helper { .. })) => false,
         Some(_) => true,
