@@ -70,8 +70,6 @@ pub enum GitError {
         url: String,
         /// Which commit.
         commit: String,
-        /// What git said.
-        said: String,
     },
     /// The remote wants to know who asks.
     #[error("`{url}` wants credentials, or does not accept those it got: {said}")]

@@ -311,3 +311,103 @@ async fn repositories_with_longer_names_of_commits_are_repositories_too() {
         assert_eq!((files(&into), pin.commit.len()), (vec!["a=A".to_owned()], 64));
     }
 }
+
+/// An `ssh` that notes how it was called, then speaks for the far side: runs `then`.
+fn fake_ssh(bench: &Bench, then: &str) -> std::ffi::OsString {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = bench.path("bin");
+    std::fs::create_dir_all(&folder).unwrap();
+    let note = bench.path("called").display().to_string();
+    let script = format!("#!/bin/sh\necho \"$@\" >>{note}\nenv >>{note}.env\nfor last; do :; done\n{then}\n");
+    std::fs::write(folder.join("ssh"), script).unwrap();
+    std::fs::set_permissions(folder.join("ssh"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let others = std::env::var_os("PATH").unwrap();
+    std::env::join_paths(std::iter::once(folder).chain(std::env::split_paths(&others))).unwrap()
+}
+
+#[tokio::test]
+async fn ssh_asks_nobody_trusts_no_new_host_and_forwards_nothing() {
+    let bench = Bench::new();
+    let commit = bench.repository("a", "echo -n A >a");
+    let served = bench.path("served").display().to_string();
+    let git = Git::new(&bench.store, &bench.cancel)
+        .unwrap()
+        .with_path(fake_ssh(&bench, &format!("cd {served}; eval \"$last\"")));
+    let remote = Remote::parse("git@host.test:a/.git").unwrap();
+    let wanted = source("", "main");
+    let pin = refs::ask(&git, &remote, &wanted).await.unwrap();
+    assert_eq!(pin.commit, commit);
+    let into = tempfile::tempdir().unwrap();
+    worktree::fill(&git, &remote, &wanted, &pin, into.path(), &Log::default()).await.unwrap();
+    assert_eq!(files(into.path()), ["a=A"]);
+    let called = std::fs::read_to_string(bench.path("called")).unwrap();
+    for option in
+        ["BatchMode=yes", "StrictHostKeyChecking=yes", "IdentityFile=none", "ForwardAgent=no", "PermitLocalCommand=no"]
+    {
+        assert!(called.lines().all(|line| line.contains(&format!("-o{option}"))), "{option}: {called}");
+    }
+    assert!(called.contains("git@host.test git-upload-pack 'a/.git'"), "{called}");
+    for (said, want) in [
+        ("Host key verification failed.", "known_hosts"),
+        ("git@host.test: Permission denied (publickey).", "ssh agent"),
+        ("ssh: Could not resolve hostname host.test: Name or service not known", "check the address"),
+        ("fatal: 'a' does not appear to be a git repository", "check the address"),
+    ] {
+        let path = fake_ssh(&bench, &format!("echo \"{said}\" >&2; exit 255"));
+        let git = Git::new(&bench.store, &bench.cancel).unwrap().with_path(path);
+        let remote = Remote::parse("git@host.test:a").unwrap();
+        let error = refs::ask(&git, &remote, &source("", "main")).await.unwrap_err();
+        assert!(error.help().unwrap().contains(want) && error.to_string().contains(said), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn git_is_started_in_an_environment_of_its_own() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::new();
+    let program = bench.path("program");
+    std::fs::write(
+        &program,
+        format!("#!/bin/sh\nenv >{0}\numask >>{0}\npwd >>{0}\nulimit -f >>{0}\n", bench.path("seen").display()),
+    )
+    .unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let git = Git::new(&bench.store, &bench.cancel).unwrap().with_program(program);
+    for (url, transports) in [
+        ("https://me:secret@host.test/a", "https"),
+        ("http://host.test/a", "http:https"),
+        ("ssh://host.test/a", "ssh"),
+        ("git://host.test/a", "git"),
+    ] {
+        let remote = Remote::parse(url).unwrap();
+        let mut run = program::Run::new("test", &remote, ["arguments"]);
+        run.online = true;
+        git.run(run).await.unwrap();
+        let seen = std::fs::read_to_string(bench.path("seen")).unwrap();
+        let home = bench.store.root().join("git/home").display().to_string();
+        for line in [
+            "GIT_CONFIG_NOSYSTEM=1",
+            "GIT_CONFIG_GLOBAL=/dev/null",
+            "GIT_TERMINAL_PROMPT=0",
+            "LC_ALL=C",
+            &format!("GIT_ALLOW_PROTOCOL={transports}"),
+            &format!("HOME={home}"),
+            "0022",
+            &home,
+            "33554432",
+        ] {
+            assert!(seen.lines().any(|seen| seen == line), "{url} {line}: {seen}");
+        }
+        assert_eq!(seen.contains("RBUILD_GIT_PASSWORD=secret"), url.contains("secret"), "{url}");
+        for absent in ["CARGO", "RUST", "NEXTEST", "USER=", "DISPLAY", "EDITOR"] {
+            assert!(!seen.lines().any(|line| line.starts_with(absent)), "{absent}: {seen}");
+        }
+        assert!(url.starts_with("ssh") || !seen.contains("SSH_AUTH_SOCK"), "{seen}");
+        assert!(std::fs::read_dir(&home).unwrap().next().is_none());
+    }
+    // What talks to nobody may talk to nobody.
+    let remote = Remote::parse("https://me:secret@host.test/a").unwrap();
+    git.run(program::Run::new("test", &remote, ["arguments"])).await.unwrap();
+    let seen = std::fs::read_to_string(bench.path("seen")).unwrap();
+    assert!(seen.lines().any(|line| line == "GIT_ALLOW_PROTOCOL=") && !seen.contains("secret"), "{seen}");
+}
