@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::GitError;
 use super::remote::{Remote, Transport};
 
-/// Hard limits of every git: the memory of one that lists references, which a hostile server can make it fill.
+/// The memory of a git that lists references, which a hostile server could make it fill.
 const LIST_MEMORY_KIB: u64 = 2 << 20;
 /// The largest file of a fetch, so that a server which never stops fills no disk. The largest repositories known have
 /// packs of this size; a shallow fetch gets a fraction of that.
@@ -358,7 +358,7 @@ impl Drop for Group {
     }
 }
 
-/// Everything, or `None` when it is too much; then the rest is read all the same, for git to come to its end.
+/// Everything, or `None` when it is too much; then the pipe is closed, which ends git.
 async fn read_all(mut pipe: impl AsyncRead + Unpin) -> std::io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let mut limited = (&mut pipe).take(OUTPUT_MAX_BYTES as u64 + 1);
