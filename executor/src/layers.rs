@@ -1,10 +1,13 @@
 //! Layers between their two forms: a tree in the store, a blob. Each is made from the other on demand.
 //!
+//! A layer that is derived with other times ([`store::TimeRule`]) has its origin's tree for its tar; its own tree is
+//! made of that tar when something is to stand on it, so that it is what it is wherever the image was pulled to.
+//!
 //! In: layer records of the store. Out: trees for mounting, diff ids and blobs for images. Everything here blocks and
 //! streams: memory does not grow with a layer. Deliberately absent: fetching blobs ([`crate::source::image`]), mounting
 //! ([`crate::snapshot`]).
 
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use oci::content::{ContentError, ContentStore, open_verified};
@@ -18,6 +21,7 @@ use store::{Layer, Store, StoreError};
 
 use crate::snapshot::overlay::check_layer_count;
 use crate::snapshot::{SnapshotError, open_directory};
+use crate::times::BuildTimes;
 
 /// The result that is the empty tree: an image without layers, `FROM scratch`.
 pub const SCRATCH: &str = "scratch";
@@ -122,15 +126,26 @@ impl Layers {
                 Some(name) => name.clone(),
                 None => self.unpack(layer, &lowers)?,
             };
+            // A merged tree may hold a layer twice, which no overlay does; the upper one says all that the lower does.
+            lowers.retain(|known| *known != name);
             lowers.insert(0, name);
         }
         Ok(lowers)
     }
 
-    /// Unpacks a pulled layer on top of `lowers` and returns the name of its tree.
+    /// Makes the tree of a layer that has none yet, on top of `lowers`, and returns its name.
     fn unpack(&self, layer: &Layer, lowers: &[String]) -> Result<String, LayersError> {
         let id = &layer.id;
         let gone = || LayersError::Gone { layer: id.clone() };
+        if layer.times.is_some() {
+            self.unpack_derived(layer, lowers)?;
+            return self.store.layer(id)?.and_then(|layer| layer.name).ok_or_else(gone);
+        }
+        if let Some(origin) = &layer.origin {
+            // What a layer deletes, it deletes of what its image has beneath it.
+            self.lowers(origin)?;
+            return self.store.layer(id)?.and_then(|layer| layer.name).ok_or_else(gone);
+        }
         let recorded = layer.blob.as_ref().ok_or_else(gone)?;
         match (self.unpack_blob(layer, recorded, lowers), layer.diff_id) {
             (Err(error @ LayersError::WrongDiffId { .. }), Some(diff_id)) => {
@@ -146,6 +161,30 @@ impl Layers {
     }
 
     fn unpack_blob(&self, layer: &Layer, blob: &Descriptor, lowers: &[String]) -> Result<(), LayersError> {
+        let tar = self.open_blob(layer, blob)?.ok_or_else(|| LayersError::Gone { layer: layer.id.clone() })?;
+        self.unpack_tar(layer, tar, lowers)
+    }
+
+    /// Makes the tree of a layer whose times are others than its origin's.
+    fn unpack_derived(&self, layer: &Layer, lowers: &[String]) -> Result<(), LayersError> {
+        let failed = |source| LayersError::Io { act: "copy", layer: layer.id.clone(), source };
+        let (reader, writer) = std::io::pipe().map_err(failed)?;
+        std::thread::scope(|scope| {
+            let written = scope.spawn(move || -> Result<(), LayersError> {
+                let mut writer: PipeWriter = writer;
+                self.write_tar(layer, &mut writer)
+            });
+            let unpacked = self.unpack_tar(layer, Box::new(reader), lowers);
+            match written.join() {
+                // Why the tar ended early is what is wrong; if it was cut because nobody read on, the reader knows.
+                Ok(Err(error)) if unpacked.is_ok() || !is_broken_pipe(&error) => Err(error),
+                Ok(_) => unpacked,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
+    fn unpack_tar(&self, layer: &Layer, tar: Box<dyn Read>, lowers: &[String]) -> Result<(), LayersError> {
         let id = &layer.id;
         let draft = self.store.draft()?;
         let parents: Vec<OwnedFd> = lowers
@@ -153,7 +192,6 @@ impl Layers {
             .map(|lower| open_directory(&self.store.layers_dir().join(lower)))
             .collect::<Result<_, SnapshotError>>()?;
         let parents: Vec<_> = parents.iter().map(AsFd::as_fd).collect();
-        let tar = self.open_blob(layer, blob)?.ok_or_else(|| LayersError::Gone { layer: id.clone() })?;
         let mut tar = Hashing::new(tar);
         let codec = |source| LayersError::Codec { act: "unpack", layer: id.clone(), source };
         apply_layer(&mut tar, draft.fs_fd(), &parents, &ApplyOptions::new(XattrNamespace::Trusted)).map_err(codec)?;
@@ -187,16 +225,30 @@ impl Layers {
 
     /// The layer's tar, from its blob or its tree, and its length when that is known.
     pub fn write_tar(&self, layer: &Layer, out: &mut dyn Write) -> Result<(), LayersError> {
-        match &layer.name {
+        let origin = match &layer.origin {
+            Some(id) => Some(self.store.layer(id)?.ok_or_else(|| StoreError::NoSuchLayer { id: id.clone() })?),
+            None => None,
+        };
+        // A derived layer's tar is its origin's but for times: neither depends on what the derived one stands on.
+        let owner = origin.as_ref().unwrap_or(layer);
+        match &owner.name {
             Some(name) => {
                 let tree = open_directory(&self.store.layers_dir().join(name))?;
                 let codec = |source| LayersError::Codec { act: "archive", layer: layer.id.clone(), source };
-                let options = WriteOptions { root_entry: self.changes_root(layer, &tree)?, ..WriteOptions::default() };
+                let times = match layer.times {
+                    Some(rule) => Some(BuildTimes::new(&self.store, owner, &self.store.chain(&owner.id)?, rule.epoch)?),
+                    None => None,
+                };
+                let mtime = times.as_ref().map(|times| |seconds, nanoseconds| times.written(seconds, nanoseconds));
+                let options = WriteOptions {
+                    mtime: mtime.as_ref().map(|mtime| mtime as &dyn Fn(i64, i64) -> i64),
+                    root_entry: self.changes_root(owner, &tree)?,
+                };
                 write_layer_with(tree.as_fd(), options, out).map(drop).map_err(codec)
             }
             None => {
                 let gone = || LayersError::Gone { layer: layer.id.clone() };
-                let blob = layer.blob.as_ref().ok_or_else(gone)?;
+                let blob = layer.blob.as_ref().filter(|_| layer.times.is_none()).ok_or_else(gone)?;
                 let mut tar = self.open_blob(layer, blob)?.ok_or_else(gone)?;
                 std::io::copy(&mut tar, out).map(drop).map_err(|source| LayersError::Io {
                     act: "read",
@@ -286,4 +338,16 @@ impl Layers {
         let layer = self.store.layer(id)?.ok_or_else(|| StoreError::NoSuchLayer { id: id.clone() })?;
         if layer.empty { Err(LayersError::Empty { layer: id.clone() }) } else { Ok(layer) }
     }
+}
+
+/// Whether writing failed because nobody reads on.
+fn is_broken_pipe(error: &LayersError) -> bool {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if error.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }

@@ -9,6 +9,7 @@
 
 pub mod error;
 pub mod layers;
+mod merge;
 pub mod ops;
 pub mod sandbox;
 pub mod select;
@@ -17,6 +18,7 @@ pub mod source;
 mod sys;
 #[cfg(test)]
 mod testing;
+mod times;
 mod tree;
 pub mod worker;
 

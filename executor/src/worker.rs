@@ -5,7 +5,7 @@
 //! engine's). What blocks runs on the runtime's blocking threads. A canceled operation leaves nothing: its draft goes
 //! with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -14,11 +14,12 @@ use oci::model::{Descriptor, Digest, Reference};
 use solver::key::ContentDigest;
 use solver::op::{FileOp, Op, SourceOp};
 use solver::seam::{Executor, Job, LogSink, Pin, ResultId, Selection, Stream};
-use store::{Draft, Store};
+use store::{Draft, Made, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ExecError;
 use crate::layers::{Layers, SCRATCH};
+use crate::merge;
 use crate::ops::file::{self, copy::CopySource};
 use crate::sandbox;
 use crate::snapshot::overlay::MountApi;
@@ -28,6 +29,7 @@ use crate::source::address::masked;
 use crate::source::fetched::Known;
 use crate::source::image::{self, BlobFetcher};
 use crate::source::local::{LocalPatterns, LocalSource};
+use crate::times::{Heritage, is_image};
 
 /// What a worker is made of.
 pub struct WorkerConfig {
@@ -140,10 +142,27 @@ impl Worker {
         Ok(self.inner.snapshots.view(&self.inner.lowers(result)?)?)
     }
 
-    /// Makes a layer of `draft` on top of `parent`: what was only copied up is removed, and a draft that changes
-    /// nothing becomes an empty layer. Nothing is mounted on it any more. Blocking.
-    pub fn commit(&self, parent: &ResultId, draft: Draft) -> Result<ResultId, ExecError> {
-        self.inner.commit(parent, draft)
+    /// Makes a layer of `draft` on top of `parent`, both of this job: what was only copied up is removed, and a draft
+    /// that changes nothing becomes an empty layer. Nothing is mounted on it any more. Blocking.
+    pub(crate) fn commit(
+        &self,
+        parent: &ResultId,
+        draft: Draft,
+        inputs: &Inputs,
+        read: Heritage,
+    ) -> Result<ResultId, ExecError> {
+        self.inner.commit(parent, draft, inputs, read)
+    }
+
+    /// Where times in what a job reads may come from. Blocking.
+    pub(crate) fn heritage(&self, result: &ResultId, inputs: &Inputs) -> Result<Heritage, ExecError> {
+        if result.as_str().starts_with(LOCAL) {
+            return Ok(Heritage { since: None, from_context: true });
+        }
+        if inputs.images.contains(result) {
+            return Ok(Heritage::default());
+        }
+        Ok(Heritage::of(&self.inner.store, result)?)
     }
 
     /// The directory of the user that a result is, with the patterns of its source; `None` when it is a tree of the
@@ -227,7 +246,10 @@ impl Worker {
             filled => filled?,
         }
         let scratch = ResultId(SCRATCH.into());
-        Ok(vec![self.blocking(move |worker| worker.commit(&scratch, draft)).await?])
+        Ok(vec![
+            self.blocking(move |worker| worker.commit(&scratch, draft, &Inputs::default(), Heritage::default()))
+                .await?,
+        ])
     }
 }
 
@@ -239,11 +261,12 @@ impl Worker {
     async fn run_file(
         &self,
         op: FileOp,
-        inputs: Vec<ResultId>,
+        job: &Job<'_>,
         log: &dyn LogSink,
         cancel: &CancellationToken,
     ) -> Result<Vec<ResultId>, ExecError> {
-        let trees = JobTrees { worker: self.clone(), cancel: cancel.clone() };
+        let inputs = job.inputs.clone();
+        let trees = JobTrees { worker: self.clone(), cancel: cancel.clone(), inputs: Inputs::of(job) };
         let (results, notices) = self
             .blocking(move |_| {
                 let notices = Notices::default();
@@ -263,18 +286,32 @@ impl Worker {
 /// What the results of local sources begin with.
 const LOCAL: &str = "local:";
 
+/// A directory of the user is nothing to build upon.
+fn refuse_local(result: &ResultId) -> Result<(), ExecError> {
+    if result.as_str().starts_with(LOCAL) {
+        return Err(ExecError::BadInput { result: result.clone(), reason: "a tree of the store is needed" });
+    }
+    Ok(())
+}
+
 impl Inner {
     fn lowers(&self, result: &ResultId) -> Result<Vec<String>, ExecError> {
-        if result.as_str().starts_with(LOCAL) {
-            return Err(ExecError::BadInput { result: result.clone(), reason: "a tree of the store is needed" });
-        }
+        refuse_local(result)?;
         Ok(self.layers.lowers(result)?)
     }
 
-    fn commit(&self, parent: &ResultId, draft: Draft) -> Result<ResultId, ExecError> {
+    fn commit(&self, parent: &ResultId, draft: Draft, inputs: &Inputs, read: Heritage) -> Result<ResultId, ExecError> {
         let changed = self.snapshots.commit(&self.lowers(parent)?, draft.fs())?;
+        let created = (self.clock)();
+        let begun = draft.begun();
+        let made = Made {
+            created,
+            started: read.since.map_or(begun, |since| since.min(begun)),
+            from_context: read.from_context,
+            on_base: parent.as_str() == SCRATCH || inputs.images.contains(parent),
+        };
         let parent = (parent.as_str() != SCRATCH).then_some(parent);
-        Ok(self.store.add_built_layer(parent, changed.then_some(draft), (self.clock)())?)
+        Ok(self.store.add_built_layer(parent, changed.then_some(draft), made)?)
     }
 
     /// The result of a local source: `local:<name>`, with a mark when attributes say which part of it is meant.
@@ -303,10 +340,25 @@ impl Inner {
     }
 }
 
+/// What is known of the inputs of a job beside what they are.
+#[derive(Default)]
+pub(crate) struct Inputs {
+    /// Those that are images.
+    images: HashSet<ResultId>,
+}
+
+impl Inputs {
+    pub(crate) fn of(job: &Job<'_>) -> Self {
+        let images = job.inputs.iter().zip(&job.sources).filter(|(_, source)| is_image(**source));
+        Self { images: images.map(|(id, _)| id.clone()).collect() }
+    }
+}
+
 /// What a file operation of one job sees.
 struct JobTrees {
     worker: Worker,
     cancel: CancellationToken,
+    inputs: Inputs,
 }
 
 impl file::Trees for JobTrees {
@@ -322,9 +374,13 @@ impl file::Trees for JobTrees {
         Ok((draft, mounted))
     }
 
-    fn commit(&self, base: &ResultId, draft: Draft) -> Result<ResultId, ExecError> {
+    fn commit(&self, base: &ResultId, draft: Draft, read: &[ResultId], context: bool) -> Result<ResultId, ExecError> {
         self.check()?;
-        self.worker.inner.commit(base, draft)
+        let mut heritage = Heritage { since: None, from_context: context };
+        for result in read {
+            heritage = heritage.and(self.worker.heritage(result, &self.inputs)?);
+        }
+        self.worker.inner.commit(base, draft, &self.inputs, heritage)
     }
 
     fn is_canceled(&self) -> bool {
@@ -388,10 +444,25 @@ impl Executor for Worker {
                 () = cancel.cancelled() => Err(ExecError::Canceled),
                 result = self.run_source(source, log) => result,
             },
-            Op::File(op) => self.run_file(op.clone(), job.inputs.clone(), log, cancel).await,
+            Op::File(op) => self.run_file(op.clone(), &job, log, cancel).await,
             Op::Exec(exec) => crate::ops::exec::run(self, &job, exec, log, cancel).await,
-            Op::Merge(_) => Err(ExecError::Unsupported { operation: "merging trees" }),
-            Op::Diff(_) => Err(ExecError::Unsupported { operation: "the difference of two trees" }),
+            Op::Merge(_) => {
+                let (inputs, on_base) = (job.inputs.clone(), is_image(job.sources.first().copied().flatten()));
+                let merged = self.blocking(move |worker| {
+                    inputs.iter().try_for_each(refuse_local)?;
+                    merge::merge(&worker.inner.layers, &worker.inner.store, &inputs, on_base)
+                });
+                Ok(vec![merged.await?])
+            }
+            Op::Diff(op) => {
+                let input = |index: Option<usize>| index.and_then(|index| job.inputs.get(index).cloned());
+                let (lower, upper) = (input(op.lower), input(op.upper));
+                let diff = self.blocking(move |worker| {
+                    lower.iter().chain(&upper).try_for_each(refuse_local)?;
+                    merge::diff(&worker.inner.layers, &worker.inner.store, lower.as_ref(), upper.as_ref())
+                });
+                Ok(vec![diff.await?])
+            }
             Op::Build(_) => Err(ExecError::Unsupported { operation: "a build inside a build" }),
         }
     }

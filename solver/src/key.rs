@@ -101,6 +101,7 @@ fn file_action_selections(action: &crate::op::FileAction, index: usize) -> Vec<S
             dir_contents_only: copy.dir_contents_only,
             include_patterns: copy.include_patterns.clone(),
             exclude_patterns: copy.exclude_patterns.clone(),
+            required_paths: copy.required_paths.clone(),
         });
     }
     read
@@ -116,5 +117,6 @@ fn whole(path: &str) -> Selection {
         dir_contents_only: true,
         include_patterns: Vec::new(),
         exclude_patterns: Vec::new(),
+        required_paths: Vec::new(),
     }
 }

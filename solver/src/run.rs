@@ -206,7 +206,8 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
                     let vertex = graph.get(&id).expect("in the graph");
                     let meta = graph.meta(&id).expect("in the graph");
                     let log = VertexLog { vertex: id, progress: &*progress };
-                    let results = executor.run(Job { id, vertex, meta, inputs }, &log, &stop).await;
+                    let sources = vertex.inputs.iter().map(|edge| source_at(&graph, &edge.vertex)).collect();
+                    let results = executor.run(Job { id, vertex, meta, inputs, sources }, &log, &stop).await;
                     Answer::Ran(id, results)
                 });
             }
@@ -293,8 +294,12 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
 }
 
 fn source_of<'a>(graph: &'a Graph, id: &VertexId) -> &'a crate::op::SourceOp {
+    source_at(graph, id).unwrap_or_else(|| unreachable!("only sources are pinned and digested"))
+}
+
+fn source_at<'a>(graph: &'a Graph, id: &VertexId) -> Option<&'a crate::op::SourceOp> {
     match graph.get(id).map(|vertex| &vertex.op) {
-        Some(Op::Source(source)) => source,
-        _ => unreachable!("only sources are pinned and digested"),
+        Some(Op::Source(source)) => Some(source),
+        _ => None,
     }
 }

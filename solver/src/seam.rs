@@ -56,6 +56,8 @@ pub struct Selection {
     pub include_patterns: Vec<String>,
     /// Paths that match do not count.
     pub exclude_patterns: Vec<String>,
+    /// Paths or patterns beneath `path` of which each must be there; see [`crate::op::CopyAction::required_paths`].
+    pub required_paths: Vec<String>,
 }
 
 /// One operation that is to be run now.
@@ -69,6 +71,8 @@ pub struct Job<'a> {
     pub meta: &'a OpMeta,
     /// The results of `vertex.inputs`, in that order.
     pub inputs: Vec<ResultId>,
+    /// The operations of those inputs that are sources, likewise.
+    pub sources: Vec<Option<&'a SourceOp>>,
 }
 
 /// Runs operations. Shared by all tasks of a build.

@@ -110,6 +110,12 @@ mod tests {
             chain_id: None,
             blob: None,
             created: jiff::Timestamp::from_second(at).expect("a second of this century"),
+            pulled: false,
+            origin: None,
+            times: None,
+            started: jiff::Timestamp::from_second(at).expect("a second of this century"),
+            from_context: false,
+            on_base: false,
         }
     }
 

@@ -11,7 +11,7 @@ use solver::seam::{CacheStore, ResultId};
 use crate::durability::Stamp;
 use crate::index::Trouble;
 use crate::journal::{self, Line};
-use crate::{Store, StoreError};
+use crate::{Layer, Store, StoreError};
 
 impl CacheStore for Store {
     type Error = StoreError;
@@ -30,7 +30,9 @@ impl CacheStore for Store {
                 tracing::debug!(%key, %id, "the result of a key is gone");
                 return Ok(None);
             };
-            if !layer.empty && layer.name.is_none() && layer.blob.is_none() {
+            let origin = layer.origin.as_ref().map(|origin| self.layer(origin)).transpose()?.flatten();
+            let is_there = |layer: &Layer| layer.empty || layer.name.is_some() || layer.blob.is_some();
+            if !is_there(&layer) && !origin.as_ref().is_some_and(is_there) {
                 tracing::debug!(%key, %id, "neither tree nor blob of a result is there");
                 return Ok(None);
             }

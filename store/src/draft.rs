@@ -11,6 +11,8 @@ use std::sync::Arc;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use jiff::Timestamp;
+
 use crate::StoreError;
 use crate::layout::{Layout, tree_name, try_flock};
 use crate::trash;
@@ -26,6 +28,7 @@ pub struct Draft {
     path: PathBuf,
     fs_path: PathBuf,
     work_path: PathBuf,
+    begun: Timestamp,
     /// Holds the lock.
     dir: OwnedFd,
     fs: OwnedFd,
@@ -35,6 +38,7 @@ impl Draft {
     /// Makes `tmp/<id>/{fs,work}`; `fs` has mode 0755 whatever the umask.
     pub(crate) fn new(layout: &Arc<Layout>) -> Result<Self, StoreError> {
         loop {
+            let begun = Timestamp::now();
             let id = layout.fresh_layer_id()?;
             let path = layout.tmp.join(&id);
             match rustix::fs::mkdirat(&layout.tmp, id.as_str(), Mode::RWXU) {
@@ -60,7 +64,7 @@ impl Draft {
                 .map_err(|source| StoreError::io("open", &fs_path, source))?;
             rustix::fs::fchmod(&fs, Mode::from_raw_mode(0o755))
                 .map_err(|source| StoreError::io("change the mode of", &fs_path, source))?;
-            return Ok(Self { layout: layout.clone(), id, path, fs_path, work_path, dir, fs });
+            return Ok(Self { layout: layout.clone(), id, path, fs_path, work_path, begun, dir, fs });
         }
     }
 
@@ -87,6 +91,11 @@ impl Draft {
     /// The tree.
     pub fn fs_fd(&self) -> BorrowedFd<'_> {
         self.fs.as_fd()
+    }
+
+    /// When it was made: nothing in it was written before. By the clock that files have.
+    pub fn begun(&self) -> Timestamp {
+        self.begun
     }
 
     /// The id that a layer made of this draft gets.

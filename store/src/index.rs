@@ -15,7 +15,7 @@ use crate::durability::{self, Stamp};
 use crate::layout::Folder;
 
 /// `user_version` of the database. Raised by every change of [`SCHEMA`] that an older program would misread.
-pub(crate) const SCHEMA_VERSION: i64 = 1;
+pub(crate) const SCHEMA_VERSION: i64 = 2;
 const FILE: &str = "index.db";
 /// The database and the files SQLite keeps beside it.
 const FILES: [&str; 3] = ["index.db", "index.db-wal", "index.db-shm"];
@@ -36,8 +36,10 @@ CREATE TABLE state (
 CREATE TABLE layers (
     id TEXT PRIMARY KEY, parent TEXT, empty INTEGER NOT NULL, pulled INTEGER NOT NULL,
     diff_id BLOB, tar_bytes INTEGER, chain_id BLOB, blob TEXT, created TEXT NOT NULL,
-    boot TEXT NOT NULL, generation INTEGER NOT NULL
+    boot TEXT NOT NULL, generation INTEGER NOT NULL,
+    origin TEXT, times TEXT, started TEXT, from_context INTEGER NOT NULL DEFAULT 0, on_base INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE INDEX layers_by_origin ON layers (origin) WHERE origin IS NOT NULL;
 CREATE INDEX layers_by_parent ON layers (parent) WHERE parent IS NOT NULL;
 CREATE INDEX layers_by_chain ON layers (chain_id) WHERE chain_id IS NOT NULL;
 CREATE TABLE trees (
@@ -61,6 +63,17 @@ CREATE TABLE blob_variants (
 CREATE TABLE blob_sources (
     digest BLOB NOT NULL, repository TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (digest, repository)
 ) STRICT;
+";
+
+/// From schema 1, which knew no derived layers. Processes that have the index open go on: columns with defaults do not
+/// concern them.
+const FROM_1: &str = "
+ALTER TABLE layers ADD COLUMN origin TEXT;
+ALTER TABLE layers ADD COLUMN times TEXT;
+ALTER TABLE layers ADD COLUMN started TEXT;
+ALTER TABLE layers ADD COLUMN from_context INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN on_base INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX layers_by_origin ON layers (origin) WHERE origin IS NOT NULL;
 ";
 
 /// The tables whose rows are stamped.
@@ -102,7 +115,7 @@ impl From<StoreError> for Trouble {
 }
 
 impl Index {
-    /// Opens the database as it is. A newer schema is an error and leaves it untouched. In a boot that the index has
+    /// Opens the database. A newer schema is an error and leaves it untouched; an older one is brought up to this. In a boot that the index has
     /// not seen yet, all of it is checked.
     pub(crate) fn open(root: &Folder, boot: &str) -> Result<Found, StoreError> {
         let (path, mark) = (root.join(FILE), root.join(DAMAGE_MARK));
@@ -122,7 +135,7 @@ impl Index {
 
     fn connect(root: &Folder, path: PathBuf, mark: PathBuf, boot: &str) -> Result<Found, Trouble> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&path, flags)?;
+        let mut connection = Connection::open_with_flags(&path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
         connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -134,6 +147,9 @@ impl Index {
             return Ok(Found::Absent);
         }
         connection.execute_batch("PRAGMA synchronous = NORMAL")?;
+        if version < SCHEMA_VERSION {
+            upgrade(&mut connection)?;
+        }
         let seen: Option<String> = connection.query_row("SELECT boot FROM state", [], |row| row.get(0)).optional()?;
         match seen {
             None => return Ok(Found::Damaged("its state is missing".into())),
@@ -242,6 +258,17 @@ impl Index {
             Trouble::Sql(source) => StoreError::Index { act, source },
         }
     }
+}
+
+/// Brings an older schema up to this one, unless another process was faster.
+fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    if version == 1 {
+        transaction.execute_batch(FROM_1)?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+    }
+    transaction.commit()
 }
 
 fn aside(file: &str, number: u32) -> String {

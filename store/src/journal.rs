@@ -18,6 +18,7 @@ use solver::canon::Part;
 use solver::seam::ResultId;
 
 use crate::StoreError;
+use crate::derived::TimeRule;
 use crate::durability::{Stamp, write_file};
 use crate::layout::{Layout, fresh_name};
 
@@ -49,7 +50,24 @@ pub(crate) struct LayerLine {
     pub(crate) diff_id: Option<DiffId>,
     pub(crate) blob: Option<Descriptor>,
     pub(crate) created: String,
+    /// The record whose tree it shares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<ResultId>,
+    /// How its tar's times differ from the tree's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) times: Option<TimeRule>,
+    /// When its step began; schema 1 did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) started: Option<String>,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) from_context: bool,
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) on_base: bool,
     pub(crate) stamp: Stamp,
+}
+
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// An image file.

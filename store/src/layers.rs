@@ -3,7 +3,8 @@
 //! A record's id names the layer together with all that is beneath it. Built layers have random ids (`b-…`); pulled
 //! ones are named by their chain of digests (`c-<hex of the chain id>`), so that adding one again gives the same. What
 //! a record does not say at first it may learn: a pulled layer gets a tree when a step needs it, a built one its digest
-//! when an exporter has made its tar.
+//! when an exporter has made its tar. [`crate::derived`] ones (`d-…`) stand on another parent, or have other times, and
+//! share all else with the record they come from.
 
 use std::collections::HashSet;
 
@@ -12,6 +13,7 @@ use oci::model::{Descriptor, DiffId, Digest, Reference, chain_ids};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, named_params};
 use solver::seam::ResultId;
 
+use crate::derived::{TimeRule, rule_text, tar_of_twins, twins};
 use crate::durability::Stamp;
 use crate::index::Trouble;
 use crate::journal::{self, LayerLine, Line};
@@ -39,6 +41,38 @@ pub struct Layer {
     pub blob: Option<Descriptor>,
     /// When it was made; a history entry says so.
     pub created: Timestamp,
+    /// Whether it is a layer of a pulled, imported or loaded image, or derived from one.
+    pub pulled: bool,
+    /// The record whose tree it shares; `None`: the tree is its own.
+    pub origin: Option<ResultId>,
+    /// How the times of its tar differ from those of its tree.
+    pub times: Option<TimeRule>,
+    /// From when on a time in it may be of the build's making, see [`Made::started`].
+    pub started: Timestamp,
+    /// See [`Made::from_context`].
+    pub from_context: bool,
+    /// See [`Made::on_base`].
+    pub on_base: bool,
+}
+
+/// How a layer was made: what decides which of its times are the build's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// When it was done.
+    pub created: Timestamp,
+    /// When its step began, or the first of the steps that made what it copied; by the clock that files have.
+    pub started: Timestamp,
+    /// Whether it may hold files with the times of a build context, whatever way they took.
+    pub from_context: bool,
+    /// Whether it stands on no step of the build that made it: on an image, or on nothing.
+    pub on_base: bool,
+}
+
+impl From<Timestamp> for Made {
+    /// Made at one moment, of nothing else.
+    fn from(created: Timestamp) -> Self {
+        Self { created, started: created, from_context: false, on_base: false }
+    }
 }
 
 /// What is known of the digests up to some layer.
@@ -95,13 +129,16 @@ impl Store {
     }
 
     /// Records a layer that a step made. `draft`'s tree becomes the layer's; `None` records an empty layer, which
-    /// changes nothing. The tree must be complete: nothing is mounted on it or writes to it any more.
+    /// changes nothing. The tree must be complete: nothing is mounted on it or writes to it any more. A step did not
+    /// begin after its draft was made, whatever `made` says.
     pub fn add_built_layer(
         &self,
         parent: Option<&ResultId>,
         draft: Option<Draft>,
-        created: Timestamp,
+        made: impl Into<Made>,
     ) -> Result<ResultId, StoreError> {
+        let made: Made = made.into();
+        let started = draft.as_ref().map_or(made.started, |draft| made.started.min(draft.begun()));
         let id = match &draft {
             Some(draft) => ResultId(draft.id().to_owned()),
             None => ResultId(self.layout().fresh_layer_id()?),
@@ -115,7 +152,12 @@ impl Store {
                 pulled: false,
                 diff_id: None,
                 blob: None,
-                created: created.to_string(),
+                created: made.created.to_string(),
+                origin: None,
+                times: None,
+                started: Some(started.to_string()),
+                from_context: made.from_context,
+                on_base: made.on_base,
                 stamp: stamp.clone(),
             };
             insert(transaction, &line)?;
@@ -190,6 +232,11 @@ impl Store {
                 diff_id: Some(diff_id),
                 blob: blob.cloned(),
                 created: created.to_string(),
+                origin: None,
+                times: None,
+                started: None,
+                from_context: false,
+                on_base: false,
                 stamp: stamp.clone(),
             };
             insert(transaction, &line)?;
@@ -208,8 +255,9 @@ impl Store {
         Ok(())
     }
 
-    /// Gives a pulled layer the tree that its blob was unpacked into. If another process was faster, `draft` is
-    /// discarded, and that is fine.
+    /// Gives a layer without a tree the one that its tar was unpacked into; one that is derived without a rule for times
+    /// shares it with its origin. If
+    /// another process was faster, `draft` is discarded, and that is fine.
     ///
     /// # Errors
     /// [`StoreError::NoSuchLayer`], [`StoreError::EmptyLayer`].
@@ -221,6 +269,7 @@ impl Store {
         if layer.name.is_some() {
             return Ok(());
         }
+        let id = layer.origin.as_ref().filter(|_| layer.times.is_none()).unwrap_or(id);
         let name = draft.publish()?.to_owned();
         let is_ours = self.index().write("record a tree", |transaction, stamp| {
             let known = find(transaction, id)?.ok_or_else(|| StoreError::NoSuchLayer { id: id.clone() })?;
@@ -271,7 +320,7 @@ impl Store {
     pub fn layer_by_chain(&self, chain_id: &Digest) -> Result<Option<ResultId>, StoreError> {
         self.index().read("find a layer", |connection| {
             let mut query = connection.prepare_cached(
-                "SELECT id FROM layers LEFT JOIN trees ON layer = id WHERE chain_id = ?1 AND NOT empty
+                "SELECT id FROM layers LEFT JOIN trees ON layer = iif(times IS NULL, coalesce(origin, id), id) WHERE chain_id = ?1 AND NOT empty
                  ORDER BY name IS NULL, layers.rowid LIMIT 1",
             )?;
             Ok(query.query_row([chain_id.as_bytes()], |row| row.get(0).map(ResultId)).optional()?)
@@ -280,10 +329,13 @@ impl Store {
 }
 
 /// One record.
-fn find(connection: &Connection, id: &ResultId) -> Result<Option<Layer>, Trouble> {
+pub(crate) fn find(connection: &Connection, id: &ResultId) -> Result<Option<Layer>, Trouble> {
     let mut query = connection.prepare_cached(
-        "SELECT id, parent, name, empty, diff_id, tar_bytes, chain_id, blob, created
-         FROM layers LEFT JOIN trees ON layer = id WHERE id = ?1",
+        "SELECT l.id, l.parent, name, l.empty, l.diff_id, l.tar_bytes, l.chain_id,
+                CASE WHEN l.origin IS NULL THEN l.blob WHEN l.times IS NULL THEN o.blob END,
+                l.created, l.pulled, l.origin, l.times, l.started, l.from_context, l.on_base
+         FROM layers l LEFT JOIN layers o ON o.id = l.origin LEFT JOIN trees ON layer = iif(l.times IS NULL, coalesce(l.origin, l.id), l.id)
+         WHERE l.id = ?1",
     )?;
     let mut rows = query.query([id.as_str()])?;
     rows.next()?.map(from_row).transpose()
@@ -293,7 +345,10 @@ fn from_row(row: &Row<'_>) -> Result<Layer, Trouble> {
     let blob: Option<String> = row.get(7)?;
     let blob = blob.map(|text| serde_json::from_str(&text).map_err(|_| StoreError::bad("descriptor", &text)));
     let chain: Option<Vec<u8>> = row.get(6)?;
-    let created: String = row.get(8)?;
+    let time = |text: String| text.parse::<Timestamp>().map_err(|_| StoreError::bad("time", &text));
+    let created = time(row.get(8)?)?;
+    let rule: Option<String> = row.get(11)?;
+    let rule = rule.map(|text| serde_json::from_str(&text).map_err(|_| StoreError::bad("rule for times", &text)));
     let diff_id: Option<[u8; 32]> = row.get(4)?;
     Ok(Layer {
         id: ResultId(row.get(0)?),
@@ -307,28 +362,47 @@ fn from_row(row: &Row<'_>) -> Result<Layer, Trouble> {
             Chain::Nothing | Chain::Unknown => None,
         },
         blob: blob.transpose()?,
-        created: created.parse().map_err(|_| StoreError::bad("time", &created))?,
+        created,
+        pulled: row.get(9)?,
+        origin: row.get::<_, Option<String>>(10)?.map(ResultId),
+        times: rule.transpose()?,
+        started: row.get::<_, Option<String>>(12)?.map_or(Ok(created), time)?,
+        from_context: row.get(13)?,
+        on_base: row.get(14)?,
     })
 }
 
-/// Inserts a row, its chain id included when that follows from the parent's.
+/// Inserts a row, its chain id included when that follows from the parent's. An origin stands before what is derived
+/// from it.
 pub(crate) fn insert(transaction: &Transaction<'_>, line: &LayerLine) -> Result<(), Trouble> {
     let below = chain_below(transaction, line.parent.as_ref())?;
-    let chain = if line.empty { below } else { line.diff_id.map_or(Chain::Unknown, |id| Chain::grown(below, id)) };
+    let (diff_id, tar_bytes) = match &line.origin {
+        Some(origin) => tar_of_twins(transaction, origin, line.times.as_ref())?,
+        None => (line.diff_id, None),
+    };
+    let chain = if line.empty { below } else { diff_id.map_or(Chain::Unknown, |id| Chain::grown(below, id)) };
     transaction
         .prepare_cached(
-            "INSERT INTO layers (id, parent, empty, pulled, diff_id, chain_id, blob, created, boot, generation)
-             VALUES (:id, :parent, :empty, :pulled, :diff_id, :chain_id, :blob, :created, :boot, :generation)",
+            "INSERT INTO layers (id, parent, empty, pulled, diff_id, tar_bytes, chain_id, blob, created, origin, times,
+                 started, from_context, on_base, boot, generation)
+             VALUES (:id, :parent, :empty, :pulled, :diff_id, :tar_bytes, :chain_id, :blob, :created, :origin, :times,
+                 :started, :from_context, :on_base, :boot, :generation)",
         )?
         .execute(named_params! {
             ":id": line.id.as_str(),
             ":parent": line.parent.as_ref().map(ResultId::as_str),
             ":empty": line.empty,
             ":pulled": line.pulled,
-            ":diff_id": line.diff_id.as_ref().map(|id| id.0.as_bytes()),
+            ":diff_id": diff_id.as_ref().map(|id| id.0.as_bytes()),
+            ":tar_bytes": tar_bytes.map(u64::cast_signed),
             ":chain_id": chain.column(),
             ":blob": line.blob.as_ref().map(descriptor_text),
             ":created": line.created,
+            ":origin": line.origin.as_ref().map(ResultId::as_str),
+            ":times": line.times.as_ref().map(rule_text),
+            ":started": line.started,
+            ":from_context": line.from_context,
+            ":on_base": line.on_base,
             ":boot": line.stamp.boot,
             ":generation": line.stamp.generation,
         })?;
@@ -357,20 +431,23 @@ pub(crate) fn set_blob(transaction: &Transaction<'_>, id: &ResultId, blob: &Desc
     Ok(())
 }
 
-/// Sets what the tar of a layer is, and every chain id that follows.
+/// Sets what the tar of a layer and its twins is, and every chain id that follows.
 pub(crate) fn set_tar(
     transaction: &Transaction<'_>,
     id: &ResultId,
     diff_id: DiffId,
     tar_bytes: u64,
 ) -> Result<(), Trouble> {
-    transaction.prepare_cached("UPDATE layers SET diff_id = ?2, tar_bytes = ?3 WHERE id = ?1")?.execute((
-        id.as_str(),
-        diff_id.0.as_bytes(),
-        tar_bytes.cast_signed(),
-    ))?;
+    let Some(layer) = find(transaction, id)? else { return Ok(()) };
+    let mut todo = twins(transaction, &layer)?;
+    for id in &todo {
+        transaction.prepare_cached("UPDATE layers SET diff_id = ?2, tar_bytes = ?3 WHERE id = ?1")?.execute((
+            id.as_str(),
+            diff_id.0.as_bytes(),
+            tar_bytes.cast_signed(),
+        ))?;
+    }
     // Upwards as long as chain ids become known. Every layer is reached once: a known one is not looked at again.
-    let mut todo = vec![id.clone()];
     while let Some(id) = todo.pop() {
         let Some(layer) = find(transaction, &id)? else { continue };
         let below = chain_below(transaction, layer.parent.as_ref())?;

@@ -11,7 +11,8 @@
 //!   index.db              SQLite, WAL; `user_version` is the schema. Only an index: see `records/` and `images/`
 //!   synced                per line a boot and a generation: up to where everything is on disk (see `durability`)
 //!   blobs/sha256/<hex>    blobs, named by digest; made in tmp/, fsynced, renamed
-//!   layers/<name>/        one tree each, overlayfs form; <name> is 8 characters
+//!   layers/<name>/        one tree each, overlayfs form; <name> is 8 characters; its record's alone, and shared by those
+//!                         that are derived from it
 //!   records/<id>.jsonl    what the index knows of a layer, to rebuild the index from; only ever appended to
 //!   images/<hex>.json     what the index knows of a tag or of an image without one, likewise
 //!   notes/<kind>/         small texts that may be lost, see `notes`
@@ -22,13 +23,15 @@
 //! ```
 //!
 //! Read in this order: [`layout`] the folders and their locks, [`draft`] how a tree is made aside, [`blobs`] how bytes
-//! are, [`store`] how a store is opened, [`layers`], [`images`], [`cache`] what it remembers, [`notes`] what it may forget, [`index`] the database,
-//! [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss may take, [`trash`] how trees go.
+//! are, [`store`] how a store is opened, [`layers`], [`derived`], [`images`], [`cache`] what it remembers, [`notes`] what
+//! it may forget, [`index`] the database, [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss
+//! may take, [`trash`] how trees go.
 
 #![forbid(unsafe_code)]
 
 mod blobs;
 mod cache;
+mod derived;
 mod draft;
 mod durability;
 mod error;
@@ -44,8 +47,9 @@ mod store;
 mod trash;
 
 pub use blobs::{Blob, Blobs};
+pub use derived::TimeRule;
 pub use draft::Draft;
 pub use error::StoreError;
 pub use images::{FoundImage, ImageRecord};
-pub use layers::Layer;
+pub use layers::{Layer, Made};
 pub use store::Store;

@@ -102,9 +102,10 @@ fn drop_unsupported(transaction: &Transaction<'_>, lost: &mut Lost) -> Result<()
         lost.delete(
             transaction,
             "layers",
-            "WHERE NOT empty AND NOT pulled AND id NOT IN (SELECT layer FROM trees)",
+            "WHERE NOT empty AND NOT pulled AND origin IS NULL AND id NOT IN (SELECT layer FROM trees)",
             [],
         )?;
+        lost.delete(transaction, "layers", "WHERE origin IS NOT NULL AND origin NOT IN (SELECT id FROM layers)", [])?;
         if lost.layers.len() == before {
             break;
         }
@@ -252,21 +253,28 @@ impl Record {
     }
 }
 
-/// Orders records so that every parent stands before its children. Second come those whose parent has no record: they
+/// Orders records so that each stands after its parent and its origin. Second come those that lack one of these: they
 /// stand on nothing.
 fn parents_first(records: Vec<Record>) -> (Vec<Record>, Vec<Record>) {
-    let mut children: BTreeMap<Option<ResultId>, Vec<Record>> = BTreeMap::new();
+    let mut ordered: Vec<Record> = Vec::with_capacity(records.len());
+    let mut placed: HashSet<ResultId> = HashSet::new();
+    // By what each waits for next.
+    let mut waiting: BTreeMap<ResultId, Vec<Record>> = BTreeMap::new();
     for record in records {
-        children.entry(record.layer.parent.clone()).or_default().push(record);
+        let mut ready = vec![record];
+        while let Some(record) = ready.pop() {
+            let needs = [&record.layer.parent, &record.layer.origin];
+            let missing = needs.into_iter().flatten().find(|id| !placed.contains(id)).cloned();
+            if let Some(missing) = missing {
+                waiting.entry(missing).or_default().push(record);
+                continue;
+            }
+            placed.insert(record.layer.id.clone());
+            ready.extend(waiting.remove(&record.layer.id).unwrap_or_default());
+            ordered.push(record);
+        }
     }
-    let mut ordered = children.remove(&None).unwrap_or_default();
-    let mut next = 0;
-    while next < ordered.len() {
-        let id = ordered[next].layer.id.clone();
-        ordered.extend(children.remove(&Some(id)).unwrap_or_default());
-        next += 1;
-    }
-    (ordered, children.into_values().flatten().collect())
+    (ordered, waiting.into_values().flatten().collect())
 }
 
 fn read_records(layout: &Layout) -> Result<(Vec<Record>, usize), StoreError> {

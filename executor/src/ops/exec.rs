@@ -29,8 +29,9 @@ use crate::sandbox::{
     self, Bind, BindSource, Exit, Io, Limit, Mount, Network, Output, Overlay, Plan, ProcessSpec, RootFs, SandboxError,
     Stdin, Stub, Tmpfs,
 };
+use crate::times::Heritage;
 use crate::tree::Root;
-use crate::worker::{Notices, Worker};
+use crate::worker::{Inputs, Notices, Worker};
 
 /// The host's resolver configuration, which the host's network needs.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -119,6 +120,7 @@ pub(crate) async fn run(
         prepared.notices.iter().for_each(|text| log.notice(text));
         prepared.trees
     };
+    let inputs = Inputs::of(job);
     let spec = process(exec, &trees)?;
     let settings = worker.sandbox()?;
     let io = Io { stdin: Stdin::Null, output: Output::Log(log), forward_signals: false };
@@ -132,7 +134,7 @@ pub(crate) async fn run(
         discard(worker, trees).await?;
         return Err(StepError::Process { command: exec.args.join(" "), exit: finished.exit }.into());
     }
-    worker.blocking(move |worker| commit_all(worker, trees, &finished.stubs)).await
+    worker.blocking(move |worker| commit_all(worker, trees, &inputs, &finished.stubs)).await
 }
 
 /// The acts by which `exec` would be run, for people to read: its trees are shown without layers.
@@ -354,7 +356,12 @@ fn resolv_conf(path: &Path) -> Result<String, StepError> {
 }
 
 /// Commits every tree that has an output; the results are in the order of the outputs.
-fn commit_all(worker: &Worker, trees: Vec<Tree>, stubs: &[Stub]) -> Result<Vec<ResultId>, ExecError> {
+fn commit_all(worker: &Worker, trees: Vec<Tree>, inputs: &Inputs, stubs: &[Stub]) -> Result<Vec<ResultId>, ExecError> {
+    // What is mounted beside the root may be copied into it with its times.
+    let mut read = Heritage::default();
+    for tree in trees.iter().skip(1).filter(|tree| matches!(tree.mount.kind, MountKind::Bind)) {
+        read = read.and(worker.heritage(&tree.parent, inputs)?);
+    }
     let mut results = BTreeMap::new();
     for (index, Tree { mount, parent, source }) in trees.into_iter().enumerate() {
         let Some(output) = mount.output else { continue };
@@ -366,7 +373,7 @@ fn commit_all(worker: &Worker, trees: Vec<Tree>, stubs: &[Stub]) -> Result<Vec<R
                 |source| StepError::Io { act: "clean the mount points of", path: draft.fs().to_owned(), source };
             sandbox::remove_stubs(draft.fs_fd(), stubs).map_err(failed)?;
         }
-        results.insert(output, worker.commit(&parent, draft)?);
+        results.insert(output, worker.commit(&parent, draft, inputs, read)?);
     }
     Ok(results.into_values().collect())
 }

@@ -208,7 +208,7 @@ fn copied_after(src: &str, script: &str) -> Result<Vec<String>, String> {
     shell(open(&source).as_fd(), script);
     let from = CopySource::Local(local, patterns);
     let copied = copy::perform(&action(src), &from, &Root::new(open(&root)), &Log::default());
-    copied.map(|()| show(open(&root).as_fd(), false)).map_err(|error| {
+    copied.map(|_| show(open(&root).as_fd(), false)).map_err(|error| {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         format!("{error} {}", cause.unwrap_or_default())
     })

@@ -70,7 +70,7 @@ impl Bench {
         let edges = inputs.iter().map(|_| Edge { vertex: id, output: 0 }).collect();
         let vertex = Vertex { op, inputs: edges, platform: None };
         let meta = OpMeta::default();
-        let job = Job { id, vertex: &vertex, meta: &meta, inputs };
+        let job = Job { id, vertex: &vertex, meta: &meta, inputs, sources: Vec::new() };
         let results = self.worker.run(job, &log, &CancellationToken::new()).await;
         (results, log)
     }

@@ -25,10 +25,11 @@ use super::xattr::{self, Of, XattrNamespace};
 use super::{OPAQUE_NAME, WHITEOUT_PREFIX};
 
 /// How a tree is written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WriteOptions {
-    /// Times after this one, in seconds since 1970, are written as this one: SOURCE_DATE_EPOCH's "clamping".
-    pub latest_mtime: Option<i64>,
+#[derive(Clone, Copy, Default)]
+pub struct WriteOptions<'a> {
+    /// The modification time that is written for a file's own (seconds since 1970, nanoseconds), in seconds:
+    /// `SOURCE_DATE_EPOCH`. `None` writes the file's own. The same time must always give the same.
+    pub mtime: Option<&'a dyn Fn(i64, i64) -> i64>,
     /// Whether the root has an entry even if it is an ordinary one: the layer made it so, over one that was not.
     pub root_entry: bool,
 }
@@ -52,7 +53,7 @@ pub fn write_layer(tree: BorrowedFd<'_>, out: &mut dyn Write) -> Result<LayerFac
 /// [`write_layer`], with options.
 pub fn write_layer_with(
     tree: BorrowedFd<'_>,
-    options: WriteOptions,
+    options: WriteOptions<'_>,
     out: &mut dyn Write,
 ) -> Result<LayerFacts, LayerError> {
     Writer::new(Form::Overlay, options, out).write(tree)
@@ -66,7 +67,7 @@ pub fn write_tree(root: BorrowedFd<'_>, out: &mut dyn Write) -> Result<LayerFact
 /// [`write_tree`], with options.
 pub fn write_tree_with(
     root: BorrowedFd<'_>,
-    options: WriteOptions,
+    options: WriteOptions<'_>,
     out: &mut dyn Write,
 ) -> Result<LayerFacts, LayerError> {
     Writer::new(Form::Plain, options, out).write(root)
@@ -80,7 +81,7 @@ enum Form {
 
 struct Writer<'a> {
     form: Form,
-    options: WriteOptions,
+    options: WriteOptions<'a>,
     tar: TarWriter<BufWriter<&'a mut dyn Write>>,
     /// (device, inode) of files with several names, and the first of these.
     links: HashMap<(u64, u64), Vec<u8>>,
@@ -89,7 +90,7 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(form: Form, options: WriteOptions, out: &'a mut dyn Write) -> Self {
+    fn new(form: Form, options: WriteOptions<'a>, out: &'a mut dyn Write) -> Self {
         Self {
             form,
             options,
@@ -243,15 +244,17 @@ impl<'a> Writer<'a> {
         })
     }
 
+    // The types of times differ between architectures.
+    #[allow(clippy::unnecessary_cast)]
     fn entry(&self, path: &[u8], stat: &Stat, kind: Kind, xattrs: Vec<Xattr>) -> Entry {
-        let seconds = stat.st_mtime;
+        let (seconds, nanoseconds) = (stat.st_mtime as i64, stat.st_mtime_nsec as i64);
         Entry {
             path: path.to_vec(),
             kind,
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,
-            mtime: Time::at(self.options.latest_mtime.map_or(seconds, |latest| seconds.min(latest))),
+            mtime: Time::at(self.options.mtime.map_or(seconds, |mtime| mtime(seconds, nanoseconds))),
             xattrs,
         }
     }

@@ -50,16 +50,17 @@ pub(crate) fn selection(action: &CopyAction) -> Selection {
         dir_contents_only: action.dir_contents_only,
         include_patterns: action.include_patterns.clone(),
         exclude_patterns: action.exclude_patterns.clone(),
+        required_paths: action.required_paths.clone(),
     }
 }
 
-/// Performs a copy.
+/// Performs a copy. Returns whether anything was copied as it is, not unpacked.
 pub(crate) fn perform(
     action: &CopyAction,
     source: &CopySource,
     root: &Root,
     log: &dyn LogSink,
-) -> Result<(), FileError> {
+) -> Result<bool, FileError> {
     perform_until(action, source, root, log, &|| false)
 }
 
@@ -70,7 +71,7 @@ pub(crate) fn perform_until(
     root: &Root,
     log: &dyn LogSink,
     stop: &dyn Fn() -> bool,
-) -> Result<(), FileError> {
+) -> Result<bool, FileError> {
     let patterns = CopyPatterns::new(&action.include_patterns, &action.exclude_patterns)?;
     let owner = action.owner.as_ref().map(|owner| owner::resolve(owner, root)).transpose()?;
     let mode = action.mode.as_ref().map(ModeChange::new).transpose()?;
@@ -103,14 +104,15 @@ pub(crate) fn perform_until(
         copier: Copier::new(rules),
         new: NewDir { mode: 0o755, uid, gid, mtime: action.timestamp },
     };
+    let mut plain = false;
     for one in &found {
-        copying.copy_match(one)?;
+        plain |= copying.copy_match(one)?;
     }
     copying.nothing_vanished().map_err(copying.failed())?;
     for path in std::mem::take(&mut copying.copier.skipped) {
         log.notice(&format!("`{}` is a socket and was not copied", shown(&path)));
     }
-    Ok(())
+    Ok(plain)
 }
 
 /// How the tree of another result is called.
@@ -156,14 +158,15 @@ impl Copying<'_> {
         ))
     }
 
-    fn copy_match(&mut self, one: &Match) -> Result<(), FileError> {
-        let Some(stat) = &one.place.stat else { return Ok(()) };
+    /// Whether it was copied as it is.
+    fn copy_match(&mut self, one: &Match) -> Result<bool, FileError> {
+        let Some(stat) = &one.place.stat else { return Ok(false) };
         let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
         if !is_dir && !self.filter.takes_leaf(&one.base, &one.place.path) {
-            return Ok(());
+            return Ok(false);
         }
         if !is_dir && self.unpack(one, stat)? {
-            return Ok(());
+            return Ok(false);
         }
         let place = self.destination()?;
         if !is_dir {
@@ -172,7 +175,8 @@ impl Copying<'_> {
                 false => (place.name.clone(), place.path.clone()),
             };
             let dir = if place.is_dir() { place.open_dir().map_err(self.failed())? } else { place.dir };
-            return self.copy_leaf(one, stat, dir.as_fd(), &name, &path).map_err(self.failed());
+            self.copy_leaf(one, stat, dir.as_fd(), &name, &path).map_err(self.failed())?;
+            return Ok(true);
         }
         let (target, path, was_made) = self.target_directory(one, place).map_err(self.failed())?;
         let entry_path = one.place.path.clone();
@@ -194,7 +198,7 @@ impl Copying<'_> {
             let made = self.root.resolve_no_follow(&path).map_err(self.failed())?;
             self.copier.directory_attributes(&entry, made.dir.as_fd(), &made.name, &path).map_err(self.failed())?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Where `dest` leads.

@@ -96,8 +96,15 @@ pub(crate) trait Trees {
 
     /// Begins a tree on top of `base`, and shows it.
     fn begin(&self, base: &ResultId) -> Result<(Self::Draft, Mounted), Self::Error>;
-    /// Makes a layer of it; the tree is no longer mounted.
-    fn commit(&self, base: &ResultId, draft: Self::Draft) -> Result<ResultId, Self::Error>;
+    /// Makes a layer of it; the tree is no longer mounted. `read` are the results that were copied from, `context` tells
+    /// whether files of a build context came in with their times.
+    fn commit(
+        &self,
+        base: &ResultId,
+        draft: Self::Draft,
+        read: &[ResultId],
+        context: bool,
+    ) -> Result<ResultId, Self::Error>;
     /// Whether nobody wants the results any more.
     fn is_canceled(&self) -> bool;
     /// The tree that a copy reads.
@@ -153,9 +160,16 @@ impl<'a, T: Trees> Running<'a, T> {
         };
         // What copies read comes first: it may be made of other actions.
         let mut sources = Vec::new();
+        let mut read = Vec::new();
         for &step in way.iter().rev() {
             sources.push(match &self.action(step)?.kind {
-                FileActionKind::Copy(_) => Some(self.source_of(step)?),
+                FileActionKind::Copy(_) => {
+                    let (result, source) = self.source_of(step)?;
+                    if matches!(source, copy::CopySource::Result(_)) {
+                        read.push(result);
+                    }
+                    Some(source)
+                }
                 _ => None,
             });
         }
@@ -165,16 +179,18 @@ impl<'a, T: Trees> Running<'a, T> {
             act: "change the tree".into(),
             source: TreeError::Io { act: "open", path: "/".into(), source },
         })?);
+        let mut context = false;
         for (&step, source) in way.iter().rev().zip(&sources) {
-            perform(&self.action(step)?.kind, source.as_ref(), &root, self.log, &|| self.trees.is_canceled())?;
+            let stop = || self.trees.is_canceled();
+            context |= perform(&self.action(step)?.kind, source.as_ref(), &root, self.log, &stop)?;
         }
         drop((root, sources, mounted));
-        let result = self.trees.commit(&base, draft)?;
+        let result = self.trees.commit(&base, draft, &read, context)?;
         self.done.insert(action, result.clone());
         Ok(result)
     }
 
-    fn source_of(&mut self, step: usize) -> Result<copy::CopySource, T::Error> {
+    fn source_of(&mut self, step: usize) -> Result<(ResultId, copy::CopySource), T::Error> {
         let result = match self.action(step)?.secondary_input {
             None => return Err(malformed(step, "it copies from nothing").into()),
             Some(input) if input < self.inputs.len() => self.inputs[input].clone(),
@@ -183,7 +199,8 @@ impl<'a, T: Trees> Running<'a, T> {
                 _ => return Err(malformed(step, "it reads itself or a later action").into()),
             },
         };
-        self.trees.open(&result)
+        let source = self.trees.open(&result)?;
+        Ok((result, source))
     }
 
     fn action(&self, step: usize) -> Result<&'a FileAction, FileError> {
@@ -195,18 +212,19 @@ fn malformed(action: usize, reason: &'static str) -> FileError {
     FileError::Malformed { action, reason }
 }
 
-/// Performs one action on the tree beneath `root`.
+/// Performs one action on the tree beneath `root`. Returns whether files of a build context came in as they are.
 pub(crate) fn perform(
     kind: &FileActionKind,
     source: Option<&copy::CopySource>,
     root: &Root,
     log: &dyn LogSink,
     stop: &dyn Fn() -> bool,
-) -> Result<(), FileError> {
+) -> Result<bool, FileError> {
     match kind {
         FileActionKind::Copy(action) => {
             let source = source.ok_or_else(|| malformed(0, "it copies from nothing"))?;
-            copy::perform_until(action, source, root, log, stop)
+            let plain = copy::perform_until(action, source, root, log, stop)?;
+            return Ok(plain && action.timestamp.is_none() && matches!(source, copy::CopySource::Local(..)));
         }
         FileActionKind::MkDir { path, mode, make_parents, owner, timestamp } => {
             let (uid, gid) = owner::resolve_or_root(owner.as_ref(), root)?;
@@ -224,7 +242,8 @@ pub(crate) fn perform(
             let (uid, gid) = owner::resolve_or_root(owner.as_ref(), root)?;
             make_link(root, target, path, &NewDir { mode: 0o777, uid, gid, mtime: *timestamp })
         }
-    }
+    }?;
+    Ok(false)
 }
 
 fn make_dir(root: &Root, path: &str, make_parents: bool, new: &NewDir) -> Result<(), FileError> {

@@ -55,7 +55,13 @@ async fn pin(worker: &Worker, op: &SourceOp) -> Result<ContentDigest, ExecError>
 
 async fn run(worker: &Worker, op: &SourceOp) -> Result<ResultId, ExecError> {
     let vertex = Vertex { op: Op::Source(op.clone()), inputs: Vec::new(), platform: None };
-    let job = Job { id: VertexId::of_name("test"), vertex: &vertex, meta: &OpMeta::default(), inputs: Vec::new() };
+    let job = Job {
+        id: VertexId::of_name("test"),
+        vertex: &vertex,
+        meta: &OpMeta::default(),
+        inputs: Vec::new(),
+        sources: Vec::new(),
+    };
     Ok(worker.run(job, &Log::default(), &CancellationToken::new()).await?.remove(0))
 }
 
@@ -203,7 +209,13 @@ async fn a_failed_or_canceled_source_leaves_no_layer() {
         inputs: Vec::new(),
         platform: None,
     };
-    let job = Job { id: VertexId::of_name("test"), vertex: &vertex, meta: &OpMeta::default(), inputs: Vec::new() };
+    let job = Job {
+        id: VertexId::of_name("test"),
+        vertex: &vertex,
+        meta: &OpMeta::default(),
+        inputs: Vec::new(),
+        sources: Vec::new(),
+    };
     assert!(matches!(build.run(job, &Log::default(), &stop).await, Err(ExecError::Canceled)));
     let count = |folder: &str| std::fs::read_dir(bench.store.root().join(folder)).unwrap().count();
     assert_eq!((count("layers"), count("tmp"), count("records")), (0, 0, 0));

@@ -70,6 +70,8 @@ pub enum GitError {
         url: String,
         /// Which commit.
         commit: String,
+        /// What git said.
+        said: String,
     },
     /// The remote wants to know who asks.
     #[error("`{url}` wants credentials, or does not accept those it got: {said}")]

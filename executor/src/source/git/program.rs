@@ -12,7 +12,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
-use solver::seam::LogSink;
 use store::Store;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
@@ -21,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::GitError;
 use super::remote::{Remote, Transport};
 
-/// The memory of a git that lists references, which a hostile server could make it fill.
+/// Hard limits of every git: the memory of one that lists references, which a hostile server can make it fill.
 const LIST_MEMORY_KIB: u64 = 2 << 20;
 /// The largest file of a fetch, so that a server which never stops fills no disk. The largest repositories known have
 /// packs of this size; a shallow fetch gets a fraction of that.
@@ -134,25 +133,13 @@ pub(super) struct Run<'a> {
     pub lock: Option<&'a File>,
     /// Whether limits of [`LIST_MEMORY_KIB`] and [`LIST_TIME`] hold.
     pub lists: bool,
-    /// Hears how much has come.
-    pub progress: Option<&'a dyn LogSink>,
 }
 
 impl<'a> Run<'a> {
     /// A run with these arguments that talks to nobody.
     pub fn new<I: AsRef<OsStr>>(act: &'static str, remote: &'a Remote, args: impl IntoIterator<Item = I>) -> Self {
         let args = args.into_iter().map(|arg| arg.as_ref().to_owned()).collect();
-        Self {
-            act,
-            args,
-            remote,
-            online: false,
-            reads_ours: false,
-            env: Vec::new(),
-            lock: None,
-            lists: false,
-            progress: None,
-        }
+        Self { act, args, remote, online: false, reads_ours: false, env: Vec::new(), lock: None, lists: false }
     }
 
     /// With one more variable.
@@ -213,7 +200,7 @@ impl<'a> Git<'a> {
         let stderr = child.stderr.take().expect("standard error was asked to be a pipe");
         let url = || run.remote.shown.clone();
         let work = async {
-            let (output, words) = tokio::try_join!(read_all(stdout), read_last(stderr, |piece| tell(&run, piece)))?;
+            let (output, words) = tokio::try_join!(read_all(stdout), read_last(stderr))?;
             Ok::<_, std::io::Error>((output, words, child.wait().await?))
         };
         let limit = if run.lists { LIST_TIME } else { Duration::MAX };
@@ -316,18 +303,6 @@ impl<'a> Git<'a> {
 
 #[cfg(test)]
 impl Git<'_> {
-    /// With another PATH.
-    pub fn with_path(mut self, path: OsString) -> Self {
-        self.path = path;
-        self
-    }
-
-    /// With another program in the place of git.
-    pub fn with_program(mut self, program: PathBuf) -> Self {
-        self.program = program;
-        self
-    }
-
     /// With less memory for lists.
     pub fn with_list_memory(mut self, kib: u64) -> Self {
         self.list_memory_kib = kib;
@@ -358,7 +333,7 @@ impl Drop for Group {
     }
 }
 
-/// Everything, or `None` when it is too much; then the pipe is closed, which ends git.
+/// Everything, or `None` when it is too much; then the rest is read all the same, for git to come to its end.
 async fn read_all(mut pipe: impl AsyncRead + Unpin) -> std::io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let mut limited = (&mut pipe).take(OUTPUT_MAX_BYTES as u64 + 1);
@@ -370,7 +345,7 @@ async fn read_all(mut pipe: impl AsyncRead + Unpin) -> std::io::Result<Option<Ve
 }
 
 /// The last bytes.
-async fn read_last(mut pipe: impl AsyncRead + Unpin, hear: impl Fn(&[u8])) -> std::io::Result<Vec<u8>> {
+async fn read_last(mut pipe: impl AsyncRead + Unpin) -> std::io::Result<Vec<u8>> {
     let mut last = Vec::new();
     let mut piece = vec![0; WORDS_KEPT_BYTES];
     loop {
@@ -378,53 +353,17 @@ async fn read_last(mut pipe: impl AsyncRead + Unpin, hear: impl Fn(&[u8])) -> st
         if count == 0 {
             return Ok(last);
         }
-        hear(&piece[..count]);
         last.extend_from_slice(&piece[..count]);
         last.drain(..last.len().saturating_sub(WORDS_KEPT_BYTES));
     }
 }
-
-/// Passes on how much has come: `Receiving objects:  45% (450/1000), 12.50 MiB | 3.00 MiB/s`.
-fn tell(run: &Run<'_>, piece: &[u8]) {
-    let Some(log) = run.progress else { return };
-    if let Some(bytes) = received(&String::from_utf8_lossy(piece)) {
-        log.progress(&run.remote.shown, bytes, None, false);
-    }
-}
-
-fn received(words: &str) -> Option<u64> {
-    let line = words.rsplit(['\r', '\n']).find(|line| line.starts_with("Receiving objects:") && line.contains('|'))?;
-    let mut amount = line.split_once("), ")?.1.split_whitespace();
-    let number: f64 = amount.next()?.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0)?;
-    let unit = match amount.next()? {
-        "bytes" => 1.0,
-        "KiB" => 1024.0,
-        "MiB" => 1024.0 * 1024.0,
-        "GiB" => 1024.0 * 1024.0 * 1024.0,
-        _ => return None,
-    };
-    Some((number * unit) as u64)
-}
-
-/// What git says when all goes well.
-const PROGRESS: &[&str] = &[
-    "Receiving objects:",
-    "Resolving deltas:",
-    "Updating files:",
-    "From ",
-    "* ",
-    "remote: Enumerating objects:",
-    "remote: Counting objects:",
-    "remote: Compressing objects:",
-    "remote: Total ",
-];
 
 /// git's last lines as one.
 fn said(words: &[u8]) -> String {
     let lines: Vec<String> = words
         .split(|byte| matches!(byte, b'\n' | b'\r'))
         .map(<[u8]>::trim_ascii)
-        .filter(|line| !line.is_empty() && !PROGRESS.iter().any(|word| line.starts_with(word.as_bytes())))
+        .filter(|line| !line.is_empty())
         .map(crate::tree::shown)
         .collect();
     lines[lines.len().saturating_sub(WORDS_SHOWN_LINES)..].join("; ")
@@ -490,27 +429,4 @@ fn trouble(run: &Run<'_>, said: String) -> GitError {
         return GitError::Unreachable { url, said };
     }
     GitError::Failed { act: run.act, url, said }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_is_read_from_gits_words() {
-        for (words, want) in [
-            ("Receiving objects:  45% (450/1000), 12.50 MiB | 3.00 MiB/s\r", Some(13_107_200)),
-            (
-                "x\rReceiving objects:   1% (1/100), 10 bytes | 1 KiB/s\rReceiving objects:   2% (2/100), 1.00 KiB | 1",
-                Some(1024),
-            ),
-            ("Receiving objects: 100% (9/9), 1.00 GiB | 3.00 MiB/s, done.\n", Some(1 << 30)),
-            ("Receiving objects:  45% (450/1000)", None),
-            ("Receiving objects:  45% (450/1000), NaN MiB | 3", None),
-            ("Resolving deltas:  45% (450/1000)", None),
-            ("", None),
-        ] {
-            assert_eq!(received(words), want, "{words}");
-        }
-    }
 }

@@ -9,7 +9,6 @@ use std::path::PathBuf;
 
 use oci::model::Digest;
 use rustix::fs::FlockOperation;
-use solver::seam::LogSink;
 
 use super::program::{Git, Run};
 use super::remote::Remote;
@@ -107,24 +106,24 @@ impl<'a> Repository<'a> {
     ///
     /// Servers differ: most give a commit that is asked for by name, some only what a reference leads to, and one that
     /// is a mere folder of files cannot give less than everything.
-    pub async fn bring(&mut self, pin: &GitPin, log: &dyn LogSink) -> Result<bool, GitError> {
+    pub async fn bring(&mut self, pin: &GitPin) -> Result<bool, GitError> {
         let kept = format!("refs/rbuild/{}", pin.commit);
         if self.path.join(&kept).is_file() && self.commit_of(&kept).await?.as_deref() == Some(&*pin.commit) {
             return Ok(false);
         }
-        match self.fetch_commit(pin, &kept, log).await {
+        match self.fetch_commit(pin, &kept).await {
             Err(error @ (GitError::CommitNotFound { .. } | GitError::Failed { .. })) if !self.is_new => {
                 // What was kept before may be broken and stand in the way.
                 tracing::debug!(remote = self.remote.shown, %error, "once more into a new repository");
                 self.make().await?;
-                self.fetch_commit(pin, &kept, log).await?;
+                self.fetch_commit(pin, &kept).await?;
             }
             result => result?,
         }
         Ok(true)
     }
 
-    async fn fetch_commit(&self, pin: &GitPin, kept: &str, log: &dyn LogSink) -> Result<(), GitError> {
+    async fn fetch_commit(&self, pin: &GitPin, kept: &str) -> Result<(), GitError> {
         let by_commit = format!("+{}:{kept}", pin.commit);
         let reference = pin.reference.as_deref();
         let mut tries: Vec<(Option<&str>, Vec<&str>)> = vec![(Some("--depth=1"), vec![&by_commit])];
@@ -136,33 +135,35 @@ impl<'a> Repository<'a> {
         let all = vec!["+refs/heads/*:refs/all/heads/*", "+refs/tags/*:refs/all/tags/*"];
         tries.push((Some(FULL_DEPTH), all.clone()));
         tries.push((None, all));
-        let mut first = None;
-        let mut fetched = false;
+        let mut last = None;
         for (depth, refspecs) in tries {
-            match self.fetch(depth, &refspecs, Some(log)).await {
+            match self.fetch(depth, &refspecs).await {
                 Ok(()) if self.is_whole(&pin.commit).await? => {
                     self.run("remember a commit of", ["update-ref", kept, &pin.commit]).await?;
                     return Ok(());
                 }
-                Ok(()) => fetched = true,
+                Ok(()) => {}
                 Err(error @ (GitError::Failed { .. } | GitError::NotFound { .. })) => {
                     tracing::debug!(remote = self.remote.shown, %error, "fetched in another way");
-                    first.get_or_insert(error);
+                    last = Some(error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        Err(match first {
-            // Not that commit is missing, but something else is wrong: a full disk, for example.
-            Some(error) if !fetched && !is_refusal(&error) => error,
-            _ => GitError::CommitNotFound { url: self.remote.shown.clone(), commit: pin.commit.clone() },
+        Err(match last {
+            Some(error @ GitError::NotFound { .. }) => error,
+            last => GitError::CommitNotFound {
+                url: self.remote.shown.clone(),
+                commit: pin.commit.clone(),
+                said: last.map_or_else(String::new, |error| error.to_string()),
+            },
         })
     }
 
     /// Brings an annotated tag as such, if it still leads to the commit.
     pub async fn bring_tag(&self, tag: &str, commit: &str) -> Result<bool, GitError> {
         let refspec = format!("+{tag}:{tag}");
-        match self.fetch(Some("--depth=1"), &[&refspec], None).await {
+        match self.fetch(Some("--depth=1"), &[&refspec]).await {
             Ok(()) => {}
             Err(GitError::Canceled) => return Err(GitError::Canceled),
             Err(error) => {
@@ -173,17 +174,16 @@ impl<'a> Repository<'a> {
         Ok(self.commit_of(tag).await?.as_deref() == Some(commit))
     }
 
-    async fn fetch(&self, depth: Option<&str>, refspecs: &[&str], log: Option<&dyn LogSink>) -> Result<(), GitError> {
+    async fn fetch(&self, depth: Option<&str>, refspecs: &[&str]) -> Result<(), GitError> {
         let mut run = self.here(
             "fetch",
-            ["fetch", "--progress", "--force", "--no-tags", "--no-recurse-submodules", "--no-auto-maintenance"],
+            ["fetch", "--quiet", "--force", "--no-tags", "--no-recurse-submodules", "--no-auto-maintenance"],
         );
         // A remote may be shallow itself.
         run.args.extend(depth.map(Into::into));
         run.args.extend(["--update-shallow".into(), "--".into(), (&self.remote.address).into()]);
         run.args.extend(refspecs.iter().map(Into::into));
         run.online = true;
-        run.progress = log;
         self.git.run(run).await.map(drop)
     }
 
@@ -209,12 +209,6 @@ impl<'a> Repository<'a> {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Whether a server means: not in this way, or not this commit.
-fn is_refusal(error: &GitError) -> bool {
-    let words = ["not our ref", "unadvertised object", "not valid", "no such remote ref", "dumb http transport"];
-    matches!(error, GitError::Failed { said, .. } if words.iter().any(|word| said.contains(word)))
 }
 
 /// Waits for a lock without holding up a thread that others need, and gives up when nobody wants it any more.

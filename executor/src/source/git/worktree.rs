@@ -101,7 +101,7 @@ impl Filling<'_> {
             let (time, modules, origins) = loop {
                 // The lock is given back before a submodule's is asked for: two builds must not wait for each other.
                 let mut repository = Repository::open(self.git, remote, pin.commit.len()).await?;
-                let is_new = repository.bring(pin, self.log).await?;
+                let is_new = repository.bring(pin).await?;
                 match one(&repository, pin, into, &wanted, self.submodules, keep_git_dir).await {
                     Err(error @ GitError::Failed { .. }) => {
                         // The remote was not asked: something is wrong with what is kept here. Once it is fetched anew.

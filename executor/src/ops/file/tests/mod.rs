@@ -98,7 +98,7 @@ impl Bench {
         let log = Log::default();
         let result = copy::perform(&action(line), source, &self.root(), &log);
         assert_eq!(fingerprint(&self.path("canary")), before, "the canary: {line}");
-        result.map(|()| self.shown()).map_err(|error| words(&error))
+        result.map(|_| self.shown()).map_err(|error| words(&error))
     }
 
     fn shown(&self) -> Vec<String> {

@@ -6,7 +6,7 @@ fn perform_on(bench: &Bench, kind: &FileActionKind) -> Result<Vec<String>, Strin
     let before = fingerprint(&bench.path("canary"));
     let result = perform(kind, None, &bench.root(), &Log::default(), &|| false);
     assert_eq!(fingerprint(&bench.path("canary")), before, "the canary: {kind:?}");
-    result.map(|()| bench.shown()).map_err(|error| words(&error))
+    result.map(|_| bench.shown()).map_err(|error| words(&error))
 }
 
 #[test]
