@@ -29,6 +29,11 @@ impl Assembled {
         Digest::of(&self.config_bytes)
     }
 
+    /// When it was made, as its config says.
+    pub fn created(&self) -> Option<String> {
+        serde_json::from_slice::<ImageConfig>(&self.config_bytes).ok()?.created
+    }
+
     /// The manifest over `layers`, which describe `self.layers` in order; OCI media types.
     pub fn manifest(&self, layers: Vec<Descriptor>) -> Result<oci::image::Assembled, Failure> {
         oci::image::assemble(&self.config_bytes, layers, self.annotations.clone(), Dialect::Oci)
@@ -41,7 +46,7 @@ impl Assembled {
 /// # Errors
 /// When chain and plan do not fit together, which is a fault of rbuild or of the store.
 pub fn assemble(output: &PlanOutput, chain: &[Layer]) -> Result<Assembled, Failure> {
-    let made = output.history.iter().filter(|step| step.edge.is_some()).count();
+    let made = records_made(output);
     let misfit = |what: &str| {
         Failure::new(format!("the layers in the store do not fit the plan: {what}"))
             .note("this is a fault of rbuild; please report it with the Dockerfile")
@@ -53,7 +58,8 @@ pub fn assemble(output: &PlanOutput, chain: &[Layer]) -> Result<Assembled, Failu
         return Err(misfit("the base has another number of layers than its config says"));
     }
     let mut config = output.config.clone();
-    append_history(&mut config, &output.history, built);
+    let epoch = output.epoch.map(super::epoch::time).transpose()?;
+    append_history(&mut config, &output.history, built, epoch);
     for layer in built.iter().filter(|layer| !layer.empty) {
         config.rootfs.diff_ids.push(layer.diff_id.ok_or_else(|| misfit("a layer has no diff_id"))?);
     }
@@ -62,14 +68,19 @@ pub fn assemble(output: &PlanOutput, chain: &[Layer]) -> Result<Assembled, Failu
     Ok(Assembled { config_bytes, layers, annotations: BTreeMap::new() })
 }
 
+/// How many records of a result's chain the build made: the topmost ones.
+pub fn records_made(output: &PlanOutput) -> usize {
+    output.history.iter().filter(|step| step.edge.is_some()).count()
+}
+
 /// Entries take the time of the record they made; those that made none, the time of the one before. So an image whose
-/// steps were all known is the same image.
-fn append_history(config: &mut ImageConfig, steps: &[HistoryStep], built: &[Layer]) {
+/// steps were all known is the same image. With an epoch all have that, and so has the image.
+fn append_history(config: &mut ImageConfig, steps: &[HistoryStep], built: &[Layer], epoch: Option<jiff::Timestamp>) {
     let mut records = built.iter();
-    let mut created = config.created.clone();
+    let mut created = epoch.map(rfc3339).or_else(|| config.created.clone());
     for step in steps {
         let record = step.edge.and_then(|_| records.next());
-        if let Some(record) = record {
+        if let (Some(record), None) = (record, epoch) {
             created = Some(rfc3339(record.created));
         }
         config.history.push(History {
@@ -173,6 +184,30 @@ mod tests {
         let output = output(&["base"], &[("LABEL a=b", false)]);
         let config = check(&output, &[record(9, Some("base"))], &[("LABEL a=b", "2020-01-01T00:00:00Z", true)]);
         assert_eq!(config.created.as_deref(), Some("2020-01-01T00:00:00Z"));
+    }
+
+    #[test]
+    fn with_an_epoch_the_image_and_every_entry_of_the_build_have_it() {
+        let steps = [("ENV B=1", false), ("RUN a", true), ("RUN true", true), ("CMD c", false)];
+        let mut output = PlanOutput { epoch: Some(1_600_000_000), ..output(&["base"], &steps) };
+        let old = History { created: Some("2019-01-01T00:00:00Z".into()), ..History::default() };
+        output.config.history.push(old);
+        let time = "2020-09-13T12:26:40Z";
+        let chain = [record(1, Some("base")), record(2, Some("a")), record(3, None)];
+        let expected = [
+            ("", "2019-01-01T00:00:00Z", false),
+            ("ENV B=1", time, true),
+            ("RUN a", time, false),
+            ("RUN true", time, true),
+            ("CMD c", time, true),
+        ];
+        let config = check(&output, &chain, &expected);
+        assert_eq!(config.created.as_deref(), Some(time));
+        let config = check(&PlanOutput { history: Vec::new(), ..output.clone() }, &chain[..1], &expected[..1]);
+        assert_eq!(config.created.as_deref(), Some(time), "even if nothing was built");
+        output.epoch = Some(i64::MAX);
+        let failure = assemble(&output, &chain).expect_err("no such time");
+        assert!(failure.problems[0].message.contains("SOURCE_DATE_EPOCH `9223372036854775807`"), "{failure:?}");
     }
 
     #[test]

@@ -75,6 +75,7 @@ pub async fn build(
 
     let exporting = Task::start("exporting to image", &progress);
     let exported = async {
+        let top = super::epoch::top(&worker, top, &output).await?;
         let chain = chain_with_diff_ids(&worker, top.as_ref()).await?;
         let annotations = options.annotations.manifest.clone();
         let image = Assembled { annotations, ..assemble(&output, &chain)? };

@@ -21,6 +21,9 @@ use super::task::in_background;
 use super::{Failure, words};
 use crate::options::{BuildOptions, Output, OutputKind};
 
+/// When an image was made. image-spec annotations.md, "Pre-Defined Annotation Keys".
+const CREATED: &str = "org.opencontainers.image.created";
+
 /// Sends images out.
 pub struct Exporter<'a> {
     /// Where layers are.
@@ -55,7 +58,12 @@ impl Exporter<'_> {
         for output in &options.outputs {
             match (output.kind, &sent.manifest) {
                 (OutputKind::Oci | OutputKind::Docker, Some(manifest)) => {
-                    archive(self.store, output, vec![(options.tags.clone(), manifest.clone())]).await?;
+                    let mut manifest = manifest.clone();
+                    // As other builders do; the image's own time, so that the same image gives the same archive.
+                    if let Some(created) = image.created() {
+                        manifest.annotations.entry(CREATED.to_owned()).or_insert(created);
+                    }
+                    archive(self.store, output, vec![(options.tags.clone(), manifest)]).await?;
                 }
                 _ => self.tree(output, image).await?,
             }

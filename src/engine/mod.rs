@@ -12,6 +12,7 @@ mod assemble;
 mod build;
 mod context;
 mod destination;
+mod epoch;
 mod export;
 mod resolve;
 mod run;
