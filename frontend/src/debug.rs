@@ -1,6 +1,10 @@
 //! ASTs and plans as text, for people and for golden files.
 //!
-//! Every value that decides anything is shown; what is at its default is left out. The form is not stable.
+//! Every value that decides anything is shown; what is at its default is left out. The form is not stable. Beside it
+//! stand [`mod@json`], with every value, and [`graph`], which draws.
+
+pub mod graph;
+pub mod json;
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -52,8 +56,7 @@ pub fn ast(ast: &Ast) -> String {
 /// A plan: operations in order, then the output, then what is beside it.
 pub fn plan(plan: &Plan) -> String {
     let mut out = String::new();
-    let numbers: HashMap<VertexId, usize> =
-        plan.graph.iter().enumerate().map(|(number, (id, ..))| (id, number + 1)).collect();
+    let numbers = numbers(plan);
     let edge = |edge: &Edge| match edge.output {
         0 => format!("#{}", numbers[&edge.vertex]),
         output => format!("#{}.{output}", numbers[&edge.vertex]),
@@ -100,6 +103,11 @@ pub fn plan(plan: &Plan) -> String {
         line(&mut out, format_args!("skipped {stage}"));
     }
     out
+}
+
+/// The vertices of a plan by number, from 1.
+fn numbers(plan: &Plan) -> HashMap<VertexId, usize> {
+    plan.graph.iter().enumerate().map(|(number, (id, ..))| (id, number + 1)).collect()
 }
 
 fn show_exec(out: &mut String, exec: &ExecOp, input: impl Fn(Option<usize>) -> String) {
