@@ -6,6 +6,7 @@
 
 mod advice;
 mod build;
+mod check;
 mod input;
 mod manage;
 mod run;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub use build::BuildArgs;
+pub use check::{Call, CheckArgs, CheckFormat};
 pub use input::InputArgs;
 pub use manage::{ConfigArgs, Format, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, SaveFormat};
 pub use run::RunArgs;
@@ -57,6 +59,8 @@ pub struct GlobalArgs {
 pub enum Verb {
     /// Build an image from a Dockerfile
     Build(Box<BuildArgs>),
+    /// Look for mistakes in a Dockerfile, and mend them
+    Check(Box<CheckArgs>),
     /// Run an image in the foreground and return its exit code
     Run(Box<RunArgs>),
     /// List the images of the local store

@@ -104,6 +104,8 @@ pub struct Flags {
     pub network: Option<NetworkMode>,
     /// `--platform`.
     pub platform: Option<String>,
+    /// Whether the verb does without a store where none can be found.
+    pub only_looks: bool,
 }
 
 /// Reads both files and merges.
@@ -146,6 +148,7 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
     ]);
     let root = match root {
         Some(root) => root,
+        None if flags.only_looks => default(default_root(environment).unwrap_or_else(|_| ROOT_STORE.into())),
         None => default(default_root(environment)?),
     };
     let mut progress = first([

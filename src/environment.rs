@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What surrounds the process.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +55,24 @@ impl Environment {
     /// A variable that holds a directory. A relative one is ignored, as the XDG base directory specification asks.
     pub fn directory(&self, name: &str) -> Option<PathBuf> {
         self.get(name).map(PathBuf::from).filter(|path| path.is_absolute())
+    }
+
+    /// Whether a runner of GitHub Actions reads what is printed.
+    pub fn github_actions(&self) -> bool {
+        self.says_yes("GITHUB_ACTIONS")
+    }
+
+    /// An absolute path as tools of a code host want it: from the root of the checkout, where that is known, else from
+    /// the working directory.
+    pub fn in_checkout(&self, path: &Path) -> PathBuf {
+        let workspace = self.directory("GITHUB_WORKSPACE");
+        let root = workspace.as_deref().unwrap_or(&self.working_directory);
+        path.strip_prefix(root).unwrap_or(path).to_owned()
+    }
+
+    /// Whether colours suit standard output.
+    pub fn color_stdout(&self) -> bool {
+        self.stdout_terminal && self.get("TERM").is_none_or(|term| term != "dumb") && self.get("NO_COLOR").is_none()
     }
 
     /// Whether colours suit standard error: a terminal that is not dumb, and no `NO_COLOR`.

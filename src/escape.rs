@@ -16,6 +16,25 @@ pub fn lines(text: &str) -> Cow<'_, str> {
     escape(text, drives)
 }
 
+/// A value as JSON for programs, ended by a line break. What drives a terminal is written by number.
+pub fn json(value: &serde_json::Value) -> String {
+    use std::fmt::Write as _;
+    let text = serde_json::to_string_pretty(value).expect("a JSON value is always JSON");
+    let mut out = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        if !drives(c) {
+            out.push(c);
+            continue;
+        }
+        // It stands inside a string: everything else that is written is ASCII.
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            write!(out, "\\u{unit:04x}").expect("writing to a String cannot fail");
+        }
+    }
+    out.push('\n');
+    out
+}
+
 /// Whether a character changes how others are shown rather than being shown itself. Tabs and line feeds do not count.
 pub fn drives(c: char) -> bool {
     match c {
@@ -64,5 +83,14 @@ mod tests {
         check("\u{202e}gpj.exe", "\\u{202e}gpj.exe");
         check("\u{e0041}", "\\u{e0041}");
         assert_eq!(super::lines("a\nb\x08"), "a\nb\\x08");
+    }
+
+    #[test]
+    fn json_stays_the_same_value() {
+        let value = serde_json::json!({ "a\u{9b}": "\x1b\u{202e}\u{e0041}\n\"ü表" });
+        let text = super::json(&value);
+        assert!(!text.contains(super::drives), "{text:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).expect("it is JSON"), value);
+        assert!(text.ends_with("}\n"));
     }
 }

@@ -23,7 +23,7 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::{GlobalArgs, Request};
 use crate::engine::{Failure, FailureKind};
 use crate::environment::Environment;
-use crate::report::Style;
+use crate::report::{Severity, Style, github};
 
 /// The build, or what it was given.
 const EXIT_FAILURE: u8 = 1;
@@ -38,12 +38,13 @@ fn main() -> ExitCode {
         let environment = match Environment::read() {
             Ok(environment) => environment,
             Err(error) => {
-                return fail(&Failure::new("the working directory cannot be read").note(error.to_string()), false);
+                let failure = Failure::new("the working directory cannot be read").note(error.to_string());
+                return fail(&failure, &Environment::default());
             }
         };
         match obey(&environment) {
             Ok(code) => code,
-            Err(failure) => fail(&failure, environment.color_stderr()),
+            Err(failure) => fail(&failure, &environment),
         }
     });
     ExitCode::from(code.unwrap_or(EXIT_FAILURE))
@@ -59,8 +60,14 @@ fn obey(environment: &Environment) -> Result<u8, Failure> {
     }
 }
 
-fn fail(failure: &Failure, color: bool) -> u8 {
-    report::print(&report::failure(failure, Style { color }));
+fn fail(failure: &Failure, environment: &Environment) -> u8 {
+    report::print(&report::failure(failure, Style::of(std::io::stderr(), environment.color_stderr())));
+    if environment.github_actions() {
+        // Standard output is for results; the runner reads both.
+        let placed = failure.problems.iter().filter(|problem| problem.snippet.is_some());
+        let errors = placed.map(|problem| (Severity::Error, problem)).take(github::SHOWN_MAX);
+        report::print(&github::annotations(errors, |path| environment.in_checkout(path)));
+    }
     match failure.kind {
         FailureKind::Build => EXIT_FAILURE,
         FailureKind::Canceled => EXIT_CANCELED,
@@ -97,6 +104,6 @@ fn explain_panics() {
         let failure = Failure::new(format!("rbuild {} has a bug and stopped", env!("CARGO_PKG_VERSION")))
             .note("what was built is safe: nothing unfinished is ever used")
             .help("please report it, with the lines above and the command that you gave");
-        report::print(&report::failure(&failure, Style { color }));
+        report::print(&report::failure(&failure, Style::of(std::io::stderr(), color)));
     }));
 }

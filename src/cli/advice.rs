@@ -77,8 +77,6 @@ const BUILD: &[(&[&str], &str)] = &[
         &[
             "--add-host",
             "--allow",
-            "--call",
-            "--check",
             "--cgroup-parent",
             "--resource",
             "--shm-size",

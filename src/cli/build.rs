@@ -7,6 +7,7 @@ use clap::{ArgAction, Args};
 use oci::model::Reference;
 use solver::op::NetworkMode;
 
+use super::check::CallArgs;
 use super::input::InputArgs;
 use super::values::{self, ProgressArg};
 
@@ -44,6 +45,10 @@ pub struct BuildArgs {
     /// The same as --source-date-epoch
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub timestamp: Option<i64>,
+
+    /// With what it looks instead of building.
+    #[command(flatten)]
+    pub call: CallArgs,
 
     /// Run every step, whatever the cache knows
     #[arg(long, help_heading = "Cache", value_name = "BOOL", num_args = 0..=1, require_equals = true,

@@ -9,16 +9,24 @@ use oci::model::Reference;
 use solver::graph::VertexId;
 use solver::seam::{Event, Progress};
 
-use super::Hall;
+use super::{Hall, call};
 use crate::cli::values::ProgressArg;
-use crate::cli::{self, BuildArgs};
-use crate::engine::{self, Built, Failure};
+use crate::cli::{self, BuildArgs, Call};
+use crate::engine::{self, Built, Failure, Problem};
 use crate::options::context::Place;
 use crate::options::{self, BuildOptions};
-use crate::report;
+use crate::report::place::Places;
+use crate::report::{self, Reporter, Severity, github};
+
+/// After a build, so many warnings are shown.
+const WARNINGS_MAX: usize = 20;
 
 /// Builds, and tells of it.
 pub async fn build(hall: &Hall<'_>, args: &BuildArgs) -> Result<u8, Failure> {
+    match args.call.wanted() {
+        Call::Build => {}
+        wanted => return call::call(hall, &args.input, wanted),
+    }
     let inert = options::build::inert(args)?;
     let options = options::build::build(args, &hall.config, hall.environment)?;
     if let Place::Path(path) = &options.input.context {
@@ -44,9 +52,7 @@ pub async fn build(hall: &Hall<'_>, args: &BuildArgs) -> Result<u8, Failure> {
         })
         .await?;
     if hall.config.progress.value != ProgressArg::Rawjson {
-        for warning in &built.warnings {
-            report::print(&report::warning(warning, hall.style()));
-        }
+        tell_warnings(hall, &built.warnings);
     }
     write_files(options, &built)?;
     if hall.config.progress.value == ProgressArg::Quiet {
@@ -55,6 +61,23 @@ pub async fn build(hall: &Hall<'_>, args: &BuildArgs) -> Result<u8, Failure> {
         report::print(&summary(&built, began.elapsed()));
     }
     Ok(0)
+}
+
+/// Shows what the frontend remarked, but not more of it than anybody reads after a build.
+fn tell_warnings(hall: &Hall<'_>, warnings: &[Problem]) {
+    let mut reporter = Reporter::new(hall.style());
+    for warning in warnings.iter().take(WARNINGS_MAX) {
+        report::print(&reporter.problem(Severity::Warning, warning));
+    }
+    let more = warnings.len().saturating_sub(WARNINGS_MAX);
+    if more > 0 {
+        report::print(&report::note(&format!("and {more} more; `rbuild check` shows all"), hall.style()));
+    }
+    if hall.environment.github_actions() {
+        let shown = warnings.iter().filter(|warning| warning.snippet.is_some()).take(github::SHOWN_MAX);
+        let shown = shown.map(|warning| (Severity::Warning, warning));
+        report::print(&github::annotations(shown, |path| hall.environment.in_checkout(path)));
+    }
 }
 
 /// A context that is not there and looks like a verb was meant as one.
@@ -101,13 +124,12 @@ fn not_written(flag: &str, path: &Path, error: &std::io::Error) -> Failure {
 /// Programs that read the events get the warnings as events.
 fn say_warnings(built: &Built, progress: &dyn Progress) {
     for warning in &built.warnings {
-        let text = match &warning.snippet {
-            Some(at) => {
-                let line = 1 + at.text.bytes().take(at.span.start).filter(|byte| *byte == b'\n').count();
-                format!("{} ({}:{line})", warning.message, at.file)
-            }
-            None => warning.message.clone(),
+        let rule = warning.rule.map(|rule| format!("{}: ", rule.name())).unwrap_or_default();
+        let place = match &warning.snippet {
+            Some(at) => format!(" ({}:{})", at.file, Places::new(&at.text).range(&at.span).0.line),
+            None => String::new(),
         };
+        let text = format!("{rule}{}{place}", warning.message);
         progress.event(Event::Notice { vertex: VertexId::of_name("warnings"), text });
     }
 }

@@ -3,6 +3,8 @@
 //! Results go to standard output, everything else to standard error.
 
 mod build;
+mod call;
+mod check;
 mod config;
 mod images;
 mod import;
@@ -23,7 +25,7 @@ use solver::seam::Progress;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::values::ProgressArg;
-use crate::cli::{Cli, Verb};
+use crate::cli::{Call, Cli, Verb};
 use crate::config::{self as settings, Config, Flags, RegistryConfig, Source};
 use crate::engine::{Failure, FailureKind, Settings};
 use crate::environment::Environment;
@@ -51,6 +53,15 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         flags.network = args.network;
         flags.platform.clone_from(&args.input.platform);
     }
+    if let Verb::Check(args) = &cli.verb {
+        flags.platform.clone_from(&args.input.platform);
+    }
+    // Whoever only looks needs no folder for a store.
+    flags.only_looks = match &cli.verb {
+        Verb::Check(_) => true,
+        Verb::Build(args) => args.call.wanted() != Call::Build,
+        _ => false,
+    };
     if let Verb::Version = cli.verb {
         return version::version();
     }
@@ -59,6 +70,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
     match cli.verb {
         Verb::Config(args) => config::config(&hall, &args),
         Verb::Version => version::version(),
+        Verb::Check(args) => check::check(&hall, &args),
         verb => {
             let runtime = runtime()?;
             let code = runtime.block_on(obey(&hall, verb));
@@ -79,7 +91,7 @@ async fn obey(hall: &Hall<'_>, verb: Verb) -> Result<u8, Failure> {
         Verb::Import(args) => import::import(hall, &args).await,
         Verb::Save(args) => save::save(hall, &args).await,
         Verb::Load(args) => load::load(hall, &args).await,
-        Verb::Config(_) | Verb::Version => unreachable!("done without a runtime"),
+        Verb::Check(_) | Verb::Config(_) | Verb::Version => unreachable!("done without a runtime"),
     }
 }
 
@@ -106,7 +118,11 @@ pub fn print(text: &str) -> Result<(), Failure> {
 
 impl Hall<'_> {
     fn style(&self) -> Style {
-        Style { color: self.config.color_on(self.environment.color_stderr()) }
+        Style::of(std::io::stderr(), self.config.color_on(self.environment.color_stderr()))
+    }
+
+    fn stdout_style(&self) -> Style {
+        Style::of(std::io::stdout(), self.config.color_on(self.environment.color_stdout()))
     }
 
     fn settings(&self) -> Settings {

@@ -182,9 +182,10 @@ impl Reader<'_> {
 
     fn problem(&mut self, message: &str, span: Range<usize>) {
         let file = self.path.display().to_string();
-        let snippet = Snippet { file, text: Arc::clone(&self.text), span, label: String::new() };
+        let path = Some(self.path.to_owned());
+        let snippet = Snippet { file, path, text: Arc::clone(&self.text), span, label: String::new() };
         let message = message.trim_end_matches('.').to_owned();
-        self.problems.push(Problem { message, snippet: Some(snippet), notes: Vec::new(), help: None });
+        self.problems.push(Problem { snippet: Some(snippet), ..Problem::new(message) });
     }
 }
 

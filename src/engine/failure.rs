@@ -3,6 +3,7 @@
 //! Every error of the rooms is turned into a [`Failure`] in the engine; [`crate::report`] prints it.
 
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Why a command did not do what it was asked.
@@ -19,6 +20,8 @@ pub struct Failure {
 pub struct Problem {
     /// Lower case, no trailing dot: ``unknown instruction `COYP` ``.
     pub message: String,
+    /// The lint rule that found it, when it is one's finding.
+    pub rule: Option<frontend::lint::Rule>,
     /// Where, if it is somewhere in a text.
     pub snippet: Option<Snippet>,
     /// Further facts: causes, the registry's own words, the last lines of a log.
@@ -32,6 +35,8 @@ pub struct Problem {
 pub struct Snippet {
     /// The text's name, as the user would write it.
     pub file: String,
+    /// Where it is, if it is a file of the user; absolute.
+    pub path: Option<PathBuf>,
     /// All of the text.
     pub text: Arc<str>,
     /// Byte range of what is meant.
@@ -51,11 +56,17 @@ pub enum FailureKind {
     NotExecuted(i32),
 }
 
+impl Problem {
+    /// A problem without a place.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), rule: None, snippet: None, notes: Vec::new(), help: None }
+    }
+}
+
 impl Failure {
     /// A failure of one problem without a place.
     pub fn new(message: impl Into<String>) -> Self {
-        let problem = Problem { message: message.into(), snippet: None, notes: Vec::new(), help: None };
-        Self { kind: FailureKind::Build, problems: vec![problem] }
+        Self { kind: FailureKind::Build, problems: vec![Problem::new(message)] }
     }
 
     /// Adds what to do.

@@ -10,6 +10,7 @@ mod failure;
 
 mod assemble;
 mod build;
+mod check;
 mod context;
 mod destination;
 mod epoch;
@@ -23,6 +24,7 @@ mod words;
 pub mod images;
 
 pub use build::{Built, build};
+pub use check::{Checked, Checker, Mended, replace};
 pub use context::Text;
 pub use failure::{Failure, FailureKind, Problem, Snippet};
 pub use run::run;

@@ -93,15 +93,7 @@ impl Resolver {
 
     /// What the local store knows; a pinned name is what it says wherever it comes from, so `--pull` adds nothing.
     fn answer_locally(&self, question: &ImageQuestion) -> Result<Option<ImageAnswer>, Failure> {
-        let record = match question.reference.digest() {
-            Some(digest) => self.store.image_by_digest(&digest),
-            None if self.pull => Ok(None),
-            None => self.store.image(&question.reference),
-        }
-        .map_err(|error| words::store(&error))?;
-        let Some(record) = record.filter(|record| record.platform.serves(&question.platform)) else { return Ok(None) };
-        let config = config_of(&self.store, &record.config)?;
-        Ok(Some(ImageAnswer { digest: record.manifest.digest, config }))
+        if self.pull && question.reference.digest().is_none() { Ok(None) } else { known(&self.store, question) }
     }
 
     /// Brings the image of a layout into the store.
@@ -149,6 +141,18 @@ impl Resolver {
         }
         failure
     }
+}
+
+/// What a store knows of an image that is in no layout.
+pub fn known(store: &Store, question: &ImageQuestion) -> Result<Option<ImageAnswer>, Failure> {
+    let record = match question.reference.digest() {
+        Some(digest) => store.image_by_digest(&digest),
+        None => store.image(&question.reference),
+    };
+    let record = record.map_err(|error| words::store(&error))?;
+    let Some(record) = record.filter(|record| record.platform.serves(&question.platform)) else { return Ok(None) };
+    let config = config_of(store, &record.config)?;
+    Ok(Some(ImageAnswer { digest: record.manifest.digest, config }))
 }
 
 /// The image of the local store that a person means by `text`: the one of that name, else the one whose id begins so

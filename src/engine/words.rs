@@ -42,6 +42,7 @@ pub fn diagnostics(found: &[Diagnostic], place: &Text) -> Failure {
 pub fn diagnostic(found: &Diagnostic, place: &Text) -> Problem {
     Problem {
         message: found.message.clone(),
+        rule: found.rule,
         snippet: found.span.clone().map(|span| place.snippet(span, &found.label)),
         notes: Vec::new(),
         help: found.help.clone(),

@@ -42,7 +42,7 @@ const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
 /// The name of the main context's source.
 const MAIN: &str = "context";
 /// How a Dockerfile from standard input is called in messages.
-const STDIN_NAME: &str = "<stdin>";
+pub(super) const STDIN_NAME: &str = "<stdin>";
 
 /// What a build starts from.
 #[derive(Debug)]

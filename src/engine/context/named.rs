@@ -125,12 +125,8 @@ impl Named {
             let help = near.unwrap_or_else(|| {
                 format!("it stands for a stage or an image of that name, and for `--from={plain}`; nothing here is called so")
             });
-            warnings.push(Problem {
-                message: format!("the named context `{}` is not used", source.name),
-                snippet: None,
-                notes: Vec::new(),
-                help: Some(help),
-            });
+            let message = format!("the named context `{}` is not used", source.name);
+            warnings.push(Problem { help: Some(help), ..Problem::new(message) });
         }
         warnings
     }

@@ -30,12 +30,20 @@ pub struct Text {
     pub name: String,
     /// All of it.
     pub text: Arc<str>,
+    /// Where it is, if it is a file of the user; absolute.
+    pub path: Option<PathBuf>,
 }
 
 impl Text {
     /// A place in it.
     pub fn snippet(&self, span: std::ops::Range<usize>, label: &str) -> Snippet {
-        Snippet { file: self.name.clone(), text: self.text.clone(), span, label: label.to_owned() }
+        Snippet {
+            file: self.name.clone(),
+            path: self.path.clone(),
+            text: self.text.clone(),
+            span,
+            label: label.to_owned(),
+        }
     }
 }
 
@@ -65,7 +73,7 @@ pub fn named_dockerfile(path: &Path) -> Result<Text, Failure> {
             _ => failure,
         }
     })?;
-    dockerfile_of(file, &name)
+    Ok(Text { path: std::path::absolute(path).ok(), ..dockerfile_of(file, &name)? })
 }
 
 /// The Dockerfile of a directory of the user, found by its usual names, and its path. `shown` is how the user calls
@@ -76,7 +84,8 @@ pub fn find_dockerfile(dir: &Path, shown: &str) -> Result<(PathBuf, Text), Failu
         match fs::symlink_metadata(&path) {
             Ok(_) => {
                 let file = open_of_user(&path).map_err(|error| unreadable_dockerfile(name, &error))?;
-                return Ok((path, dockerfile_of(file, name)?));
+                let text = dockerfile_of(file, name)?;
+                return Ok((path.clone(), Text { path: Some(path), ..text }));
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => {
@@ -124,11 +133,13 @@ fn unreadable_dockerfile(name: &str, error: &io::Error) -> Failure {
 /// The Dockerfile that a stream is.
 pub fn dockerfile_of(stream: impl Read, name: &str) -> Result<Text, Failure> {
     let bytes = capped(stream, DOCKERFILE_MAX_BYTES).map_err(|error| unreadable_dockerfile(name, &error))?;
-    String::from_utf8(bytes).map(|text| Text { name: name.to_owned(), text: text.into() }).map_err(|error| {
-        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
-        Failure::new(format!("the Dockerfile `{name}` is not UTF-8 text"))
-            .note(format!("the first bad byte is in line {line}"))
-    })
+    String::from_utf8(bytes).map(|text| Text { name: name.to_owned(), text: text.into(), path: None }).map_err(
+        |error| {
+            let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|b| **b == b'\n').count();
+            Failure::new(format!("the Dockerfile `{name}` is not UTF-8 text"))
+                .note(format!("the first bad byte is in line {line}"))
+        },
+    )
 }
 
 /// The ignore file that `--ignorefile` names: the user's own path.
@@ -177,7 +188,7 @@ fn ignore_of(file: File, name: String) -> Result<Ignore, Failure> {
         .map_err(|_| Failure::new(format!("the ignore file `{name}` is not UTF-8 text")))?
         .into();
     let lines = frontend::parse_ignore(&text);
-    Ok(Ignore { text: Text { name, text }, lines })
+    Ok(Ignore { text: Text { name, text, path: None }, lines })
 }
 
 /// Opens a regular file, whatever links lead to it.
