@@ -161,7 +161,8 @@ fn images(store: &Store) -> (PathBuf, Vec<String>) {
     let mut tar = tar::Builder::new(std::fs::File::create(&file).expect("the directory is new"));
     let mut add = |name: &str, bytes: &[u8]| {
         let mut header = tar::Header::new_ustar();
-        (header.set_size(bytes.len() as u64), header.set_mode(0o644));
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
         tar.append_data(&mut header, name, bytes).expect("the file can be written");
     };
     add("layer.tar", &layer);

@@ -158,7 +158,9 @@ fn remove_beneath(tree: &mut BTreeMap<Name, Node>, dir: &[u8]) {
 
 #[test]
 fn layers_are_applied_as_the_specification_says() {
-    let layer = |entries: &[(&str, char, &str)]| {
+    /// Name, kind, contents or target.
+    type Entries<'a> = &'a [(&'a str, char, &'a str)];
+    let layer = |entries: Entries<'_>| {
         let mut builder = tar::Builder::new(Vec::new());
         for (name, kind, contents) in entries {
             let mut header = tar::Header::new_ustar();
@@ -168,7 +170,9 @@ fn layers_are_applied_as_the_specification_says() {
                 'l' => tar::EntryType::Symlink,
                 _ => tar::EntryType::Regular,
             });
-            (header.set_mode(0o644), header.set_uid(1), header.set_gid(2));
+            header.set_mode(0o644);
+            header.set_uid(1);
+            header.set_gid(2);
             header.set_size(if *kind == '-' { contents.len() as u64 } else { 0 });
             match kind {
                 'h' | 'l' => builder.append_link(&mut header, name, contents).expect("memory takes it"),
@@ -178,7 +182,7 @@ fn layers_are_applied_as_the_specification_says() {
         builder.into_inner().expect("memory takes it")
     };
     let first = [("d", 'd', ""), ("d/a", '-', "a"), ("d/b", 'h', "d/a"), ("d/s", 'd', ""), ("d/s/x", '-', "x")];
-    let cases: &[(&[(&str, char, &str)], &[&str])] = &[
+    let cases: &[(Entries<'_>, &[&str])] = &[
         (&[], &["/d d", "/d/a - \"a\"", "/d/b - \"a\" = /d/a", "/d/s d", "/d/s/x - \"x\""]),
         (&[("d/.wh.a", '-', "")], &["/d d", "/d/b - \"a\"", "/d/s d", "/d/s/x - \"x\""]),
         (&[("d/s", '-', "now")], &["/d d", "/d/a - \"a\"", "/d/b - \"a\" = /d/a", "/d/s - \"now\""]),
