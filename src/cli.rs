@@ -93,16 +93,37 @@ pub enum Request {
 /// # Errors
 /// With advice, for words that mean nothing here.
 pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Failure> {
-    let (mut words, verb) = with_verb(words.into_iter().collect());
+    let given: Vec<OsString> = words.into_iter().collect();
+    let count = given.len();
+    let (mut words, verb) = with_verb(given);
+    let put_in = verb == "build" && words.len() > count;
     if verb == "run" {
         end_flags_at_image(&mut words);
     }
-    let parsed = Cli::command().try_get_matches_from(std::iter::once(OsString::from("rbuild")).chain(words));
+    let parsed =
+        Cli::command().try_get_matches_from(std::iter::once(OsString::from("rbuild")).chain(words.iter().cloned()));
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => Ok(Request::Do(Box::new(cli))),
         Err(error) if !error.use_stderr() => Ok(Request::Print(error.render().to_string())),
-        Err(error) => Err(usage::failure(&error, &verb)),
+        Err(error) => {
+            let failure = usage::failure(&error, &verb);
+            match put_in.then(|| near_verb(&error, &words)).flatten() {
+                Some(near) => Err(failure.help(format!("did you mean `rbuild {near}`?"))),
+                None => Err(failure),
+            }
+        }
     }
+}
+
+/// The verb that the first word looks like, which was taken for a folder, when there is a word too many.
+fn near_verb(error: &clap::Error, words: &[OsString]) -> Option<String> {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let Some(ContextValue::String(extra)) = error.get(ContextKind::InvalidArg) else { return None };
+    if error.kind() != ErrorKind::UnknownArgument || extra.starts_with('-') {
+        return None;
+    }
+    let word = words.iter().skip_while(|word| *word != "build").nth(1)?.to_str()?;
+    frontend::nearest(word, verbs().iter().map(String::as_str)).map(str::to_owned)
 }
 
 /// The names of all verbs.
@@ -272,6 +293,10 @@ mod tests {
         insta::assert_snapshot!(report("a b"), @"
         error: `b` is one word too many: `rbuild build` takes `CONTEXT`
         help: words with blanks are put in quotes; a flag's value follows the flag
+        ");
+        insta::assert_snapshot!(report("bulid ."), @"
+        error: `.` is one word too many: `rbuild build` takes `CONTEXT`
+        help: did you mean `rbuild build`?
         ");
         insta::assert_snapshot!(report("-t"), @"
         error: `--tag` needs a value

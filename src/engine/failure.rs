@@ -85,12 +85,16 @@ impl Failure {
         self
     }
 
-    /// An error and all its causes: the error is the message, the causes are notes.
+    /// An error and all its causes: the error is the message, the causes are notes, but for those that it tells itself.
     pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
         let mut failure = Self::new(error.to_string());
         let mut source = error.source();
+        let message = error.to_string();
         while let Some(cause) = source {
-            failure = failure.note(cause.to_string());
+            let told = cause.to_string();
+            if !message.ends_with(&told) {
+                failure = failure.note(told);
+            }
             source = cause.source();
         }
         failure

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use executor::ExecError;
 use executor::ops::exec::StepError;
+use executor::ops::file::FileError;
+use executor::ops::file::owner::OwnerError;
 use executor::sandbox::SandboxError;
 use executor::source::SourceError;
 use frontend::{Diagnostic, Severity};
@@ -89,6 +91,17 @@ pub fn step(error: &ExecError, context: &Context) -> Failure {
         }
         ExecError::Source(SourceError::NotFound { path, context: called }) => missing(failure, path, context, called),
         ExecError::Source(SourceError::NothingMatches { context: called, .. }) => missing(failure, "", context, called),
+        // Who the user is, is asked of the image's own files: no fault of the sandbox.
+        ExecError::Step(StepError::Sandbox(SandboxError::Act { act, detail, errno: None }))
+            if act.starts_with("user ") =>
+        {
+            Failure::new(detail.clone()).help(
+                "USER names a user of the image: make it in a RUN before (`adduser`, `useradd`), or give its number",
+            )
+        }
+        ExecError::File(FileError::Owner(OwnerError::Unknown { .. })) => {
+            failure.help("make it in a RUN before (`adduser`, `useradd`), or give numbers, like `--chown=1000:1000`")
+        }
         ExecError::Step(StepError::Sandbox(SandboxError::Exec { program, .. })) if is_shell(program) => {
             failure.help("the image has no shell; the JSON form needs none: `RUN [\"program\", \"argument\"]`")
         }
@@ -117,6 +130,7 @@ fn missing(failure: Failure, path: &str, context: &Context, called: &str) -> Fai
     let failure = failure.note(format!("{called} is {}", tree.shown));
     match similar::advice(&tree.dir, &tree.ignore_patterns(), path) {
         Some(advice) => failure.help(advice),
-        None => failure.help(format!("paths of COPY and ADD start at {called}")),
+        None => failure
+            .help(format!("paths of COPY, ADD and bind mounts start at {called}, and nothing outside it can be had")),
     }
 }

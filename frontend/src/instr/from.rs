@@ -1,7 +1,7 @@
 //! FROM.
 
 use super::flags::{Flags, Takes};
-use super::{Instruction, Kind};
+use super::{COMMENT_HELP, Instruction, Kind};
 use crate::ast::Statement;
 use crate::error::Diagnostic;
 use crate::span::{Span, Word};
@@ -44,7 +44,8 @@ pub fn read(statement: &Statement, found: &mut Vec<Diagnostic>) -> Option<From> 
         },
         (Some(word), ..) => {
             let message = format!("FROM takes one image, and `{}` follows it", word.text);
-            found.push(Diagnostic::error(word.span, message, "AS is expected here").help(HELP));
+            let help = if word.text.starts_with('#') { COMMENT_HELP } else { HELP };
+            found.push(Diagnostic::error(word.span, message, "AS is expected here").help(help));
             return None;
         }
     };

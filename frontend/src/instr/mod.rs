@@ -26,6 +26,9 @@ pub use mount::{MountField, MountKey, MountSpec};
 pub use run::Run;
 pub use values::{ArgDeclaration, KeyValue};
 
+/// Said where a word begins with `#` and nothing of that kind can stand.
+pub(crate) const COMMENT_HELP: &str = "a comment needs a line of its own";
+
 /// An instruction and where it stands.
 #[derive(Clone, Debug)]
 pub struct Instruction {

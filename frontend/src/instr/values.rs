@@ -62,6 +62,11 @@ pub fn read(statement: &Statement, escape: char, found: &mut Vec<Diagnostic>) ->
                 value: statement.word(range.start + at + 1..range.end),
                 legacy: false,
             }),
+            None if text[range.clone()].starts_with('#') => {
+                let word = statement.word(range);
+                found.push(Diagnostic::error(word.span, "`#` begins no comment here", "").help(super::COMMENT_HELP));
+                break;
+            }
             None => {
                 let message = format!("`{}` has no `=`", &text[range.clone()]);
                 let help = format!("write `{keyword} name=\"value with blanks\"`: a value with blanks needs quotes");

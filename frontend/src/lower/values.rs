@@ -58,8 +58,11 @@ fn symbolic(text: &str) -> bool {
 /// One EXPOSE word: `port[-port][/protocol]`, tolerated with addresses in front; as `port/protocol` each.
 pub fn ports(text: &str) -> Result<Vec<String>, Refusal> {
     let bad = |reason: &str| {
-        Refusal::new(format!("`{text}` is no port: {reason}"))
-            .help("write a port like `8080`, `53/udp` or `7000-7010/tcp`")
+        let help = match text.starts_with('#') {
+            true => crate::instr::COMMENT_HELP,
+            false => "write a port like `8080`, `53/udp` or `7000-7010/tcp`",
+        };
+        Refusal::new(format!("`{text}` is no port: {reason}")).help(help)
     };
     let (host, container) = match text.rsplit_once(':') {
         Some((host, container)) => (Some(host), container),
