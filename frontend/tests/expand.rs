@@ -171,6 +171,22 @@ fn defaults_and_alternatives() {
         ("${A:+$A:}rest", "alpha:rest"),
         ("${NOPE:+$A:}rest", "rest"),
         ("a${NOPE:-x}b${A:+y}c", "axbyc"),
+        ("${NOPE:-'}'}", "}"),
+        ("${NOPE:-\"}\"}", "}"),
+        ("${NOPE:-a}b}", "ab}"),
+        ("${NOPE:-{a}}", "{a}"),
+        ("${NOPE:- a }", " a "),
+        ("${NOPE:-a'b c'd}", "ab cd"),
+        ("${NOPE:-$DOLLAR}", "$A"),
+        ("${NOPE:-\\$A}", "$A"),
+        ("${EMPTY:-${EMPTY-x}}", ""),
+        ("${EMPTY:+x}${EMPTY-y}", ""),
+        ("${A+}", ""),
+        ("${A:+'$A'}", "$A"),
+        ("${7:-x}", "seven"),
+        ("${8:-x}", "x"),
+        ("${@:-x}", "at"),
+        ("${_u+x}", "x"),
     ]);
 }
 
@@ -234,6 +250,15 @@ fn prefixes_and_suffixes() {
         ("${NOPE%%x}", ""),
         ("${EMPTY#x}", ""),
         ("${EMPTY##*}", ""),
+        ("${X##*x}", ""),
+        ("${X#*x}", "xabcxxabcxx"),
+        ("${X%x*}", "xxabcxxabcx"),
+        ("${X%%x*}", ""),
+        ("${A#alphabet}", "alpha"),
+        ("${A%%alpha}", ""),
+        ("${PATHY##*/lib*/}", "libfoo.so.1"),
+        ("\"${A#al}\"", "pha"),
+        ("${A#?????}", ""),
     ]);
 }
 

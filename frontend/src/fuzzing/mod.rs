@@ -147,8 +147,8 @@ pub fn git_ref(data: &[u8]) {
                 continue;
             }
         };
-        let parts = [Some(&git.remote), git.reference.as_ref(), git.subdir.as_ref(), git.commit.as_ref()];
-        for part in parts.into_iter().flatten() {
+        let arguments = [Some(&git.remote), git.reference.as_ref(), git.commit.as_ref()];
+        for part in arguments.into_iter().flatten() {
             assert!(!part.is_empty() && !part.starts_with('-') && !part.contains(char::is_control), "{git:?}");
         }
         // `name::rest` makes git run the program `git-remote-name`.
@@ -156,6 +156,7 @@ pub fn git_ref(data: &[u8]) {
         assert!(!git.remote.trim_start_matches(scheme).starts_with("::"), "{git:?}");
         if let Some(subdir) = &git.subdir {
             assert!(!subdir.split('/').any(|part| matches!(part, "" | "." | "..")), "{git:?}");
+            assert!(!subdir.contains(char::is_control), "{git:?}");
         }
         assert_eq!(git.source().scheme(), "git");
     }
