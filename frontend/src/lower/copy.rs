@@ -8,7 +8,7 @@ use solver::pattern::glob::has_wildcard;
 use super::inputs::Inputs;
 use super::origin::Origin;
 use super::stage::StageInProgress;
-use super::{paths, remote, steps, unexpandable, values};
+use super::{paths, refuse, remote, steps, unexpandable, values};
 use crate::error::{Diagnostic, Refusal};
 use crate::expand::{Rules, expand};
 use crate::heredoc::Heredoc;
@@ -156,6 +156,9 @@ impl StageInProgress<'_, '_> {
             };
             let part = match found.map_err(|refusal| refusal.at(word.span))? {
                 Some(remote) => {
+                    if remote.over_ssh() && !self.lowering.supported.ssh_sources {
+                        return Err(refuse::ssh_source_refused(word.span));
+                    }
                     if remote::has_password(&text) {
                         let warning = Diagnostic::warning(word.span, "this address holds a password", "")
                             .help("it stays in the image's history and in the cache: use an address without it");

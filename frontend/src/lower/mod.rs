@@ -94,7 +94,8 @@ pub fn check(
     answers: &Answers,
     found: Vec<Diagnostic>,
 ) -> (Vec<Diagnostic>, Vec<Asked>) {
-    match lower(file, options, answers, Supported::NOW, Purpose::Check, found) {
+    // What this version cannot run yet is no fault of the file.
+    match lower(file, options, answers, Supported::ALL, Purpose::Check, found) {
         Err(found) => (found, Vec::new()),
         Ok(Lowered { mut lowering, asked, .. }) => {
             if lowering.budget.spend(0).is_err() {

@@ -17,16 +17,20 @@ pub struct Supported {
     pub secret_mounts: bool,
     /// `RUN --mount=type=ssh`.
     pub ssh_mounts: bool,
+    /// ADD of a repository over ssh, which takes the user's keys.
+    pub ssh_sources: bool,
     /// `RUN --security=insecure`.
     pub insecure: bool,
 }
 
 impl Supported {
     /// This version.
-    pub const NOW: Self = Self { cache_mounts: false, secret_mounts: false, ssh_mounts: false, insecure: false };
+    pub const NOW: Self =
+        Self { cache_mounts: false, secret_mounts: false, ssh_mounts: false, ssh_sources: false, insecure: false };
 
     /// Everything that can be lowered, for looking at it and for tests.
-    pub const ALL: Self = Self { cache_mounts: true, secret_mounts: true, ssh_mounts: true, insecure: true };
+    pub const ALL: Self =
+        Self { cache_mounts: true, secret_mounts: true, ssh_mounts: true, ssh_sources: true, insecure: true };
 
     /// Whether mounts of that type can be run.
     pub fn mount(self, kind: RequestKind) -> bool {
@@ -72,6 +76,12 @@ pub fn mount_refused(kind: RequestKind, span: Span) -> Diagnostic {
         _ => "remove the flag",
     };
     unsupported(&format!("`RUN --mount=type={}`", kind.name()), span).help(help)
+}
+
+/// A repository whose server asks for keys: a Dockerfile of someone else's must not reach what they open.
+pub fn ssh_source_refused(span: Span) -> Diagnostic {
+    let help = "use an `https://` address, or fetch it yourself: `--build-context NAME=ADDRESS` and COPY --from=NAME";
+    unsupported("ADD of a repository over ssh", span).help(help)
 }
 
 fn unsupported(what: &str, span: Span) -> Diagnostic {
@@ -144,6 +154,18 @@ mod tests {
             ],
         );
         check("RUN --security=insecure x", &["insecure"]);
+    }
+
+    #[test]
+    fn a_dockerfile_does_not_use_the_users_ssh_keys() {
+        for address in ["git@example.com:team/app.git", "ssh://git@example.com:22/b", "${X:-git@example.com:a/b}"] {
+            let text = format!("FROM scratch\nADD {address} /a\n");
+            let planned = |supported| plan_supporting(&text, &PlanOptions::default(), &Answers::new(), supported);
+            let found = planned(Supported::NOW).expect_err(address);
+            assert_eq!(found[0].message, "ADD of a repository over ssh is not supported by this version of rbuild");
+            let Ok(Planned::Plan(plan)) = planned(Supported::ALL) else { panic!("{address} is lowered right") };
+            assert!(debug::plan(&plan).contains("git.fullurl = "), "{address}");
+        }
     }
 
     #[test]

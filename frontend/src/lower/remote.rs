@@ -144,6 +144,14 @@ pub struct Remote {
     pub path: String,
 }
 
+impl Remote {
+    /// Whether it is fetched over ssh, with the user's keys.
+    pub fn over_ssh(&self) -> bool {
+        let address = self.source.attrs.get(attr::GIT_FULL_URL);
+        address.is_some_and(|address| address.starts_with("ssh://") || !address.contains("://"))
+    }
+}
+
 /// The operation for an address; `None` for a path.
 ///
 /// # Errors
