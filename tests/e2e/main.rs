@@ -11,6 +11,7 @@ mod build;
 mod cache;
 mod contexts;
 mod copy;
+mod epoch;
 mod examples;
 mod interrupt;
 mod language;
