@@ -89,7 +89,7 @@ pub(crate) fn find(root: &Root, wanted: &Wanted<'_>) -> Result<Vec<Match>, Selec
 }
 
 /// The text without its escapes.
-fn unescaped(text: &str) -> String {
+pub(crate) fn unescaped(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut letters = text.chars();
     while let Some(letter) = letters.next() {

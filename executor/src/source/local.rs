@@ -11,7 +11,7 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{self, Mode, OFlags, Stat};
+use rustix::fs::{self, Mode, OFlags};
 use solver::key::ContentDigest;
 use solver::op::{SourceOp, attr};
 use solver::seam::Selection;
@@ -19,8 +19,8 @@ use solver::seam::Selection;
 use super::SourceError;
 use super::digest::{Digesting, Looks};
 use crate::select::Patterns;
-use crate::select::tree::{self, Effect, Filter, Match, Rule, RuleScope, Sink, Wanted, walk_selected};
-use crate::tree::walk::Entry;
+use crate::select::required::{Unmet, first_unmet, is_left};
+use crate::select::tree::{self, Effect, Filter, Match, Rule, RuleScope, Wanted};
 use crate::tree::{Root, TreeError, shown};
 
 /// A directory of the user.
@@ -182,16 +182,17 @@ impl LocalSource {
                 if one.place.stat.is_none() {
                     return Err(self.not_found(selection));
                 }
-                if !self.is_visible(one, filter).map_err(|error| self.tree_error(error))? {
+                if !is_left(filter, &one.place).map_err(|error| self.tree_error(error))? {
                     let ignored = self.ignored(patterns, &one.place.path, &selection.path);
                     return Err(ignored.unwrap_or_else(|| self.not_found(selection)));
                 }
             }
+            self.check_required(patterns, selection, filter, &found)?;
             return Ok(found);
         }
         let mut visible = Vec::new();
         for one in found {
-            if self.is_visible(&one, filter).map_err(|error| self.tree_error(error))? {
+            if is_left(filter, &one.place).map_err(|error| self.tree_error(error))? {
                 visible.push(one);
             }
         }
@@ -201,22 +202,28 @@ impl LocalSource {
                 context: self.context.clone(),
             });
         }
+        self.check_required(patterns, selection, filter, &visible)?;
         Ok(visible)
     }
 
-    /// Whether the source's patterns leave anything of a match.
-    fn is_visible(&self, found: &Match, filter: &Filter<'_>) -> Result<bool, TreeError> {
-        let source_rules = || filter.rules.iter().filter(|rule| rule.scope == RuleScope::Source);
-        let path = &found.place.path;
-        let hidden = source_rules().any(|rule| rule.patterns.matches(path) != (rule.effect == Effect::KeepOnly));
-        if !hidden || path.is_empty() || !found.place.is_dir() {
-            return Ok(!hidden || path.is_empty());
+    /// Every path that the copy names one by one must be there.
+    fn check_required(
+        &self,
+        patterns: &LocalPatterns,
+        selection: &Selection,
+        filter: &Filter<'_>,
+        found: &[Match],
+    ) -> Result<(), SourceError> {
+        let (names, allow_empty) = (&selection.required_paths, selection.allow_empty_wildcard);
+        let unmet = first_unmet(&self.root, found, names, allow_empty, filter);
+        match unmet.map_err(SourceError::in_context(&self.context))? {
+            None => Ok(()),
+            Some(Unmet::LeftOut(path)) => {
+                let ignored = self.ignored(patterns, &path, &shown(&path));
+                Err(ignored.unwrap_or(SourceError::NotFound { path: shown(&path), context: self.context.clone() }))
+            }
+            Some(unmet) => Err(SourceError::unmet(unmet, &self.context)),
         }
-        // A directory that is left out is there all the same when a later pattern takes back something in it.
-        let rules = source_rules().map(|rule| Rule { patterns: rule.patterns, effect: rule.effect, scope: rule.scope });
-        let mut first = FirstEntry(false);
-        walk_selected(found.place.open_dir()?, path, &Filter { rules: rules.collect() }, &mut first)?;
-        Ok(first.0)
     }
 
     fn not_found(&self, selection: &Selection) -> SourceError {
@@ -233,23 +240,5 @@ impl LocalSource {
             pattern: pattern.to_owned(),
             position,
         })
-    }
-}
-
-/// Whether anything comes.
-struct FirstEntry(bool);
-
-impl Sink for FirstEntry {
-    type Error = TreeError;
-    fn enter(&mut self, _name: &[u8], _path: &[u8], _stat: &Stat) -> Result<(), TreeError> {
-        self.0 = true;
-        Ok(())
-    }
-    fn leave(&mut self, _entry: &Entry<'_>) -> Result<(), TreeError> {
-        Ok(())
-    }
-    fn leaf(&mut self, _entry: &Entry<'_>) -> Result<(), TreeError> {
-        self.0 = true;
-        Ok(())
     }
 }

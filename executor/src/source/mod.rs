@@ -18,8 +18,9 @@ mod tests;
 use oci::content::ContentError;
 
 use crate::select::GlobError;
+use crate::select::required::Unmet;
 use crate::select::tree::SelectError;
-use crate::tree::TreeError;
+use crate::tree::{TreeError, shown};
 
 /// Why a source could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +72,16 @@ pub enum SourceError {
     NothingMatches {
         /// The wildcard.
         pattern: String,
+        /// Which source.
+        context: String,
+    },
+    /// A path that is to be copied with its directories, and one of these is a link.
+    #[error("`{path}` cannot be copied with its parent directories: in {context}, `{link}` is a symbolic link")]
+    ThroughLink {
+        /// The path, relative to the source.
+        path: String,
+        /// The link.
+        link: String,
         /// Which source.
         context: String,
     },
@@ -137,6 +148,18 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// What leads to nothing, as an error.
+    pub(crate) fn unmet(unmet: Unmet, context: &str) -> SourceError {
+        let context = context.to_owned();
+        match unmet {
+            Unmet::Pattern(pattern) => SourceError::NothingMatches { pattern, context },
+            Unmet::Through { path, link } => {
+                SourceError::ThroughLink { path: shown(&path), link: shown(&link), context }
+            }
+            Unmet::Missing(path) | Unmet::LeftOut(path) => SourceError::NotFound { path: shown(&path), context },
+        }
+    }
+
     /// What to do about it, for the user.
     pub fn help(&self) -> Option<String> {
         match self {

@@ -170,6 +170,41 @@ fn patterns_of_a_copy_choose_what_counts() {
 }
 
 #[test]
+fn a_copy_with_parents_is_exactly_what_it_names_and_the_way_there() {
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), &["a/b/x=1", "a/b/y=2", "a/z=3", "c/x=4"]);
+    let selection = |path: &str| Selection {
+        include_patterns: vec![path.into()],
+        required_paths: vec![path.into()],
+        ..copy::selection(&action("/"))
+    };
+    for (path, script, counts) in [
+        ("a/b/x", "printf 9 >a/b/x", true),
+        ("a/b/x", "chmod 700 a", true),
+        ("a/b/x", "chmod 700 a/b", true),
+        ("a/b/x", "printf 9 >a/b/y; printf 9 >a/z; mkdir a/new; chmod 700 c", false),
+        ("a/b/x", "touch a a/b a/b/x", false),
+        ("a/*/*", "printf 9 >a/b/y", true),
+        ("a/*/*", "printf 9 >a/z", false),
+        ("**/x", "printf 9 >c/x", true),
+        ("**/x", "printf 9 >a/z; mkdir d; printf 9 >d/y", false),
+        ("**/x", "mkdir d; printf 9 >d/x", true),
+        ("none/*", "printf 9 >a/z", false),
+        ("none/*", "mkdir none; printf 9 >none/x", true),
+    ] {
+        let before = digest_in(dir.path(), &[], &selection(path)).unwrap();
+        shell(open(dir.path()).as_fd(), script);
+        let after = digest_in(dir.path(), &[], &selection(path)).unwrap();
+        assert_eq!(before != after, counts, "{path}: {script}");
+        std::fs::remove_dir_all(dir.path().join("a")).unwrap();
+        shell(open(dir.path()).as_fd(), "rm -rf -- *");
+        build(dir.path(), &["a/b/x=1", "a/b/y=2", "a/z=3", "c/x=4"]);
+    }
+    let error = digest_in(dir.path(), &[], &selection("a/none")).unwrap_err();
+    assert_eq!(error.to_string(), "`a/none` does not exist in the build context");
+}
+
+#[test]
 fn what_cannot_be_selected_is_named() {
     let dir = tempfile::tempdir().unwrap();
     build(dir.path(), &["a=1", "d/b=2", "loop -> loop", "out -> /etc/passwd"]);

@@ -22,6 +22,7 @@ use solver::seam::{LogSink, Selection};
 
 use super::mode::ModeChange;
 use super::{FileError, owner};
+use crate::select::required::first_unmet;
 use crate::select::tree::{Filter, Match, Sink, Wanted, find, walk_selected};
 use crate::snapshot::Mounted;
 use crate::source::SourceError;
@@ -123,17 +124,24 @@ fn find_in_result(action: &CopyAction, mounted: &Mounted) -> Result<Vec<Match>, 
         FileError::tree("read the source")(TreeError::Io { act: "open", path: "/".into(), source })
     })?;
     let wanted = Wanted { path: &action.src, wildcard: action.allow_wildcard, follow_symlinks: action.follow_symlinks };
-    let found = find(&Root::new(fd), &wanted).map_err(SourceError::in_context(RESULT))?;
+    let root = Root::new(fd);
+    let found = find(&root, &wanted).map_err(SourceError::in_context(RESULT))?;
     let path = || shown(action.src.as_bytes());
     let is_pattern = action.allow_wildcard && solver::pattern::glob::has_wildcard(&action.src);
     match is_pattern {
         true if found.is_empty() && !action.allow_empty_wildcard => {
-            Err(SourceError::NothingMatches { pattern: path(), context: RESULT.into() }.into())
+            return Err(SourceError::NothingMatches { pattern: path(), context: RESULT.into() }.into());
         }
         false if found.iter().any(|one| one.place.stat.is_none()) => {
-            Err(SourceError::NotFound { path: path(), context: RESULT.into() }.into())
+            return Err(SourceError::NotFound { path: path(), context: RESULT.into() }.into());
         }
-        _ => Ok(found),
+        _ => {}
+    }
+    let (names, allow_empty) = (&action.required_paths, action.allow_empty_wildcard);
+    let unmet = first_unmet(&root, &found, names, allow_empty, &Filter::default());
+    match unmet.map_err(SourceError::in_context(RESULT))? {
+        None => Ok(found),
+        Some(unmet) => Err(SourceError::unmet(unmet.absolute(), RESULT).into()),
     }
 }
 

@@ -3,6 +3,7 @@
 mod attributes;
 mod hostile;
 mod others;
+mod parents;
 mod places;
 
 use std::fs;
@@ -37,6 +38,11 @@ fn action(line: &str) -> CopyAction {
             }
             ("--exclude", pattern) => action.exclude_patterns.push(pattern.into()),
             ("--include", pattern) => action.include_patterns.push(pattern.into()),
+            // As the frontend lowers `COPY --parents`.
+            ("--parents", path) => {
+                action.include_patterns.push(path.into());
+                action.required_paths.push(path.into());
+            }
             ("--time", seconds) => action.timestamp = Some(seconds.parse().unwrap()),
             ("--add", _) => action.unpack_archives = true,
             ("--whole", _) => action.dir_contents_only = false,
