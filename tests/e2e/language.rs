@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 
 use crate::support::compare::{Facts, facts};
+use crate::support::fake::{Fake, Reply};
+use crate::support::git::GitServer;
 use crate::support::{Archive, Context, Store};
 
 /// Builds on a store with `busybox` and gives what the image holds and says.
@@ -279,4 +281,121 @@ fn config_beyond_the_other_builder() {
     ]);
     let found: BTreeMap<&str, &str> = expected.keys().map(|name| (*name, facts[*name].as_str())).collect();
     assert_eq!(found, expected);
+}
+
+#[test]
+fn add_brings_files_and_archives_of_the_web_and_repositories() {
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o640);
+    header.set_uid(3);
+    header.set_gid(4);
+    header.set_size(7);
+    archive.append_data(&mut header, "in/file", &b"packed\n"[..]).expect("memory takes it");
+    let archive = archive.into_inner().expect("memory takes it");
+    let web = Fake::start(move |request| match request.path.as_str() {
+        "/page.txt?v=1" => Reply::new(200, "page\n"),
+        "/a.tar" => Reply::new(200, archive.clone()),
+        _ => Reply::new(404, ""),
+    });
+    let git = GitServer::start();
+    let commit = git.commit("project", "mkdir lib && echo main >main && echo lib >lib/lib");
+    let (address, repository) = (&web.address, git.url("project"));
+    let sum = crate::support::archive::hex(b"page\n");
+    let context = Context::new(&format!(
+        "FROM busybox\nARG HOST={address}\n\
+         ADD http://$HOST/page.txt?v=1 /r/named\n\
+         ADD --checksum=sha256:{sum} --chown=5 --chmod=644 http://$HOST/page.txt?v=1 /r/dir/\n\
+         ADD http://$HOST/a.tar /r/packed/\nADD --unpack http://$HOST/a.tar /r/unpacked/\n\
+         ADD --unpack --chown=7:8 http://$HOST/a.tar /r/owned/\n\
+         ADD --checksum={commit} {repository}#main:lib /r/lib/\nADD --exclude=lib {repository} /r/git/\n"
+    ));
+    let facts = built(&Store::with_busybox(), &context, &["--network=none"]);
+    let packed = facts["/r/packed/a.tar"].clone();
+    assert!(packed.starts_with("- 0600 0:0 "), "{packed}");
+    let found: Vec<String> = beneath(&facts).into_iter().filter(|line| !line.starts_with("packed/a.tar")).collect();
+    let expected = [
+        r#"dir d 0755 5:5"#,
+        r#"dir/page.txt - 0644 5:5 "page\n""#,
+        r#"git d 0755"#,
+        r#"git/main - 0644 "main\n""#,
+        r#"lib d 0755"#,
+        r#"lib/lib - 0644 "lib\n""#,
+        r#"named - 0600 "page\n""#,
+        r#"owned d 0755 7:8"#,
+        r#"owned/in d 0755 7:8"#,
+        r#"owned/in/file - 0640 7:8 "packed\n""#,
+        r#"packed d 0755"#,
+        r#"unpacked d 0755"#,
+        r#"unpacked/in d 0755"#,
+        r#"unpacked/in/file - 0640 3:4 "packed\n""#,
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn linked_and_nested_copies_arrive_as_documented() {
+    let context = Context::new(
+        "FROM busybox\nRUN mkdir -p /real /r && ln -s /real /r/link && echo old >/r/file\n\
+         COPY --link a /r/file\nCOPY --link --chown=7:8 tree /r/tree/\n\
+         COPY --link --from=busybox /etc/group /r/group\n\
+         COPY --parents tree/./sub/b tree/sub/../c /r/parents/\nCOPY --parents ./**/b /r/deep/\n\
+         RUN cat /r/file /r/tree/c >/r/seen\n",
+    )
+    .file("a", "a\n")
+    .file("tree/c", "c\n")
+    .file("tree/sub/b", "b\n");
+    let facts = built(&Store::with_busybox(), &context, &["--network=none"]);
+    let found: Vec<String> = beneath(&facts).into_iter().filter(|line| !line.starts_with("group")).collect();
+    let expected = [
+        r#"deep d 0755"#,
+        r#"deep/tree d 0755"#,
+        r#"deep/tree/sub d 0755"#,
+        r#"deep/tree/sub/b - 0644 "b\n""#,
+        r#"file - 0644 "a\n""#,
+        r#"link l -> /real"#,
+        r#"parents d 0755"#,
+        r#"parents/sub d 0755"#,
+        r#"parents/sub/b - 0644 "b\n""#,
+        r#"parents/tree d 0755"#,
+        r#"parents/tree/c - 0644 "c\n""#,
+        r#"seen - 0644 "a\nc\n""#,
+        r#"tree d 0755 7:8"#,
+        r#"tree/c - 0644 7:8 "c\n""#,
+        r#"tree/sub d 0755 7:8"#,
+        r#"tree/sub/b - 0644 7:8 "b\n""#,
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn images_of_one_epoch_are_the_same_whatever_the_cache_knows() {
+    let context = Context::new(
+        "FROM busybox AS tools\nRUN echo tool >/tool\nFROM busybox\nWORKDIR /r\nRUN echo made >made\n\
+         COPY --from=tools /tool tool\nCOPY --link a linked\nADD a.tar /r/\nENV A=1\n",
+    )
+    .file("a", "a");
+    let mut archive = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_ustar();
+    header.set_mode(0o644);
+    header.set_mtime(1_234_567_890);
+    archive.append_data(&mut header, "member", &b""[..]).expect("memory takes it");
+    context.write("a.tar", archive.into_inner().expect("memory takes it"));
+    let id = |store: &Store, args: &[&str]| {
+        let args = args.iter().copied().chain(["--network=none"]);
+        store.image_id(&context, args)
+    };
+    let epoch = ["--source-date-epoch", "1000000000"];
+    let store = Store::with_busybox();
+    // What was built before has other times.
+    let now = id(&store, &[]);
+    let cached = id(&store, &epoch);
+    let anew = id(&store, &[epoch[0], epoch[1], "--no-cache"]);
+    // Another store with the same base: an import of its own would have a time of its own.
+    let (other, base) = (Store::new(), store.path("base.tar"));
+    store.rbuild(["save".as_ref(), "-o".as_ref(), base.as_os_str(), "busybox".as_ref()]).ok();
+    other.rbuild(["load".as_ref(), "-i".as_ref(), base.as_os_str()]).ok();
+    let elsewhere = id(&other, &epoch);
+    assert_ne!(now, cached);
+    assert_eq!([&anew, &elsewhere], [&cached, &cached]);
 }
