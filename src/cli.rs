@@ -7,6 +7,7 @@
 mod advice;
 mod build;
 mod check;
+mod debug;
 mod input;
 mod manage;
 mod run;
@@ -20,6 +21,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub use build::BuildArgs;
 pub use check::{Call, CheckArgs, CheckFormat};
+pub use debug::{DebugArgs, DebugFormat, DebugWhat};
 pub use input::InputArgs;
 pub use manage::{ConfigArgs, Format, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, SaveFormat};
 pub use run::RunArgs;
@@ -73,6 +75,8 @@ pub enum Verb {
     Save(SaveArgs),
     /// Read images from an archive or an OCI layout
     Load(LoadArgs),
+    /// Show what rbuild makes of a Dockerfile: its statements, its plan, its graph
+    Debug(Box<DebugArgs>),
     /// Show every setting and where it comes from
     Config(ConfigArgs),
     /// Show the version
@@ -218,6 +222,11 @@ mod tests {
         check("--debug --root /images ./x", "Build");
         check("run app:1 images", "Run");
         check("version", "Version");
+        check("check .", "Check");
+        check("check -f x --fix --format sarif .", "Check");
+        check("./check", "Build");
+        check("-D debug graph .", "Debug");
+        check("debug --target a plan . --offline", "Debug");
     }
 
     #[test]
@@ -250,6 +259,8 @@ mod tests {
         check("-D", "Usage: rbuild");
         check("help build", "--build-arg");
         check("build --help", "--build-arg");
+        check("check --help", "Exit codes:");
+        check("help debug", "--offline");
         check("--no-cache --help", "--build-arg");
         check("--version", env!("CARGO_PKG_VERSION"));
     }
@@ -325,6 +336,30 @@ mod tests {
         insta::assert_snapshot!(report("rmi"), @"
         error: `rbuild rmi` needs `IMAGE`
         help: `rbuild rmi --help` lists all flags
+        ");
+        insta::assert_snapshot!(report("check"), @"
+        error: `rbuild check` needs `CONTEXT`
+        help: for the current folder, end the line with a dot: `rbuild check .`
+        ");
+        insta::assert_snapshot!(report("check --format xml ."), @"
+        error: `--format` does not take `xml`
+        help: it takes one of text, json, sarif, github
+        ");
+        insta::assert_snapshot!(report("check --push ."), @"
+        error: `rbuild check` has no flag `--push`
+        help: `rbuild check --help` lists all flags
+        ");
+        insta::assert_snapshot!(report("--call=outlnie ."), @"
+        error: `--call`: `outlnie` is none of check, outline, targets, build
+        help: `rbuild build --help` lists all flags
+        ");
+        insta::assert_snapshot!(report("debug gaph ."), @"
+        error: `WHAT` does not take `gaph`
+        help: did you mean `graph`?
+        ");
+        insta::assert_snapshot!(report("debug graph"), @"
+        error: `rbuild debug` needs `WHAT` and `CONTEXT`
+        help: for the current folder, end the line with a dot: `rbuild debug graph .`
         ");
         insta::assert_snapshot!(report("run -d app"), @"
         error: `-d` is not supported by this version of rbuild

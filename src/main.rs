@@ -2,8 +2,8 @@
 //!
 //! Reading order: [`cli`] understands the words, [`config`] and [`options`] make plain values of them, [`cmd`] has one
 //! file per verb, [`engine`] does the work, [`progress`] and [`report`] tell of it. Exit codes: 0, 1 (the build or what
-//! it was given), 130 (stopped by the user); `rbuild run` returns the code of what it
-//! ran, and 126 or 127 when that could not be executed.
+//! it was given, or findings of a check), 130 (stopped by the user); `rbuild run` returns the code of what it ran, and
+//! 126 or 127 when that could not be executed.
 
 mod cli;
 mod cmd;

@@ -29,6 +29,11 @@ pub fn failure(error: &clap::Error, verb: &str) -> Failure {
             Failure::new("the build has no context: the folder that COPY and ADD read from")
                 .help("for the current folder, end the line with a dot: `rbuild -t NAME .`")
         }
+        ErrorKind::MissingRequiredArgument if matches!(verb.get_name(), "check" | "debug") => {
+            let words = if verb.get_name() == "debug" { "debug graph" } else { "check" };
+            Failure::new(format!("`rbuild {}` needs {}", verb.get_name(), positionals(verb)))
+                .help(format!("for the current folder, end the line with a dot: `rbuild {words} .`"))
+        }
         ErrorKind::MissingRequiredArgument => {
             Failure::new(format!("`rbuild {}` needs {}", verb.get_name(), positionals(verb))).help(more)
         }

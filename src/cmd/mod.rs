@@ -6,6 +6,7 @@ mod build;
 mod call;
 mod check;
 mod config;
+mod debug;
 mod images;
 mod import;
 mod interrupt;
@@ -25,7 +26,7 @@ use solver::seam::Progress;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::values::ProgressArg;
-use crate::cli::{Call, Cli, Verb};
+use crate::cli::{Call, Cli, DebugWhat, Verb};
 use crate::config::{self as settings, Config, Flags, RegistryConfig, Source};
 use crate::engine::{Failure, FailureKind, Settings};
 use crate::environment::Environment;
@@ -53,12 +54,15 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         flags.network = args.network;
         flags.platform.clone_from(&args.input.platform);
     }
-    if let Verb::Check(args) = &cli.verb {
-        flags.platform.clone_from(&args.input.platform);
+    match &cli.verb {
+        Verb::Check(args) => flags.platform.clone_from(&args.input.platform),
+        Verb::Debug(args) => flags.platform.clone_from(&args.input.platform),
+        _ => {}
     }
     // Whoever only looks needs no folder for a store.
     flags.only_looks = match &cli.verb {
         Verb::Check(_) => true,
+        Verb::Debug(args) => args.offline || args.what == DebugWhat::Ast,
         Verb::Build(args) => args.call.wanted() != Call::Build,
         _ => false,
     };
@@ -86,6 +90,7 @@ async fn obey(hall: &Hall<'_>, verb: Verb) -> Result<u8, Failure> {
     match verb {
         Verb::Build(args) => build::build(hall, &args).await,
         Verb::Run(args) => run::run(hall, &args).await,
+        Verb::Debug(args) => debug::debug(hall, &args).await,
         Verb::Images(args) => images::images(hall, &args).await,
         Verb::Rmi(args) => rmi::rmi(hall, &args).await,
         Verb::Import(args) => import::import(hall, &args).await,

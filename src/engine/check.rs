@@ -66,8 +66,9 @@ impl Checked {
     pub fn doubts(&self) -> impl Iterator<Item = Problem> {
         let doubtful = self.unknown.iter().filter(|asked| asked.help.is_some());
         doubtful.map(|asked| {
-            let message =
-                format!("`{}` is taken for an image, and is not looked up", asked.question.reference.familiar());
+            let written = asked.span.clone().and_then(|span| self.dockerfile.text.get(span));
+            let written = written.map_or_else(|| asked.question.reference.familiar(), str::to_owned);
+            let message = format!("`{written}` is taken for an image, and is not looked up");
             let snippet = asked.span.clone().map(|span| self.dockerfile.snippet(span, ""));
             Problem { snippet, help: asked.help.clone(), ..Problem::new(message) }
         })
@@ -100,6 +101,16 @@ impl Checker {
             ..PlanOptions::default()
         };
         Ok(Self { dockerfile, options, store: existing(&settings.root) })
+    }
+
+    /// What the frontend is told.
+    pub fn options(&self) -> &PlanOptions {
+        &self.options
+    }
+
+    /// The local store, if there is one.
+    pub fn store(&self) -> Option<&Store> {
+        self.store.as_ref()
     }
 
     /// Everything that can be found.

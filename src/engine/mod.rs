@@ -3,8 +3,8 @@
 //! In come options, out come outcomes and [`Failure`]s; events go to a [`solver::seam::Progress`]. Deliberately
 //! absent: argv, the terminal, colours.
 //!
-//! [`build()`] reads like the build itself; [`context`] opens what it starts from, [`resolve`] answers the frontend, [`assemble`]
-//! makes the image, [`export`] sends it out.
+//! [`build()`] reads like the build itself; [`context`] opens what it starts from, [`resolve`] answers the frontend,
+//! [`assemble`] makes the image, [`export`] sends it out. [`check`] and [`inspect`] only look.
 
 mod failure;
 
@@ -22,6 +22,7 @@ mod task;
 mod words;
 
 pub mod images;
+pub mod inspect;
 
 pub use build::{Built, build};
 pub use check::{Checked, Checker, Mended, replace};
@@ -29,6 +30,7 @@ pub use context::Text;
 pub use failure::{Failure, FailureKind, Problem, Snippet};
 pub use run::run;
 pub use settings::Settings;
+pub use words::diagnostic as problem;
 
 use oci::content::ContentStore as _;
 use oci::model::Digest;

@@ -1,0 +1,59 @@
+//! `rbuild debug`: the stages between a Dockerfile and its image, printed.
+
+use frontend::Severity;
+use frontend::debug::{self, graph::Drawing, json};
+
+use super::Hall;
+use crate::cli::{DebugArgs, DebugFormat, DebugWhat};
+use crate::engine::{Checker, Failure, inspect};
+use crate::escape;
+use crate::options::{self, InputOptions};
+use crate::report::{self, Reporter};
+
+/// The file is not well-formed.
+const FAULTY: u8 = 1;
+
+/// Prints what is asked for.
+pub async fn debug(hall: &Hall<'_>, args: &DebugArgs) -> Result<u8, Failure> {
+    if args.what != DebugWhat::Graph && matches!(args.format, DebugFormat::Dot | DebugFormat::Mermaid) {
+        return Err(Failure::new("only a graph is drawn").help("write `rbuild debug graph`, or `--format json`"));
+    }
+    let input = options::input::input(&args.input, &hall.config, hall.environment)?;
+    if args.what == DebugWhat::Ast {
+        return ast(hall, &input, args.format);
+    }
+    let settings = &hall.settings();
+    let (dockerfile, plan) = if args.offline {
+        inspect::plan_offline(settings, &input)?
+    } else {
+        let plan = async |progress, cancel| inspect::plan(settings, &input, progress, cancel).await;
+        hall.under_display(hall.mode()?, plan).await?
+    };
+    let drawing = || Drawing::of(&dockerfile.text, &plan);
+    super::print(&match (args.what, args.format) {
+        (DebugWhat::Graph, DebugFormat::Text) => escape::lines(&drawing().text()).into_owned(),
+        (DebugWhat::Graph, DebugFormat::Json) => escape::json(&drawing().json()),
+        (DebugWhat::Graph, DebugFormat::Dot) => drawing().dot(),
+        (DebugWhat::Graph, DebugFormat::Mermaid) => drawing().mermaid(),
+        (_, DebugFormat::Json) => escape::json(&json::plan(&plan)),
+        (_, _) => escape::lines(&debug::plan(&plan)).into_owned(),
+    })?;
+    Ok(0)
+}
+
+/// The statements that could be read; what could not be is told beside them.
+fn ast(hall: &Hall<'_>, input: &InputOptions, format: DebugFormat) -> Result<u8, Failure> {
+    let dockerfile = Checker::open(&hall.settings(), input)?.dockerfile;
+    let (ast, found) = frontend::parse::parse(&dockerfile.text);
+    super::print(&match format {
+        DebugFormat::Json => escape::json(&json::ast(&ast)),
+        _ => escape::lines(&debug::ast(&ast)).into_owned(),
+    })?;
+    let mut reporter = Reporter::new(hall.style());
+    let mut code = 0;
+    for found in found.iter().filter(|found| found.severity == Severity::Error) {
+        report::print(&reporter.problem(report::Severity::Error, &crate::engine::problem(found, &dockerfile)));
+        code = FAULTY;
+    }
+    Ok(code)
+}
