@@ -27,7 +27,7 @@ use crate::layout::{Layout, fresh_name};
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Line {
     /// What it is; the first line.
-    Layer(LayerLine),
+    Layer(Box<LayerLine>),
     /// It has a tree.
     Tree { name: String, stamp: Stamp },
     /// What its tar is.
@@ -106,7 +106,7 @@ pub(crate) fn record_file_name(id: &ResultId) -> String {
 /// row) is replaced.
 pub(crate) fn begin(layout: &Layout, line: LayerLine) -> Result<(), StoreError> {
     let name = record_file_name(&line.id);
-    write_file(&layout.records, &name, &encode(&Line::Layer(line)), false)
+    write_file(&layout.records, &name, &encode(&Line::Layer(Box::new(line))), false)
 }
 
 /// Appends a fact. A layer without a record file (it has just been dropped) is none of our business: `false`.

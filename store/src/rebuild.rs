@@ -302,7 +302,7 @@ fn parse_record(bytes: &[u8]) -> Option<Record> {
     let mut lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let Ok(Line::Layer(layer)) = serde_json::from_slice(lines.next()?) else { return None };
     let mut keys = HashMap::new();
-    let mut record = Record { layer, tree: None, tar: None, blob: None, sources: Vec::new(), keys: Vec::new() };
+    let mut record = Record { layer: *layer, tree: None, tar: None, blob: None, sources: Vec::new(), keys: Vec::new() };
     for line in lines {
         match serde_json::from_slice(line) {
             Ok(Line::Tree { name, stamp }) if is_tree_name(&name) => record.tree = Some((name, stamp)),

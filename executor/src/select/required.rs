@@ -77,7 +77,7 @@ pub(crate) fn first_unmet(
 /// Follows a plain name from a matched directory, whose path is without links.
 fn follow(root: &Root, from: &Match, name: &str) -> Result<Result<Place, Unmet>, TreeError> {
     let cleaned = clean(&format!("/{}", unescaped(name)));
-    let whole = joined(&from.place.path, cleaned[1..].as_bytes());
+    let whole = joined(&from.place.path, &cleaned.as_bytes()[1..]);
     let mut path = from.place.path.clone();
     let mut place = root.resolve_no_follow(&path)?;
     for component in cleaned.split('/').filter(|component| !component.is_empty()) {
