@@ -97,7 +97,8 @@ pub struct Flag {
     pub name: Word,
     /// After the `=`.
     pub value: Option<Word>,
-    /// For every byte of the value's text, and its end, where it stands in the file.
+    /// For every byte of the value's text, and its end, where it stands in the file; empty unless the flag is
+    /// `--mount`, whose value has parts with places of their own.
     pub value_map: Vec<usize>,
     /// All of it.
     pub span: Span,

@@ -174,26 +174,32 @@ fn flags(line: &Line, start: usize) -> (Vec<Flag>, usize) {
         if !text[pos..].starts_with("--") {
             return (flags, pos);
         }
-        let (value, map, end) = unquoted(text, pos);
+        let (value, runs, end) = unquoted(text, pos);
         meter::tick(end - pos);
         if value == "--" {
             let rest = &text[end..];
             return (flags, end + (rest.len() - rest.trim_start().len()));
         }
         let span = line.span(pos..end);
-        let place = |index: usize| if index < map.len() { line.source(map[index]) } else { span.end };
+        let place = |index: usize| {
+            // Every byte of the value belongs to a run.
+            let run = runs[..runs.partition_point(|(at, _)| *at <= index)].last();
+            run.filter(|_| index < value.len()).map_or(span.end, |(at, source)| line.source(source + index - at))
+        };
         let (name, text_value) = match value[2..].split_once('=') {
             Some((name, value)) => (name, Some(value)),
             None => (&value[2..], None),
         };
         let name_end = 2 + name.len();
-        let value_map: Vec<usize> =
-            text_value.map(|_| (name_end + 1..=value.len()).map(place).collect()).unwrap_or_default();
+        let value_map: Vec<usize> = match text_value {
+            Some(_) if name == "mount" => (name_end + 1..=value.len()).map(place).collect(),
+            _ => Vec::new(),
+        };
         flags.push(Flag {
             name: Word { text: name.to_owned(), span: Span::new(span.start, place(name_end)) },
             value: text_value.map(|text| Word {
                 text: text.to_owned(),
-                span: Span::new(value_map.first().copied().unwrap_or(span.end).min(span.end), span.end),
+                span: Span::new(place(name_end + 1).min(span.end), span.end),
             }),
             value_map,
             span,
@@ -202,11 +208,12 @@ fn flags(line: &Line, start: usize) -> (Vec<Flag>, usize) {
     }
 }
 
-/// The word at `start` up to an unquoted blank: its text without quotes and escapes, for each byte of that where it
-/// came from, and the word's end. The escape is always a backslash here, as other builders have it.
-fn unquoted(text: &str, start: usize) -> (String, Vec<usize>, usize) {
+/// The word at `start` up to an unquoted blank: its text without quotes and escapes, where that came from (runs of
+/// bytes: offset in the value, offset in the text), and the word's end. The escape is always a backslash here, as
+/// other builders have it.
+fn unquoted(text: &str, start: usize) -> (String, Vec<(usize, usize)>, usize) {
     let mut value = String::new();
-    let mut map = Vec::new();
+    let mut runs: Vec<(usize, usize)> = Vec::new();
     let mut quote: Option<char> = None;
     let mut chars = text[start..].char_indices();
     let mut end = text.len();
@@ -230,9 +237,12 @@ fn unquoted(text: &str, start: usize) -> (String, Vec<usize>, usize) {
             None => {}
         }
         if let Some((at, c)) = taken {
+            let from = start + at;
+            if runs.last().is_none_or(|(index, source)| source + value.len() - index != from) {
+                runs.push((value.len(), from));
+            }
             value.push(c);
-            map.extend((0..c.len_utf8()).map(|byte| start + at + byte));
         }
     }
-    (value, map, end)
+    (value, runs, end)
 }

@@ -28,10 +28,10 @@ impl Steps {
 
     /// Another name for the same step.
     pub fn again(&self, trigger: bool, text: &str) -> String {
-        let stage = if self.stage.is_empty() { String::new() } else { format!("{} ", self.stage) };
+        let blank = if self.stage.is_empty() { "" } else { " " };
         let width = self.total.to_string().len();
         let trigger = if trigger { "ONBUILD " } else { "" };
-        format!("[{}{stage}{:width$}/{}] {trigger}{text}", self.machine, self.index, self.total)
+        format!("[{}{}{blank}{:width$}/{}] {trigger}{text}", self.machine, self.stage, self.index, self.total)
     }
 
     /// A step that turned out to make no layer (`WORKDIR /`) still takes its number, so that the last one is the total.
