@@ -64,8 +64,7 @@ fn fail(failure: &Failure, environment: &Environment) -> u8 {
     report::print(&report::failure(failure, Style::of(std::io::stderr(), environment.color_stderr())));
     if environment.github_actions() {
         // Standard output is for results; the runner reads both.
-        let placed = failure.problems.iter().filter(|problem| problem.snippet.is_some());
-        let errors = placed.map(|problem| (Severity::Error, problem)).take(github::SHOWN_MAX);
+        let errors = github::shown(failure.problems.iter().map(|problem| (Severity::Error, problem)));
         report::print(&github::annotations(errors, |path| environment.in_checkout(path)));
     }
     match failure.kind {

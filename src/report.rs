@@ -138,6 +138,11 @@ pub fn note(text: &str, style: Style) -> String {
     Reporter::new(style).note(&Problem::new(text))
 }
 
+/// A value in its written form.
+fn written(value: &serde_json::Value) -> Box<serde_json::value::RawValue> {
+    serde_json::value::to_raw_value(value).expect("a JSON value is always JSON")
+}
+
 /// Writes to standard error.
 pub fn print(text: &str) {
     // Nobody is left to tell when standard error is gone; the exit code still speaks.

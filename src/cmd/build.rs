@@ -74,8 +74,7 @@ fn tell_warnings(hall: &Hall<'_>, warnings: &[Problem]) {
         report::print(&report::note(&format!("and {more} more; `rbuild check` shows all"), hall.style()));
     }
     if hall.environment.github_actions() {
-        let shown = warnings.iter().filter(|warning| warning.snippet.is_some()).take(github::SHOWN_MAX);
-        let shown = shown.map(|warning| (Severity::Warning, warning));
+        let shown = github::shown(warnings.iter().map(|warning| (Severity::Warning, warning)));
         report::print(&github::annotations(shown, |path| hall.environment.in_checkout(path)));
     }
 }

@@ -22,18 +22,14 @@ pub fn call(hall: &Hall<'_>, args: &InputArgs, call: Call) -> Result<u8, Failure
         }
         Call::Outline { json } => {
             let outline = checker.outline()?;
-            super::print(&if json { as_json(&outline) } else { outline_text(&outline) })?;
+            super::print(&if json { escape::json(&outline) } else { outline_text(&outline) })?;
         }
         Call::Targets { json } => {
             let targets = checker.targets()?;
-            super::print(&if json { as_json(&targets) } else { targets_text(&targets) })?;
+            super::print(&if json { escape::json(&targets) } else { targets_text(&targets) })?;
         }
     }
     Ok(0)
-}
-
-fn as_json(value: &impl serde::Serialize) -> String {
-    escape::json(&serde_json::to_value(value).expect("texts, numbers and lists are JSON"))
 }
 
 /// The target, then a table for each kind of what it takes.

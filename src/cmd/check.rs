@@ -131,7 +131,9 @@ fn counts(checked: &Checked) -> String {
 /// In GitHub Actions, whoever reads the log also wants the findings beside the code.
 fn annotate(hall: &Hall<'_>, checked: &Checked) {
     if hall.environment.github_actions() {
-        report::print(&annotations(hall, checked));
+        let problems: Vec<_> = checked.problems().collect();
+        let shown = github::shown(problems.iter().map(|(severity, problem)| ((*severity).into(), problem)));
+        report::print(&github::annotations(shown, |path| hall.environment.in_checkout(path)));
     }
 }
 

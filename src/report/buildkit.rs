@@ -6,13 +6,28 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use frontend::{Diagnostic, Severity};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::place::Places;
+use super::written;
 use crate::engine::Checked;
 
-/// The result.
-pub fn result(checked: &Checked) -> Value {
+/// The result. Findings are in their written form, which is a tenth of a [`Value`] in memory: there may be very many.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LintResult {
+    warnings: Vec<Box<RawValue>>,
+    sources: [Value; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    build_error: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<Box<RawValue>>,
+}
+
+/// The result of a check.
+pub fn result(checked: &Checked) -> LintResult {
     let text = &*checked.dockerfile.text;
     let mut places = Places::new(text);
     let (mut warnings, mut errors) = (Vec::new(), Vec::new());
@@ -23,32 +38,22 @@ pub fn result(checked: &Checked) -> Value {
             None => found.message.clone(),
         };
         match (found.severity, found.rule) {
-            (Severity::Warning, Some(rule)) => warnings.push(json!({
+            (Severity::Warning, Some(rule)) => warnings.push(written(&json!({
                 "ruleName": rule.name(),
                 "description": rule.description(),
                 "url": rule.url(),
                 "detail": detail,
                 "location": location,
-            })),
+            }))),
             (Severity::Warning, None) => {
-                warnings.push(json!({ "ruleName": "", "detail": detail, "location": location }))
+                warnings.push(written(&json!({ "ruleName": "", "detail": detail, "location": location })));
             }
-            (Severity::Error, _) => errors.push(json!({ "message": detail, "location": location })),
+            (Severity::Error, _) => errors.push(written(&json!({ "message": detail, "location": location }))),
         }
     }
-    let mut result = json!({
-        "warnings": warnings,
-        "sources": [{
-            "filename": checked.dockerfile.name,
-            "language": "Dockerfile",
-            "data": STANDARD.encode(text),
-        }],
-    });
-    if let Some(first) = errors.first() {
-        result["buildError"] = first.clone();
-        result["errors"] = Value::from(errors);
-    }
-    result
+    let source =
+        json!({ "filename": checked.dockerfile.name, "language": "Dockerfile", "data": STANDARD.encode(text) });
+    LintResult { warnings, sources: [source], build_error: errors.first().cloned(), errors }
 }
 
 fn location(found: &Diagnostic, places: &mut Places<'_>) -> Value {

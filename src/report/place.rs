@@ -19,9 +19,9 @@ pub struct Places<'a> {
     ends: Cursor,
 }
 
-/// A byte whose position is known, and where its line begins.
+/// A byte of a text whose position is known, and where its line begins.
 #[derive(Clone, Copy, Debug)]
-struct Cursor {
+pub struct Cursor {
     at: usize,
     position: Position,
     line_start: usize,
@@ -30,8 +30,7 @@ struct Cursor {
 impl<'a> Places<'a> {
     /// Of that text.
     pub fn new(text: &'a str) -> Self {
-        let front = Cursor { at: 0, position: Position { line: 1, character: 0 }, line_start: 0 };
-        Self { text, starts: front, ends: front }
+        Self { text, starts: Cursor::default(), ends: Cursor::default() }
     }
 
     /// Where a range of bytes begins and ends; beyond the text it is cut.
@@ -53,8 +52,16 @@ pub fn ceil(text: &str, at: usize) -> usize {
     (at..text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())
 }
 
+impl Default for Cursor {
+    /// In front of any text.
+    fn default() -> Self {
+        Self { at: 0, position: Position { line: 1, character: 0 }, line_start: 0 }
+    }
+}
+
 impl Cursor {
-    fn seek(&mut self, text: &str, to: usize) -> Position {
+    /// The position of a byte that begins a character. The text is the same every time.
+    pub fn seek(&mut self, text: &str, to: usize) -> Position {
         if to < self.at {
             let line_start = text[..to].rfind('\n').map_or(0, |at| at + 1);
             let skipped = text[line_start..self.line_start.max(line_start)].bytes().filter(|b| *b == b'\n').count();

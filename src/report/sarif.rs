@@ -6,23 +6,48 @@
 
 use frontend::lint::Rule;
 use frontend::{Diagnostic, Severity};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::place::{Places, Position};
+use super::written;
 use crate::engine::Checked;
 
 /// What an error goes by, which no lint rule found: a result without a rule is not shown everywhere.
 const ERROR_RULE: &str = "InvalidDockerfile";
 
-/// The log.
-pub fn log(checked: &Checked, file: &str) -> Value {
+/// A log. Standard, section 3.13.
+#[derive(Debug, Serialize)]
+pub struct Log {
+    #[serde(rename = "$schema")]
+    schema: &'static str,
+    version: &'static str,
+    runs: [Run; 1],
+}
+
+/// Section 3.14.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Run {
+    tool: Value,
+    column_kind: &'static str,
+    /// Each in its written form, which is a tenth of a [`Value`] in memory: there may be very many.
+    results: Vec<Box<RawValue>>,
+}
+
+/// The log of what was found, in the file of that path.
+pub fn log(checked: &Checked, file: &str) -> Log {
     let text = &*checked.dockerfile.text;
     let mut places = Places::new(text);
     // Places of changes are asked for out of turn.
     let mut fix_places = Places::new(text);
     let location = json!({ "uri": uri(file) });
-    let results: Vec<Value> =
-        checked.findings.iter().map(|found| result(checked, found, &location, &mut places, &mut fix_places)).collect();
+    let results = checked
+        .findings
+        .iter()
+        .map(|found| written(&result(checked, found, &location, &mut places, &mut fix_places)))
+        .collect();
     let lint = Rule::ALL.into_iter().map(
         |rule| json!({ "id": rule.name(), "shortDescription": { "text": rule.description() }, "helpUri": rule.url() }),
     );
@@ -30,19 +55,16 @@ pub fn log(checked: &Checked, file: &str) -> Value {
         "id": ERROR_RULE,
         "shortDescription": { "text": "A Dockerfile is well-formed, and every stage and image that it names is there." },
     });
-    json!({
-        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "version": "2.1.0",
-        "runs": [{
-            "tool": { "driver": {
-                "name": "rbuild",
-                "version": env!("CARGO_PKG_VERSION"),
-                "rules": lint.chain([error]).collect::<Vec<_>>(),
-            } },
-            "columnKind": "unicodeCodePoints",
-            "results": results,
+    let rules: Vec<Value> = lint.chain([error]).collect();
+    Log {
+        schema: "https://json.schemastore.org/sarif-2.1.0.json",
+        version: "2.1.0",
+        runs: [Run {
+            tool: json!({ "driver": { "name": "rbuild", "version": env!("CARGO_PKG_VERSION"), "rules": rules } }),
+            column_kind: "unicodeCodePoints",
+            results,
         }],
-    })
+    }
 }
 
 fn result(

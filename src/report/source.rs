@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use unicode_width::UnicodeWidthChar as _;
 
-use super::place::{ceil, floor};
+use super::place::{Cursor, ceil, floor};
 use crate::engine::Snippet;
 use crate::escape;
 
@@ -19,6 +19,8 @@ const AROUND_MAX_BYTES: usize = 1_000;
 pub struct Lines {
     text: Option<Arc<str>>,
     starts: Vec<usize>,
+    /// At the last place.
+    cursor: Cursor,
 }
 
 /// What is shown of a text.
@@ -49,15 +51,14 @@ impl Lines {
         if !self.text.as_ref().is_some_and(|known| Arc::ptr_eq(known, text)) {
             self.starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
             self.text = Some(text.clone());
+            self.cursor = Cursor::default();
         }
         let start = floor(text, snippet.span.start);
         let end = ceil(text, snippet.span.end.max(start));
         let first = self.line_of(start);
         // A place that ends with a line break ends in that line.
         let last = self.line_of(end.saturating_sub(1).max(start)).max(first);
-        let in_line = &text[self.starts[first]..start];
-        let in_line = if first == 0 { in_line.trim_start_matches('\u{feff}') } else { in_line };
-        let column = 1 + in_line.chars().count();
+        let column = 1 + self.cursor.seek(text, start).character;
         let mut shown = Shown { line: first + 1, column, text: String::new(), span: 0..0 };
         for number in first..=last {
             let from = self.starts[number];
