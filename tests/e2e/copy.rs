@@ -156,3 +156,33 @@ fn copy_through_links_of_the_image_stays_in_the_image() {
     ));
     store.build(&context, ["-t", "app:2"]).fails_saying(&["/link", "Dockerfile:4"]).never_says(&["secret of"]);
 }
+
+#[test]
+fn parents_are_kept_for_what_is_named_and_nothing_else_counts() {
+    let store = Store::with_busybox();
+    let context = Context::new(
+        "FROM busybox\nCOPY --parents a/b/*.txt c/./d/e /to/\nCOPY --parents --link --exclude=**/x.txt **/*.txt /linked/\n\
+         RUN find /to /linked -type f | sort > /found\n",
+    )
+    .file("a/b/x.txt", "x")
+    .file("a/b/y.txt", "y")
+    .file("a/b/z.md", "z")
+    .file("c/d/e/f", "f");
+    let id = store.image_id(&context, ["-t", "app:1"]);
+    let found = store.rbuild(["run", "app:1", "cat", "/found"]).ok();
+    assert_eq!(found.stdout, "/linked/a/b/y.txt\n/to/a/b/x.txt\n/to/a/b/y.txt\n/to/d/e/f\n");
+    context.write("a/b/z.md", "another");
+    assert_eq!(store.image_id(&context, ["-t", "app:1"]), id, "what is not named is not read");
+    for (line, expected) in [
+        ("COPY --parents a/none.txt /to/", "`a/none.txt` does not exist in the build context"),
+        ("COPY --parents c/d/gone a/b/x.txt /to/", "`c/d/gone` does not exist in the build context"),
+    ] {
+        context.write("Dockerfile", format!("FROM busybox\n{line}\n"));
+        store.build(&context, ["-t", "app:2"]).fails_saying(&[expected]);
+    }
+    context.write("Dockerfile", "FROM busybox\nCOPY --parents a/b/x.txt /to/\n");
+    context.write(".dockerignore", "a/b\n");
+    store
+        .build(&context, ["-t", "app:2"])
+        .fails_saying(&["`a/b/x.txt` is excluded from the build context by .dockerignore:1"]);
+}
