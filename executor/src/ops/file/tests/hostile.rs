@@ -19,7 +19,7 @@ fn a_hostile_user_database_is_neither_read_nor_waited_for() {
         check_error("--chown=bob a.txt /x", SOURCE, root, &[expected]);
     }
     let bench = Bench::new(SOURCE, &["etc/passwd -> /real", "real=bob:x:7:8"]);
-    assert_eq!(bench.copy(&bench.local(&[]), "--chown=bob a.txt /x").unwrap().last().unwrap(), "x=A 7:7");
+    assert_eq!(bench.copy(&bench.local(&[]), "--chown=bob a.txt /x").unwrap().last().unwrap(), "x=A 7:8");
 }
 
 #[test]
