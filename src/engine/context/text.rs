@@ -69,11 +69,27 @@ pub fn named_dockerfile(path: &Path) -> Result<Text, Failure> {
     let file = open_of_user(path).map_err(|error| {
         let failure = unreadable_dockerfile(&name, &error);
         match error.kind() {
-            ErrorKind::NotFound => failure.help("paths after `-f` start at the directory you are in"),
+            ErrorKind::NotFound => failure.help(match neighbour(path) {
+                Some(meant) => format!("did you mean `{}`?", meant.display()),
+                None => "paths after `-f` start at the directory you are in".into(),
+            }),
             _ => failure,
         }
     })?;
     Ok(Text { path: std::path::absolute(path).ok(), ..dockerfile_of(file, &name)? })
+}
+
+/// What lies beside `path` under a name that is nearly its own.
+fn neighbour(path: &Path) -> Option<PathBuf> {
+    /// A folder of more is not looked through for a suggestion.
+    const ENTRIES_MAX: usize = 300;
+    let dir = path.parent()?;
+    let looked_in = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    let names =
+        fs::read_dir(looked_in).ok()?.take(ENTRIES_MAX).filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    let names: Vec<String> = names.collect();
+    let near = frontend::nearest(path.file_name()?.to_str()?, names.iter().map(String::as_str))?;
+    Some(dir.join(near))
 }
 
 /// The Dockerfile of a directory of the user, found by its usual names, and its path. `shown` is how the user calls
@@ -302,6 +318,10 @@ mod tests {
         check(find_dockerfile(empty.path(), "`x`").expect_err("nothing there"), "there is no Dockerfile in `x`");
         check(dockerfile_inside(empty.path(), None, "`x`").expect_err("nothing there"), "no Dockerfile in `x`");
         check(named_dockerfile(&empty.path().join("absent")).expect_err("no such file"), "cannot be read");
+        let misspelt = folder(&[("app.Dockerfile", "FROM scratch")]);
+        let failure = named_dockerfile(&misspelt.path().join("app.Dokcerfile")).expect_err("no such file");
+        let meant = misspelt.path().join("app.Dockerfile");
+        assert_eq!(failure.problems[0].help.as_deref(), Some(&*format!("did you mean `{}`?", meant.display())));
         check(named_ignore(&empty.path().join("absent")).expect_err("no such file"), "cannot be read");
         let linked = folder(&[]);
         std::os::unix::fs::symlink("/etc/passwd", linked.path().join(".dockerignore")).expect("a link");
