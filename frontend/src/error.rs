@@ -32,7 +32,8 @@ pub struct Diagnostic {
     pub help: Option<String>,
     /// The lint rule that finds it, when it is one's finding.
     pub rule: Option<Rule>,
-    /// What would mend it without changing what is built; empty when a person must decide.
+    /// What would mend it; empty when a person must decide. The plan stays what it was, but for JSONArgsRecommended,
+    /// whose point is a command without a shell.
     pub fix: Box<[Edit]>,
 }
 

@@ -45,7 +45,8 @@ pub struct CheckArgs {
     /// How findings are printed: text, json, sarif or github [default: text]
     #[arg(long, value_name = "FORMAT", value_enum, hide_possible_values = true)]
     pub format: Option<CheckFormat>,
-    /// Mend what can be mended without changing what is built, and write the file back
+    /// Mend what needs no judgement, and write the file back: the image stays the same, but for commands of plain words
+    /// that lose a shell which had nothing to do (JSONArgsRecommended)
     #[arg(long)]
     pub fix: bool,
 }

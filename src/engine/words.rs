@@ -85,7 +85,7 @@ pub fn step(error: &ExecError, context: &Context) -> Failure {
         ExecError::Source(SourceError::Ignored { path, context: called, pattern, position }) => {
             match context.tree_called(called).and_then(|tree| ignore_place(tree, *position)) {
                 Some(place) => Failure::new(format!("`{path}` is excluded from {called} by {place} `{pattern}`"))
-                    .help("to have it all the same, add the line `!PATH` below that one"),
+                    .help(format!("to have it all the same, add the line `!{path}` below that one")),
                 None => failure,
             }
         }
