@@ -405,7 +405,7 @@ impl JobTrees {
 impl Executor for Worker {
     type Error = ExecError;
 
-    async fn pin(&self, source: &SourceOp) -> Result<Pin, ExecError> {
+    async fn pin(&self, source: &SourceOp, _: &dyn LogSink, _: &CancellationToken) -> Result<Pin, ExecError> {
         match source.scheme() {
             "local" => Ok(Pin::Selected),
             "docker-image" | "oci-layout" => {
@@ -417,7 +417,12 @@ impl Executor for Worker {
         }
     }
 
-    async fn digest_selected(&self, source: &SourceOp, selection: &Selection) -> Result<ContentDigest, ExecError> {
+    async fn digest_selected(
+        &self,
+        source: &SourceOp,
+        selection: &Selection,
+        _: &CancellationToken,
+    ) -> Result<ContentDigest, ExecError> {
         let (source, selection) = (source.clone(), selection.clone());
         self.blocking(move |worker| {
             let local = worker.inner.local(source.reference())?;

@@ -56,6 +56,13 @@ pub fn source_key(vertex: &Vertex, pin: &Pin) -> Option<(Key, Vec<Part>)> {
     Some((Key(parts.digest("source key")), parts.into_vec()))
 }
 
+/// The key of a vertex's operation alone, whatever its inputs are.
+pub fn operation_key(vertex: &Vertex) -> Key {
+    let mut hashing = canon::Hashing::new("operation key");
+    canon::op_parts(&vertex.op, vertex.platform.as_ref(), &mut hashing);
+    Key(hashing.digest())
+}
+
 /// The definition key of a vertex, with its parts; `inputs` in the order of the vertex's edges.
 pub fn definition_key(vertex: &Vertex, inputs: &[InputKey]) -> (Key, Vec<Part>) {
     let mut parts = Parts::new();

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::canon::Part;
 use crate::graph::{Edge, Graph, VertexId};
-use crate::key::ContentDigest;
+use crate::key::{self, ContentDigest, Key};
 use crate::op::Op;
 use crate::schedule::{Action, DigestSlot, Found, Schedule};
-use crate::seam::{CacheStore, Event, Executor, Job, Pin, Progress, ResultId, VertexLog};
+use crate::seam::{CacheStore, Event, Executor, Hit, Job, KeyKind, Pin, Progress, Record, ResultId, VertexLog};
 
 /// What a build is solved with.
 pub struct Solver<E, C> {
@@ -148,7 +149,7 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
                     break;
                 }
                 for action in actions {
-                    self.perform(action)?;
+                    self.perform(action).await?;
                 }
             }
             let answer = tokio::select! {
@@ -163,13 +164,15 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
         }
     }
 
-    fn perform(&mut self, action: Action) -> Result<(), SolveError<E::Error, C::Error>> {
+    async fn perform(&mut self, action: Action) -> Result<(), SolveError<E::Error, C::Error>> {
         let executor = self.solver.executor.clone();
         let graph = self.graph.clone();
         match action {
             Action::Pin(id) => {
+                let (stop, progress) = (self.stop.clone(), self.solver.progress.clone());
                 self.tasks.spawn(async move {
-                    let pin = executor.pin(source_of(&graph, &id)).await;
+                    let log = VertexLog { vertex: id, progress: &*progress };
+                    let pin = executor.pin(source_of(&graph, &id), &log, &stop).await;
                     Answer::Pinned(id, pin)
                 });
             }
@@ -179,20 +182,22 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
                 if *missing == 1 && self.running.insert(source) {
                     self.tell(Event::Started(source));
                 }
+                let stop = self.stop.clone();
                 self.tasks.spawn(async move {
-                    let digest = executor.digest_selected(source_of(&graph, &source), &selection).await;
+                    let digest = executor.digest_selected(source_of(&graph, &source), &selection, &stop).await;
                     Answer::Digested { reader, source, slot, digest }
                 });
             }
             Action::LookUp(id, key) => {
                 // In place: a lookup is one indexed read, dearer to hand over than to do.
-                let results = self.solver.cache.find(&key).map_err(SolveError::Cache)?;
+                let results = self.solver.cache.find(&key).await.map_err(SolveError::Cache)?;
                 let outputs = self.graph.get(&id).expect("in the graph").outputs();
                 let results = results.filter(|results| results.len() == outputs as usize);
                 if let Found::Hit(beneath) = self.schedule.looked_up(id, results) {
                     for cached in beneath.into_iter().chain([id]) {
                         self.solution.cached += usize::from(!self.is_source(&cached));
-                        self.tell(Event::Cached(cached));
+                        let by = if cached == id { Hit::Definition } else { Hit::Unneeded };
+                        self.tell(Event::Cached { vertex: cached, by });
                     }
                 }
             }
@@ -238,7 +243,7 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
                     return Err(SolveError::WrongOutputs { vertex: id, got: results.len(), expected });
                 }
                 if let Some((key, parts)) = self.schedule.key(&id) {
-                    self.solver.cache.record(key, parts, &results).map_err(SolveError::Cache)?;
+                    self.record(&id, key, parts, &results).map_err(SolveError::Cache)?;
                 }
                 self.solution.ran += usize::from(!self.is_source(&id));
                 if self.running.remove(&id) {
@@ -257,6 +262,11 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
         self.running.remove(&vertex);
         self.tell(Event::Failed { vertex, error: source.to_string() });
         SolveError::Failed { vertex, source }
+    }
+
+    fn record(&self, id: &VertexId, key: &Key, parts: &[Part], results: &[ResultId]) -> Result<(), C::Error> {
+        let operation = key::operation_key(self.graph.get(id).expect("in the graph"));
+        self.solver.cache.record(key, &Record { kind: KeyKind::Definition, operation, parts, results })
     }
 
     fn is_source(&self, id: &VertexId) -> bool {
@@ -283,7 +293,7 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
     fn keep(&mut self, id: VertexId, results: &[ResultId]) {
         let expected = self.graph.get(&id).expect("in the graph").outputs();
         if let (Some((key, parts)), true) = (self.schedule.key(&id), results.len() == expected as usize)
-            && let Err(error) = self.solver.cache.record(key, parts, results)
+            && let Err(error) = self.record(&id, key, parts, results)
         {
             tracing::debug!(%error, vertex = %id, "a late result could not be recorded");
         }

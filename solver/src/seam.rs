@@ -4,6 +4,7 @@
 //! data, has a toy in this room's tests and the real one elsewhere.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
@@ -75,20 +76,60 @@ pub struct Job<'a> {
     pub sources: Vec<Option<&'a SourceOp>>,
 }
 
+/// What an operation reads of one of its inputs: what its content key takes in from there.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Read {
+    /// All of it, layer by layer: what the operation's result stands on.
+    Chain,
+    /// These paths of the merged tree, with their owners.
+    Selected(Selection),
+}
+
 /// Runs operations. Shared by all tasks of a build.
 pub trait Executor: Send + Sync + 'static {
     /// Why something could not be done.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// What `source` is, before it is fetched. Cheap and idempotent.
-    fn pin(&self, source: &SourceOp) -> impl Future<Output = Result<Pin, Self::Error>> + Send;
+    /// What `source` is, before it is fetched. Cheap and idempotent. Ends soon after `cancel` fires.
+    fn pin(
+        &self,
+        source: &SourceOp,
+        log: &dyn LogSink,
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = Result<Pin, Self::Error>> + Send;
 
-    /// Digest of what `selection` selects in a source that is [`Pin::Selected`].
+    /// Digest of what `selection` selects in a source that is [`Pin::Selected`]. Ends soon after `cancel` fires.
     fn digest_selected(
         &self,
         source: &SourceOp,
         selection: &Selection,
+        cancel: &CancellationToken,
     ) -> impl Future<Output = Result<ContentDigest, Self::Error>> + Send;
+
+    /// Digest of what `read` reads of a result; equal digests mean that an operation cannot tell the results apart.
+    /// `None`: it cannot be told. Ends soon after `cancel` fires.
+    fn content(
+        &self,
+        result: &ResultId,
+        read: &Read,
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = Result<Option<ContentDigest>, Self::Error>> + Send {
+        let _ = (result, read, cancel);
+        async { Ok(None) }
+    }
+
+    /// Exchanges `fresh`, which an operation has just made and nobody has seen, for one of `known`, which the same
+    /// operation made before, if it stands on the same layers and has the same content: then the fresh ones are
+    /// thrown away, so that whatever stood on the known ones still does.
+    fn settle(
+        &self,
+        fresh: Vec<ResultId>,
+        known: &[Vec<ResultId>],
+        cancel: &CancellationToken,
+    ) -> impl Future<Output = Result<Vec<ResultId>, Self::Error>> + Send {
+        let _ = (known, cancel);
+        async { Ok(fresh) }
+    }
 
     /// Runs one operation and returns one result per output. Output of the process goes to `log`. Returns soon after
     /// `cancel` fires, with an error, leaving nothing behind.
@@ -100,16 +141,53 @@ pub trait Executor: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<ResultId>, Self::Error>> + Send;
 }
 
+/// What a key was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyKind {
+    /// Of the operation and the definitions of its inputs.
+    Definition,
+    /// Of the operation and the content of its inputs.
+    Content,
+}
+
+/// What is remembered under a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// What the key was made of.
+    pub kind: KeyKind,
+    /// The operation alone, see [`crate::key::operation_key`].
+    pub operation: Key,
+    /// All that the key covers.
+    pub parts: &'a [Part],
+    /// One per output.
+    pub results: &'a [ResultId],
+}
+
 /// Remembers which key led to which results.
 pub trait CacheStore: Send + Sync + 'static {
     /// Why the memory failed.
     type Error: std::error::Error + Send + Sync + 'static;
+    /// The right to be the only one who works on a key; given back when dropped.
+    type Flight: Send + 'static;
 
-    /// The results of `key`, one per output, if they are known and still there.
-    fn find(&self, key: &Key) -> Result<Option<Vec<ResultId>>, Self::Error>;
+    /// The results of `key`, one per output, if they are known and still there; they stay there for this build. May ask
+    /// memories elsewhere.
+    fn find(&self, key: &Key) -> impl Future<Output = Result<Option<Vec<ResultId>>, Self::Error>> + Send;
 
-    /// Remembers the results of `key` and what it was made of. Remembering twice keeps the later.
-    fn record(&self, key: &Key, parts: &[Part], results: &[ResultId]) -> Result<(), Self::Error>;
+    /// Results that this operation gave on any inputs, the latest first, a few at most; memories elsewhere are not
+    /// asked. Empty: the operation never ran here, and no content key of it can be known.
+    fn of_operation(&self, operation: &Key) -> Result<Vec<Vec<ResultId>>, Self::Error>;
+
+    /// Remembers. Remembering twice keeps the later.
+    fn record(&self, key: &Key, record: &Record<'_>) -> Result<(), Self::Error>;
+
+    /// The right to work on `key`, unless another build, in this process or another, has it now. A right whose process
+    /// has died is free.
+    fn try_claim(&self, key: &Key) -> Result<Option<Self::Flight>, Self::Error>;
+
+    /// Waits for that right; the caller looks the key up again when it has it. Dropping the future ends the wait.
+    fn claim(&self, key: &Key) -> impl Future<Output = Result<Self::Flight, Self::Error>> + Send;
 }
 
 /// Where a running operation writes its output.
@@ -133,6 +211,20 @@ pub enum Stream {
     Stderr,
 }
 
+/// How a result was known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Hit {
+    /// By its definition key.
+    Definition,
+    /// By its content key: what it reads is what it once read, however that came about.
+    Content,
+    /// Another build made it while this one waited.
+    Flight,
+    /// What stands on it was known, so that nobody needs it.
+    Unneeded,
+}
+
 /// Something that happened; the clock is the listener's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -145,10 +237,28 @@ pub enum Event {
         /// Those whose results it uses.
         inputs: Vec<VertexId>,
     },
+    /// Its definition key is known; not told of sources without a key.
+    Keyed {
+        /// Whose.
+        vertex: VertexId,
+        /// The key.
+        key: Key,
+        /// All that it covers.
+        parts: Arc<[Part]>,
+    },
+    /// Its result is not known: it will run, unless what it stands on turns out to be what it once ran on.
+    Missed(VertexId),
     /// It runs now.
     Started(VertexId),
     /// Its result was known; nothing ran.
-    Cached(VertexId),
+    Cached {
+        /// Whose.
+        vertex: VertexId,
+        /// How it was known.
+        by: Hit,
+    },
+    /// It ran, and its result is what it was before: what stands on it need not run.
+    Unchanged(VertexId),
     /// It wrote something.
     Log {
         /// Who.

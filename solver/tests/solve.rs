@@ -82,7 +82,7 @@ fn a_second_build_runs_nothing() {
     assert_eq!(second.ran, Vec::<String>::new());
     let solution = second.solution.unwrap();
     assert_eq!((solution.ran, solution.cached), (0, 3));
-    let cached = second.events.iter().filter(|event| matches!(event, Event::Cached(_))).count();
+    let cached = second.events.iter().filter(|event| matches!(event, Event::Cached { .. })).count();
     assert_eq!(cached, 4, "every step and the base are shown as cached");
 }
 

@@ -116,7 +116,7 @@ impl Renderer for RawJson {
                 slot.started = Some(now);
                 status.vertexes.push(slot);
             }
-            Event::Cached(vertex) => {
+            Event::Cached { vertex, .. } => {
                 let slot = self.vertex(vertex);
                 slot.started.get_or_insert(now.clone());
                 (slot.completed, slot.cached) = (Some(now), true);
@@ -158,6 +158,8 @@ impl Renderer for RawJson {
                     timestamp: now,
                 });
             }
+            // BuildKit's stream has no word for these.
+            Event::Keyed { .. } | Event::Missed(_) | Event::Unchanged(_) => return,
             Event::Notice { vertex, text } => {
                 status.warnings.push(Warning { vertex: vertex.to_string(), level: 1, short: BASE64.encode(text) });
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use solver::graph::VertexId;
-use solver::seam::{Event, Stream};
+use solver::seam::{Event, Hit, Stream};
 
 use super::Renderer;
 
@@ -24,7 +24,7 @@ impl Step {
     }
 
     pub fn cached(at: u64, vertex: u64) -> Self {
-        Self(at, Some(Event::Cached(id(vertex))))
+        Self(at, Some(Event::Cached { vertex: id(vertex), by: Hit::Definition }))
     }
 
     pub fn done(at: u64, vertex: u64) -> Self {

@@ -126,13 +126,15 @@ impl Trace {
         let (id, name) = match &event {
             Event::Declared { vertex, name, .. } => (*vertex, Some(name)),
             Event::Started(vertex)
-            | Event::Cached(vertex)
+            | Event::Cached { vertex, .. }
             | Event::Done(vertex)
             | Event::Canceled(vertex)
             | Event::Log { vertex, .. }
             | Event::Progress { vertex, .. }
             | Event::Notice { vertex, .. }
             | Event::Failed { vertex, .. } => (*vertex, None),
+            // What is known of keys is not shown here.
+            Event::Keyed { .. } | Event::Missed(_) | Event::Unchanged(_) => return,
         };
         if let Event::Notice { vertex, text } = &event {
             let text = escape::line(text).into_owned();
@@ -160,7 +162,12 @@ impl Trace {
             change(index, vertex, Change::Started);
         }
         let end = match event {
-            Event::Declared { .. } | Event::Started(_) | Event::Notice { .. } => return,
+            Event::Declared { .. }
+            | Event::Started(_)
+            | Event::Notice { .. }
+            | Event::Keyed { .. }
+            | Event::Missed(_)
+            | Event::Unchanged(_) => return,
             Event::Log { stream, bytes, .. } => {
                 let mut found = Vec::new();
                 vertex.stream(stream).push(now, &bytes, |at, line| found.push((at, line)));
@@ -173,7 +180,7 @@ impl Trace {
                 slot.ended = done.then_some(now);
                 return change(index, vertex, Change::Transfer(transfer));
             }
-            Event::Cached(_) => State::Cached,
+            Event::Cached { .. } => State::Cached,
             Event::Done(_) => State::Done(now),
             Event::Canceled(_) => State::Canceled(now),
             Event::Failed { error, .. } => State::Failed(now, escape::line(&error).into_owned()),

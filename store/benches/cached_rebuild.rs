@@ -11,7 +11,7 @@ use oci::model::{Descriptor, Digest, Platform, media_type};
 use rbuild_store::{ImageRecord, Store};
 use solver::canon::Part;
 use solver::key::Key;
-use solver::seam::{CacheStore, ResultId};
+use solver::seam::{CacheStore, KeyKind, Record, ResultId};
 
 const STEPS: usize = 20;
 /// Builds that the store remembers beside the measured one.
@@ -28,7 +28,9 @@ fn build(store: &Store, build: usize) -> Result<ResultId, Box<dyn std::error::Er
     let mut top = None;
     for step in 0..STEPS {
         let layer = store.add_built_layer(top.as_ref(), Some(store.draft()?), Timestamp::UNIX_EPOCH)?;
-        store.record(&key(build, step), &parts, std::slice::from_ref(&layer))?;
+        let results = std::slice::from_ref(&layer);
+        let kind = KeyKind::Definition;
+        store.record(&key(build, step), &Record { kind, operation: key(0, step), parts: &parts, results })?;
         top = Some(layer);
     }
     Ok(top.expect("there are steps"))
@@ -62,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let store = Store::open(&root)?;
         let opened = start.elapsed();
         for step in 0..STEPS {
-            store.find(&key(0, step))?.ok_or("a key is gone")?;
+            store.lookup(&key(0, step))?.ok_or("a key is gone")?;
         }
         let found = start.elapsed();
         store.chain(&top)?;

@@ -6,49 +6,53 @@
 use rusqlite::{OptionalExtension, Transaction};
 use solver::canon::Part;
 use solver::key::Key;
-use solver::seam::{CacheStore, ResultId};
+use solver::seam::{CacheStore, KeyKind, Record, ResultId};
 
 use crate::durability::Stamp;
 use crate::index::Trouble;
 use crate::journal::{self, Line};
-use crate::{Layer, Store, StoreError};
+use crate::{Flight, Layer, Store, StoreError};
+
+/// How many earlier results of one operation are worth a comparison.
+const OF_OPERATION_MAX: u32 = 16;
 
 impl CacheStore for Store {
     type Error = StoreError;
+    type Flight = Flight;
 
-    /// `None` as well if any of the results has no record any more, or has lost its tree and cannot be unpacked again.
-    fn find(&self, key: &Key) -> Result<Option<Vec<ResultId>>, StoreError> {
-        let text: Option<String> = self.index().read("find a key", |connection| {
-            let mut query = connection.prepare_cached("SELECT results FROM keys WHERE key = ?1")?;
-            Ok(query.query_row([&key.0], |row| row.get(0)).optional()?)
+    async fn find(&self, key: &Key) -> Result<Option<Vec<ResultId>>, StoreError> {
+        self.lookup(key)
+    }
+
+    fn of_operation(&self, operation: &Key) -> Result<Vec<Vec<ResultId>>, StoreError> {
+        let texts: Vec<String> = self.index().read("find an operation", |connection| {
+            let mut query = connection.prepare_cached(
+                "SELECT DISTINCT results FROM keys WHERE operation = ?1 ORDER BY rowid DESC LIMIT ?2",
+            )?;
+            let texts = query.query_map((&operation.0, OF_OPERATION_MAX), |row| row.get(0))?;
+            Ok(texts.collect::<Result<_, _>>()?)
         })?;
-        let Some(text) = text else { return Ok(None) };
-        let results: Vec<ResultId> =
-            serde_json::from_str(&text).map_err(|_| StoreError::bad("list of results", &text))?;
-        for id in &results {
-            let Some(layer) = self.layer(id)? else {
-                tracing::debug!(%key, %id, "the result of a key is gone");
-                return Ok(None);
-            };
-            let origin = layer.origin.as_ref().map(|origin| self.layer(origin)).transpose()?.flatten();
-            let is_there = |layer: &Layer| layer.empty || layer.name.is_some() || layer.blob.is_some();
-            if !is_there(&layer) && !origin.as_ref().is_some_and(is_there) {
-                tracing::debug!(%key, %id, "neither tree nor blob of a result is there");
-                return Ok(None);
+        let mut found = Vec::new();
+        for text in texts {
+            let results = results_of(&text)?;
+            if self.all_there(&results)? {
+                found.push(results);
             }
         }
-        Ok(Some(results))
+        Ok(found)
     }
 
     /// A result that is no layer of this store is remembered, but [`CacheStore::find`] never gives it.
-    fn record(&self, key: &Key, parts: &[Part], results: &[ResultId]) -> Result<(), StoreError> {
+    fn record(&self, key: &Key, record: &Record<'_>) -> Result<(), StoreError> {
         self.index().write("record a key", |transaction, stamp| {
-            insert(transaction, key, parts, results, stamp)?;
-            if let Some(first) = results.first() {
+            insert(transaction, key, Some(&record.operation), record, stamp)?;
+            if let Some(first) = record.results.first() {
                 let line = Line::Key {
                     key: key.to_string(),
-                    results: results.to_vec(),
-                    parts: parts.to_vec(),
+                    kind: record.kind,
+                    operation: record.operation.to_string(),
+                    results: record.results.to_vec(),
+                    parts: record.parts.to_vec(),
                     stamp: stamp.clone(),
                 };
                 journal::append(self.layout(), first, &line)?;
@@ -56,9 +60,59 @@ impl CacheStore for Store {
             Ok(())
         })
     }
+
+    fn try_claim(&self, key: &Key) -> Result<Option<Flight>, StoreError> {
+        self.try_flight(key)
+    }
+
+    /// On a thread of its own: a runtime waits for its blocking threads, and this wait may outlast the build.
+    async fn claim(&self, key: &Key) -> Result<Flight, StoreError> {
+        let (store, key) = (self.clone(), *key);
+        let (tell, told) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("flight".into())
+            .spawn(move || {
+                // Who asked may be gone by now: then the flight is dropped here.
+                drop(tell.send(store.flight(&key)));
+            })
+            .map_err(|source| StoreError::io("start a thread for", self.root(), source))?;
+        told.await.expect("the thread answers before it ends")
+    }
+}
+
+fn results_of(text: &str) -> Result<Vec<ResultId>, StoreError> {
+    serde_json::from_str(text).map_err(|_| StoreError::bad("list of results", text))
 }
 
 impl Store {
+    /// The results of a key, one per output. `None` as well if any of the results has no record any more, or has lost its tree and cannot be unpacked again.
+    pub fn lookup(&self, key: &Key) -> Result<Option<Vec<ResultId>>, StoreError> {
+        let text: Option<String> = self.index().read("find a key", |connection| {
+            let mut query = connection.prepare_cached("SELECT results FROM keys WHERE key = ?1")?;
+            Ok(query.query_row([&key.0], |row| row.get(0)).optional()?)
+        })?;
+        let Some(text) = text else { return Ok(None) };
+        let results = results_of(&text)?;
+        Ok(self.all_there(&results)?.then_some(results))
+    }
+
+    /// Whether results still have what makes them results: a tree, or a blob to make it of.
+    fn all_there(&self, results: &[ResultId]) -> Result<bool, StoreError> {
+        for id in results {
+            let Some(layer) = self.layer(id)? else {
+                tracing::debug!(%id, "the result of a key is gone");
+                return Ok(false);
+            };
+            let origin = layer.origin.as_ref().map(|origin| self.layer(origin)).transpose()?.flatten();
+            let is_there = |layer: &Layer| layer.empty || layer.name.is_some() || layer.blob.is_some();
+            if !is_there(&layer) && !origin.as_ref().is_some_and(is_there) {
+                tracing::debug!(%id, "neither tree nor blob of a result is there");
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// What a key was made of, if it is known.
     pub fn key_parts(&self, key: &Key) -> Result<Option<Vec<Part>>, StoreError> {
         let text: Option<String> = self.index().read("find a key", |connection| {
@@ -69,21 +123,34 @@ impl Store {
     }
 }
 
+/// `operation` is `None` in rows of schema 2, which did not know it; then [`Record::operation`] says nothing.
 pub(crate) fn insert(
     transaction: &Transaction<'_>,
     key: &Key,
-    parts: &[Part],
-    results: &[ResultId],
+    operation: Option<&Key>,
+    record: &Record<'_>,
     stamp: &Stamp,
 ) -> Result<(), Trouble> {
-    let results = serde_json::to_string(results).expect("plain data becomes JSON");
-    let parts = serde_json::to_string(parts).expect("plain data becomes JSON");
+    let results = serde_json::to_string(record.results).expect("plain data becomes JSON");
+    let parts = serde_json::to_string(record.parts).expect("plain data becomes JSON");
+    let kind = match record.kind {
+        KeyKind::Definition => "definition",
+        KeyKind::Content => "content",
+    };
+    // A row that is replaced becomes the latest of its operation.
     transaction
         .prepare_cached(
-            "INSERT INTO keys (key, results, parts, boot, generation) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (key) DO UPDATE SET results = excluded.results, parts = excluded.parts,
-                 boot = excluded.boot, generation = excluded.generation",
+            "INSERT OR REPLACE INTO keys (key, kind, operation, results, parts, boot, generation)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
-        .execute((&key.0, results, parts, &stamp.boot, stamp.generation))?;
+        .execute((
+            &key.0,
+            kind,
+            operation.map(|operation| operation.0),
+            results,
+            parts,
+            &stamp.boot,
+            stamp.generation,
+        ))?;
     Ok(())
 }

@@ -15,7 +15,7 @@ use crate::durability::{self, Stamp};
 use crate::layout::Folder;
 
 /// `user_version` of the database. Raised by every change of [`SCHEMA`] that an older program would misread.
-pub(crate) const SCHEMA_VERSION: i64 = 2;
+pub(crate) const SCHEMA_VERSION: i64 = 3;
 const FILE: &str = "index.db";
 /// The database and the files SQLite keeps beside it.
 const FILES: [&str; 3] = ["index.db", "index.db-wal", "index.db-shm"];
@@ -26,18 +26,23 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Every statement of this room fits; each is prepared once per process.
 const CACHED_STATEMENTS: usize = 64;
 
-/// `boot` and `generation` are the row's [`Stamp`]. `layers.chain_id`: NULL is not known yet, the empty blob is "no
+/// `boot` and `generation` are the row's [`Stamp`]; `used_at` is in seconds since 1970, `used_tick` a count of uses that
+/// no clock disturbs (`state.tick`). `keys.operation` and `layers.content` are digests, `layers.tree_bytes` what the tree
+/// takes on disk. `pruned` remembers for a while which keys were thrown away. `nodes` are directories of digested trees.
+/// `mounts.name` is the directory of a cache mount. `layers.chain_id`: NULL is not known yet, the empty blob is "no
 /// layer that is not empty".
 const SCHEMA: &str = "
 CREATE TABLE state (
     only INTEGER PRIMARY KEY CHECK (only = 1),
-    boot TEXT NOT NULL, generation INTEGER NOT NULL, written INTEGER NOT NULL, synced INTEGER NOT NULL
+    boot TEXT NOT NULL, generation INTEGER NOT NULL, written INTEGER NOT NULL, synced INTEGER NOT NULL,
+    tick INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE layers (
     id TEXT PRIMARY KEY, parent TEXT, empty INTEGER NOT NULL, pulled INTEGER NOT NULL,
     diff_id BLOB, tar_bytes INTEGER, chain_id BLOB, blob TEXT, created TEXT NOT NULL,
     boot TEXT NOT NULL, generation INTEGER NOT NULL,
-    origin TEXT, times TEXT, started TEXT, from_context INTEGER NOT NULL DEFAULT 0, on_base INTEGER NOT NULL DEFAULT 0
+    origin TEXT, times TEXT, started TEXT, from_context INTEGER NOT NULL DEFAULT 0, on_base INTEGER NOT NULL DEFAULT 0,
+    content BLOB, tree_bytes INTEGER, used_tick INTEGER NOT NULL DEFAULT 0, used_at INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX layers_by_origin ON layers (origin) WHERE origin IS NOT NULL;
 CREATE INDEX layers_by_parent ON layers (parent) WHERE parent IS NOT NULL;
@@ -46,8 +51,18 @@ CREATE TABLE trees (
     layer TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, boot TEXT NOT NULL, generation INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE keys (
-    key BLOB PRIMARY KEY, results TEXT NOT NULL, parts TEXT NOT NULL, boot TEXT NOT NULL, generation INTEGER NOT NULL
+    key BLOB PRIMARY KEY, results TEXT NOT NULL, parts TEXT NOT NULL, boot TEXT NOT NULL, generation INTEGER NOT NULL,
+    kind TEXT NOT NULL DEFAULT 'definition', operation BLOB,
+    used_tick INTEGER NOT NULL DEFAULT 0, used_at INTEGER NOT NULL DEFAULT 0
 ) STRICT;
+CREATE INDEX keys_by_operation ON keys (operation) WHERE operation IS NOT NULL;
+CREATE TABLE pruned (key BLOB PRIMARY KEY, at INTEGER NOT NULL) STRICT;
+CREATE TABLE nodes (digest BLOB PRIMARY KEY, body BLOB NOT NULL, used_tick INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE mounts (
+    name TEXT PRIMARY KEY, id TEXT NOT NULL, sharing TEXT NOT NULL, created INTEGER NOT NULL,
+    size_bytes INTEGER, used_tick INTEGER NOT NULL DEFAULT 0, used_at INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX mounts_by_id ON mounts (id);
 CREATE TABLE images (
     manifest BLOB PRIMARY KEY, descriptor TEXT NOT NULL, config BLOB NOT NULL, top TEXT, platform TEXT NOT NULL,
     size_bytes INTEGER NOT NULL, created TEXT NOT NULL, boot TEXT NOT NULL, generation INTEGER NOT NULL
@@ -74,6 +89,27 @@ ALTER TABLE layers ADD COLUMN started TEXT;
 ALTER TABLE layers ADD COLUMN from_context INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE layers ADD COLUMN on_base INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX layers_by_origin ON layers (origin) WHERE origin IS NOT NULL;
+";
+
+/// From schema 2, which knew no content keys, forgot nothing and kept no cache mounts.
+const FROM_2: &str = "
+ALTER TABLE state ADD COLUMN tick INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN content BLOB;
+ALTER TABLE layers ADD COLUMN tree_bytes INTEGER;
+ALTER TABLE layers ADD COLUMN used_tick INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE layers ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE keys ADD COLUMN kind TEXT NOT NULL DEFAULT 'definition';
+ALTER TABLE keys ADD COLUMN operation BLOB;
+ALTER TABLE keys ADD COLUMN used_tick INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE keys ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX keys_by_operation ON keys (operation) WHERE operation IS NOT NULL;
+CREATE TABLE pruned (key BLOB PRIMARY KEY, at INTEGER NOT NULL) STRICT;
+CREATE TABLE nodes (digest BLOB PRIMARY KEY, body BLOB NOT NULL, used_tick INTEGER NOT NULL DEFAULT 0) STRICT;
+CREATE TABLE mounts (
+    name TEXT PRIMARY KEY, id TEXT NOT NULL, sharing TEXT NOT NULL, created INTEGER NOT NULL,
+    size_bytes INTEGER, used_tick INTEGER NOT NULL DEFAULT 0, used_at INTEGER NOT NULL DEFAULT 0
+) STRICT;
+CREATE INDEX mounts_by_id ON mounts (id);
 ";
 
 /// The tables whose rows are stamped.
@@ -177,7 +213,8 @@ impl Index {
             connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             transaction.execute_batch(SCHEMA)?;
-            transaction.execute("INSERT INTO state VALUES (1, '', 1, 0, 0)", [])?;
+            transaction
+                .execute("INSERT INTO state (only, boot, generation, written, synced) VALUES (1, '', 1, 0, 0)", [])?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             transaction.commit()?;
             Ok(connection)
@@ -264,8 +301,12 @@ impl Index {
 fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    if version == 1 {
-        transaction.execute_batch(FROM_1)?;
+    for (older, steps) in [(1, FROM_1), (2, FROM_2)] {
+        if version <= older {
+            transaction.execute_batch(steps)?;
+        }
+    }
+    if version < SCHEMA_VERSION {
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     }
     transaction.commit()

@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use solver::canon::Part;
-use solver::seam::ResultId;
+use solver::seam::{KeyKind, ResultId};
 
 use crate::StoreError;
 use crate::derived::TimeRule;
@@ -37,7 +37,17 @@ pub(crate) enum Line {
     /// Where its blob can be fetched.
     Source { digest: Digest, name: String },
     /// Which key led to it (and to the other results of the same operation).
-    Key { key: String, results: Vec<ResultId>, parts: Vec<Part>, stamp: Stamp },
+    Key {
+        key: String,
+        #[serde(default = "definition")]
+        kind: KeyKind,
+        /// Empty in schema 2, which did not know.
+        #[serde(default)]
+        operation: String,
+        results: Vec<ResultId>,
+        parts: Vec<Part>,
+        stamp: Stamp,
+    },
 }
 
 /// The first line of a record file.
@@ -64,6 +74,10 @@ pub(crate) struct LayerLine {
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) on_base: bool,
     pub(crate) stamp: Stamp,
+}
+
+fn definition() -> KeyKind {
+    KeyKind::Definition
 }
 
 fn is_false(value: &bool) -> bool {

@@ -86,6 +86,7 @@ pub(crate) struct Layout {
     pub(crate) layers: Folder,
     pub(crate) records: Folder,
     pub(crate) images: Folder,
+    pub(crate) flights: Folder,
     pub(crate) tmp: Folder,
     pub(crate) trash: Folder,
 }
@@ -162,6 +163,7 @@ impl Root {
             layers: folder(&self.0, "layers")?,
             records: folder(&self.0, "records")?,
             images: folder(&self.0, "images")?,
+            flights: folder(&self.0, "flights")?,
             tmp: folder(&self.0, "tmp")?,
             trash: folder(&self.0, "trash")?,
             root: self.0,

@@ -17,13 +17,15 @@
 //!   images/<hex>.json     what the index knows of a tag or of an image without one, likewise
 //!   notes/<kind>/         small texts that may be lost, see `notes`
 //!   git/                  repositories of git sources; the executor's, drawn there
+//!   flights/<hex of a key>  locks: one build at a time works on a key, see `flight`
 //!   tmp/<layer id>/       a draft: fs/ and work/; flocked by its maker, swept by the next start once it is dead
 //!   tmp/<random>.blob     a blob being written; flocked likewise; so is tmp/<random>.note
 //!   trash/                trees on their way out: renamed here, then deleted
 //! ```
 //!
 //! Read in this order: [`layout`] the folders and their locks, [`draft`] how a tree is made aside, [`blobs`] how bytes
-//! are, [`store`] how a store is opened, [`layers`], [`derived`], [`images`], [`cache`] what it remembers, [`notes`] what
+//! are, [`store`] how a store is opened, [`layers`], [`derived`], [`images`], [`cache`] what it remembers, [`flight`] who works on
+//! it, [`notes`] what
 //! it may forget, [`index`] the database, [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss
 //! may take, [`trash`] how trees go.
 
@@ -35,6 +37,7 @@ mod derived;
 mod draft;
 mod durability;
 mod error;
+mod flight;
 mod images;
 mod index;
 mod journal;
@@ -50,6 +53,7 @@ pub use blobs::{Blob, Blobs};
 pub use derived::TimeRule;
 pub use draft::Draft;
 pub use error::StoreError;
+pub use flight::Flight;
 pub use images::{FoundImage, ImageRecord};
 pub use layers::{Layer, Made};
 pub use store::Store;

@@ -10,7 +10,7 @@ use oci::model::{Descriptor, DiffId, Digest, Reference};
 use rusqlite::{Params, Row, Transaction};
 use solver::canon::Part;
 use solver::key::Key;
-use solver::seam::ResultId;
+use solver::seam::{self, KeyKind, ResultId};
 
 use crate::durability::{Stamp, Synced};
 use crate::index::{Index, STAMPED, Trouble};
@@ -155,7 +155,17 @@ struct Record {
     tar: Option<(DiffId, u64)>,
     blob: Option<Descriptor>,
     sources: Vec<(Digest, Reference)>,
-    keys: Vec<(Key, Vec<ResultId>, Vec<Part>, Stamp)>,
+    keys: Vec<(Key, KeyLine)>,
+}
+
+/// What a record file says of one key.
+#[derive(Debug)]
+struct KeyLine {
+    kind: KeyKind,
+    operation: Option<Key>,
+    results: Vec<ResultId>,
+    parts: Vec<Part>,
+    stamp: Stamp,
 }
 
 /// Makes a new index and fills it from the store's files; the old one is kept under another name. `damage` is what was
@@ -225,7 +235,7 @@ pub(crate) fn rebuild(layout: &Layout, damage: Option<&str>, notices: &mut Vec<S
 
 impl Record {
     fn newest_generation(&self) -> i64 {
-        let stamps = self.keys.iter().map(|(.., stamp)| stamp).chain(self.tree.as_ref().map(|(_, stamp)| stamp));
+        let stamps = self.keys.iter().map(|(_, line)| &line.stamp).chain(self.tree.as_ref().map(|(_, stamp)| stamp));
         stamps.chain([&self.layer.stamp]).map(|stamp| stamp.generation).max().unwrap_or(0)
     }
 
@@ -246,8 +256,10 @@ impl Record {
         for (digest, name) in &self.sources {
             provenance::remember_source(transaction, digest, name)?;
         }
-        for (key, results, parts, stamp) in &self.keys {
-            cache::insert(transaction, key, parts, results, stamp)?;
+        for (key, line) in &self.keys {
+            let KeyLine { kind, operation, results, parts, stamp } = line;
+            let record = seam::Record { kind: *kind, operation: operation.unwrap_or(*key), parts, results };
+            cache::insert(transaction, key, operation.as_ref(), &record, stamp)?;
         }
         Ok(())
     }
@@ -312,16 +324,17 @@ fn parse_record(bytes: &[u8]) -> Option<Record> {
                 Ok(name) => record.sources.push((digest, name)),
                 Err(error) => tracing::warn!(id = %record.layer.id, %error, "not an image name in a layer record"),
             },
-            Ok(Line::Key { key, results, parts, stamp }) => match parse_key(&key) {
-                Some(key) => drop(keys.insert(key, (results, parts, stamp))),
+            Ok(Line::Key { key, kind, operation, results, parts, stamp }) => match parse_key(&key) {
+                Some(key) => {
+                    keys.insert(key, KeyLine { kind, operation: parse_key(&operation), results, parts, stamp });
+                }
                 None => tracing::warn!(id = %record.layer.id, key, "not a key in a layer record"),
             },
             Ok(other) => tracing::warn!(id = %record.layer.id, ?other, "an odd line in a layer record"),
             Err(error) => tracing::warn!(id = %record.layer.id, %error, "a torn line in a layer record"),
         }
     }
-    let mut keys: Vec<_> =
-        keys.into_iter().map(|(key, (results, parts, stamp))| (key, results, parts, stamp)).collect();
+    let mut keys: Vec<_> = keys.into_iter().collect();
     keys.sort_by_key(|(key, ..)| *key);
     record.keys = keys;
     Some(record)

@@ -10,7 +10,7 @@ use rusqlite::OptionalExtension;
 use crate::durability::{self, Stamp};
 use crate::index::{Found, Index};
 use crate::layout::{Layout, Lock, Root};
-use crate::{Blobs, Draft, StoreError, draft, rebuild, trash};
+use crate::{Blobs, Draft, StoreError, draft, flight, rebuild, trash};
 
 /// A store. Cheap to clone; all calls block, and may come from any thread. Several processes may use one at once.
 #[derive(Clone, Debug)]
@@ -61,6 +61,7 @@ impl Store {
         };
         let layout = Arc::new(layout);
         draft::sweep(&layout, |tree| is_recorded(&index, tree))?;
+        flight::sweep(&layout)?;
         trash::empty(&layout, Instant::now() + trash::EMPTYING_BUDGET)?;
         let blobs = Blobs::new(layout.clone());
         for notice in &notices {
@@ -154,6 +155,10 @@ impl Store {
 
     pub(crate) fn layout(&self) -> &Layout {
         &self.inner.layout
+    }
+
+    pub(crate) fn shared_layout(&self) -> Arc<Layout> {
+        self.inner.layout.clone()
     }
 
     pub(crate) fn index(&self) -> &Index {

@@ -421,7 +421,7 @@ async fn keys_of_sources_are_known_before_they_are_fetched() {
     let pin = |identifier: &str| {
         let source = SourceOp { identifier: identifier.into(), attrs: BTreeMap::new() };
         let worker = bench.worker.clone();
-        async move { worker.pin(&source).await }
+        async move { worker.pin(&source, &Log::default(), &CancellationToken::new()).await }
     };
     assert_eq!(pin("local://context").await.unwrap(), Pin::Selected);
     let digest = Digest::of(b"manifest");

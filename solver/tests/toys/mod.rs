@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use solver::canon::Part;
 use solver::graph::{Edge, Graph, Vertex, VertexId};
 use solver::key::{ContentDigest, Key};
 use solver::op::{CopyAction, ExecOp, FileAction, FileActionKind, FileOp, Mount, MountKind, Op, OpMeta, SourceOp};
-use solver::seam::{CacheStore, Event, Executor, Job, LogSink, Pin, Progress, ResultId, Selection};
+use solver::seam::{CacheStore, Event, Executor, Job, LogSink, Pin, Progress, Record, ResultId, Selection};
 use tokio_util::sync::CancellationToken;
 
 /// Why the toy failed: it was told to.
@@ -49,7 +48,7 @@ pub struct ToyExecutor {
 impl Executor for ToyExecutor {
     type Error = ToyError;
 
-    async fn pin(&self, source: &SourceOp) -> Result<Pin, ToyError> {
+    async fn pin(&self, source: &SourceOp, _: &dyn LogSink, _: &CancellationToken) -> Result<Pin, ToyError> {
         tokio::task::yield_now().await;
         match source.scheme() {
             "local" => Ok(Pin::Selected),
@@ -61,7 +60,12 @@ impl Executor for ToyExecutor {
         }
     }
 
-    async fn digest_selected(&self, _: &SourceOp, selection: &Selection) -> Result<ContentDigest, ToyError> {
+    async fn digest_selected(
+        &self,
+        _: &SourceOp,
+        selection: &Selection,
+        _: &CancellationToken,
+    ) -> Result<ContentDigest, ToyError> {
         tokio::task::yield_now().await;
         let files = self.files.lock().unwrap();
         let text = files.get(&selection.path).ok_or_else(|| ToyError(format!("{} is not there", selection.path)))?;
@@ -111,14 +115,27 @@ pub struct MemoryCache(pub Mutex<HashMap<Key, Vec<ResultId>>>);
 
 impl CacheStore for MemoryCache {
     type Error = ToyError;
+    type Flight = ();
 
-    fn find(&self, key: &Key) -> Result<Option<Vec<ResultId>>, ToyError> {
+    async fn find(&self, key: &Key) -> Result<Option<Vec<ResultId>>, ToyError> {
         Ok(self.0.lock().unwrap().get(key).cloned())
     }
 
-    fn record(&self, key: &Key, parts: &[Part], results: &[ResultId]) -> Result<(), ToyError> {
-        assert!(!parts.is_empty(), "a key is stored with its parts");
-        self.0.lock().unwrap().insert(*key, results.to_vec());
+    fn of_operation(&self, _: &Key) -> Result<Vec<Vec<ResultId>>, ToyError> {
+        Ok(Vec::new())
+    }
+
+    fn record(&self, key: &Key, record: &Record<'_>) -> Result<(), ToyError> {
+        assert!(!record.parts.is_empty(), "a key is stored with its parts");
+        self.0.lock().unwrap().insert(*key, record.results.to_vec());
+        Ok(())
+    }
+
+    fn try_claim(&self, _: &Key) -> Result<Option<()>, ToyError> {
+        Ok(Some(()))
+    }
+
+    async fn claim(&self, _: &Key) -> Result<(), ToyError> {
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use oci::model::{Descriptor, Digest, chain_ids, media_type};
 use rbuild_store::{Made, Store, StoreError, TimeRule};
 use solver::seam::ResultId;
 
-use crate::support::{built, content, diff, key, parts, place, time};
+use crate::support::{built, content, diff, key, parts, place, remember, time};
 
 const RULE: Option<TimeRule> = Some(TimeRule { epoch: 1_600_000_000 });
 
@@ -127,13 +127,12 @@ fn a_layer_with_other_times_gets_a_tree_of_its_own_when_it_needs_one() {
 
 #[test]
 fn a_power_loss_takes_derived_layers_with_their_origin_and_nothing_else() {
-    use solver::seam::CacheStore as _;
     let place = place();
     let store = place.open();
     let base = built(&store, None, "base");
     let kept = built(&store, None, "kept");
     let kept_derived = store.derive_layer(Some(&base), &kept, None, false).unwrap();
-    store.record(&key("k"), &parts("x"), std::slice::from_ref(&kept_derived)).unwrap();
+    remember(&store, &key("k"), &parts("x"), std::slice::from_ref(&kept_derived)).unwrap();
     store.sync().unwrap();
     let lost = built(&store, None, "lost");
     let lost_derived = store.derive_layer(Some(&kept_derived), &lost, RULE, false).unwrap();
@@ -149,7 +148,7 @@ fn a_power_loss_takes_derived_layers_with_their_origin_and_nothing_else() {
     assert_eq!(content(&store, &kept_derived), "kept", "a dropped twin does not take the tree along");
     assert_eq!(place.names("layers").len(), 2);
     assert_eq!(place.names("records").len(), 3);
-    assert_eq!(store.find(&key("k")).unwrap(), Some(vec![kept_derived]));
+    assert_eq!(store.lookup(&key("k")).unwrap(), Some(vec![kept_derived]));
 }
 
 #[test]
@@ -181,7 +180,12 @@ fn a_store_of_the_first_schema_is_brought_up_and_keeps_what_it_has() {
     let base = built(&store, None, "base");
     drop(store);
     let connection = rusqlite::Connection::open(place.root.join("index.db")).unwrap();
-    let back = "DROP INDEX layers_by_origin;
+    let back = "DROP INDEX layers_by_origin; DROP INDEX keys_by_operation;
+        DROP TABLE nodes; DROP TABLE mounts; DROP TABLE pruned; ALTER TABLE state DROP COLUMN tick;
+        ALTER TABLE layers DROP COLUMN content; ALTER TABLE layers DROP COLUMN tree_bytes;
+        ALTER TABLE layers DROP COLUMN used_tick; ALTER TABLE layers DROP COLUMN used_at;
+        ALTER TABLE keys DROP COLUMN kind; ALTER TABLE keys DROP COLUMN operation;
+        ALTER TABLE keys DROP COLUMN used_tick; ALTER TABLE keys DROP COLUMN used_at;
         ALTER TABLE layers DROP COLUMN origin; ALTER TABLE layers DROP COLUMN times;
         ALTER TABLE layers DROP COLUMN started; ALTER TABLE layers DROP COLUMN from_context;
         ALTER TABLE layers DROP COLUMN on_base; PRAGMA user_version = 1;";

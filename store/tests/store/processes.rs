@@ -7,9 +7,8 @@ use std::process::{Child, Command, Stdio};
 use oci::content::{ContentStore, put_bytes};
 use oci::model::Digest;
 use rbuild_store::Store;
-use solver::seam::CacheStore;
 
-use crate::support::{BOOT, built, content, diff, image, key, name, parts, place, time};
+use crate::support::{BOOT, built, content, diff, image, key, name, parts, place, remember, time};
 
 const CHILD: &str = "RBUILD_STORE_TEST_CHILD";
 const ROOT: &str = "RBUILD_STORE_TEST_ROOT";
@@ -59,10 +58,10 @@ fn sixteen_processes_share_a_store() {
             let text = format!("{part} {round}");
             let layer = built(&store, Some(&base), &text);
             store.set_diff_id(&layer, diff(&text), 1).unwrap();
-            store.record(&key(&text), &parts(&text), std::slice::from_ref(&layer)).unwrap();
-            store.record(&key(&format!("shared {round}")), &parts("x"), std::slice::from_ref(&layer)).unwrap();
-            assert_eq!(store.find(&key(&text)).unwrap(), Some(vec![layer.clone()]));
-            assert!(store.find(&key(&format!("shared {round}"))).unwrap().is_some());
+            remember(&store, &key(&text), &parts(&text), std::slice::from_ref(&layer)).unwrap();
+            remember(&store, &key(&format!("shared {round}")), &parts("x"), std::slice::from_ref(&layer)).unwrap();
+            assert_eq!(store.lookup(&key(&text)).unwrap(), Some(vec![layer.clone()]));
+            assert!(store.lookup(&key(&format!("shared {round}"))).unwrap().is_some());
             put_bytes(store.blobs(), format!("blob {round}").as_bytes()).unwrap();
             store.tag(&name("app:shared"), &image(&store, &text, Some(&layer))).unwrap();
         }
@@ -82,7 +81,7 @@ fn sixteen_processes_share_a_store() {
     for process in 0..PROCESSES {
         for round in 0..ROUNDS {
             let text = format!("p{process} {round}");
-            let layer = store.find(&key(&text)).unwrap().expect("recorded").remove(0);
+            let layer = store.lookup(&key(&text)).unwrap().expect("recorded").remove(0);
             assert_eq!(content(&store, &layer), text);
             assert_eq!(store.chain(&layer).unwrap().len(), 2);
         }
@@ -96,7 +95,7 @@ fn sixteen_processes_share_a_store() {
 fn what_a_killed_process_was_making_is_swept_and_what_it_finished_stays() {
     if let Some((_, store)) = part() {
         let layer = built(&store, None, "finished");
-        store.record(&key("k"), &parts("x"), &[layer]).unwrap();
+        remember(&store, &key("k"), &parts("x"), &[layer]).unwrap();
         let draft = store.draft().unwrap();
         std::fs::create_dir_all(draft.fs().join("usr/bin")).unwrap();
         let mut blob = store.blobs().writer().unwrap();
@@ -115,7 +114,7 @@ fn what_a_killed_process_was_making_is_swept_and_what_it_finished_stays() {
     assert!(alive.fs().is_dir());
     assert_eq!(place.names("trash"), [] as [&str; 0]);
     assert_eq!(place.names("blobs/sha256"), [] as [&str; 0]);
-    let layer = store.find(&key("k")).unwrap().expect("recorded").remove(0);
+    let layer = store.lookup(&key("k")).unwrap().expect("recorded").remove(0);
     assert_eq!(content(&store, &layer), "finished");
     assert!(store.blobs().open(&Digest::of(b"half a blo")).unwrap().is_none());
     witness.add_built_layer(None, Some(alive), time(1)).unwrap();

@@ -6,9 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use oci::content::{ContentError, ContentStore, put_bytes};
 use oci::model::{Descriptor, Digest, chain_ids, media_type};
 use rbuild_store::{ImageRecord, Store, StoreError};
-use solver::seam::{CacheStore, ResultId};
+use solver::seam::ResultId;
 
-use crate::support::{built, content, diff, image, key, name, parts, place, time};
+use crate::support::{built, content, diff, image, key, name, parts, place, remember, time};
 
 #[test]
 fn a_store_is_for_its_user_alone_whatever_was_there() {
@@ -154,18 +154,18 @@ fn a_key_leads_to_its_results_while_they_are_there() {
     let place = place();
     let store = place.open();
     let (a, b) = (built(&store, None, "a"), built(&store, None, "b"));
-    assert_eq!(store.find(&key("k")).unwrap(), None);
-    store.record(&key("k"), &parts("make"), std::slice::from_ref(&a)).unwrap();
-    store.record(&key("k"), &parts("make it"), &[a.clone(), b.clone()]).unwrap();
+    assert_eq!(store.lookup(&key("k")).unwrap(), None);
+    remember(&store, &key("k"), &parts("make"), std::slice::from_ref(&a)).unwrap();
+    remember(&store, &key("k"), &parts("make it"), &[a.clone(), b.clone()]).unwrap();
     let other = place.open();
-    assert_eq!(other.find(&key("k")).unwrap(), Some(vec![a.clone(), b.clone()]));
+    assert_eq!(other.lookup(&key("k")).unwrap(), Some(vec![a.clone(), b.clone()]));
     assert_eq!(other.key_parts(&key("k")).unwrap(), Some(parts("make it")));
-    other.record(&key("gone"), &[], &[a, ResultId("b-never".into())]).unwrap();
-    assert_eq!(other.find(&key("gone")).unwrap(), None);
+    remember(&other, &key("gone"), &[], &[a, ResultId("b-never".into())]).unwrap();
+    assert_eq!(other.lookup(&key("gone")).unwrap(), None);
     // Somebody removes a tree by hand: the step runs again rather than being served air.
     let tree = store.layer(&b).unwrap().unwrap().name.unwrap();
     std::fs::remove_dir_all(place.root.join("layers").join(tree)).unwrap();
-    assert_eq!(store.find(&key("k")).unwrap(), None);
+    assert_eq!(store.lookup(&key("k")).unwrap(), None);
 }
 
 #[test]

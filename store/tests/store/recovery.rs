@@ -7,9 +7,9 @@ use std::path::Path;
 
 use oci::model::{Descriptor, Digest, media_type};
 use rbuild_store::{Layer, Store, StoreError};
-use solver::seam::{CacheStore, ResultId};
+use solver::seam::ResultId;
 
-use crate::support::{Place, built, content, diff, image, key, name, parts, place, time};
+use crate::support::{Place, built, content, diff, image, key, name, parts, place, remember, time};
 
 /// A store with some of everything, synced and closed; the layers and image that must be there again.
 struct Filled {
@@ -26,12 +26,12 @@ fn fill(store: &Store) -> Filled {
     let top = built(store, Some(&empty), "built");
     store.set_diff_id(&top, diff("built"), 77).unwrap();
     store.attach_tree(&pulled, store.draft().unwrap()).unwrap();
-    store.record(&key("k"), &parts("make"), std::slice::from_ref(&top)).unwrap();
+    remember(&store, &key("k"), &parts("make"), std::slice::from_ref(&top)).unwrap();
     store.tag(&name("app:1"), &image(store, "app", Some(&top))).unwrap();
     store.add_image(&image(store, "nameless", Some(&pulled))).unwrap();
     // Enough rows that the database has pages beyond its first few.
     for i in 0..50 {
-        store.record(&key(&format!("k{i}")), &parts(&"x".repeat(500)), std::slice::from_ref(&top)).unwrap();
+        remember(&store, &key(&format!("k{i}")), &parts(&"x".repeat(500)), std::slice::from_ref(&top)).unwrap();
     }
     store.sync().unwrap();
     Filled { chain: store.chain(&top).unwrap(), pulled, top }
@@ -40,8 +40,8 @@ fn fill(store: &Store) -> Filled {
 fn check_all_there(store: &Store, filled: &Filled) {
     assert_eq!(store.chain(&filled.top).unwrap(), filled.chain);
     assert_eq!(content(store, &filled.top), "built");
-    assert_eq!(store.find(&key("k")).unwrap(), Some(vec![filled.top.clone()]));
-    assert_eq!(store.find(&key("k49")).unwrap(), Some(vec![filled.top.clone()]));
+    assert_eq!(store.lookup(&key("k")).unwrap(), Some(vec![filled.top.clone()]));
+    assert_eq!(store.lookup(&key("k49")).unwrap(), Some(vec![filled.top.clone()]));
     assert_eq!(store.key_parts(&key("k")).unwrap(), Some(parts("make")));
     let app = image(store, "app", Some(&filled.top));
     assert_eq!(store.images().unwrap(), [(name("app:1"), app)]);
@@ -79,7 +79,7 @@ fn open_after_damage(place: &Place, boot: &str) -> Store {
     }
     let mut found = None;
     for i in 0..50 {
-        found = found.or(store.find(&key(&format!("k{i}"))).err());
+        found = found.or(store.lookup(&key(&format!("k{i}"))).err());
     }
     let found = found.or(store.chain(&ResultId("b-none".into())).err()).or(store.images().err());
     assert!(matches!(found, Some(StoreError::IndexDamaged { .. })), "{found:?}");
@@ -148,12 +148,12 @@ fn a_torn_line_loses_only_itself() {
     let mut bytes = std::fs::read(&record).unwrap();
     bytes.extend_from_slice(b"\n{\"key\":{\"key\":\"12");
     std::fs::write(&record, bytes).unwrap();
-    store.record(&key("k"), &parts("make"), std::slice::from_ref(&id)).unwrap();
+    remember(&store, &key("k"), &parts("make"), std::slice::from_ref(&id)).unwrap();
     drop(store);
     std::fs::remove_file(place.root.join("index.db")).unwrap();
     let store = place.open();
     assert_eq!(content(&store, &id), "x");
-    assert_eq!(store.find(&key("k")).unwrap(), Some(vec![id]));
+    assert_eq!(store.lookup(&key("k")).unwrap(), Some(vec![id]));
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn a_power_loss_takes_what_was_never_synced_and_nothing_else() {
     let store = place.open();
     let filled = fill(&store);
     let later = built(&store, Some(&filled.top), "later");
-    store.record(&key("later"), &parts("x"), std::slice::from_ref(&later)).unwrap();
+    remember(&store, &key("later"), &parts("x"), std::slice::from_ref(&later)).unwrap();
     store.tag(&name("app:2"), &image(&store, "later", Some(&later))).unwrap();
     let lone = store.add_pulled_layer(Some(&filled.pulled), diff("lone"), time(1), None, None).unwrap();
     drop(store);
@@ -223,7 +223,7 @@ fn a_power_loss_takes_what_was_never_synced_and_nothing_else() {
     assert!(store.notices()[1].ends_with(": app:2"), "{:?}", store.notices());
     check_all_there(&store, &filled);
     assert_eq!((store.layer(&later).unwrap(), store.layer(&lone).unwrap()), (None, None));
-    assert_eq!(store.find(&key("later")).unwrap(), None);
+    assert_eq!(store.lookup(&key("later")).unwrap(), None);
     assert_eq!(place.names("layers").len(), 2);
     assert_eq!(place.names("records").len(), 3);
     assert_eq!(place.names("trash"), [] as [&str; 0]);

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use oci::content::put_bytes;
 use oci::model::{Descriptor, DiffId, Digest, Platform, Reference, media_type};
-use rbuild_store::{ImageRecord, Store};
+use rbuild_store::{ImageRecord, Store, StoreError};
 use solver::canon::Part;
 use solver::key::Key;
-use solver::seam::ResultId;
+use solver::seam::{CacheStore as _, KeyKind, Record, ResultId};
 
 /// The boot that tests start in.
 pub const BOOT: &str = "boot-1";
@@ -90,4 +90,10 @@ pub fn image(store: &Store, text: &str, top: Option<&ResultId>) -> ImageRecord {
         created: time(7),
         size_bytes: 12,
     }
+}
+
+/// Remembers the results of a definition key; the operation is of no concern.
+pub fn remember(store: &Store, key: &Key, parts: &[Part], results: &[ResultId]) -> Result<(), StoreError> {
+    let record = Record { kind: KeyKind::Definition, operation: Key([0; 32]), parts, results };
+    store.record(key, &record)
 }

@@ -47,7 +47,7 @@ fn op(identifier: &str, attrs: &[(&str, &str)]) -> SourceOp {
 }
 
 async fn pin(worker: &Worker, op: &SourceOp) -> Result<ContentDigest, ExecError> {
-    match worker.pin(op).await? {
+    match worker.pin(op, &Log::default(), &CancellationToken::new()).await? {
         Pin::Content(digest) => Ok(digest),
         Pin::Selected => panic!("{} has a key of its own", op.identifier),
     }
