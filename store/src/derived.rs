@@ -79,6 +79,7 @@ impl Store {
                 started: Some(of.started.to_string()),
                 from_context: of.from_context,
                 on_base,
+                content: None,
                 stamp: stamp.clone(),
             };
             layers::insert(transaction, &line)?;

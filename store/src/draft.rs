@@ -29,6 +29,7 @@ pub struct Draft {
     fs_path: PathBuf,
     work_path: PathBuf,
     begun: Timestamp,
+    bytes: Option<u64>,
     /// Holds the lock.
     dir: OwnedFd,
     fs: OwnedFd,
@@ -64,7 +65,7 @@ impl Draft {
                 .map_err(|source| StoreError::io("open", &fs_path, source))?;
             rustix::fs::fchmod(&fs, Mode::from_raw_mode(0o755))
                 .map_err(|source| StoreError::io("change the mode of", &fs_path, source))?;
-            return Ok(Self { layout: layout.clone(), id, path, fs_path, work_path, begun, dir, fs });
+            return Ok(Self { layout: layout.clone(), id, path, fs_path, work_path, begun, bytes: None, dir, fs });
         }
     }
 
@@ -96,6 +97,17 @@ impl Draft {
     /// When it was made: nothing in it was written before. By the clock that files have.
     pub fn begun(&self) -> Timestamp {
         self.begun
+    }
+
+    /// Notes what the tree takes on disk, in bytes, for the record that will be made of it.
+    pub fn with_bytes(mut self, bytes: u64) -> Self {
+        self.bytes = Some(bytes);
+        self
+    }
+
+    /// What the tree takes on disk, if somebody has said so.
+    pub(crate) fn bytes(&self) -> Option<u64> {
+        self.bytes
     }
 
     /// The id that a layer made of this draft gets.

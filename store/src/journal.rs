@@ -29,7 +29,15 @@ pub(crate) enum Line {
     /// What it is; the first line.
     Layer(Box<LayerLine>),
     /// It has a tree.
-    Tree { name: String, stamp: Stamp },
+    Tree {
+        name: String,
+        /// What it takes on disk; schema 2 did not measure.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes: Option<u64>,
+        stamp: Stamp,
+    },
+    /// What it holds: a digest in hexadecimal digits.
+    Content { digest: String },
     /// What its tar is.
     Tar { diff_id: DiffId, tar_bytes: u64 },
     /// Which blob it was pulled as.
@@ -73,6 +81,9 @@ pub(crate) struct LayerLine {
     pub(crate) from_context: bool,
     #[serde(default, skip_serializing_if = "is_false")]
     pub(crate) on_base: bool,
+    /// As [`Line::Content`], when it was known from the beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) content: Option<String>,
     pub(crate) stamp: Stamp,
 }
 

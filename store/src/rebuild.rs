@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use oci::model::{Descriptor, DiffId, Digest, Reference};
 use rusqlite::{Params, Row, Transaction};
 use solver::canon::Part;
-use solver::key::Key;
+use solver::key::{ContentDigest, Key};
 use solver::seam::{self, KeyKind, ResultId};
 
 use crate::durability::{Stamp, Synced};
@@ -151,8 +151,9 @@ impl Lost {
 #[derive(Debug)]
 struct Record {
     layer: LayerLine,
-    tree: Option<(String, Stamp)>,
+    tree: Option<(String, Option<u64>, Stamp)>,
     tar: Option<(DiffId, u64)>,
+    content: Option<ContentDigest>,
     blob: Option<Descriptor>,
     sources: Vec<(Digest, Reference)>,
     keys: Vec<(Key, KeyLine)>,
@@ -235,20 +236,23 @@ pub(crate) fn rebuild(layout: &Layout, damage: Option<&str>, notices: &mut Vec<S
 
 impl Record {
     fn newest_generation(&self) -> i64 {
-        let stamps = self.keys.iter().map(|(_, line)| &line.stamp).chain(self.tree.as_ref().map(|(_, stamp)| stamp));
+        let stamps = self.keys.iter().map(|(_, line)| &line.stamp).chain(self.tree.as_ref().map(|(.., stamp)| stamp));
         stamps.chain([&self.layer.stamp]).map(|stamp| stamp.generation).max().unwrap_or(0)
     }
 
     fn insert(&self, transaction: &Transaction<'_>, trees: &HashSet<String>) -> Result<(), Trouble> {
         let id = &self.layer.id;
         layers::insert(transaction, &self.layer)?;
-        if let Some((name, stamp)) = &self.tree
+        if let Some((name, bytes, stamp)) = &self.tree
             && trees.contains(name)
         {
-            layers::insert_tree(transaction, id, name, stamp)?;
+            layers::insert_tree(transaction, id, name, *bytes, stamp)?;
         }
         if let Some((diff_id, tar_bytes)) = self.tar {
             layers::set_tar(transaction, id, diff_id, tar_bytes)?;
+        }
+        if let Some(content) = self.content {
+            layers::store_content(transaction, id, content)?;
         }
         if let Some(blob) = &self.blob {
             layers::set_blob(transaction, id, blob)?;
@@ -314,11 +318,23 @@ fn parse_record(bytes: &[u8]) -> Option<Record> {
     let mut lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let Ok(Line::Layer(layer)) = serde_json::from_slice(lines.next()?) else { return None };
     let mut keys = HashMap::new();
-    let mut record = Record { layer: *layer, tree: None, tar: None, blob: None, sources: Vec::new(), keys: Vec::new() };
+    let mut record = Record {
+        layer: *layer,
+        tree: None,
+        tar: None,
+        content: None,
+        blob: None,
+        sources: Vec::new(),
+        keys: Vec::new(),
+    };
     for line in lines {
         match serde_json::from_slice(line) {
-            Ok(Line::Tree { name, stamp }) if is_tree_name(&name) => record.tree = Some((name, stamp)),
+            Ok(Line::Tree { name, bytes, stamp }) if is_tree_name(&name) => record.tree = Some((name, bytes, stamp)),
             Ok(Line::Tar { diff_id, tar_bytes }) => record.tar = Some((diff_id, tar_bytes)),
+            Ok(Line::Content { digest }) => match layers::parse_content(&digest) {
+                Some(content) => record.content = Some(content),
+                None => tracing::warn!(id = %record.layer.id, digest, "not a content digest in a layer record"),
+            },
             Ok(Line::Blob(blob)) => record.blob = Some(blob),
             Ok(Line::Source { digest, name }) => match name.parse() {
                 Ok(name) => record.sources.push((digest, name)),

@@ -1,5 +1,6 @@
 //! The store as others see it: records, crashes, damage, several processes at once.
 
+mod content;
 mod derived;
 mod processes;
 mod records;

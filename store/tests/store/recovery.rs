@@ -7,6 +7,7 @@ use std::path::Path;
 
 use oci::model::{Descriptor, Digest, media_type};
 use rbuild_store::{Layer, Store, StoreError};
+use solver::key::ContentDigest;
 use solver::seam::ResultId;
 
 use crate::support::{Place, built, content, diff, image, key, name, parts, place, remember, time};
@@ -24,8 +25,9 @@ fn fill(store: &Store) -> Filled {
     store.add_pulled_layer(None, diff("base"), time(3), Some(&blob), Some(&name("debian:12"))).unwrap();
     let empty = store.add_built_layer(Some(&pulled), None, time(4)).unwrap();
     let top = built(store, Some(&empty), "built");
+    store.set_content(&top, ContentDigest([7; 32])).unwrap();
     store.set_diff_id(&top, diff("built"), 77).unwrap();
-    store.attach_tree(&pulled, store.draft().unwrap()).unwrap();
+    store.attach_tree(&pulled, store.draft().unwrap().with_bytes(4096)).unwrap();
     remember(&store, &key("k"), &parts("make"), std::slice::from_ref(&top)).unwrap();
     store.tag(&name("app:1"), &image(store, "app", Some(&top))).unwrap();
     store.add_image(&image(store, "nameless", Some(&pulled))).unwrap();
