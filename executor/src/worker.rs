@@ -426,7 +426,9 @@ impl Executor for Worker {
         let (source, selection) = (source.clone(), selection.clone());
         self.blocking(move |worker| {
             let local = worker.inner.local(source.reference())?;
-            Ok(local.digest_selected(&LocalPatterns::of(&source)?, &selection)?.0)
+            let made = local.digest_selected(&LocalPatterns::of(&source)?, &selection)?;
+            worker.inner.store.keep_nodes(&made.digest, &made.nodes)?;
+            Ok(made.digest)
         })
         .await
     }

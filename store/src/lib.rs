@@ -26,7 +26,7 @@
 //! Read in this order: [`layout`] the folders and their locks, [`draft`] how a tree is made aside, [`blobs`] how bytes
 //! are, [`store`] how a store is opened, [`layers`], [`derived`], [`images`], [`cache`] what it remembers, [`flight`] who works on
 //! it, [`notes`] what
-//! it may forget, [`index`] the database, [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss
+//! it may forget, [`nodes`] what digests were made of, [`index`] the database, [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss
 //! may take, [`trash`] how trees go.
 
 #![forbid(unsafe_code)]
@@ -43,6 +43,7 @@ mod index;
 mod journal;
 mod layers;
 mod layout;
+mod nodes;
 mod notes;
 mod provenance;
 mod rebuild;
@@ -56,4 +57,5 @@ pub use error::StoreError;
 pub use flight::Flight;
 pub use images::{FoundImage, ImageRecord};
 pub use layers::{Layer, Made};
+pub use nodes::{Node, NodeEntry, NodeKind, attributes_digest};
 pub use store::Store;

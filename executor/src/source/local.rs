@@ -12,12 +12,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{self, Mode, OFlags};
-use solver::key::ContentDigest;
 use solver::op::{SourceOp, attr};
 use solver::seam::Selection;
 
 use super::SourceError;
-use super::digest::{Digesting, Looks};
+use super::digest::{Digested, Digesting, Looks};
 use crate::select::Patterns;
 use crate::select::required::{Unmet, first_unmet, is_left};
 use crate::select::tree::{self, Effect, Filter, Match, Rule, RuleScope, Wanted};
@@ -129,22 +128,22 @@ impl LocalSource {
     /// # Errors
     /// When nothing is there (naming the ignore pattern, when one leaves it out), when something cannot be read, and
     /// when something changes meanwhile.
-    pub fn digest_selected(
+    pub(crate) fn digest_selected(
         &self,
         patterns: &LocalPatterns,
         selection: &Selection,
-    ) -> Result<(ContentDigest, Vec<String>), SourceError> {
+    ) -> Result<Digested, SourceError> {
         let copy = CopyPatterns::new(&selection.include_patterns, &selection.exclude_patterns)?;
         let filter = copy.filter(Some(patterns));
         let mut digesting = Digesting::default();
         for found in self.find(patterns, selection, &filter)? {
             digesting.add_match(&found, selection, &filter).map_err(|error| self.tree_error(error))?;
         }
-        let made = digesting.finish().map_err(|error| self.tree_error(error))?;
-        let skipped = made.sockets.iter().map(|path| shown(path)).collect();
+        let mut made = digesting.finish();
         let key = self.key(patterns, selection);
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(made.looks));
-        Ok((made.digest, skipped))
+        let looks = std::mem::take(&mut made.looks);
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(looks));
+        Ok(made)
     }
 
     /// What was digested for this selection, if it was.

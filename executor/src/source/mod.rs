@@ -1,7 +1,7 @@
 //! Where trees come from: the build context, images, git repositories, files of the web.
 //!
 //! In: a [`solver::op::SourceOp`]. Out: what it is for keys, and a tree to read. Deliberately absent: what a tree is for.
-//! Next: [`local`] and `digest`, [`image`], `fetched` for [`git`] and [`http`], which build contexts come from too.
+//! Next: [`local`] and `digest`, [`listing`] (what differs between digests), [`image`], `fetched` for [`git`] and [`http`], which build contexts come from too.
 
 pub mod address;
 pub(crate) mod digest;
@@ -9,6 +9,7 @@ pub(crate) mod fetched;
 pub mod git;
 pub mod http;
 pub mod image;
+pub mod listing;
 pub mod local;
 #[cfg(test)]
 mod test_server;

@@ -33,7 +33,7 @@ fn action(src: &str) -> CopyAction {
 
 fn digest_in(dir: &std::path::Path, ignore: &[&str], selection: &Selection) -> Result<String, SourceError> {
     let local = LocalSource::open("context", dir)?;
-    local.digest_selected(&patterns(ignore), selection).map(|(digest, _)| digest.to_string())
+    local.digest_selected(&patterns(ignore), selection).map(|made| made.digest.to_string())
 }
 
 const SOURCE: &[&str] = &[
