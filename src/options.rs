@@ -7,6 +7,8 @@
 pub mod annotation;
 pub mod args;
 pub mod build;
+#[cfg(test)]
+pub mod cache;
 pub mod context;
 pub mod input;
 pub mod output;

@@ -27,7 +27,7 @@
 //! are, [`store`] how a store is opened, [`layers`], [`derived`], [`images`], [`cache`] what it remembers, [`flight`] who works on
 //! it, [`notes`] what
 //! it may forget, [`nodes`] what digests were made of, [`index`] the database, [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss
-//! may take, [`trash`] how trees go.
+//! may take, [`trash`] how trees go, [`remote`] caches elsewhere.
 
 #![forbid(unsafe_code)]
 
@@ -47,6 +47,7 @@ mod nodes;
 mod notes;
 mod provenance;
 mod rebuild;
+pub mod remote;
 mod store;
 mod trash;
 
