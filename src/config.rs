@@ -76,6 +76,8 @@ pub struct Config {
     pub jobs: Setting<usize>,
     /// Network of the RUN steps; `None` when nobody said.
     pub network: Setting<Option<NetworkMode>>,
+    /// Whether no connection may be made.
+    pub offline: Setting<bool>,
     /// The platform, as written; `None` is that of this machine.
     pub platform: Setting<Option<String>>,
     /// Registries by `host` or `host:port`, as image names have it.
@@ -102,6 +104,8 @@ pub struct Flags {
     pub jobs: Option<usize>,
     /// `--network`.
     pub network: Option<NetworkMode>,
+    /// `--offline`.
+    pub offline: Option<bool>,
     /// `--platform`.
     pub platform: Option<String>,
     /// Whether the verb does without a store where none can be found.
@@ -168,6 +172,12 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
     let jobs = first([flag("--jobs", flags.jobs), user.jobs, system.jobs]);
     let jobs = jobs.unwrap_or_else(|| default(usual_jobs()));
     let network = first([flag("--network", flags.network), user.network, system.network]);
+    let offline = first([
+        flag("--offline", flags.offline),
+        parsed(environment, "RBUILD_OFFLINE", values::yes_or_no)?,
+        user.offline,
+        system.offline,
+    ]);
     let platform = environment.text("DOCKER_DEFAULT_PLATFORM");
     let platform = first([flag("--platform", flags.platform), variable("DOCKER_DEFAULT_PLATFORM", platform)]);
     let mut registries = system.registries;
@@ -182,6 +192,7 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         log_lines,
         jobs,
         network: optional(network),
+        offline: offline.unwrap_or(default(false)),
         platform: optional(platform),
         registries,
     })
@@ -269,6 +280,7 @@ impl Config {
             row("log_lines", self.log_lines.value.to_string(), &self.log_lines.source),
             row("jobs", self.jobs.value.to_string(), &self.jobs.source),
             row("network", network.into(), &self.network.source),
+            row("offline", self.offline.value.to_string(), &self.offline.source),
             row("platform", platform, &self.platform.source),
         ];
         for (name, registry) in &self.registries {
@@ -345,6 +357,17 @@ mod tests {
     }
 
     #[test]
+    fn offline_is_a_flag_a_variable_or_a_line() {
+        let offline = |offline| Flags { offline: Some(offline), ..Flags::default() };
+        let file = "offline = true";
+        check(Flags::default(), &[], "", "", "offline", "false (default)");
+        check(Flags::default(), &[], "", file, "offline", "true (/etc/config.toml:1)");
+        check(Flags::default(), &["RBUILD_OFFLINE=0"], file, "", "offline", "false (RBUILD_OFFLINE)");
+        check(Flags::default(), &["RBUILD_OFFLINE=true"], "", "", "offline", "true (RBUILD_OFFLINE)");
+        check(offline(false), &["RBUILD_OFFLINE=1"], file, "", "offline", "false (--offline)");
+    }
+
+    #[test]
     fn registries_are_merged_key_by_key() {
         let user = "[registry.'r:5000']\ninsecure = false\n";
         let system = "[registry.'r:5000']\ninsecure = true\n";
@@ -361,6 +384,7 @@ mod tests {
         };
         check(Flags::default(), &[], "neither `XDG_DATA_HOME` nor `HOME` is set");
         check(Flags::default(), &["HOME=/h", "BUILDKIT_PROGRESS=loud"], "`BUILDKIT_PROGRESS`: `loud` is none of auto");
+        check(Flags::default(), &["HOME=/h", "RBUILD_OFFLINE=maybe"], "`RBUILD_OFFLINE`: `maybe` is neither");
         check(Flags::default(), &["HOME=/h", "BUILDKIT_TTY_LOG_LINES=x"], "`BUILDKIT_TTY_LOG_LINES`: `x`");
         let both = Flags { quiet: true, progress: Some(ProgressArg::Plain), ..Flags::default() };
         check(both, &["HOME=/h"], "contradict each other");

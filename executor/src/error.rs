@@ -65,6 +65,7 @@ impl ExecError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Source(error) => error.help(),
+            Self::Fetch { source, .. } => source.downcast_ref::<oci::registry::RegistryError>()?.help(),
             _ => None,
         }
     }

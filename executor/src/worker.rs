@@ -24,6 +24,7 @@ use crate::ops::file::{self, copy::CopySource};
 use crate::sandbox;
 use crate::snapshot::overlay::MountApi;
 use crate::snapshot::{Mounted, OverlaySnapshotter, Snapshotter};
+use crate::source::Connectivity;
 use crate::source::SourceError;
 use crate::source::address::masked;
 use crate::source::fetched::Known;
@@ -39,6 +40,8 @@ pub struct WorkerConfig {
     pub local_sources: BTreeMap<String, PathBuf>,
     /// Brings blobs of images.
     pub fetcher: Arc<dyn BlobFetcher>,
+    /// Whether sources may be fetched. Blobs of images are `fetcher`'s business.
+    pub connectivity: Connectivity,
     /// How layers are stacked; `None` is overlayfs as this kernel has it.
     pub snapshots: Option<Arc<dyn Snapshotter>>,
     /// The time of new layers.
@@ -91,7 +94,7 @@ impl Worker {
                 snapshots,
                 locals: locals.collect(),
                 patterns: Mutex::default(),
-                known: Known::default(),
+                known: Known::new(config.connectivity),
                 fetcher: config.fetcher,
                 sandbox: OnceLock::new(),
                 clock: config.clock,

@@ -58,7 +58,8 @@ pub struct BuildArgs {
     /// Run every step of these stages, whatever the cache knows
     #[arg(long, help_heading = "Cache", value_name = "STAGE,…", value_delimiter = ',', action = ArgAction::Append)]
     pub no_cache_filter: Vec<String>,
-    /// Ask the registries for the base images, even if the local store has them
+    /// Ask the registries what the base images are now, and fail if they cannot be asked; else images that were made,
+    /// loaded or imported here are used as they are, and a registry that is out of reach costs a warning
     #[arg(long, help_heading = "Cache", value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", default_value = "false", hide_default_value = true,
         hide_possible_values = true, action = ArgAction::Set)]

@@ -53,7 +53,4 @@ pub struct DebugArgs {
     /// How it is printed: text or json; a graph also as dot or mermaid
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t, hide_possible_values = true)]
     pub format: DebugFormat,
-    /// Look images up in the local store only, and fetch nothing
-    #[arg(long)]
-    pub offline: bool,
 }

@@ -31,6 +31,11 @@ pub struct InputArgs {
     /// Leave out what this file lists, instead of what .dockerignore does
     #[arg(long, value_name = "FILE")]
     pub ignorefile: Option<PathBuf>,
+    /// Make no connection to registries, web or git servers, remote caches: use what is here, and say what is not. RUN
+    /// steps keep their network; see --network [env: RBUILD_OFFLINE]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+        hide_possible_values = true)]
+    pub offline: Option<bool>,
     /// For this platform [default: that of this machine] [env: DOCKER_DEFAULT_PLATFORM]
     #[arg(long, value_name = "PLATFORM")]
     pub platform: Option<String>,

@@ -49,6 +49,15 @@ impl FromStr for ProgressArg {
     }
 }
 
+/// `1`, `true`, `0` or `false`.
+pub fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err(format!("`{text}` is neither true nor false")),
+    }
+}
+
 /// Whether colours are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ColorArg {

@@ -23,7 +23,7 @@ pub async fn debug(hall: &Hall<'_>, args: &DebugArgs) -> Result<u8, Failure> {
         return ast(hall, &input, args.format);
     }
     let settings = &hall.settings();
-    let (dockerfile, plan) = if args.offline {
+    let (dockerfile, plan) = if settings.offline {
         inspect::plan_offline(settings, &input)?
     } else {
         let plan = async |progress, cancel| inspect::plan(settings, &input, progress, cancel).await;

@@ -53,16 +53,21 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         flags.jobs = args.jobs;
         flags.network = args.network;
         flags.platform.clone_from(&args.input.platform);
+        flags.offline = args.input.offline;
     }
-    match &cli.verb {
-        Verb::Check(args) => flags.platform.clone_from(&args.input.platform),
-        Verb::Debug(args) => flags.platform.clone_from(&args.input.platform),
-        _ => {}
+    let looked_at = match &cli.verb {
+        Verb::Check(args) => Some(&args.input),
+        Verb::Debug(args) => Some(&args.input),
+        _ => None,
+    };
+    if let Some(input) = looked_at {
+        flags.platform.clone_from(&input.platform);
+        flags.offline = input.offline;
     }
     // Whoever only looks needs no folder for a store.
     flags.only_looks = match &cli.verb {
         Verb::Check(_) => true,
-        Verb::Debug(args) => args.offline || args.what == DebugWhat::Ast,
+        Verb::Debug(args) => args.input.offline == Some(true) || args.what == DebugWhat::Ast,
         Verb::Build(args) => args.call.wanted() != Call::Build,
         _ => false,
     };
@@ -134,6 +139,7 @@ impl Hall<'_> {
         Settings {
             root: self.config.root.value.clone(),
             insecure_registries: insecure(&self.config.registries),
+            offline: self.config.offline.value,
             native_platform: Platform::native(),
         }
     }

@@ -7,6 +7,7 @@
 //! log_lines = 6               # of a running step, on a terminal
 //! jobs = 4                    # RUN steps at once
 //! network = "none"            # of RUN steps: default, host, none
+//! offline = true              # no connection to registries, web and git servers, remote caches
 //!
 //! [registry."localhost:5000"] # as image names have it
 //! insecure = true             # plain HTTP may be used
@@ -27,7 +28,7 @@ use super::{RegistryConfig, Setting, Source};
 use crate::cli::values::{self, ColorArg, ProgressArg};
 use crate::engine::{Failure, FailureKind, Problem, Snippet};
 
-const KEYS: &[&str] = &["root", "progress", "color", "log_lines", "jobs", "network", "registry"];
+const KEYS: &[&str] = &["root", "progress", "color", "log_lines", "jobs", "network", "offline", "registry"];
 const REGISTRY_KEYS: &[&str] = &["insecure"];
 
 /// What one file says.
@@ -45,6 +46,8 @@ pub struct ConfigFile {
     pub jobs: Option<Setting<usize>>,
     /// `network`.
     pub network: Option<Setting<NetworkMode>>,
+    /// `offline`.
+    pub offline: Option<Setting<bool>>,
     /// `[registry."…"]`.
     pub registries: BTreeMap<String, RegistryConfig>,
 }
@@ -90,6 +93,7 @@ impl ConfigFile {
                 "progress" => self.progress = reader.text(value, str::parse),
                 "color" => self.color = reader.text(value, str::parse),
                 "network" => self.network = reader.text(value, values::network),
+                "offline" => self.offline = reader.value(value, "true or false", |value| value.as_bool(), Ok),
                 "log_lines" => self.log_lines = reader.number(value, values::log_lines),
                 "jobs" => self.jobs = reader.number(value, values::jobs),
                 "registry" => self.fill_registries(value, reader),
@@ -196,7 +200,7 @@ mod tests {
 
     #[test]
     fn every_documented_key_is_known() {
-        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\n\
+        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\noffline = true\n\
             [registry.'localhost:5000']\ninsecure = true\n";
         let file = ConfigFile::parse(Path::new("c.toml"), text).expect("all keys are known");
         assert_eq!(file.jobs.map(|jobs| jobs.value), Some(3));

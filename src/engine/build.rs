@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::assemble::{Assembled, assemble};
 use super::context::{Context, Opener};
-use super::resolve::Resolver;
+use super::resolve::{Ask, Resolver};
 use super::task::{Task, in_background};
 use super::{Failure, Problem, Settings, export, words};
 use crate::options::{BuildOptions, OutputKind};
@@ -52,7 +52,8 @@ pub async fn build(
 ) -> Result<Built, Failure> {
     let store = settings.open_store(&progress)?;
     let registry = settings.registry()?;
-    let opener = Opener { store: &store, progress: &progress, cancel: &cancel };
+    let connectivity = settings.connectivity();
+    let opener = Opener { store: &store, progress: &progress, connectivity, cancel: &cancel };
     let mut context = opener.open(&options.input).await?;
     let plan = plan(settings, options, &context, &store, &registry, &progress).await?;
     context.named.fetch_for(&plan.graph, &opener).await?;
@@ -119,7 +120,7 @@ async fn plan(
 ) -> Result<Plan, Failure> {
     let resolver = Resolver {
         layouts: context.named.layouts(),
-        ..Resolver::new(store.clone(), registry.clone(), options.pull, progress.clone())
+        ..Resolver::new(store.clone(), registry.clone(), Ask::of(options.pull, settings.offline), progress.clone())
     };
     let asked_of_frontend = PlanOptions {
         labels: options.labels.clone(),

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::check::Checker;
 use super::context::Opener;
-use super::resolve::{Resolver, known};
+use super::resolve::{Ask, Resolver, known};
 use super::{Failure, Settings, Text, words};
 use crate::options::InputOptions;
 
@@ -27,11 +27,12 @@ pub async fn plan(
     cancel: CancellationToken,
 ) -> Result<(Text, Plan), Failure> {
     let store = settings.open_store(&progress)?;
-    let opener = Opener { store: &store, progress: &progress, cancel: &cancel };
+    let connectivity = settings.connectivity();
+    let opener = Opener { store: &store, progress: &progress, connectivity, cancel: &cancel };
     let context = opener.open(input).await?;
     let resolver = Resolver {
         layouts: context.named.layouts(),
-        ..Resolver::new(store.clone(), settings.registry()?, false, progress.clone())
+        ..Resolver::new(store.clone(), settings.registry()?, Ask::of(false, settings.offline), progress.clone())
     };
     let options = context.plan_options(settings, input);
     let mut answers = Answers::new();

@@ -1,24 +1,56 @@
 //! Answers to what the frontend needs to know: which image a name means, and its config.
 //!
-//! The local store is asked first, the registry after it; with `--pull` the registry alone. What a registry answered
-//! is kept in the store under its name, so the next build asks nobody. Only manifest and config come over here:
-//! layers are fetched when a step or an export wants them. An image of a layout on this machine comes over whole.
+//! A digest means the same everywhere, so what the store has of it is taken. A tag that was made, loaded or imported
+//! here is this machine's word. A tag that a registry gave is the registry's: it is asked what it means now, with one
+//! HEAD request when nothing has changed; out of reach, it is believed to mean what it meant last, with a warning. With
+//! `--pull` the registry alone has the say about tags; with `--offline` nobody is asked. What a registry says of a name
+//! is noted (kind `tag`). Only manifest and config come over here: layers are fetched when a step or an export wants
+//! them. An image of a layout on this machine comes over whole.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use frontend::{Answers, Asked, ImageAnswer, ImageQuestion};
 use jiff::Timestamp;
 use oci::model::{Digest, ImageConfig, Platform, Reference};
-use oci::registry::Client;
+use oci::registry::{Client, RegistryError, Resolved};
 use solver::graph::VertexId;
 use solver::seam::{Event, Progress};
-use store::{FoundImage, ImageRecord, Store};
+use store::{FoundImage, ImageRecord, Store, StoreError};
 
 use super::context::layout;
 use super::task::in_background;
 use super::{Failure, words};
 use crate::options::context::Layout;
+
+/// How long a registry is waited for when it is known what it said last.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The kind of our notes: by name, the digest of the manifest that the registry gave.
+const NOTES: &str = "tag";
+
+/// Who is asked what a tag means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// The store for what was made here, the registry for what is the registry's, and the store again when the registry
+    /// is out of reach.
+    Usual,
+    /// The registry alone (`--pull`).
+    Registry,
+    /// The store alone (`--offline`).
+    Nobody,
+}
+
+impl Ask {
+    /// What the options say; that both are not said at once is the options' business.
+    pub fn of(pull: bool, offline: bool) -> Self {
+        match (pull, offline) {
+            (_, true) => Self::Nobody,
+            (true, false) => Self::Registry,
+            (false, false) => Self::Usual,
+        }
+    }
+}
 
 /// Where answers come from.
 pub struct Resolver {
@@ -26,8 +58,10 @@ pub struct Resolver {
     pub store: Store,
     /// The registries.
     pub registry: Client,
-    /// Whether the local store's answers are not good enough (`--pull`).
-    pub pull: bool,
+    /// Who is asked what a tag means.
+    pub ask: Ask,
+    /// How long a registry is waited for when it is known what it said last.
+    pub patience: Duration,
     /// Who watches.
     pub progress: Arc<dyn Progress>,
     /// The layouts of named contexts, by name.
@@ -36,8 +70,8 @@ pub struct Resolver {
 
 impl Resolver {
     /// Without layouts.
-    pub fn new(store: Store, registry: Client, pull: bool, progress: Arc<dyn Progress>) -> Self {
-        Self { store, registry, pull, progress, layouts: BTreeMap::new() }
+    pub fn new(store: Store, registry: Client, ask: Ask, progress: Arc<dyn Progress>) -> Self {
+        Self { store, registry, ask, patience: PATIENCE, progress, layouts: BTreeMap::new() }
     }
 
     /// Answers each distinct question once, all at the same time.
@@ -78,11 +112,9 @@ impl Resolver {
         let vertex = VertexId::of_name(&name);
         self.progress.event(Event::Declared { vertex, name, inputs: Vec::new() });
         self.progress.event(Event::Started(vertex));
-        let answer = match (&question.layout, self.answer_locally(question)) {
-            (Some(name), _) => self.answer_from_layout(name, &question.platform).await,
-            (None, Ok(Some(answer))) => Ok(answer),
-            (None, Ok(None)) => self.answer_from_registry(question).await,
-            (None, Err(failure)) => Err(failure),
+        let answer = match &question.layout {
+            Some(name) => self.answer_from_layout(name, &question.platform).await,
+            None => self.answer_by_name(question, vertex).await,
         };
         self.progress.event(match &answer {
             Ok(_) => Event::Done(vertex),
@@ -91,9 +123,54 @@ impl Resolver {
         answer
     }
 
-    /// What the local store knows; a pinned name is what it says wherever it comes from, so `--pull` adds nothing.
-    fn answer_locally(&self, question: &ImageQuestion) -> Result<Option<ImageAnswer>, Failure> {
-        if self.pull && question.reference.digest().is_none() { Ok(None) } else { known(&self.store, question) }
+    async fn answer_by_name(&self, question: &ImageQuestion, vertex: VertexId) -> Result<ImageAnswer, Failure> {
+        let pinned = question.reference.digest().is_some();
+        let Some(record) = find(&self.store, question)? else {
+            return match self.ask {
+                // What a digest means may be in the store without a record; the client looks there first.
+                Ask::Nobody if !pinned => Err(self.not_here(question)),
+                _ => self.answer_from_registry(question).await,
+            };
+        };
+        let known = answer_of(&self.store, &record)?;
+        let settled = match self.ask {
+            Ask::Nobody => true,
+            Ask::Registry => pinned,
+            Ask::Usual => pinned || !is_registrys(&self.store, &question.reference, &record)?,
+        };
+        match self.ask {
+            _ if settled => Ok(known),
+            Ask::Registry => self.answer_from_registry(question).await,
+            _ => self.answer_anew(question, known, vertex).await,
+        }
+    }
+
+    /// What the registry says now of a tag that it gave before; what it said then, if it is out of reach.
+    async fn answer_anew(
+        &self,
+        question: &ImageQuestion,
+        known: ImageAnswer,
+        vertex: VertexId,
+    ) -> Result<ImageAnswer, Failure> {
+        let asking = self.registry.resolve(&question.reference, &question.platform, self.store.blobs());
+        let why = match tokio::time::timeout(self.patience, asking).await {
+            Ok(Ok(resolved)) => return self.keep(question, &resolved),
+            Ok(Err(error)) if error.is_out_of_reach() => error.to_string(),
+            Ok(Err(error)) => return Err(self.not_resolved(question, &error)),
+            Err(_) => {
+                format!("`{}` did not answer in {} s", question.reference.registry(), self.patience.as_secs_f32())
+            }
+        };
+        let name = question.reference.familiar();
+        let text = format!("{why}; `{name}` is taken to be what it was last: {}", known.digest);
+        self.progress.event(Event::Notice { vertex, text });
+        Ok(known)
+    }
+
+    fn not_here(&self, question: &ImageQuestion) -> Failure {
+        let name = question.reference.familiar();
+        Failure::new(format!("the image `{name}` is not in the local store, and no connection may be made"))
+            .help("build once without `--offline`, or bring the image here with `rbuild load` or `rbuild import`")
     }
 
     /// Brings the image of a layout into the store.
@@ -116,6 +193,11 @@ impl Resolver {
             .resolve(&question.reference, &question.platform, self.store.blobs())
             .await
             .map_err(|error| self.not_resolved(question, &error))?;
+        self.keep(question, &resolved)
+    }
+
+    /// Keeps what a registry said under the name that it was asked for.
+    fn keep(&self, question: &ImageQuestion, resolved: &Resolved) -> Result<ImageAnswer, Failure> {
         let config: ImageConfig = serde_json::from_slice(&resolved.config_bytes).map_err(|error| {
             Failure::new(format!("the config of `{}` is not readable", question.reference)).note(error.to_string())
         })?;
@@ -127,17 +209,28 @@ impl Resolver {
             size_bytes: layers_size_bytes(&resolved.manifest_bytes)?,
             manifest: resolved.manifest.clone(),
         };
-        self.store.tag(&question.reference, &record).map_err(|error| words::store(&error))?;
+        let name = &question.reference;
+        // The note first: a name without one is this machine's own.
+        if !is_registrys(&self.store, name, &record)? {
+            let digest = record.manifest.digest.to_string();
+            self.store.set_note(NOTES, &name.to_string(), &digest).map_err(|error| words::store(&error))?;
+        }
+        self.store.tag(name, &record).map_err(|error| words::store(&error))?;
         Ok(ImageAnswer { digest: resolved.manifest.digest, config })
     }
 
-    fn not_resolved(&self, question: &ImageQuestion, error: &oci::registry::RegistryError) -> Failure {
+    fn not_resolved(&self, question: &ImageQuestion, error: &RegistryError) -> Failure {
+        if let RegistryError::Offline { .. } = error {
+            return self.not_here(question);
+        }
         let mut failure = words::registry(error);
         failure.problems[0].message = format!("cannot resolve the image `{}`", question.reference.familiar());
         failure.problems[0].notes.insert(0, error.to_string());
-        let known = |reference: &Reference| matches!(self.store.image(reference), Ok(Some(_)));
-        if self.pull && known(&question.reference) {
-            return failure.help("without `--pull` the image of that name in the local store would be used");
+        if let Ok(Some(record)) = self.store.image(&question.reference) {
+            let ours = matches!(is_registrys(&self.store, &question.reference, &record), Ok(false));
+            let pull = self.ask == Ask::Registry && (ours || error.is_out_of_reach());
+            let how = if pull { "without `--pull`" } else { "with `--offline`" };
+            return failure.help(format!("{how} the image of that name in the local store would be used"));
         }
         failure
     }
@@ -145,14 +238,38 @@ impl Resolver {
 
 /// What a store knows of an image that is in no layout.
 pub fn known(store: &Store, question: &ImageQuestion) -> Result<Option<ImageAnswer>, Failure> {
-    let record = match question.reference.digest() {
-        Some(digest) => store.image_by_digest(&digest),
-        None => store.image(&question.reference),
+    find(store, question)?.map(|record| answer_of(store, &record)).transpose()
+}
+
+/// The store's record of what is asked for.
+fn find(store: &Store, question: &ImageQuestion) -> Result<Option<ImageRecord>, Failure> {
+    let name = &question.reference;
+    let failed = |error: StoreError| words::store(&error);
+    let mut record = match name.digest() {
+        Some(digest) => store.image_by_digest(&digest).map_err(failed)?,
+        None => store.image(name).map_err(failed)?,
     };
-    let record = record.map_err(|error| words::store(&error))?;
-    let Some(record) = record.filter(|record| record.platform.serves(&question.platform)) else { return Ok(None) };
-    let config = config_of(store, &record.config)?;
-    Ok(Some(ImageAnswer { digest: record.manifest.digest, config }))
+    if record.is_none() && name.digest().is_some() {
+        // The digest of an index: what was chosen from it is known by the pinned name, if a registry gave it. An archive
+        // may say such a name of anything.
+        record = store.image(name).map_err(failed)?;
+        if let Some(found) = &record
+            && !is_registrys(store, name, found)?
+        {
+            record = None;
+        }
+    }
+    Ok(record.filter(|record| record.platform.serves(&question.platform)))
+}
+
+fn answer_of(store: &Store, record: &ImageRecord) -> Result<ImageAnswer, Failure> {
+    Ok(ImageAnswer { digest: record.manifest.digest, config: config_of(store, &record.config)? })
+}
+
+/// Whether the image has its name because a registry said so. Without a note it is this machine's own.
+fn is_registrys(store: &Store, name: &Reference, record: &ImageRecord) -> Result<bool, Failure> {
+    let note = store.note(NOTES, &name.to_string()).map_err(|error| words::store(&error))?;
+    Ok(note.is_some_and(|digest| digest == record.manifest.digest.to_string()))
 }
 
 /// The image of the local store that a person means by `text`: the one of that name, else the one whose id begins so
@@ -162,7 +279,7 @@ pub fn find_local(store: &Store, text: &str) -> Result<Option<FoundImage>, Failu
         match store.find_image(text) {
             Ok(None) => {}
             Ok(found) => return Ok(found),
-            Err(error @ store::StoreError::AmbiguousId { .. }) => {
+            Err(error @ StoreError::AmbiguousId { .. }) => {
                 return Err(words::store(&error).help("give more digits of the id, or a name"));
             }
             Err(error) => return Err(words::store(&error)),
@@ -184,3 +301,6 @@ fn layers_size_bytes(manifest: &[u8]) -> Result<u64, Failure> {
         .map_err(|error| Failure::new("the manifest is not readable").note(error.to_string()))?;
     Ok(manifest.layers.iter().map(|layer| layer.size).sum())
 }
+
+#[cfg(test)]
+mod tests;

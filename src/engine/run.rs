@@ -11,7 +11,7 @@ use solver::seam::{Progress, ResultId};
 use store::{ImageRecord, Store};
 use tokio_util::sync::CancellationToken;
 
-use super::resolve::{Resolver, config_of, find_local};
+use super::resolve::{Ask, Resolver, config_of, find_local};
 use super::task::Task;
 use super::{Failure, FailureKind, Settings, words};
 use crate::options::RunOptions;
@@ -32,7 +32,8 @@ pub async fn run(
     let record = match find(&store, &options.image)? {
         Some(record) => record,
         None => {
-            let resolver = Resolver::new(store.clone(), registry.clone(), false, progress.clone());
+            let resolver =
+                Resolver::new(store.clone(), registry.clone(), Ask::of(false, settings.offline), progress.clone());
             let question = ImageQuestion {
                 reference: options.image.clone(),
                 platform: settings.native_platform.clone(),

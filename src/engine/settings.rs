@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use executor::source::Connectivity;
 use oci::model::Platform;
 use oci::registry::Client;
 use solver::graph::VertexId;
@@ -19,6 +20,8 @@ pub struct Settings {
     pub root: PathBuf,
     /// Registries that may be spoken to without TLS, beside those on loopback.
     pub insecure_registries: Vec<String>,
+    /// Whether no connection may be made: neither for images and their blobs nor for sources and caches.
+    pub offline: bool,
     /// The machine's own platform.
     pub native_platform: Platform,
 }
@@ -39,9 +42,15 @@ impl Settings {
         let settings = oci::registry::Settings {
             credentials: oci::registry::Credentials::from_environment(),
             insecure: self.insecure_registries.clone(),
+            offline: self.offline,
             ..Default::default()
         };
         Client::new(settings).map_err(|error| words::registry(&error))
+    }
+
+    /// Whether sources may be fetched.
+    pub fn connectivity(&self) -> Connectivity {
+        if self.offline { Connectivity::Offline } else { Connectivity::Online }
     }
 
     /// Who runs operations, with directories under the names of `local://<name>`: the build context is `context`.
@@ -59,6 +68,7 @@ impl Settings {
             store: store.clone(),
             local_sources,
             fetcher: Arc::new(registry.clone()),
+            connectivity: self.connectivity(),
             snapshots: None,
             clock: jiff::Timestamp::now,
         };

@@ -22,6 +22,9 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
     if args.push && args.tags.is_empty() {
         return Err(Failure::new("there is no name to push to").help("give one with `-t REGISTRY/NAME:TAG`"));
     }
+    if config.offline.value {
+        check_offline(args, config)?;
+    }
     let mut tags = Vec::new();
     for tag in &args.tags {
         if !tags.contains(tag) {
@@ -76,6 +79,18 @@ pub fn inert(args: &BuildArgs) -> Result<Vec<String>, Failure> {
         given.push(format!("{name}={value}"));
     }
     Ok(given)
+}
+
+/// What cannot be done without a connection.
+fn check_offline(args: &BuildArgs, config: &Config) -> Result<(), Failure> {
+    let origin = &config.offline.source;
+    for (asked, flag, what) in [(args.pull, "--pull", "asks the registries"), (args.push, "--push", "sends to them")] {
+        if asked {
+            return Err(Failure::new(format!("`{flag}` {what}, and `{origin}` allows no connection"))
+                .help("leave out one of them; `--offline=false` beats every other setting"));
+        }
+    }
+    Ok(())
 }
 
 fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
@@ -139,7 +154,12 @@ mod tests {
             working_directory: "/here".into(),
             ..Environment::default()
         };
-        let flags = Flags { platform: args.input.platform.clone(), quiet: args.quiet, ..Flags::default() };
+        let flags = Flags {
+            platform: args.input.platform.clone(),
+            offline: args.input.offline,
+            quiet: args.quiet,
+            ..Flags::default()
+        };
         let config = config::load(flags, &environment)?;
         Ok((build(&args, &config, &environment)?, inert(&args)?))
     }
@@ -193,6 +213,8 @@ mod tests {
         check("--sbom=true .", &[], "attestations are not supported");
         check("--attest type=sbom .", &[], "attestations are not supported");
         check("--push .", &[], "no name to push to");
+        check("--pull --offline .", &[], "`--pull` asks the registries, and `--offline` allows no connection");
+        check("--push -t a .", &[("RBUILD_OFFLINE", "1")], "`--push` sends to them, and `RBUILD_OFFLINE`");
         check("-f - -", &[], "both the context and the Dockerfile");
         check("--build-context x .", &[], "there is no `=`");
         check("--annotation x .", &[], "there is no `=`");

@@ -21,10 +21,10 @@ use store::{Draft, Store};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::SourceError;
 use super::address::masked;
 use super::git::{self, GitPin, GitSource};
 use super::http::{self, HttpFile, HttpSource};
+use super::{Connectivity, SourceError};
 use crate::tree::attrs::{self, times};
 use crate::tree::walk::{Descend, Entry, Visitor, walk};
 use crate::tree::{TreeError, joined};
@@ -37,6 +37,7 @@ const COPY_BYTES: usize = 256 << 10;
 /// What a build has found out about its sources.
 #[derive(Default)]
 pub(crate) struct Known {
+    connectivity: Connectivity,
     commits: Once<GitPin>,
     files: Once<HttpFile>,
 }
@@ -60,6 +61,11 @@ impl<T: Clone> Once<T> {
 }
 
 impl Known {
+    /// Nothing yet.
+    pub fn new(connectivity: Connectivity) -> Self {
+        Self { connectivity, ..Self::default() }
+    }
+
     /// What a source is.
     pub async fn pin(&self, store: &Store, source: &SourceOp) -> Result<ContentDigest, SourceError> {
         // Whoever wants it no longer drops the future, which ends a git and a request alike.
@@ -89,7 +95,7 @@ impl Known {
         if source.scheme() == "git" {
             let wanted = git_source(source)?;
             let pin = self.commit(store, source, &wanted, cancel).await?;
-            git::checkout(store, &wanted, &pin, draft.fs(), log, cancel).await?;
+            git::checkout(store, &wanted, &pin, draft.fs(), self.connectivity, log, cancel).await?;
             let dir = draft.fs_fd().try_clone_to_owned().map_err(|error| in_tree(source)(io("open", error)))?;
             let owned = tokio::task::spawn_blocking(move || walk(dir, &mut Own)).await;
             return owned
@@ -114,7 +120,7 @@ impl Known {
         wanted: &GitSource,
         cancel: &CancellationToken,
     ) -> Result<GitPin, SourceError> {
-        Ok(self.commits.get(source, git::resolve(store, wanted, cancel)).await?)
+        Ok(self.commits.get(source, git::resolve(store, wanted, self.connectivity, cancel)).await?)
     }
 
     async fn file(
@@ -125,7 +131,7 @@ impl Known {
         log: &dyn LogSink,
         cancel: &CancellationToken,
     ) -> Result<HttpFile, SourceError> {
-        Ok(self.files.get(source, http::fetch(store, &wanted.source, log, cancel)).await?)
+        Ok(self.files.get(source, http::fetch(store, &wanted.source, self.connectivity, log, cancel)).await?)
     }
 }
 

@@ -23,6 +23,16 @@ use crate::select::required::Unmet;
 use crate::select::tree::SelectError;
 use crate::tree::{TreeError, shown};
 
+/// Whether sources may be asked for over the network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Connectivity {
+    /// They may.
+    #[default]
+    Online,
+    /// No connection is made: what an earlier build fetched is used, and what none did is an error that names it.
+    Offline,
+}
+
 /// Why a source could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {

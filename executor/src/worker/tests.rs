@@ -63,6 +63,7 @@ impl Bench {
         let store = Store::open(&dir.path().join("store")).unwrap();
         let registry = Arc::new(Registry::default());
         let worker = Worker::new(WorkerConfig {
+            connectivity: Default::default(),
             snapshots: snapshots(&store),
             store,
             local_sources: BTreeMap::from([("context".into(), dir.path().join("context"))]),

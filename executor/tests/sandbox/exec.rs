@@ -56,6 +56,7 @@ impl Bench {
             store,
             local_sources: BTreeMap::from([("context".to_owned(), rig.path("context"))]),
             fetcher: Arc::new(NoRegistry),
+            connectivity: Default::default(),
             snapshots: None,
             clock: || jiff::Timestamp::UNIX_EPOCH,
         };

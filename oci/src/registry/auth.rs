@@ -132,6 +132,9 @@ impl Site {
 impl Shared {
     /// The site of a registry. The first caller finds out which scheme it speaks, the others wait.
     pub(super) async fn site(&self, registry: &str) -> Result<Arc<Site>, RegistryError> {
+        if self.wire.offline {
+            return Err(RegistryError::Offline { registry: registry.to_owned() });
+        }
         let cell = locked(&self.sites).entry(registry.to_owned()).or_default().clone();
         let site = cell.get_or_try_init(|| async {
             let base = |scheme| {

@@ -70,6 +70,12 @@ pub enum RegistryError {
         /// The registry.
         registry: String,
     },
+    /// No connection may be made.
+    #[error("`{registry}` is not asked: no connection may be made")]
+    Offline {
+        /// The registry.
+        registry: String,
+    },
     /// No answer: refused, reset, cut, not resolved.
     #[error("`{request}` got no complete answer{}", tries(*attempts))]
     Transport {
@@ -288,6 +294,9 @@ impl RegistryError {
     /// What to do about it, for the user.
     pub fn help(&self) -> Option<String> {
         match self {
+            Self::Offline { .. } => {
+                Some("build once without `--offline`: what is fetched is kept for later builds".to_owned())
+            }
             Self::Unauthorized { registry, credentials, .. } => Some(credentials.help(registry)),
             Self::Denied { request, credentials, .. } => Some(match &**credentials {
                 CredentialsUsed::Sent { whose } => format!("{whose} do not allow it"),
@@ -321,6 +330,16 @@ impl RegistryError {
                 Some("the registry, or something between it and rbuild, changed the bytes; nothing was kept".to_owned())
             }
             _ => None,
+        }
+    }
+
+    /// Whether the registry could not be asked at all or could not answer now, so that nothing is known of what it would
+    /// say: no network, no such host, a server that is overloaded or broken. A refusal is an answer.
+    pub fn is_out_of_reach(&self) -> bool {
+        match self {
+            Self::Transport { .. } | Self::Idle { .. } => true,
+            Self::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
+            _ => false,
         }
     }
 

@@ -63,6 +63,8 @@ pub struct Settings {
     pub token_servers: Vec<(String, String)>,
     /// Certificates in PEM form, trusted beside the system's.
     pub ca_certificates: Vec<Vec<u8>>,
+    /// Whether no connection may be made: then everything that needs one is [`RegistryError::Offline`].
+    pub offline: bool,
     /// The `User-Agent` header.
     pub user_agent: String,
     /// Requests to one registry at the same time.
@@ -80,6 +82,7 @@ impl Default for Settings {
             insecure: Vec::new(),
             token_servers: Vec::new(),
             ca_certificates: Vec::new(),
+            offline: false,
             user_agent: crate::http::USER_AGENT.to_owned(),
             connections_per_host: 6,
             idle_timeout: Duration::from_secs(60),

@@ -38,6 +38,8 @@ const TLS_TRIAL: Duration = Duration::from_secs(5);
 /// The HTTP clients and the rules of where they may go.
 pub(super) struct Wire {
     pub(super) rules: Rules,
+    /// Whether no connection may be made; looked at before a site is found out about, which comes before any request.
+    pub(super) offline: bool,
     idle_timeout: Duration,
     clients: Clients,
 }
@@ -80,6 +82,7 @@ impl Wire {
         let clients = Clients::new(&settings.user_agent, &settings.ca_certificates);
         Ok(Self {
             rules: Rules { insecure: settings.insecure.clone(), token_servers: settings.token_servers.clone() },
+            offline: settings.offline,
             idle_timeout: settings.idle_timeout,
             clients: clients.map_err(|source| RegistryError::Setup { source })?,
         })

@@ -21,6 +21,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use executor::source::Connectivity;
 use frontend::PlanOptions;
 use solver::seam::Progress;
 use store::{Draft, Store};
@@ -112,6 +113,8 @@ pub struct Opener<'a> {
     pub store: &'a Store,
     /// Who watches.
     pub progress: &'a Arc<dyn Progress>,
+    /// Whether anything may be fetched.
+    pub connectivity: Connectivity,
     /// Who stops it.
     pub cancel: &'a CancellationToken,
 }

@@ -58,10 +58,11 @@ impl Opener<'_> {
             (false, None) => Failure::from_error(&error),
             (false, Some(help)) => Failure::from_error(&error).help(help),
         };
-        let pin = git::resolve(self.store, &source, self.cancel).await.map_err(failed)?;
+        let pin = git::resolve(self.store, &source, self.connectivity, self.cancel).await.map_err(failed)?;
         tracing::debug!(commit = pin.commit, reference = pin.reference, "the repository is pinned");
         let draft = self.store.draft().map_err(|error| words::store(&error))?;
-        let time = git::checkout(self.store, &source, &pin, draft.fs(), log, self.cancel).await.map_err(failed)?;
+        let filled = git::checkout(self.store, &source, &pin, draft.fs(), self.connectivity, log, self.cancel).await;
+        let time = filled.map_err(failed)?;
         Ok(Tree::of_draft(draft, format!("the repository `{}`", shown(git)), Some(time), None))
     }
 
@@ -121,7 +122,7 @@ impl Opener<'_> {
             (_, None) => Failure::from_error(&error),
             (_, Some(help)) => Failure::from_error(&error).help(help),
         };
-        http::fetch(self.store, &source, log, self.cancel).await.map_err(failed)
+        http::fetch(self.store, &source, self.connectivity, log, self.cancel).await.map_err(failed)
     }
 }
 

@@ -41,6 +41,7 @@ impl Place {
         Settings {
             root: self.dir.path().join(name),
             insecure_registries: Vec::new(),
+            offline: false,
             native_platform: Platform::normalised("linux", "arm64", ""),
         }
     }

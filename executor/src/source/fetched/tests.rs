@@ -35,6 +35,7 @@ fn worker(bench: &Bench) -> Worker {
         store: bench.store.clone(),
         local_sources: BTreeMap::new(),
         fetcher: Arc::new(NoRegistry),
+        connectivity: Default::default(),
         snapshots: None,
         clock: || jiff::Timestamp::UNIX_EPOCH,
     })

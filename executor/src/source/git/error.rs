@@ -51,6 +51,14 @@ pub enum GitError {
         /// Whether `near` looks like it.
         similar: bool,
     },
+    /// No connection may be made, and no earlier build found out what is asked for, or fetched it.
+    #[error("cannot {act} `{url}`: no connection may be made")]
+    Offline {
+        /// What would have to be done.
+        act: &'static str,
+        /// The remote, masked.
+        url: String,
+    },
     /// The reference means another commit than the source says.
     #[error("`{reference}` of `{url}` is the commit `{found}`, but `{expected}` is asked for")]
     Mismatch {
@@ -192,6 +200,9 @@ pub enum GitError {
     /// The tree that was checked out could not be handled.
     #[error(transparent)]
     Tree(#[from] TreeError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
     /// Somebody stopped it.
     #[error("canceled")]
     Canceled,
@@ -228,6 +239,9 @@ impl GitError {
                     true => format!("did you mean {names}?"),
                     false => format!("it has {names}; a commit is given by all of its 40 digits"),
                 });
+            }
+            Self::Offline { .. } => {
+                "build this branch, tag or commit once without `--offline`: what is fetched is kept for later builds"
             }
             Self::Mismatch { .. } => {
                 "the branch or tag has moved, or the checksum is of another one; to build that very commit whatever \

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use error::GitError;
 
+use super::Connectivity;
 use program::Git;
 use remote::Remote;
 
@@ -68,22 +69,31 @@ pub struct GitPin {
     pub reference: Option<String>,
 }
 
-/// Which commit a source means. Asks the remote, unless the source names a whole commit.
+/// Which commit a source means. Asks the remote, unless the source names a whole commit; offline, it is what the remote
+/// said last.
 ///
 /// # Errors
 /// When the address or the reference is malformed, the remote cannot be asked, has no such reference, or it means
 /// another commit than the source says.
-pub async fn resolve(store: &Store, source: &GitSource, cancel: &CancellationToken) -> Result<GitPin, GitError> {
+pub async fn resolve(
+    store: &Store,
+    source: &GitSource,
+    connectivity: Connectivity,
+    cancel: &CancellationToken,
+) -> Result<GitPin, GitError> {
     let remote = Remote::parse(&source.url)?;
     if let Some(pin) = refs::given(source, &remote)? {
         return Ok(pin);
     }
-    let git = Git::new(store, cancel)?;
-    refs::ask(&git, &remote, source).await
+    if connectivity == Connectivity::Offline {
+        return refs::last_said(store, &remote, source);
+    }
+    let git = Git::new(store, connectivity, cancel)?;
+    refs::ask(&git, store, &remote, source).await
 }
 
 /// Fills the empty directory `into` with the tree of `pin` and returns the time of the commit, in seconds since 1970.
-/// What was fetched for an earlier build is not fetched again. After an error `into` may hold anything.
+/// What was fetched for an earlier build is not fetched again, and nothing is when offline. After an error `into` may hold anything.
 ///
 /// # Errors
 /// When the remote cannot be reached or does not give the commit, when there is no such subdirectory, when a submodule
@@ -93,12 +103,13 @@ pub async fn checkout(
     source: &GitSource,
     pin: &GitPin,
     into: &Path,
+    connectivity: Connectivity,
     log: &dyn LogSink,
     cancel: &CancellationToken,
 ) -> Result<i64, GitError> {
     let remote = Remote::parse(&source.url)?;
     refs::check_commit(&pin.commit, &remote)?;
-    let git = Git::new(store, cancel)?;
+    let git = Git::new(store, connectivity, cancel)?;
     worktree::fill(&git, &remote, source, pin, into, log).await
 }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::GitError;
 use super::remote::{Remote, Transport};
+use crate::source::Connectivity;
 
 /// Hard limits of every git: the memory of one that lists references, which a hostile server can make it fill.
 const LIST_MEMORY_KIB: u64 = 2 << 20;
@@ -111,6 +112,7 @@ pub(super) struct Git<'a> {
     program: PathBuf,
     path: OsString,
     folder: PathBuf,
+    connectivity: Connectivity,
     cancel: &'a CancellationToken,
     list_memory_kib: u64,
 }
@@ -157,7 +159,7 @@ impl<'a> Run<'a> {
 
 impl<'a> Git<'a> {
     /// Finds git and makes the folder of all repositories.
-    pub fn new(store: &Store, cancel: &'a CancellationToken) -> Result<Self, GitError> {
+    pub fn new(store: &Store, connectivity: Connectivity, cancel: &'a CancellationToken) -> Result<Self, GitError> {
         let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
         // A relative entry could lead into the build context.
         let folders: Vec<PathBuf> = std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect();
@@ -169,6 +171,7 @@ impl<'a> Git<'a> {
             program: program.ok_or(GitError::NotInstalled)?,
             path: std::env::join_paths(folders).expect("parts of a list can be joined again"),
             folder,
+            connectivity,
             cancel,
             list_memory_kib: LIST_MEMORY_KIB,
         })
@@ -184,8 +187,16 @@ impl<'a> Git<'a> {
         self.cancel
     }
 
+    /// Whether the remote may not be asked.
+    pub fn is_offline(&self) -> bool {
+        self.connectivity == Connectivity::Offline
+    }
+
     /// Runs git; its standard output when it succeeds.
     pub async fn run(&self, run: Run<'_>) -> Result<Vec<u8>, GitError> {
+        if run.online && self.is_offline() {
+            return Err(GitError::Offline { act: run.act, url: run.remote.shown.clone() });
+        }
         let mut command = self.command(&run);
         let stdin = match run.lock {
             // git reads nothing from it; a copy of the descriptor is a share in the lock.

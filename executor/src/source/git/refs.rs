@@ -5,12 +5,17 @@
 //! commit, whatever branch may have such a name. Deliberately absent: abbreviated commits, which a remote cannot look
 //! up.
 
+use serde::{Deserialize, Serialize};
+use store::Store;
+
 use super::program::{Git, Run};
 use super::remote::Remote;
 use super::{GitError, GitPin, GitSource};
 
 /// A checksum may be a beginning, but not one that anybody could meet by chance.
 const COMMIT_MIN_DIGITS: usize = 7;
+/// The kind of our notes.
+const NOTES: &str = "git";
 /// Names that are shown when one is not found.
 const NEAR_MAX: usize = 5;
 
@@ -80,8 +85,8 @@ struct Listed<'a> {
     name: &'a str,
 }
 
-/// Asks the remote what the source's reference means.
-pub(super) async fn ask(git: &Git<'_>, remote: &Remote, source: &GitSource) -> Result<GitPin, GitError> {
+/// Asks the remote what the source's reference means, and notes the answer.
+pub(super) async fn ask(git: &Git<'_>, store: &Store, remote: &Remote, source: &GitSource) -> Result<GitPin, GitError> {
     let name = source.reference.as_deref().unwrap_or("HEAD");
     let candidates = if name == "HEAD" || name.starts_with("refs/") {
         vec![name.to_owned()]
@@ -100,21 +105,63 @@ pub(super) async fn ask(git: &Git<'_>, remote: &Remote, source: &GitSource) -> R
         return Err(unknown(git, remote, name).await);
     };
     let commit = find(&format!("{full}^{{}}")).unwrap_or(object);
-    check_commit(commit, remote)?;
-    if let Some(expected) = expected(source)?
-        // An annotated tag may be meant itself.
-        && !commit.starts_with(&expected)
-        && !object.starts_with(&expected)
-    {
-        return Err(GitError::Mismatch {
-            url: remote.shown.clone(),
-            reference: name.to_owned(),
-            expected,
-            found: commit.to_owned(),
-        });
-    }
     let reference = if full == "HEAD" { default_branch(&output).unwrap_or("HEAD") } else { full };
-    Ok(GitPin { commit: commit.to_owned(), reference: Some(reference.to_owned()) })
+    let said = Said { commit: commit.to_owned(), object: object.to_owned(), reference: reference.to_owned() };
+    note(store, remote, name, &said)?;
+    said.pin(remote, source)
+}
+
+/// What a remote said of a name; noted (kind `git`, by address and name), to be used when nobody may be asked.
+#[derive(Debug, Serialize, Deserialize)]
+struct Said {
+    commit: String,
+    /// The annotated tag, or the commit.
+    object: String,
+    /// The full reference.
+    reference: String,
+}
+
+impl Said {
+    /// As the source wants it.
+    fn pin(self, remote: &Remote, source: &GitSource) -> Result<GitPin, GitError> {
+        check_commit(&self.commit, remote)?;
+        match expected(source)? {
+            // An annotated tag may be meant itself.
+            Some(expected) if !self.commit.starts_with(&expected) && !self.object.starts_with(&expected) => {
+                Err(GitError::Mismatch {
+                    url: remote.shown.clone(),
+                    reference: source.reference.clone().unwrap_or_else(|| "HEAD".into()),
+                    expected,
+                    found: self.commit,
+                })
+            }
+            _ => Ok(GitPin { commit: self.commit, reference: Some(self.reference) }),
+        }
+    }
+}
+
+fn note_key(remote: &Remote, name: &str) -> String {
+    format!("{}\n{name}", remote.address)
+}
+
+fn note(store: &Store, remote: &Remote, name: &str, said: &Said) -> Result<(), GitError> {
+    let text = serde_json::to_string(said).expect("plain data becomes JSON");
+    Ok(store.set_note(NOTES, &note_key(remote, name), &text)?)
+}
+
+/// What the remote said of the source's reference when it was last asked.
+pub(super) fn last_said(store: &Store, remote: &Remote, source: &GitSource) -> Result<GitPin, GitError> {
+    let name = source.reference.as_deref().unwrap_or("HEAD");
+    let said = match store.note(NOTES, &note_key(remote, name))?.map(|text| serde_json::from_str::<Said>(&text)) {
+        Some(Ok(said)) => said,
+        unknown => {
+            if let Some(Err(error)) = unknown {
+                tracing::debug!(%error, "a note that cannot be read");
+            }
+            return Err(GitError::Offline { act: "list the references of", url: remote.shown.clone() });
+        }
+    };
+    said.pin(remote, source)
 }
 
 async fn list(git: &Git<'_>, remote: &Remote, args: &[String]) -> Result<String, GitError> {

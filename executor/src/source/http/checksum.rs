@@ -1,10 +1,14 @@
 //! Checksums as people write them: `sha256:…`, `sha384:…`, `sha512:…`.
 
 use std::fmt;
+use std::io::Read as _;
 use std::str::FromStr;
 
+use oci::content::ContentStore as _;
 use oci::model::Digest;
 use sha2::{Digest as _, Sha384, Sha512};
+
+use store::Store;
 
 use super::HttpError;
 
@@ -52,6 +56,25 @@ impl fmt::Display for Checksum {
         };
         write!(f, "{name}:")?;
         bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Checksum {
+    /// Whether a blob of the store has it. Blocking: all of the blob is read.
+    pub(super) fn is_of(&self, store: &Store, digest: &Digest) -> Result<bool, HttpError> {
+        if let Self::Sha256(own) = self {
+            return Ok(own == digest);
+        }
+        let Some(mut blob) = store.blobs().open(digest)? else { return Ok(false) };
+        let mut sum = Summing::new(Some(self));
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            let count = blob.read(&mut buffer).map_err(|source| HttpError::Read { digest: *digest, source })?;
+            if count == 0 {
+                return Ok(sum.finish().as_ref() == Some(self));
+            }
+            sum.update(&buffer[..count]);
+        }
     }
 }
 

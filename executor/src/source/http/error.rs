@@ -24,6 +24,12 @@ pub enum HttpError {
         /// What was given.
         text: String,
     },
+    /// No connection may be made, and no earlier build fetched it.
+    #[error("`{url}` is not here, and no connection may be made")]
+    Offline {
+        /// The address.
+        url: String,
+    },
     /// No client could be made.
     #[error("cannot prepare for HTTP")]
     Setup {
@@ -118,6 +124,14 @@ pub enum HttpError {
         /// Why not.
         source: io::Error,
     },
+    /// A blob that is here could not be read.
+    #[error("cannot read `{digest}` from the store")]
+    Read {
+        /// Which blob.
+        digest: oci::model::Digest,
+        /// Why not.
+        source: io::Error,
+    },
     /// The store's blobs.
     #[error(transparent)]
     Content(#[from] ContentError),
@@ -137,6 +151,7 @@ impl HttpError {
             Self::Checksum { .. } => {
                 "a checksum is written `sha256:` (or sha384, sha512) and its digits in small letters"
             }
+            Self::Offline { .. } => "build once without `--offline`: what is fetched is kept for later builds",
             Self::Status { status: 401 | 403, .. } => {
                 "if it needs a login, write `https://USER:PASSWORD@HOST/PATH`; many servers say the same of what is not \
                  there"

@@ -2,7 +2,7 @@
 //!
 //! In: a [`HttpSource`]. Out: a [`HttpFile`] whose bytes are in the store, whole and of the checksum that was asked for.
 //! What an address gave is noted with its validators (kind `http`, by the address without its password), so that the
-//! next build asks only whether it has changed. Deliberately absent: trees (the worker makes one of a file), cookies,
+//! next build asks only whether it has changed; offline, what is noted is taken as it is. Deliberately absent: trees (the worker makes one of a file), cookies,
 //! credentials other than those of the address. Next: [`address`] which addresses are taken and how files are called,
 //! [`ask`] one request with its redirects, [`download`] tries and resumed bodies, [`sink`] bytes to disk.
 
@@ -27,6 +27,7 @@ pub use address::file_name as file_name_of;
 pub use checksum::Checksum;
 pub use error::HttpError;
 
+use super::Connectivity;
 use address::Address;
 use download::{Downloaded, Validators};
 
@@ -74,14 +75,18 @@ struct Note {
 /// is not transferred again.
 ///
 /// # Errors
-/// When the address is none, the server cannot be reached or refuses, the bytes are not those of the checksum, the disk
+/// When the address is none, no connection may be made and the file is not here, the server cannot be reached or refuses, the bytes are not those of the checksum, the disk
 /// is full. Nothing is kept then.
 pub async fn fetch(
     store: &Store,
     source: &HttpSource,
+    connectivity: Connectivity,
     log: &dyn LogSink,
     cancel: &CancellationToken,
 ) -> Result<HttpFile, HttpError> {
+    if connectivity == Connectivity::Offline {
+        return kept(store, source).await;
+    }
     static CLIENTS: OnceLock<Clients> = OnceLock::new();
     let clients = match CLIENTS.get() {
         Some(clients) => clients,
@@ -120,7 +125,7 @@ impl Web<'_> {
 
     async fn run(&self, store: &Store, source: &HttpSource, log: &dyn LogSink) -> Result<HttpFile, HttpError> {
         let address = Address::parse(&source.url)?;
-        let mut known = self.known(store, &address).await?;
+        let mut known = known(store, &address).await?;
         if let (Some(Checksum::Sha256(digest)), Some(note)) = (&source.checksum, &known)
             && note.digest == *digest
         {
@@ -148,24 +153,40 @@ impl Web<'_> {
             }
         }
     }
+}
 
-    /// What is noted of the address, if its blob is here and whole.
-    async fn known(&self, store: &Store, address: &Address) -> Result<Option<Note>, HttpError> {
-        let (store, key) = (store.clone(), address.key.clone());
-        blocking(move || {
-            let Some(text) = store.note(NOTES, &key)? else { return Ok(None) };
-            let note: Note = match serde_json::from_str(&text) {
-                Ok(note) => note,
-                Err(error) => {
-                    tracing::debug!(%error, "a note that cannot be read");
-                    return Ok(None);
-                }
-            };
-            // Hashed again: a server that says "not modified" does not know what a disk forgot.
-            Ok(store.blobs().verify(&note.digest)?.then_some(note))
-        })
-        .await?
-    }
+/// What an earlier build fetched from the address, if it is of the checksum.
+async fn kept(store: &Store, source: &HttpSource) -> Result<HttpFile, HttpError> {
+    let address = Address::parse(&source.url)?;
+    let missing = || HttpError::Offline { url: address.shown.clone() };
+    let note = known(store, &address).await?.ok_or_else(missing)?;
+    let digest = note.digest;
+    let fits = match source.checksum.clone() {
+        None => true,
+        Some(wanted) => {
+            let store = store.clone();
+            blocking(move || wanted.is_of(&store, &digest)).await??
+        }
+    };
+    if fits { Ok(note.file()) } else { Err(missing()) }
+}
+
+/// What is noted of the address, if its blob is here and whole.
+async fn known(store: &Store, address: &Address) -> Result<Option<Note>, HttpError> {
+    let (store, key) = (store.clone(), address.key.clone());
+    blocking(move || {
+        let Some(text) = store.note(NOTES, &key)? else { return Ok(None) };
+        let note: Note = match serde_json::from_str(&text) {
+            Ok(note) => note,
+            Err(error) => {
+                tracing::debug!(%error, "a note that cannot be read");
+                return Ok(None);
+            }
+        };
+        // Hashed again: a server that says "not modified" does not know what a disk forgot.
+        Ok(store.blobs().verify(&note.digest)?.then_some(note))
+    })
+    .await?
 }
 
 impl Note {

@@ -1,6 +1,7 @@
 //! Real repositories behind real servers on loopback, honest ones and others.
 
 mod hostile;
+mod offline;
 mod servers;
 mod trees;
 
@@ -70,7 +71,7 @@ impl Bench {
     }
 
     async fn resolve(&self, source: &GitSource) -> Result<GitPin, GitError> {
-        resolve(&self.store, source, &self.cancel).await
+        resolve(&self.store, source, Connectivity::Online, &self.cancel).await
     }
 
     /// Resolves and checks out into a new folder.
@@ -81,8 +82,17 @@ impl Bench {
     }
 
     async fn check_out(&self, source: &GitSource, pin: &GitPin) -> Result<(PathBuf, i64), GitError> {
+        self.check_out_by(source, pin, Connectivity::Online).await
+    }
+
+    async fn check_out_by(
+        &self,
+        source: &GitSource,
+        pin: &GitPin,
+        connectivity: Connectivity,
+    ) -> Result<(PathBuf, i64), GitError> {
         let into = tempfile::tempdir_in(self.dir.path()).unwrap().keep();
-        let time = checkout(&self.store, source, pin, &into, &Log::default(), &self.cancel).await?;
+        let time = checkout(&self.store, source, pin, &into, connectivity, &Log::default(), &self.cancel).await?;
         Ok((into, time))
     }
 }

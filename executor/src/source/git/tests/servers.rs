@@ -238,9 +238,9 @@ async fn a_list_without_end_fills_no_memory() {
             }
         })
     });
-    let git = Git::new(&bench.store, &bench.cancel).unwrap().with_list_memory(400 << 10);
+    let git = Git::new(&bench.store, Connectivity::Online, &bench.cancel).unwrap().with_list_memory(400 << 10);
     let remote = Remote::parse(&server.url("/a")).unwrap();
-    let error = refs::ask(&git, &remote, &source("", "main")).await.unwrap_err();
+    let error = refs::ask(&git, &bench.store, &remote, &source("", "main")).await.unwrap_err();
     assert!(matches!(error, GitError::TooLarge { .. } | GitError::Failed { .. }), "{error}");
 }
 

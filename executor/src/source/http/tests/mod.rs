@@ -1,6 +1,7 @@
 //! Servers of the web that answer as each test wants. Nothing here waits: the pace is a toy.
 
 mod bodies;
+mod offline;
 mod redirects;
 mod validators;
 
