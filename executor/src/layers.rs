@@ -8,7 +8,7 @@
 //! ([`crate::snapshot`]).
 
 use std::io::{BufReader, PipeWriter, Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use oci::content::{ContentError, ContentStore, open_verified};
 use oci::layer::{
@@ -22,6 +22,7 @@ use store::{Layer, Store, StoreError};
 use crate::snapshot::overlay::check_layer_count;
 use crate::snapshot::{SnapshotError, open_directory};
 use crate::times::BuildTimes;
+use crate::tree::usage::usage;
 
 /// The result that is the empty tree: an image without layers, `FROM scratch`.
 pub const SCRATCH: &str = "scratch";
@@ -207,7 +208,8 @@ impl Layers {
             return Err(LayersError::WrongDiffId { layer: id.clone(), expected, found });
         }
         self.store.set_diff_id(id, found, tar_bytes)?;
-        Ok(self.store.attach_tree(id, draft)?)
+        let bytes = disk_usage(draft.fs_fd())?;
+        Ok(self.store.attach_tree(id, draft.with_bytes(bytes))?)
     }
 
     /// The tar of a pulled layer; its blob is checked against its digest as it is read to the end.
@@ -338,6 +340,11 @@ impl Layers {
         let layer = self.store.layer(id)?.ok_or_else(|| StoreError::NoSuchLayer { id: id.clone() })?;
         if layer.empty { Err(LayersError::Empty { layer: id.clone() }) } else { Ok(layer) }
     }
+}
+
+/// What a tree takes on disk, in bytes; a file with several names once. For [`store::Draft::with_bytes`].
+pub fn disk_usage(tree: BorrowedFd<'_>) -> Result<u64, SnapshotError> {
+    Ok(usage(tree)?)
 }
 
 /// Whether writing failed because nobody reads on.

@@ -2,35 +2,42 @@
 //!
 //! In: one operation and the results it stands on. Out: new results, each one layer record on top of its parent's, even
 //! when nothing changed. Deliberately absent: order, keys, caching (the solver's), what an image is made of (the
-//! engine's). What blocks runs on the runtime's blocking threads. A canceled operation leaves nothing: its draft goes
-//! with it.
+//! engine's). A canceled operation leaves nothing: its draft goes with it.
+//!
+//! Next: [`sources`] where trees come from, [`job`] what an operation makes, [`cores`] how much of that is done at once;
+//! what results hold is told by [`crate::content`].
 
-use std::collections::{BTreeMap, HashSet};
+mod cores;
+mod job;
+mod sources;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use jiff::Timestamp;
-use oci::model::{Descriptor, Digest, Reference};
 use solver::key::ContentDigest;
-use solver::op::{FileOp, Op, SourceOp};
-use solver::seam::{Executor, Job, LogSink, Pin, ResultId, Selection, Stream};
-use store::{Draft, Made, Store};
+use solver::op::{Op, SourceOp};
+use solver::seam::{Executor, Job, LogSink, Pin, ResultId, Selection};
+use store::Store;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use job::{Inputs, Notices};
+pub use sources::LocalTree;
+
 use crate::error::ExecError;
-use crate::layers::{Layers, SCRATCH};
+use crate::layers::Layers;
 use crate::merge;
-use crate::ops::file::{self, copy::CopySource};
 use crate::sandbox;
 use crate::snapshot::overlay::MountApi;
 use crate::snapshot::{Mounted, OverlaySnapshotter, Snapshotter};
 use crate::source::Connectivity;
-use crate::source::SourceError;
-use crate::source::address::masked;
 use crate::source::fetched::Known;
 use crate::source::image::{self, BlobFetcher};
-use crate::source::local::{LocalPatterns, LocalSource};
-use crate::times::{Heritage, is_image};
+use crate::source::local::LocalPatterns;
+use crate::times::is_image;
+use sources::{Local, refuse_local, unknown_kind};
 
 /// What a worker is made of.
 pub struct WorkerConfig {
@@ -47,9 +54,6 @@ pub struct WorkerConfig {
     /// The time of new layers.
     pub clock: fn() -> Timestamp,
 }
-
-/// A directory of the user, with the patterns of the source operation that named it.
-pub type LocalTree = (Arc<LocalSource>, Arc<LocalPatterns>);
 
 /// Does operations. Cheap to clone; one for all tasks of a build.
 #[derive(Clone)]
@@ -68,14 +72,10 @@ struct Inner {
     known: Known,
     fetcher: Arc<dyn BlobFetcher>,
     clock: fn() -> Timestamp,
+    /// One per core, for our own work.
+    cores: Arc<Semaphore>,
     /// How steps are started; made by the first one.
     sandbox: OnceLock<sandbox::Settings>,
-}
-
-struct Local {
-    path: PathBuf,
-    /// Opened when first asked for.
-    source: Mutex<Option<Arc<LocalSource>>>,
 }
 
 impl Worker {
@@ -85,8 +85,7 @@ impl Worker {
             Some(snapshots) => snapshots,
             None => Arc::new(OverlaySnapshotter::new(config.store.layers_dir(), MountApi::detect())?),
         };
-        let locals =
-            config.local_sources.into_iter().map(|(name, path)| (name, Local { path, source: Mutex::default() }));
+        let locals = config.local_sources.into_iter().map(|(name, path)| (name, Local::new(path)));
         Ok(Self {
             inner: Arc::new(Inner {
                 layers: Layers::new(config.store.clone()),
@@ -98,6 +97,7 @@ impl Worker {
                 fetcher: config.fetcher,
                 sandbox: OnceLock::new(),
                 clock: config.clock,
+                cores: cores::all(),
             }),
         })
     }
@@ -144,264 +144,12 @@ impl Worker {
     pub fn view(&self, result: &ResultId) -> Result<Mounted, ExecError> {
         Ok(self.inner.snapshots.view(&self.inner.lowers(result)?)?)
     }
-
-    /// Makes a layer of `draft` on top of `parent`, both of this job: what was only copied up is removed, and a draft
-    /// that changes nothing becomes an empty layer. Nothing is mounted on it any more. Blocking.
-    pub(crate) fn commit(
-        &self,
-        parent: &ResultId,
-        draft: Draft,
-        inputs: &Inputs,
-        read: Heritage,
-    ) -> Result<ResultId, ExecError> {
-        self.inner.commit(parent, draft, inputs, read)
-    }
-
-    /// Where times in what a job reads may come from. Blocking.
-    pub(crate) fn heritage(&self, result: &ResultId, inputs: &Inputs) -> Result<Heritage, ExecError> {
-        if result.as_str().starts_with(LOCAL) {
-            return Ok(Heritage { since: None, from_context: true });
-        }
-        if inputs.images.contains(result) {
-            return Ok(Heritage::default());
-        }
-        Ok(Heritage::of(&self.inner.store, result)?)
-    }
-
-    /// The directory of the user that a result is, with the patterns of its source; `None` when it is a tree of the
-    /// store. Blocking.
-    pub fn local_of(&self, result: &ResultId) -> Result<Option<LocalTree>, ExecError> {
-        let Some(rest) = result.as_str().strip_prefix(LOCAL) else { return Ok(None) };
-        let name = rest.rsplit_once('@').map_or(rest, |(name, _)| name);
-        let known = self.inner.patterns.lock().unwrap_or_else(PoisonError::into_inner).get(result).cloned();
-        let reason = "its local source was not run in this build";
-        let patterns = known.ok_or_else(|| ExecError::BadInput { result: result.clone(), reason })?;
-        Ok(Some((self.inner.local(name)?, patterns)))
-    }
-
-    /// The result that an image's layers are, fetched as far as the store lacks them; `None` for an image without
-    /// layers. Its manifest and config are blobs of the store.
-    pub async fn image_top(
-        &self,
-        name: &Reference,
-        manifest: &Descriptor,
-        log: &dyn LogSink,
-    ) -> Result<Option<ResultId>, ExecError> {
-        let result = self.fetch_image(name.clone(), manifest.digest, true, log).await?;
-        Ok((result.as_str() != SCRATCH).then_some(result))
-    }
-
-    /// `in_registry` says whether blobs that are not here can be fetched under that name.
-    async fn fetch_image(
-        &self,
-        name: Reference,
-        manifest: Digest,
-        in_registry: bool,
-        log: &dyn LogSink,
-    ) -> Result<ResultId, ExecError> {
-        let reference = name.clone();
-        let found = self
-            .blocking(move |worker| Ok(image::record(&worker.inner.store, &reference, manifest, in_registry)?))
-            .await?;
-        image::fetch_all(&self.inner.fetcher, &self.inner.store, &name, &found.missing, log)
-            .await
-            .map_err(|source| ExecError::Fetch { image: name.to_string(), source })?;
-        Ok(found.result)
-    }
-
-    /// Runs what blocks on a thread that may.
-    pub async fn blocking<T, F>(&self, work: F) -> Result<T, ExecError>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Worker) -> Result<T, ExecError> + Send + 'static,
-    {
-        let worker = self.clone();
-        match tokio::task::spawn_blocking(move || work(&worker)).await {
-            Ok(result) => result,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn run_source(&self, source: &SourceOp, log: &dyn LogSink) -> Result<Vec<ResultId>, ExecError> {
-        match source.scheme() {
-            "local" => Ok(vec![self.inner.remember_local(source)?]),
-            scheme @ ("docker-image" | "oci-layout") => {
-                let (reference, digest) = image::pinned(source)?;
-                Ok(vec![self.fetch_image(reference, digest, scheme == "docker-image", log).await?])
-            }
-            _ => Err(unknown_kind(source)),
-        }
-    }
-
-    /// A tree that is fetched as a whole: a layer on nothing.
-    async fn run_fetched(
-        &self,
-        source: &SourceOp,
-        log: &dyn LogSink,
-        cancel: &CancellationToken,
-    ) -> Result<Vec<ResultId>, ExecError> {
-        let draft = self.blocking(|worker| Ok(worker.inner.store.draft()?)).await?;
-        let inner = &self.inner;
-        let filled = inner.known.fill(&inner.store, source, &draft, log, cancel).await;
-        match filled {
-            Err(error) if error.is_canceled() => return Err(ExecError::Canceled),
-            filled => filled?,
-        }
-        let scratch = ResultId(SCRATCH.into());
-        Ok(vec![
-            self.blocking(move |worker| worker.commit(&scratch, draft, &Inputs::default(), Heritage::default()))
-                .await?,
-        ])
-    }
-}
-
-fn unknown_kind(source: &SourceOp) -> ExecError {
-    SourceError::Unsupported { identifier: masked(&source.identifier) }.into()
-}
-
-impl Worker {
-    async fn run_file(
-        &self,
-        op: FileOp,
-        job: &Job<'_>,
-        log: &dyn LogSink,
-        cancel: &CancellationToken,
-    ) -> Result<Vec<ResultId>, ExecError> {
-        let inputs = job.inputs.clone();
-        let trees = JobTrees { worker: self.clone(), cancel: cancel.clone(), inputs: Inputs::of(job) };
-        let (results, notices) = self
-            .blocking(move |_| {
-                let notices = Notices::default();
-                let results = match file::run(&op, &inputs, &trees, &notices) {
-                    // Whatever the operation says of being stopped half-way.
-                    Err(_) if trees.cancel.is_cancelled() => return Err(ExecError::Canceled),
-                    results => results?,
-                };
-                Ok((results, notices.0.into_inner().unwrap_or_else(PoisonError::into_inner)))
-            })
-            .await?;
-        notices.iter().for_each(|text| log.notice(text));
-        Ok(results)
-    }
-}
-
-/// What the results of local sources begin with.
-const LOCAL: &str = "local:";
-
-/// A directory of the user is nothing to build upon.
-fn refuse_local(result: &ResultId) -> Result<(), ExecError> {
-    if result.as_str().starts_with(LOCAL) {
-        return Err(ExecError::BadInput { result: result.clone(), reason: "a tree of the store is needed" });
-    }
-    Ok(())
 }
 
 impl Inner {
     fn lowers(&self, result: &ResultId) -> Result<Vec<String>, ExecError> {
         refuse_local(result)?;
         Ok(self.layers.lowers(result)?)
-    }
-
-    fn commit(&self, parent: &ResultId, draft: Draft, inputs: &Inputs, read: Heritage) -> Result<ResultId, ExecError> {
-        let changed = self.snapshots.commit(&self.lowers(parent)?, draft.fs())?;
-        let created = (self.clock)();
-        let begun = draft.begun();
-        let made = Made {
-            created,
-            started: read.since.map_or(begun, |since| since.min(begun)),
-            from_context: read.from_context,
-            on_base: parent.as_str() == SCRATCH || inputs.images.contains(parent),
-        };
-        let parent = (parent.as_str() != SCRATCH).then_some(parent);
-        Ok(self.store.add_built_layer(parent, changed.then_some(draft), made)?)
-    }
-
-    /// The result of a local source: `local:<name>`, with a mark when attributes say which part of it is meant.
-    fn remember_local(&self, source: &SourceOp) -> Result<ResultId, ExecError> {
-        let name = source.reference();
-        let mut id = format!("{LOCAL}{name}");
-        if !source.attrs.is_empty() {
-            let text = serde_json::to_vec(&source.attrs).expect("a map of strings becomes JSON");
-            id.push_str(&format!("@{}", &Digest::of(&text).hex()[..16]));
-        }
-        let id = ResultId(id);
-        let patterns = Arc::new(LocalPatterns::of(source)?);
-        self.patterns.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), patterns);
-        Ok(id)
-    }
-
-    fn local(&self, name: &str) -> Result<Arc<LocalSource>, SourceError> {
-        let local = self.locals.get(name).ok_or_else(|| SourceError::UnknownLocal { name: name.to_owned() })?;
-        let mut source = local.source.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(source) = &*source {
-            return Ok(source.clone());
-        }
-        let opened = Arc::new(LocalSource::open(name, &local.path)?);
-        *source = Some(opened.clone());
-        Ok(opened)
-    }
-}
-
-/// What is known of the inputs of a job beside what they are.
-#[derive(Default)]
-pub(crate) struct Inputs {
-    /// Those that are images.
-    images: HashSet<ResultId>,
-}
-
-impl Inputs {
-    pub(crate) fn of(job: &Job<'_>) -> Self {
-        let images = job.inputs.iter().zip(&job.sources).filter(|(_, source)| is_image(**source));
-        Self { images: images.map(|(id, _)| id.clone()).collect() }
-    }
-}
-
-/// What a file operation of one job sees.
-struct JobTrees {
-    worker: Worker,
-    cancel: CancellationToken,
-    inputs: Inputs,
-}
-
-impl file::Trees for JobTrees {
-    type Error = ExecError;
-    type Draft = Draft;
-
-    fn begin(&self, base: &ResultId) -> Result<(Draft, Mounted), ExecError> {
-        self.check()?;
-        let inner = &self.worker.inner;
-        let lowers = inner.lowers(base)?;
-        let draft = inner.store.draft()?;
-        let mounted = inner.snapshots.prepare(&lowers, draft.fs(), draft.work())?;
-        Ok((draft, mounted))
-    }
-
-    fn commit(&self, base: &ResultId, draft: Draft, read: &[ResultId], context: bool) -> Result<ResultId, ExecError> {
-        self.check()?;
-        let mut heritage = Heritage { since: None, from_context: context };
-        for result in read {
-            heritage = heritage.and(self.worker.heritage(result, &self.inputs)?);
-        }
-        self.worker.inner.commit(base, draft, &self.inputs, heritage)
-    }
-
-    fn is_canceled(&self) -> bool {
-        self.cancel.is_cancelled()
-    }
-
-    fn open(&self, result: &ResultId) -> Result<CopySource, ExecError> {
-        self.check()?;
-        match self.worker.local_of(result)? {
-            None => Ok(CopySource::Result(self.worker.view(result)?)),
-            Some((local, patterns)) => Ok(CopySource::Local(local, patterns)),
-        }
-    }
-}
-
-impl JobTrees {
-    fn check(&self) -> Result<(), ExecError> {
-        if self.cancel.is_cancelled() { Err(ExecError::Canceled) } else { Ok(()) }
     }
 }
 
@@ -475,18 +223,6 @@ impl Executor for Worker {
             }
             Op::Build(_) => Err(ExecError::Unsupported { operation: "a build inside a build" }),
         }
-    }
-}
-
-/// Keeps notices of a blocking thread until its caller, who may use the log, has them.
-#[derive(Default)]
-pub(crate) struct Notices(pub(crate) Mutex<Vec<String>>);
-
-impl LogSink for Notices {
-    fn write(&self, _stream: Stream, _bytes: &[u8]) {}
-    fn progress(&self, _name: &str, _current_bytes: u64, _total_bytes: Option<u64>, _done: bool) {}
-    fn notice(&self, text: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
     }
 }
 

@@ -116,7 +116,7 @@ pub(crate) async fn run(
     refuse_unsupported(exec)?;
     let trees = {
         let (mounts, inputs) = (exec.mounts.clone(), job.inputs.clone());
-        let prepared = worker.blocking(move |worker| prepare_all(worker, &mounts, &inputs)).await?;
+        let prepared = worker.on_core(cancel, move |worker| prepare_all(worker, &mounts, &inputs)).await?;
         prepared.notices.iter().for_each(|text| log.notice(text));
         prepared.trees
     };
@@ -134,7 +134,7 @@ pub(crate) async fn run(
         discard(worker, trees).await?;
         return Err(StepError::Process { command: exec.args.join(" "), exit: finished.exit }.into());
     }
-    worker.blocking(move |worker| commit_all(worker, trees, &inputs, &finished.stubs)).await
+    worker.on_core(cancel, move |worker| commit_all(worker, trees, &inputs, &finished.stubs)).await
 }
 
 /// The acts by which `exec` would be run, for people to read: its trees are shown without layers.

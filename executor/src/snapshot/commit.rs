@@ -13,9 +13,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, Stat};
 
-use super::SnapshotError;
+use super::{Committed, SnapshotError};
 use crate::tree::copy::{is_whiteout, open_file};
 use crate::tree::resolve::{open_dir_at, stat_at};
+use crate::tree::usage::Usage;
 use crate::tree::walk::{Descend, DirStack, Entry, Visitor, names, walk};
 use crate::tree::{TreeError, attrs, data};
 
@@ -28,8 +29,8 @@ pub enum Form {
     Whole,
 }
 
-/// Reduces `upper` to what differs from `lower` (`None` is the empty tree) and returns whether anything does.
-pub fn reduce(upper: OwnedFd, lower: Option<BorrowedFd<'_>>, form: Form) -> Result<bool, SnapshotError> {
+/// Reduces `upper` to what differs from `lower` (`None` is the empty tree), and tells whether anything does.
+pub fn reduce(upper: OwnedFd, lower: Option<BorrowedFd<'_>>, form: Form) -> Result<Committed, SnapshotError> {
     let duplicate = |fd: BorrowedFd<'_>| open_dir_at(fd, b".").map_err(TreeError::io("open directory", b""));
     let root_before = fs::fstat(&upper).map_err(TreeError::io("look at", b""))?;
     let lower_root = lower.map(duplicate).transpose()?;
@@ -40,7 +41,9 @@ pub fn reduce(upper: OwnedFd, lower: Option<BorrowedFd<'_>>, form: Form) -> Resu
         form,
         open: Vec::new(),
         groups: None,
+        usage: Usage::default(),
     };
+    reducer.usage.count(&root_before);
     let missing = reducer.missing(upper.as_fd(), b"")?;
     reducer.open.push(Open { missing, ..Open::default() });
     walk(duplicate(upper.as_fd())?, &mut reducer)?;
@@ -49,7 +52,8 @@ pub fn reduce(upper: OwnedFd, lower: Option<BorrowedFd<'_>>, form: Form) -> Resu
     if root.touched {
         fs::futimens(&upper, &attrs::times_of(&root_before)).map_err(TreeError::io("set times of", b""))?;
     }
-    Ok(root.kept > 0 || reducer.root_differs(upper.as_fd(), &root_before)?)
+    let changed = root.kept > 0 || reducer.root_differs(upper.as_fd(), &root_before)?;
+    Ok(Committed { changed, bytes: reducer.usage.bytes() })
 }
 
 /// The merged tree of the layers beneath, at the directory that the walk of the upper is in.
@@ -149,6 +153,8 @@ struct Reducer {
     open: Vec<Open>,
     /// Files with several names: whether they go. Known once the first is met.
     groups: Option<HashMap<u64, bool>>,
+    /// What stays takes on disk.
+    usage: Usage,
 }
 
 /// A directory that the walk is in.
@@ -255,6 +261,7 @@ impl Visitor for Reducer {
         if goes {
             self.remove(entry, AtFlags::empty())?;
         } else {
+            self.usage.count(entry.stat);
             self.parent().kept += 1;
         }
         Ok(Descend::Skip)
@@ -278,6 +285,7 @@ impl Visitor for Reducer {
             attrs::set_times_at(entry.dir, entry.name, &attrs::times_of(entry.stat))
                 .map_err(TreeError::io("set times of", entry.path))?;
         }
+        self.usage.count(entry.stat);
         self.parent().kept += 1;
         Ok(())
     }

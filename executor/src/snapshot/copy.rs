@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Mounted, Scratch, SnapshotError, Snapshotter, commit, open_directory};
+use super::{Committed, Mounted, Scratch, SnapshotError, Snapshotter, commit, open_directory};
 use crate::tree::attrs;
 use crate::tree::copy::{Copier, Rules, clear, copy_tree, is_whiteout, remove};
 use crate::tree::resolve::stat_at;
@@ -62,7 +62,7 @@ impl Snapshotter for CopySnapshotter {
         Ok(Mounted::new(open_directory(upper)?))
     }
 
-    fn commit(&self, lowers: &[String], upper: &Path) -> Result<bool, SnapshotError> {
+    fn commit(&self, lowers: &[String], upper: &Path) -> Result<Committed, SnapshotError> {
         let below = if lowers.is_empty() { None } else { Some(self.view(lowers)?) };
         commit::reduce(open_directory(upper)?, below.as_ref().map(Mounted::fd), commit::Form::Whole)
     }

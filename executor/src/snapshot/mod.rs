@@ -42,8 +42,17 @@ pub trait Snapshotter: Send + Sync + 'static {
     /// it. The tree must be dropped before [`Snapshotter::commit`].
     fn prepare(&self, lowers: &[String], upper: &Path, work: &Path) -> Result<Mounted, SnapshotError>;
 
-    /// Reduces `upper` to what differs from `lowers` and returns whether anything does.
-    fn commit(&self, lowers: &[String], upper: &Path) -> Result<bool, SnapshotError>;
+    /// Reduces `upper` to what differs from `lowers`.
+    fn commit(&self, lowers: &[String], upper: &Path) -> Result<Committed, SnapshotError>;
+}
+
+/// What an upper directory came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// Whether it differs from what lies beneath.
+    pub changed: bool,
+    /// What it takes on disk, a file with several names once.
+    pub bytes: u64,
 }
 
 /// A merged tree. Nobody else sees it, and it vanishes with this value.

@@ -25,7 +25,7 @@ use rustix::mount::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{LAYERS_MAX, Mounted, SnapshotError, Snapshotter, commit, open_directory};
+use super::{Committed, LAYERS_MAX, Mounted, SnapshotError, Snapshotter, commit, open_directory};
 use crate::sys;
 use crate::tree::{TreeError, attrs};
 
@@ -341,7 +341,7 @@ impl Snapshotter for OverlaySnapshotter {
         mount_detached(&spec, self.layers.as_fd(), self.api).map(Mounted::new)
     }
 
-    fn commit(&self, lowers: &[String], upper: &Path) -> Result<bool, SnapshotError> {
+    fn commit(&self, lowers: &[String], upper: &Path) -> Result<Committed, SnapshotError> {
         let below = if lowers.is_empty() { None } else { Some(self.view(lowers)?) };
         commit::reduce(open_directory(upper)?, below.as_ref().map(Mounted::fd), commit::Form::Diff)
     }

@@ -80,6 +80,12 @@ fn tar_of(tree: &Path) -> Vec<String> {
     lines
 }
 
+/// What du(1) says.
+fn disk_usage(path: &std::path::Path) -> u64 {
+    let output = std::process::Command::new("du").args(["--summarize", "--block-size=1"]).arg(path).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().split_whitespace().next().unwrap().parse().unwrap()
+}
+
 /// Runs `script` on top of `lowers` with every snapshotter. `upper` is what the committed directory must hold; a line
 /// that ends in `*` has a new time. Also: the layer on top of its lowers must be the very tree that the script left.
 fn check(lowers: &[&[&str]], script: &str, upper: &[&str]) {
@@ -98,7 +104,8 @@ fn check_forms(lowers: &[&[&str]], script: &str, upper: &[&str], copied: &[&str]
         shell(mounted.fd(), script);
         let left = show(mounted.fd(), true);
         drop(mounted);
-        let changed = snapshots.commit(&names, &fs_path).unwrap();
+        let Committed { changed, bytes } = snapshots.commit(&names, &fs_path).unwrap();
+        assert_eq!(bytes, disk_usage(&fs_path), "{kind}: {script}");
         let expected = if kind == "copy" { copied } else { upper };
         assert_eq!(show(open(&fs_path).as_fd(), true), expected, "{kind}: {script}");
         assert_eq!(changed, !upper.is_empty() || script.contains(" ."), "{kind}: {script}");
@@ -221,7 +228,7 @@ fn the_root_directory_keeps_mode_and_owner_from_layer_to_layer() {
         let mounted = snapshots.prepare(&[], &first, &work).unwrap();
         shell(mounted.fd(), "chmod 1750 .; chown 3:4 .; setfattr -n user.k -v v .");
         drop(mounted);
-        assert!(snapshots.commit(&[], &first).unwrap(), "{kind}");
+        assert!(snapshots.commit(&[], &first).unwrap().changed, "{kind}");
         let name = format!("rooted-{}", kind.replace(' ', "-"));
         fs::rename(&first, place.path("layers").join(&name)).unwrap();
         let lowers = vec![name];
@@ -229,7 +236,7 @@ fn the_root_directory_keeps_mode_and_owner_from_layer_to_layer() {
         let mounted = snapshots.prepare(&lowers, &second, &work).unwrap();
         shell(mounted.fd(), "test \"$(stat -c '%a %u:%g' .)\" = '1750 3:4'; mkdir n; rmdir n");
         drop(mounted);
-        assert!(!snapshots.commit(&lowers, &second).unwrap(), "{kind}: a moved time of the root is no change");
+        assert!(!snapshots.commit(&lowers, &second).unwrap().changed, "{kind}: a moved time of the root is no change");
         assert_eq!(fs::metadata(&second).map(|m| std::os::unix::fs::MetadataExt::mode(&m) & 0o7777).unwrap(), 0o1750);
     }
 }
@@ -253,7 +260,7 @@ fn many_layers_are_stacked_and_too_many_are_refused_at_once() {
             let lowest = names.len() - count;
             shell(mounted.fd(), &format!("echo -n n >n; rm f{lowest}; test ! -e f{lowest}; test -e f1099"));
             drop(mounted);
-            assert!(snapshots.commit(&names[..count], &fs_path).unwrap());
+            assert!(snapshots.commit(&names[..count], &fs_path).unwrap().changed);
             assert_eq!(show(open(&fs_path).as_fd(), false).len(), 2, "{kind}: a file and a whiteout");
         }
         let too_many = vec![names[0].clone(); 4001];

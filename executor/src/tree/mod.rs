@@ -2,12 +2,14 @@
 //!
 //! In: a descriptor of a tree's root and paths of strangers. Out: entries, bytes and attributes, never anything outside
 //! that root. Deliberately absent: path strings of the host; what a copy or a layer means. Next: [`resolve`] (paths),
-//! [`walk`] (whole trees), [`attrs`] (owner, mode, times, extended attributes), [`data`] (bytes), [`copy`] (entries).
+//! [`walk`] (whole trees), [`attrs`] (owner, mode, times, extended attributes), [`data`] (bytes), [`copy`] (entries),
+//! [`usage`] (room on disk).
 
 pub(crate) mod attrs;
 pub(crate) mod copy;
 pub(crate) mod data;
 pub(crate) mod resolve;
+pub(crate) mod usage;
 pub(crate) mod walk;
 
 use std::io;

@@ -8,13 +8,14 @@ use std::sync::Mutex;
 
 use oci::content::{ContentStore, MemoryStore, put_bytes};
 use oci::layer::{Codec, Compression};
-use oci::model::{DiffId, ImageConfig, Manifest, RootFs, media_type};
+use oci::model::{Descriptor, DiffId, Digest, ImageConfig, Manifest, Reference, RootFs, media_type};
 use solver::graph::{Edge, Vertex, VertexId};
-use solver::op::{BuildOp, CopyAction, DiffOp, FileAction, FileActionKind, MergeOp, OpMeta, attr};
+use solver::op::{BuildOp, CopyAction, DiffOp, FileAction, FileActionKind, FileOp, MergeOp, OpMeta, attr};
 
 mod derived;
 
 use super::*;
+use crate::layers::SCRATCH;
 use crate::snapshot::CopySnapshotter;
 use crate::source::image::FetchError;
 use crate::testing::{Log, build, mounts, open, shell, show};

@@ -8,6 +8,7 @@ use std::io::{self, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 
+use executor::layers::disk_usage;
 use jiff::Timestamp;
 use oci::layer::{ExtractOptions, Hashing, LayerError, XattrNamespace, decompress, extract_archive, write_layer};
 use oci::model::{DiffId, Digest, History, ImageConfig, Platform, Reference, RootFs};
@@ -69,10 +70,11 @@ fn unpack(store: &Store, path: Option<&Path>, cancel: CancellationToken) -> Resu
     let mut tar = Hashing::new(io::sink());
     write_layer(draft.fs_fd(), &mut tar).map_err(failed)?;
     let (_, digest, tar_bytes) = tar.finish();
+    let bytes = disk_usage(draft.fs_fd()).map_err(|error| Failure::from_error(&error))?;
     let recorded = || {
         let id = store.add_pulled_layer(None, DiffId(digest), Timestamp::now(), None, None)?;
         store.set_diff_id(&id, DiffId(digest), tar_bytes)?;
-        store.attach_tree(&id, draft)?;
+        store.attach_tree(&id, draft.with_bytes(bytes))?;
         store.layer(&id)?.ok_or(store::StoreError::NoSuchLayer { id })
     };
     recorded().map_err(|error| words::store(&error))

@@ -28,12 +28,12 @@ fn fill(store: &Store) -> Filled {
     store.set_content(&top, ContentDigest([7; 32])).unwrap();
     store.set_diff_id(&top, diff("built"), 77).unwrap();
     store.attach_tree(&pulled, store.draft().unwrap().with_bytes(4096)).unwrap();
-    remember(&store, &key("k"), &parts("make"), std::slice::from_ref(&top)).unwrap();
+    remember(store, &key("k"), &parts("make"), std::slice::from_ref(&top)).unwrap();
     store.tag(&name("app:1"), &image(store, "app", Some(&top))).unwrap();
     store.add_image(&image(store, "nameless", Some(&pulled))).unwrap();
     // Enough rows that the database has pages beyond its first few.
     for i in 0..50 {
-        remember(&store, &key(&format!("k{i}")), &parts(&"x".repeat(500)), std::slice::from_ref(&top)).unwrap();
+        remember(store, &key(&format!("k{i}")), &parts(&"x".repeat(500)), std::slice::from_ref(&top)).unwrap();
     }
     store.sync().unwrap();
     Filled { chain: store.chain(&top).unwrap(), pulled, top }

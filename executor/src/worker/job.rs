@@ -1,0 +1,160 @@
+//! What an operation makes: trees to write to, and the layers that become of them.
+//!
+//! In: the job's operation and inputs. Out: one record per output, with what must be known of its times. Deliberately
+//! absent: what the operations do ([`crate::ops`]).
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use solver::op::FileOp;
+use solver::seam::{Job, LogSink, ResultId, Stream};
+use store::{Draft, Made};
+use tokio_util::sync::CancellationToken;
+
+use super::sources::LOCAL;
+use super::{Inner, Worker};
+use crate::error::ExecError;
+use crate::layers::SCRATCH;
+use crate::ops::file::{self, copy::CopySource};
+use crate::snapshot::Mounted;
+use crate::times::{Heritage, is_image};
+
+impl Worker {
+    /// Makes a layer of `draft` on top of `parent`, both of this job: what was only copied up is removed, and a draft
+    /// that changes nothing becomes an empty layer. Nothing is mounted on it any more. Blocking.
+    pub(crate) fn commit(
+        &self,
+        parent: &ResultId,
+        draft: Draft,
+        inputs: &Inputs,
+        read: Heritage,
+    ) -> Result<ResultId, ExecError> {
+        self.inner.commit(parent, draft, inputs, read)
+    }
+
+    /// Where times in what a job reads may come from. Blocking.
+    pub(crate) fn heritage(&self, result: &ResultId, inputs: &Inputs) -> Result<Heritage, ExecError> {
+        if result.as_str().starts_with(LOCAL) {
+            return Ok(Heritage { since: None, from_context: true });
+        }
+        if inputs.images.contains(result) {
+            return Ok(Heritage::default());
+        }
+        Ok(Heritage::of(&self.inner.store, result)?)
+    }
+
+    pub(super) async fn run_file(
+        &self,
+        op: FileOp,
+        job: &Job<'_>,
+        log: &dyn LogSink,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<ResultId>, ExecError> {
+        let inputs = job.inputs.clone();
+        let trees = JobTrees { worker: self.clone(), cancel: cancel.clone(), inputs: Inputs::of(job) };
+        let (results, notices) = self
+            .on_core(cancel, move |_| {
+                let notices = Notices::default();
+                let results = match file::run(&op, &inputs, &trees, &notices) {
+                    // Whatever the operation says of being stopped half-way.
+                    Err(_) if trees.cancel.is_cancelled() => return Err(ExecError::Canceled),
+                    results => results?,
+                };
+                Ok((results, notices.0.into_inner().unwrap_or_else(PoisonError::into_inner)))
+            })
+            .await?;
+        notices.iter().for_each(|text| log.notice(text));
+        Ok(results)
+    }
+}
+
+impl Inner {
+    fn commit(&self, parent: &ResultId, draft: Draft, inputs: &Inputs, read: Heritage) -> Result<ResultId, ExecError> {
+        let committed = self.snapshots.commit(&self.lowers(parent)?, draft.fs())?;
+        let created = (self.clock)();
+        let begun = draft.begun();
+        let made = Made {
+            created,
+            started: read.since.map_or(begun, |since| since.min(begun)),
+            from_context: read.from_context,
+            on_base: parent.as_str() == SCRATCH || inputs.images.contains(parent),
+        };
+        let parent = (parent.as_str() != SCRATCH).then_some(parent);
+        let draft = committed.changed.then(|| draft.with_bytes(committed.bytes));
+        Ok(self.store.add_built_layer(parent, draft, made)?)
+    }
+}
+
+/// What is known of the inputs of a job beside what they are.
+#[derive(Default)]
+pub(crate) struct Inputs {
+    /// Those that are images.
+    images: HashSet<ResultId>,
+}
+
+impl Inputs {
+    pub(crate) fn of(job: &Job<'_>) -> Self {
+        let images = job.inputs.iter().zip(&job.sources).filter(|(_, source)| is_image(**source));
+        Self { images: images.map(|(id, _)| id.clone()).collect() }
+    }
+}
+
+/// What a file operation of one job sees.
+struct JobTrees {
+    worker: Worker,
+    cancel: CancellationToken,
+    inputs: Inputs,
+}
+
+impl file::Trees for JobTrees {
+    type Error = ExecError;
+    type Draft = Draft;
+
+    fn begin(&self, base: &ResultId) -> Result<(Draft, Mounted), ExecError> {
+        self.check()?;
+        let inner = &self.worker.inner;
+        let lowers = inner.lowers(base)?;
+        let draft = inner.store.draft()?;
+        let mounted = inner.snapshots.prepare(&lowers, draft.fs(), draft.work())?;
+        Ok((draft, mounted))
+    }
+
+    fn commit(&self, base: &ResultId, draft: Draft, read: &[ResultId], context: bool) -> Result<ResultId, ExecError> {
+        self.check()?;
+        let mut heritage = Heritage { since: None, from_context: context };
+        for result in read {
+            heritage = heritage.and(self.worker.heritage(result, &self.inputs)?);
+        }
+        self.worker.inner.commit(base, draft, &self.inputs, heritage)
+    }
+
+    fn is_canceled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    fn open(&self, result: &ResultId) -> Result<CopySource, ExecError> {
+        self.check()?;
+        match self.worker.local_of(result)? {
+            None => Ok(CopySource::Result(self.worker.view(result)?)),
+            Some((local, patterns)) => Ok(CopySource::Local(local, patterns)),
+        }
+    }
+}
+
+impl JobTrees {
+    fn check(&self) -> Result<(), ExecError> {
+        if self.cancel.is_cancelled() { Err(ExecError::Canceled) } else { Ok(()) }
+    }
+}
+
+/// Keeps notices of a blocking thread until its caller, who may use the log, has them.
+#[derive(Default)]
+pub(crate) struct Notices(pub(crate) Mutex<Vec<String>>);
+
+impl LogSink for Notices {
+    fn write(&self, _stream: Stream, _bytes: &[u8]) {}
+    fn progress(&self, _name: &str, _current_bytes: u64, _total_bytes: Option<u64>, _done: bool) {}
+    fn notice(&self, text: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+    }
+}
