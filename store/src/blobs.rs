@@ -18,6 +18,7 @@ use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::layout::{Layout, fresh_name, try_flock};
+use crate::lease::{Kind, Lease};
 use crate::{StoreError, trash};
 
 /// A blob up to this size that is there already is hashed again when it is put again, which is cheaper than an fsync;
@@ -30,11 +31,12 @@ const BUFFER_BYTES: usize = 256 << 10;
 #[derive(Clone, Debug)]
 pub struct Blobs {
     layout: Arc<Layout>,
+    lease: Arc<Lease>,
 }
 
 impl Blobs {
-    pub(crate) fn new(layout: Arc<Layout>) -> Self {
-        Self { layout }
+    pub(crate) fn new(layout: Arc<Layout>, lease: Arc<Lease>) -> Self {
+        Self { layout, lease }
     }
 
     /// Where the blob is, or would be.
@@ -44,6 +46,7 @@ impl Blobs {
 
     /// Size in bytes, or `None` if the blob is not here.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>, ContentError> {
+        self.touch(digest)?;
         match rustix::fs::statat(&self.layout.blobs, digest.hex(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat.st_size.unsigned_abs())),
             Err(Errno::NOENT) => Ok(None),
@@ -53,6 +56,7 @@ impl Blobs {
 
     /// Opens a blob; its bytes are not checked again.
     pub fn open_file(&self, digest: &Digest) -> Result<Option<Blob>, ContentError> {
+        self.touch(digest)?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = match rustix::fs::openat(&self.layout.blobs, digest.hex(), flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
@@ -74,6 +78,11 @@ impl Blobs {
         tracing::warn!(%digest, %found, "a blob is damaged in the store; it is put aside");
         trash::discard(&self.layout, &self.layout.blobs, &digest.hex()).map_err(content_error)?;
         Ok(false)
+    }
+
+    /// Before every look: what was seen stays.
+    fn touch(&self, digest: &Digest) -> Result<(), ContentError> {
+        self.lease.touch(Kind::Blob, &digest.hex()).map_err(content_error)
     }
 
     fn failed(&self, act: &str, digest: &Digest, source: impl Into<io::Error>) -> ContentError {
@@ -179,12 +188,14 @@ impl BlobWriter for Writer {
         if let Some(&expected) = expected.filter(|expected| **expected != digest) {
             return Err(ContentError::WrongDigest { expected, actual: digest });
         }
+        // Looks, and by that touches, first: whoever throws blobs away sees that this one is wanted.
         if !self.is_here(&digest)? {
             self.file.sync_all().map_err(|source| self.failed("sync", source))?;
             // Replaces what is there: these bytes are right for certain.
             rustix::fs::renameat(&self.blobs.layout.tmp, self.name.as_str(), &self.blobs.layout.blobs, digest.hex())
                 .map_err(|source| self.failed("move to the blobs", source))?;
             self.renamed = true;
+            self.blobs.lease.add_bytes(self.size);
         }
         Ok((digest, self.size))
     }

@@ -11,7 +11,7 @@ use solver::seam::{CacheStore, KeyKind, Record, ResultId};
 use crate::durability::Stamp;
 use crate::index::Trouble;
 use crate::journal::{self, Line};
-use crate::{Flight, Layer, Store, StoreError};
+use crate::{Flight, Kind, Layer, Store, StoreError};
 
 /// How many earlier results of one operation are worth a comparison.
 const OF_OPERATION_MAX: u32 = 16;
@@ -33,6 +33,7 @@ impl CacheStore for Store {
             Ok(texts.collect::<Result<_, _>>()?)
         })?;
         let mut found = Vec::new();
+        // `all_there` touches and looks again: what is given stays.
         for text in texts {
             let results = results_of(&text)?;
             if self.all_there(&results)? {
@@ -44,6 +45,7 @@ impl CacheStore for Store {
 
     /// A result that is no layer of this store is remembered, but [`CacheStore::find`] never gives it.
     fn record(&self, key: &Key, record: &Record<'_>) -> Result<(), StoreError> {
+        self.touch(Kind::Key, &key.to_string())?;
         self.index().write("record a key", |transaction, stamp| {
             insert(transaction, key, Some(&record.operation), record, stamp)?;
             if let Some(first) = record.results.first() {
@@ -87,6 +89,7 @@ fn results_of(text: &str) -> Result<Vec<ResultId>, StoreError> {
 impl Store {
     /// The results of a key, one per output. `None` as well if any of the results has no record any more, or has lost its tree and cannot be unpacked again.
     pub fn lookup(&self, key: &Key) -> Result<Option<Vec<ResultId>>, StoreError> {
+        self.touch(Kind::Key, &key.to_string())?;
         let text: Option<String> = self.index().read("find a key", |connection| {
             let mut query = connection.prepare_cached("SELECT results FROM keys WHERE key = ?1")?;
             Ok(query.query_row([&key.0], |row| row.get(0)).optional()?)

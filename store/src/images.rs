@@ -12,7 +12,7 @@ use crate::durability::Stamp;
 use crate::index::Trouble;
 use crate::journal::{self, ImageFile, image_file_name};
 use crate::layers::descriptor_text;
-use crate::{Store, StoreError};
+use crate::{Kind, Store, StoreError};
 
 /// Ids are shown with 12 digits; fewer than this many are taken for a name.
 const ID_PREFIX_MIN_DIGITS: usize = 4;
@@ -82,6 +82,7 @@ impl Store {
     }
 
     fn write_image(&self, tag: Option<String>, image: &ImageRecord) -> Result<(), StoreError> {
+        self.touch(Kind::Image, &image.manifest.digest.hex())?;
         self.index().write("record an image", |transaction, stamp| {
             let file = ImageFile {
                 tag,
@@ -134,7 +135,24 @@ impl Store {
             "SELECT {COLUMNS}, tags.created FROM tags JOIN images ON images.manifest = tags.manifest
              WHERE tags.name = ?1"
         );
-        self.index().read("find an image", |connection| first(connection, &sql, [name.to_string()]))
+        self.found(|connection| first(connection, &sql, [name.to_string()]))
+    }
+
+    /// The image that `look` gives, held from now on: found, touched and found again.
+    fn found(
+        &self,
+        look: impl Fn(&Connection) -> Result<Option<ImageRecord>, Trouble>,
+    ) -> Result<Option<ImageRecord>, StoreError> {
+        let mut known = None;
+        loop {
+            let found = self.index().read("find an image", &look)?;
+            let manifest = found.as_ref().map(|image| image.manifest.digest);
+            match manifest {
+                Some(manifest) if known != Some(manifest) => self.touch(Kind::Image, &manifest.hex())?,
+                _ => return Ok(found),
+            }
+            known = manifest;
+        }
     }
 
     /// All names and their images, sorted by name.
@@ -193,7 +211,7 @@ impl Store {
             return Ok(Some(image));
         }
         let sql = format!("SELECT {COLUMNS}, created FROM images WHERE config = ?1 ORDER BY rowid DESC LIMIT 1");
-        self.index().read("find an image", |connection| first(connection, &sql, [digest.as_bytes()]))
+        self.found(|connection| first(connection, &sql, [digest.as_bytes()]))
     }
 
     /// All names of the image with this manifest, sorted.
@@ -223,7 +241,7 @@ impl Store {
     }
 
     fn by_manifest(&self, digest: &Digest) -> Result<Option<ImageRecord>, StoreError> {
-        self.index().read("find an image", |connection| by_manifest(connection, digest))
+        self.found(|connection| by_manifest(connection, digest))
     }
 
     fn by_id_prefix(&self, text: &str) -> Result<Option<ImageRecord>, StoreError> {

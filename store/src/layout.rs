@@ -87,6 +87,7 @@ pub(crate) struct Layout {
     pub(crate) records: Folder,
     pub(crate) images: Folder,
     pub(crate) flights: Folder,
+    pub(crate) leases: Folder,
     pub(crate) tmp: Folder,
     pub(crate) trash: Folder,
 }
@@ -164,6 +165,7 @@ impl Root {
             records: folder(&self.0, "records")?,
             images: folder(&self.0, "images")?,
             flights: folder(&self.0, "flights")?,
+            leases: folder(&self.0, "leases")?,
             tmp: folder(&self.0, "tmp")?,
             trash: folder(&self.0, "trash")?,
             root: self.0,

@@ -18,6 +18,7 @@
 //!   notes/<kind>/         small texts that may be lost, see `notes`
 //!   git/                  repositories of git sources; the executor's, drawn there
 //!   flights/<hex of a key>  locks: one build at a time works on a key, see `flight`
+//!   leases/<random>       what a running process relies on, see `lease`; `uses` what ended ones did
 //!   tmp/<layer id>/       a draft: fs/ and work/; flocked by its maker, swept by the next start once it is dead
 //!   tmp/<random>.blob     a blob being written; flocked likewise; so is tmp/<random>.note
 //!   trash/                trees on their way out: renamed here, then deleted
@@ -25,7 +26,7 @@
 //!
 //! Read in this order: [`layout`] the folders and their locks, [`draft`] how a tree is made aside, [`blobs`] how bytes
 //! are, [`store`] how a store is opened, [`layers`], [`derived`], [`images`], [`cache`] what it remembers, [`flight`] who works on
-//! it, [`notes`] what
+//! it, [`lease`] who relies on what, [`notes`] what
 //! it may forget, [`nodes`] what digests were made of, [`index`] the database, [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss
 //! may take, [`trash`] how trees go, [`remote`] caches elsewhere.
 
@@ -43,6 +44,7 @@ mod index;
 mod journal;
 mod layers;
 mod layout;
+mod lease;
 mod nodes;
 mod notes;
 mod provenance;
@@ -58,5 +60,6 @@ pub use error::StoreError;
 pub use flight::Flight;
 pub use images::{FoundImage, ImageRecord};
 pub use layers::{Layer, Made};
+pub use lease::Kind;
 pub use nodes::{Node, NodeEntry, NodeKind, attributes_digest};
 pub use store::Store;

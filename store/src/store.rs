@@ -10,6 +10,7 @@ use rusqlite::OptionalExtension;
 use crate::durability::{self, Stamp};
 use crate::index::{Found, Index};
 use crate::layout::{Layout, Lock, Root};
+use crate::lease::{self, Lease};
 use crate::{Blobs, Draft, StoreError, draft, flight, rebuild, trash};
 
 /// A store. Cheap to clone; all calls block, and may come from any thread. Several processes may use one at once.
@@ -23,6 +24,7 @@ struct Inner {
     layout: Arc<Layout>,
     index: Index,
     blobs: Blobs,
+    lease: Arc<Lease>,
     notices: Vec<String>,
     /// Shared; says that somebody uses the store.
     _in_use: Lock,
@@ -62,12 +64,14 @@ impl Store {
         let layout = Arc::new(layout);
         draft::sweep(&layout, |tree| is_recorded(&index, tree))?;
         flight::sweep(&layout)?;
+        lease::sweep(&layout)?;
         trash::empty(&layout, Instant::now() + trash::EMPTYING_BUDGET)?;
-        let blobs = Blobs::new(layout.clone());
+        let lease = Arc::new(Lease::new(layout.clone()));
+        let blobs = Blobs::new(layout.clone(), lease.clone());
         for notice in &notices {
             tracing::warn!("{notice}");
         }
-        Ok(Store { inner: Arc::new(Inner { layout, index, blobs, notices, _in_use: in_use }) })
+        Ok(Store { inner: Arc::new(Inner { layout, index, blobs, lease, notices, _in_use: in_use }) })
     }
 
     /// Makes or rebuilds the index while nobody else opens or uses the store.
@@ -159,6 +163,10 @@ impl Store {
 
     pub(crate) fn shared_layout(&self) -> Arc<Layout> {
         self.inner.layout.clone()
+    }
+
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.inner.lease
     }
 
     pub(crate) fn index(&self) -> &Index {

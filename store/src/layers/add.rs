@@ -14,7 +14,7 @@ use crate::derived::{rule_text, tar_of_twins};
 use crate::durability::Stamp;
 use crate::index::Trouble;
 use crate::journal::{self, LayerLine, Line};
-use crate::{Draft, Store, StoreError, trash};
+use crate::{Draft, Kind, Store, StoreError, trash};
 
 impl Store {
     /// Records a layer that a step made. `draft`'s tree becomes the layer's; `None` records an empty layer, which
@@ -32,6 +32,7 @@ impl Store {
             Some(draft) => ResultId(draft.id().to_owned()),
             None => ResultId(self.layout().fresh_layer_id()?),
         };
+        self.touch(Kind::Layer, id.as_str())?;
         let tree = draft.as_ref().map(|draft| Ok::<_, StoreError>((draft.publish()?, draft.bytes()))).transpose()?;
         let recorded = self.index().write("record a layer", |transaction, stamp| {
             let line = LayerLine {

@@ -27,7 +27,7 @@ pub(crate) use tar::set_tar;
 
 use crate::derived::TimeRule;
 use crate::index::Trouble;
-use crate::{Store, StoreError};
+use crate::{Kind, Store, StoreError};
 use tar::Chain;
 
 /// What the store knows of a layer.
@@ -94,6 +94,7 @@ impl From<Timestamp> for Made {
 impl Store {
     /// The layer's record, if it has one.
     pub fn layer(&self, id: &ResultId) -> Result<Option<Layer>, StoreError> {
+        self.touch(Kind::Layer, id.as_str())?;
         let layer = self.index().read("find a layer", |connection| find(connection, id))?;
         layer.map(|layer| self.looked_after(layer)).transpose()
     }
@@ -103,6 +104,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoSuchLayer`] names the first that is missing.
     pub fn chain(&self, id: &ResultId) -> Result<Vec<Layer>, StoreError> {
+        self.touch(Kind::Layer, id.as_str())?;
         let chain: Vec<Layer> = self.index().read("find a layer", |connection| {
             let mut seen = HashSet::new();
             let mut chain = Vec::new();
@@ -136,13 +138,20 @@ impl Store {
     /// A layer that, with all beneath it, has this chain id; one with a tree before one without. An empty layer is
     /// never the answer.
     pub fn layer_by_chain(&self, chain_id: &Digest) -> Result<Option<ResultId>, StoreError> {
-        self.index().read("find a layer", |connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT id FROM layers LEFT JOIN trees ON layer = iif(times IS NULL, coalesce(origin, id), id) WHERE chain_id = ?1 AND NOT empty
-                 ORDER BY name IS NULL, layers.rowid LIMIT 1",
-            )?;
-            Ok(query.query_row([chain_id.as_bytes()], |row| row.get(0).map(ResultId)).optional()?)
-        })
+        loop {
+            let found = self.index().read("find a layer", |connection| {
+                let mut query = connection.prepare_cached(
+                    "SELECT id FROM layers LEFT JOIN trees ON layer = iif(times IS NULL, coalesce(origin, id), id) WHERE chain_id = ?1 AND NOT empty
+                     ORDER BY name IS NULL, layers.rowid LIMIT 1",
+                )?;
+                Ok(query.query_row([chain_id.as_bytes()], |row| row.get(0).map(ResultId)).optional()?)
+            })?;
+            // Touched by the second look; what is gone by then is not found again.
+            match found {
+                Some(id) if self.layer(&id)?.is_none() => tracing::debug!(%id, "collected while it was found"),
+                found => return Ok(found),
+            }
+        }
     }
 }
 
