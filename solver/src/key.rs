@@ -1,12 +1,19 @@
-//! What makes two runs the same: the definition key of a vertex.
+//! What makes two runs the same: the keys of a vertex.
 //!
-//! It covers the operation and the keys of its inputs, so it is known before anything runs. Sources come in by their
-//! [`Pin`]; a source that is [`Pin::Selected`] has no key, what its readers select from it stands in theirs instead.
+//! The **definition key** covers the operation and the definition keys of its inputs, so it is known before anything
+//! runs. Sources come in by their [`Pin`]; a source that is [`Pin::Selected`] has no key, what its readers select from
+//! it stands in theirs instead.
+//!
+//! The **content key** covers the operation and the content of exactly what it reads of its inputs, see [`reads`]. It
+//! is known once they are there, and says the same however they came about: after a step that ran again and made
+//! what it made before, or on a base that moved without changing.
+
+use std::collections::HashSet;
 
 use crate::canon::{self, Part, Parts, Sink as _};
 use crate::graph::Vertex;
-use crate::op::{FileActionKind, MountKind, Op};
-use crate::seam::{Pin, Selection};
+use crate::op::{CopyAction, FileActionKind, MountKind, Op};
+use crate::seam::{Pin, Read, Selection};
 
 /// A cache key: SHA-256 over everything that decides a result.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -81,37 +88,119 @@ pub fn definition_key(vertex: &Vertex, inputs: &[InputKey]) -> (Key, Vec<Part>) 
     (Key(parts.digest("definition key")), parts.into_vec())
 }
 
+/// What one input contributes to a content key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InputContent {
+    /// The content of what is read of a result, in the order of [`reads`].
+    Read(Vec<ContentDigest>),
+    /// As in the definition key: what is selected from a source without a key, in the order of [`selections`].
+    Selected(Vec<ContentDigest>),
+}
+
+/// The content key of a vertex, with its parts; `inputs` in the order of the vertex's edges.
+pub fn content_key(vertex: &Vertex, inputs: &[InputContent]) -> (Key, Vec<Part>) {
+    let mut parts = Parts::new();
+    canon::op_parts(&vertex.op, vertex.platform.as_ref(), &mut parts);
+    for (i, input) in inputs.iter().enumerate() {
+        // Two words, as directories of the user and trees of results are digested in two ways.
+        let (word, digests) = match input {
+            InputContent::Read(digests) => ("content", digests),
+            InputContent::Selected(digests) => ("selected", digests),
+        };
+        parts.push(format_args!("input[{i}].{word}"), digests.len());
+        for (j, digest) in digests.iter().enumerate() {
+            parts.push(format_args!("input[{i}].{word}[{j}]"), digest);
+        }
+    }
+    (Key(parts.digest("content key")), parts.into_vec())
+}
+
+/// What a vertex reads of its input `index`; see [`all_reads`].
+pub fn reads(vertex: &Vertex, index: usize) -> Vec<Read> {
+    all_reads(vertex).swap_remove(index)
+}
+
+/// What a vertex reads of each of its inputs, each thing once: all of a tree that its result stands on, and of others
+/// exactly what it selects.
+pub fn all_reads(vertex: &Vertex) -> Vec<Vec<Read>> {
+    let mut reads = Reads { of: vec![Vec::new(); vertex.inputs.len()], seen: HashSet::new() };
+    match &vertex.op {
+        Op::Source(_) => {}
+        Op::Merge(_) | Op::Diff(_) | Op::Build(_) => (0..vertex.inputs.len()).for_each(|i| reads.add(i, Read::Chain)),
+        Op::File(file) => {
+            for action in &file.actions {
+                action.input.into_iter().for_each(|i| reads.add(i, Read::Chain));
+                if let (Some(i), FileActionKind::Copy(copy)) = (action.secondary_input, &action.kind) {
+                    reads.add(i, Read::Selected(copied(copy)));
+                }
+            }
+        }
+        Op::Exec(exec) => {
+            for mount in &exec.mounts {
+                let stands_on_it = mount.output.is_some() || mount.target == "/";
+                let read = if stands_on_it { Read::Chain } else { Read::Selected(whole(&mount.selector)) };
+                mount.input.into_iter().for_each(|i| reads.add(i, read.clone()));
+            }
+        }
+    }
+    reads.of
+}
+
+/// What is read, by input.
+struct Reads {
+    of: Vec<Vec<Read>>,
+    seen: HashSet<(usize, Read)>,
+}
+
+impl Reads {
+    /// An index beyond the inputs names the result of an earlier action.
+    fn add(&mut self, index: usize, read: Read) {
+        if let Some(reads) = self.of.get_mut(index)
+            && self.seen.insert((index, read.clone()))
+        {
+            reads.push(read);
+        }
+    }
+}
+
 /// What a vertex reads from its input `index`; used when that input is a source without a key.
 pub fn selections(vertex: &Vertex, index: usize) -> Vec<Selection> {
     match &vertex.op {
-        Op::File(file) => file.actions.iter().flat_map(|action| file_action_selections(action, index)).collect(),
+        Op::File(file) => {
+            let mut read = Vec::new();
+            for action in &file.actions {
+                if action.input == Some(index) {
+                    read.push(whole("/"));
+                }
+                if let (FileActionKind::Copy(copy), true) = (&action.kind, action.secondary_input == Some(index)) {
+                    read.push(copied(copy));
+                }
+            }
+            read
+        }
         Op::Exec(exec) => {
             let read = exec.mounts.iter().filter(|mount| mount.input == Some(index));
-            read.filter(|mount| matches!(mount.kind, MountKind::Bind)).map(|mount| whole(&mount.selector)).collect()
+            // A cache mount begins as what is mounted.
+            let is_tree = |kind: &MountKind| matches!(kind, MountKind::Bind | MountKind::Cache { .. });
+            read.filter(|mount| is_tree(&mount.kind)).map(|mount| whole(&mount.selector)).collect()
         }
         Op::Source(_) => Vec::new(),
         Op::Merge(_) | Op::Diff(_) | Op::Build(_) => vec![whole("/")],
     }
 }
 
-fn file_action_selections(action: &crate::op::FileAction, index: usize) -> Vec<Selection> {
-    let mut read = Vec::new();
-    if action.input == Some(index) {
-        read.push(whole("/"));
+/// What a copy reads of its source.
+fn copied(copy: &CopyAction) -> Selection {
+    Selection {
+        path: copy.src.clone(),
+        wildcard: copy.allow_wildcard,
+        allow_empty_wildcard: copy.allow_empty_wildcard,
+        follow_symlinks: copy.follow_symlinks,
+        dir_contents_only: copy.dir_contents_only,
+        include_patterns: copy.include_patterns.clone(),
+        exclude_patterns: copy.exclude_patterns.clone(),
+        required_paths: copy.required_paths.clone(),
     }
-    if let (FileActionKind::Copy(copy), true) = (&action.kind, action.secondary_input == Some(index)) {
-        read.push(Selection {
-            path: copy.src.clone(),
-            wildcard: copy.allow_wildcard,
-            allow_empty_wildcard: copy.allow_empty_wildcard,
-            follow_symlinks: copy.follow_symlinks,
-            dir_contents_only: copy.dir_contents_only,
-            include_patterns: copy.include_patterns.clone(),
-            exclude_patterns: copy.exclude_patterns.clone(),
-            required_paths: copy.required_paths.clone(),
-        });
-    }
-    read
 }
 
 /// Everything at a path, a link at its end followed.

@@ -1,20 +1,23 @@
 //! Makes a schedule happen: asks the executor and the cache, and tells those who watch.
 //!
-//! One task per question or operation. The first failure stops the rest: what runs is cancelled and awaited, nothing
-//! new begins, and the failure is returned with the vertex that it befell.
+//! One task per question or operation; it decides nothing, see [`crate::schedule`]. Lookups that are answered at once
+//! cost no task. The first failure stops the rest: nothing new begins, questions are dropped, what runs is cancelled and
+//! awaited, and the failure is returned with the vertex that it befell. What ended well meanwhile is remembered.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::pin::Pin as Pinned;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::canon::Part;
 use crate::graph::{Edge, Graph, VertexId};
-use crate::key::{self, ContentDigest, Key};
-use crate::op::Op;
-use crate::schedule::{Action, DigestSlot, Found, Schedule};
-use crate::seam::{CacheStore, Event, Executor, Hit, Job, KeyKind, Pin, Progress, Record, ResultId, VertexLog};
+use crate::key::{ContentDigest, Key};
+use crate::schedule::{Action, DigestSlot, Schedule};
+use crate::seam::{CacheStore, Event, Executor, Job, Pin, Progress, Read, Record, ResultId, VertexLog};
 
 /// What a build is solved with.
 pub struct Solver<E, C> {
@@ -24,8 +27,13 @@ pub struct Solver<E, C> {
     pub cache: Arc<C>,
     /// Listens.
     pub progress: Arc<dyn Progress>,
-    /// How many processes at a time; at least one.
-    pub jobs: usize,
+    /// How many processes at a time. It may change while a build is under way: what runs goes on; 0 means 1.
+    pub jobs: watch::Receiver<usize>,
+}
+
+/// For [`Solver::jobs`]: a number that does not change.
+pub fn always(jobs: usize) -> watch::Receiver<usize> {
+    watch::channel(jobs).1
 }
 
 /// What a build came to.
@@ -72,15 +80,37 @@ pub enum SolveError<E: std::error::Error + 'static, C: std::error::Error + 'stat
     Canceled,
 }
 
+/// After that long in vain, the user is told what a step waits for.
+const SAY_WAIT_AFTER: Duration = Duration::from_secs(1);
+const WAITS: &str = "waits for another build that runs the same step";
+
 /// How a task ended.
-enum Answer<E> {
+enum Answer<E, C, F> {
     Pinned(VertexId, Result<Pin, E>),
-    Digested { reader: VertexId, source: VertexId, slot: DigestSlot, digest: Result<ContentDigest, E> },
+    Digested {
+        reader: VertexId,
+        source: VertexId,
+        slot: DigestSlot,
+        digest: Result<ContentDigest, E>,
+    },
+    LookedUp(VertexId, Result<Option<Vec<ResultId>>, C>),
+    Content {
+        result: ResultId,
+        read: Read,
+        digest: Result<Option<ContentDigest>, E>,
+    },
+    Claimed(VertexId, Result<F, C>),
     Ran(VertexId, Result<Vec<ResultId>, E>),
+    Settled(VertexId, Result<Vec<ResultId>, E>),
+    /// The build was stopped before there was an answer.
+    Dropped,
 }
 
+type AnswerOf<E, C> = Answer<<E as Executor>::Error, <C as CacheStore>::Error, <C as CacheStore>::Flight>;
+type ErrorOf<E, C> = SolveError<<E as Executor>::Error, <C as CacheStore>::Error>;
+
 impl<E: Executor, C: CacheStore> Solver<E, C> {
-    /// Solves `wants`, each of which must lie in `graph`. Ends soon after `cancel` fires.
+    /// Solves `wants`, each of which must lie in `graph`. Ends soon after `cancel` fires. Needs a runtime with a clock.
     ///
     /// # Errors
     /// The first failure, after everything that ran has ended.
@@ -89,138 +119,195 @@ impl<E: Executor, C: CacheStore> Solver<E, C> {
         graph: Arc<Graph>,
         wants: &[Edge],
         cancel: &CancellationToken,
-    ) -> Result<Solution, SolveError<E::Error, C::Error>> {
-        let schedule = Schedule::new(graph.clone(), wants, self.jobs);
+    ) -> Result<Solution, ErrorOf<E, C>> {
+        let mut jobs = self.jobs.clone();
+        let places = *jobs.borrow_and_update();
         let mut build = Build {
             solver: self,
-            schedule,
+            schedule: Schedule::new(graph.clone(), wants, places),
             graph,
+            jobs,
             tasks: JoinSet::new(),
             stop: cancel.child_token(),
+            todo: VecDeque::new(),
+            flights: HashMap::new(),
             running: HashSet::new(),
-            digesting: HashMap::new(),
-            solution: Solution::default(),
         };
-        build.declare();
         let ended = build.drive().await;
         build.end().await;
         ended?;
-        build.solution.results = build.schedule.results().expect("nothing is left to do, so every want is there");
-        Ok(build.solution)
+        Ok(Solution {
+            results: build.schedule.results().expect("nothing is left to do, so every want is there"),
+            ran: build.schedule.ran_count(),
+            cached: build.schedule.cached_count(),
+        })
     }
 }
 
 /// One build on its way.
-struct Build<'a, E: Executor, C> {
+struct Build<'a, E: Executor, C: CacheStore> {
     solver: &'a Solver<E, C>,
     schedule: Schedule,
     graph: Arc<Graph>,
-    tasks: JoinSet<Answer<E::Error>>,
+    jobs: watch::Receiver<usize>,
+    tasks: JoinSet<AnswerOf<E, C>>,
     /// Fires for the tasks of this build only.
     stop: CancellationToken,
-    /// Vertices that have started and not ended.
+    /// Actions that were given out and not performed yet.
+    todo: VecDeque<Action>,
+    /// Claims that this build has.
+    flights: HashMap<VertexId, C::Flight>,
+    /// Vertices that were told to have started and not to have ended.
     running: HashSet<VertexId>,
-    /// Sources without a key that are being digested: how many answers are missing.
-    digesting: HashMap<VertexId, usize>,
-    solution: Solution,
 }
 
 impl<E: Executor, C: CacheStore> Build<'_, E, C> {
-    fn tell(&self, event: Event) {
-        self.solver.progress.event(event);
-    }
-
-    fn declare(&self) {
-        for id in self.schedule.order() {
-            let (vertex, meta) = (self.graph.get(id), self.graph.meta(id));
-            let (vertex, meta) = (vertex.expect("in the graph"), meta.expect("in the graph"));
-            let inputs = vertex.inputs.iter().map(|edge| edge.vertex).collect();
-            self.tell(Event::Declared { vertex: *id, name: meta.description.clone(), inputs });
-        }
-    }
-
-    async fn drive(&mut self) -> Result<(), SolveError<E::Error, C::Error>> {
+    async fn drive(&mut self) -> Result<(), ErrorOf<E, C>> {
         let stop = self.stop.clone();
+        let mut jobs_may_change = true;
         loop {
-            // Lookups are answered at once and lead to further actions.
+            // Much is answered at once and leads to further actions.
             loop {
-                let actions = self.schedule.take_actions();
-                if actions.is_empty() {
+                self.todo.extend(self.schedule.take_actions());
+                if self.todo.is_empty() {
                     break;
                 }
-                for action in actions {
-                    self.perform(action).await?;
+                while !self.todo.is_empty() {
+                    if stop.is_cancelled() {
+                        return Err(SolveError::Canceled);
+                    }
+                    let action = self.todo.pop_front().expect("there is one");
+                    self.perform(action)?;
                 }
             }
-            let answer = tokio::select! {
+            tokio::select! {
                 biased;
                 () = stop.cancelled() => return Err(SolveError::Canceled),
-                answer = self.tasks.join_next() => answer,
-            };
-            match answer {
-                None => return Ok(()),
-                Some(answer) => self.take(answer.map_err(SolveError::Broken)?)?,
+                changed = self.jobs.changed(), if jobs_may_change => {
+                    jobs_may_change = changed.is_ok();
+                    self.schedule.set_places(*self.jobs.borrow_and_update());
+                }
+                answer = self.tasks.join_next() => match answer {
+                    None => return Ok(()),
+                    Some(answer) => self.take(answer.map_err(SolveError::Broken)?)?,
+                },
             }
         }
     }
 
-    async fn perform(&mut self, action: Action) -> Result<(), SolveError<E::Error, C::Error>> {
-        let executor = self.solver.executor.clone();
-        let graph = self.graph.clone();
+    fn perform(&mut self, action: Action) -> Result<(), ErrorOf<E, C>> {
+        let cache = &self.solver.cache;
         match action {
-            Action::Pin(id) => {
-                let (stop, progress) = (self.stop.clone(), self.solver.progress.clone());
-                self.tasks.spawn(async move {
-                    let log = VertexLog { vertex: id, progress: &*progress };
-                    let pin = executor.pin(source_of(&graph, &id), &log, &stop).await;
-                    Answer::Pinned(id, pin)
-                });
-            }
+            Action::Tell(event) => self.tell(event),
+            Action::Pin(id) => self.pin(id),
             Action::Digest { reader, source, slot, selection } => {
-                let missing = self.digesting.entry(source).or_insert(0);
-                *missing += 1;
-                if *missing == 1 && self.running.insert(source) {
-                    self.tell(Event::Started(source));
-                }
-                let stop = self.stop.clone();
-                self.tasks.spawn(async move {
+                let (executor, graph, stop) = self.shared();
+                self.ask(async move {
                     let digest = executor.digest_selected(source_of(&graph, &source), &selection, &stop).await;
                     Answer::Digested { reader, source, slot, digest }
                 });
             }
-            Action::LookUp(id, key) => {
-                // In place: a lookup is one indexed read, dearer to hand over than to do.
-                let results = self.solver.cache.find(&key).await.map_err(SolveError::Cache)?;
-                let outputs = self.graph.get(&id).expect("in the graph").outputs();
-                let results = results.filter(|results| results.len() == outputs as usize);
-                if let Found::Hit(beneath) = self.schedule.looked_up(id, results) {
-                    for cached in beneath.into_iter().chain([id]) {
-                        self.solution.cached += usize::from(!self.is_source(&cached));
-                        let by = if cached == id { Hit::Definition } else { Hit::Unneeded };
-                        self.tell(Event::Cached { vertex: cached, by });
-                    }
-                }
+            Action::LookUp(id, key) => self.look_up(id, key)?,
+            Action::Known(id, operation) => {
+                let known = cache.of_operation(&operation).map_err(SolveError::Cache)?;
+                self.schedule.known(id, known);
             }
-            Action::Run(id, inputs) => {
-                // A source without a key was shown while it was digested; opening it is no news.
-                if !self.digesting.contains_key(&id) && self.running.insert(id) {
-                    self.tell(Event::Started(id));
-                }
-                let (stop, progress) = (self.stop.clone(), self.solver.progress.clone());
-                self.tasks.spawn(async move {
-                    let vertex = graph.get(&id).expect("in the graph");
-                    let meta = graph.meta(&id).expect("in the graph");
-                    let log = VertexLog { vertex: id, progress: &*progress };
-                    let sources = vertex.inputs.iter().map(|edge| source_at(&graph, &edge.vertex)).collect();
-                    let results = executor.run(Job { id, vertex, meta, inputs, sources }, &log, &stop).await;
-                    Answer::Ran(id, results)
+            Action::Content(result, read) => {
+                let (executor, _, stop) = self.shared();
+                self.ask(async move {
+                    let digest = executor.content(&result, &read, &stop).await;
+                    Answer::Content { result, read, digest }
                 });
+            }
+            Action::TryClaim(id, key) => {
+                let flight = cache.try_claim(&key).map_err(SolveError::Cache)?;
+                self.schedule.claimed(id, flight.is_some());
+                self.flights.extend(flight.map(|flight| (id, flight)));
+            }
+            Action::Claim(id, key) => self.claim(id, key),
+            Action::Release(id) => drop(self.flights.remove(&id)),
+            Action::Run(id, inputs) => self.run(id, inputs),
+            Action::Settle { vertex, fresh, known } => {
+                let (executor, _, stop) = self.shared();
+                self.tasks.spawn(async move { Answer::Settled(vertex, executor.settle(fresh, &known, &stop).await) });
+            }
+            Action::Record { vertex: _, key, kind, operation, parts, results } => {
+                let record = Record { kind, operation, parts: &parts, results: &results };
+                cache.record(&key, &record).map_err(SolveError::Cache)?;
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, answer: Answer<E::Error>) -> Result<(), SolveError<E::Error, C::Error>> {
+    fn tell(&mut self, event: Event) {
+        match &event {
+            Event::Started(id) => drop(self.running.insert(*id)),
+            Event::Done(id) | Event::Failed { vertex: id, .. } => drop(self.running.remove(id)),
+            _ => {}
+        }
+        self.solver.progress.event(event);
+    }
+
+    fn shared(&self) -> (Arc<E>, Arc<Graph>, CancellationToken) {
+        (self.solver.executor.clone(), self.graph.clone(), self.stop.clone())
+    }
+
+    /// A question whose answer nobody needs any more once the build is stopped: it is dropped then, whatever it does.
+    fn ask(&mut self, question: impl Future<Output = AnswerOf<E, C>> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tasks.spawn(async move { stop.run_until_cancelled_owned(question).await.unwrap_or(Answer::Dropped) });
+    }
+
+    fn pin(&mut self, id: VertexId) {
+        let (executor, graph, stop) = self.shared();
+        let progress = self.solver.progress.clone();
+        self.ask(async move {
+            let log = VertexLog { vertex: id, progress: &*progress };
+            let pin = executor.pin(source_of(&graph, &id), &log, &stop).await;
+            Answer::Pinned(id, pin)
+        });
+    }
+
+    /// A lookup here is one indexed read, dearer to hand over than to do; one elsewhere becomes a task.
+    fn look_up(&mut self, id: VertexId, key: Key) -> Result<(), ErrorOf<E, C>> {
+        let cache = self.solver.cache.clone();
+        let mut lookup: Pinned<Box<dyn Future<Output = _> + Send>> = Box::pin(async move { cache.find(&key).await });
+        match lookup.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(found) => self.schedule.looked_up(id, found.map_err(SolveError::Cache)?),
+            Poll::Pending => self.ask(async move { Answer::LookedUp(id, lookup.await) }),
+        }
+        Ok(())
+    }
+
+    fn claim(&mut self, id: VertexId, key: Key) {
+        let (cache, progress) = (self.solver.cache.clone(), self.solver.progress.clone());
+        self.ask(async move {
+            let mut claim = std::pin::pin!(cache.claim(&key));
+            let flight = match tokio::time::timeout(SAY_WAIT_AFTER, &mut claim).await {
+                Ok(flight) => flight,
+                Err(_) => {
+                    progress.event(Event::Notice { vertex: id, text: WAITS.into() });
+                    claim.await
+                }
+            };
+            Answer::Claimed(id, flight)
+        });
+    }
+
+    fn run(&mut self, id: VertexId, inputs: Vec<ResultId>) {
+        let (executor, graph, stop) = self.shared();
+        let progress = self.solver.progress.clone();
+        self.tasks.spawn(async move {
+            let vertex = graph.get(&id).expect("in the graph");
+            let meta = graph.meta(&id).expect("in the graph");
+            let log = VertexLog { vertex: id, progress: &*progress };
+            let sources = vertex.inputs.iter().map(|edge| source_at(&graph, &edge.vertex)).collect();
+            let results = executor.run(Job { id, vertex, meta, inputs, sources }, &log, &stop).await;
+            Answer::Ran(id, results)
+        });
+    }
+
+    fn take(&mut self, answer: AnswerOf<E, C>) -> Result<(), ErrorOf<E, C>> {
         match answer {
             Answer::Pinned(id, pin) => {
                 let pin = pin.map_err(|source| self.failed(id, source))?;
@@ -229,12 +316,19 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
             Answer::Digested { reader, source, slot, digest } => {
                 // The reader is at fault, not the context: it names what is not there.
                 let digest = digest.map_err(|error| self.failed(reader, error))?;
-                let missing = self.digesting.get_mut(&source).expect("it was asked for");
-                *missing -= 1;
-                if *missing == 0 && self.running.remove(&source) {
-                    self.tell(Event::Done(source));
-                }
-                self.schedule.digested(reader, slot, digest);
+                self.schedule.digested(reader, source, slot, digest);
+            }
+            Answer::LookedUp(id, found) => self.schedule.looked_up(id, found.map_err(SolveError::Cache)?),
+            Answer::Content { result, read, digest } => {
+                let digest = digest.unwrap_or_else(|error| {
+                    tracing::debug!(%error, %result, "what is read of a result could not be digested");
+                    None
+                });
+                self.schedule.content(result, read, digest);
+            }
+            Answer::Claimed(id, flight) => {
+                self.flights.insert(id, flight.map_err(SolveError::Cache)?);
+                self.schedule.granted(id);
             }
             Answer::Ran(id, results) => {
                 let results = results.map_err(|source| self.failed(id, source))?;
@@ -242,65 +336,61 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
                 if results.len() != expected as usize {
                     return Err(SolveError::WrongOutputs { vertex: id, got: results.len(), expected });
                 }
-                if let Some((key, parts)) = self.schedule.key(&id) {
-                    self.record(&id, key, parts, &results).map_err(SolveError::Cache)?;
-                }
-                self.solution.ran += usize::from(!self.is_source(&id));
-                if self.running.remove(&id) {
-                    self.tell(Event::Done(id));
-                }
                 self.schedule.ran(id, results);
             }
+            Answer::Settled(id, results) => self.schedule.settled(id, comparable(id, results)),
+            Answer::Dropped => {}
         }
         Ok(())
     }
 
-    fn failed(&mut self, vertex: VertexId, source: E::Error) -> SolveError<E::Error, C::Error> {
+    fn failed(&mut self, vertex: VertexId, source: E::Error) -> ErrorOf<E, C> {
         if self.stop.is_cancelled() {
             return SolveError::Canceled;
         }
-        self.running.remove(&vertex);
         self.tell(Event::Failed { vertex, error: source.to_string() });
         SolveError::Failed { vertex, source }
     }
 
-    fn record(&self, id: &VertexId, key: &Key, parts: &[Part], results: &[ResultId]) -> Result<(), C::Error> {
-        let operation = key::operation_key(self.graph.get(id).expect("in the graph"));
-        self.solver.cache.record(key, &Record { kind: KeyKind::Definition, operation, parts, results })
-    }
-
-    fn is_source(&self, id: &VertexId) -> bool {
-        matches!(self.graph.get(id).map(|vertex| &vertex.op), Some(Op::Source(_)))
-    }
-
     /// Stops what still runs, and waits for it: when a build has ended, nothing of it is left.
     async fn end(&mut self) {
-        self.schedule.stop();
         self.stop.cancel();
+        let late: Vec<Action> = self.todo.drain(..).chain(self.schedule.stop()).collect();
+        self.keep(late);
         while let Some(answer) = self.tasks.join_next().await {
             match answer {
                 // It ended well while the rest was being stopped: its work is not thrown away.
-                Ok(Answer::Ran(id, Ok(results))) => self.keep(id, &results),
+                Ok(Answer::Ran(id, Ok(results))) => {
+                    let late = self.schedule.keep(id, Some(results));
+                    self.keep(late);
+                }
+                Ok(Answer::Settled(id, results)) => {
+                    let late = self.schedule.keep(id, comparable(id, results));
+                    self.keep(late);
+                }
                 Ok(_) => {}
                 Err(error) => tracing::debug!(%error, "a task broke while the build was ending"),
             }
         }
+        self.flights.clear();
         for id in std::mem::take(&mut self.running) {
             self.tell(Event::Canceled(id));
         }
     }
 
-    fn keep(&mut self, id: VertexId, results: &[ResultId]) {
-        let expected = self.graph.get(&id).expect("in the graph").outputs();
-        if let (Some((key, parts)), true) = (self.schedule.key(&id), results.len() == expected as usize)
-            && let Err(error) = self.record(&id, key, parts, results)
-        {
-            tracing::debug!(%error, vertex = %id, "a late result could not be recorded");
-        }
-        if self.running.remove(&id) {
-            self.tell(Event::Done(id));
+    /// Performs what is still due of these.
+    fn keep(&mut self, late: Vec<Action>) {
+        for action in late.into_iter().filter(Action::is_due_after_the_end) {
+            if let Err(error) = self.perform(action) {
+                tracing::debug!(%error, "a late result could not be recorded");
+            }
         }
     }
+}
+
+/// The results that an operation has after it was settled, or `None`.
+fn comparable<E: std::error::Error>(id: VertexId, results: Result<Vec<ResultId>, E>) -> Option<Vec<ResultId>> {
+    results.inspect_err(|error| tracing::debug!(%error, vertex = %id, "a result could not be compared")).ok()
 }
 
 fn source_of<'a>(graph: &'a Graph, id: &VertexId) -> &'a crate::op::SourceOp {
@@ -309,7 +399,7 @@ fn source_of<'a>(graph: &'a Graph, id: &VertexId) -> &'a crate::op::SourceOp {
 
 fn source_at<'a>(graph: &'a Graph, id: &VertexId) -> Option<&'a crate::op::SourceOp> {
     match graph.get(id).map(|vertex| &vertex.op) {
-        Some(Op::Source(source)) => Some(source),
+        Some(crate::op::Op::Source(source)) => Some(source),
         _ => None,
     }
 }

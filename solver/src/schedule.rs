@@ -1,28 +1,46 @@
 //! What happens next: a pure core. Events go in, actions come out; no clock, no tasks, no IO.
 //!
-//! First every vertex that the wants stand on gets its key: sources are pinned, what operations select from sources
-//! without a key is digested, keys follow from the bottom up. Then results are demanded from the top down: a vertex
-//! is looked up; on a hit nothing beneath it is touched, on a miss its inputs are demanded, and when they are there
-//! it is ready to run. Ready processes wait for a place; the one that most depends on goes first.
+//! 1. **Keys, from the bottom up** ([`mod@keys`]): sources are pinned, what operations select from sources without a key
+//!    is digested, definition keys follow. They are all known before anything runs.
+//! 2. **Results, from the top down** ([`mod@results`]): a vertex is looked up by its definition key; on a hit nothing
+//!    beneath it is touched, on a miss its inputs are demanded. When they are there, and its operation has ever given
+//!    a result, what it reads of them is digested and its content key looked up ([`mod@contents`]).
+//! 3. **Turns** ([`mod@turns`]): what is still unknown waits for a place, the one with most standing on it first; when its
+//!    turn comes it claims its definition key, so that of all builds on a cache one runs it. While another has the
+//!    claim it waits without a place, and looks again. Then it runs.
+//! 4. What ran is settled, if its operation gave results before: exchanged for one of them if it is the same. It is
+//!    recorded under both keys; what its content key lacks is digested while it runs and beside what runs next.
 //!
-//! One schedule serves one build. After [`Schedule::stop`] no new action is given out; the caller ends what runs.
+//! A vertex that runs whatever is known (`--no-cache`), or stands on one, is neither looked up nor claimed; but it is
+//! settled and recorded. Settling takes nothing from the wish: it has run, and made what is there already, byte for byte.
+//!
+//! One schedule serves one build. After [`Schedule::stop`] no new action is given out; the caller ends what runs, and
+//! [`Schedule::keep`] says what is to be remembered of it.
+
+mod contents;
+mod keys;
+mod results;
+mod turns;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 
+use self::contents::{Content, Contents};
 use crate::canon::Part;
-use crate::graph::{Edge, Graph, VertexId};
-use crate::key::{self, ContentDigest, InputKey, Key};
+use crate::graph::{Edge, Graph, Vertex, VertexId};
+use crate::key::{ContentDigest, InputKey, Key};
 use crate::op::Op;
-use crate::seam::{Pin, ResultId, Selection};
+use crate::seam::{Event, KeyKind, Read, ResultId, Selection};
 
-/// Something the caller is to do, and to answer with a call of the method of the same name in past tense.
+/// Something the caller is to do, in this order. What has an answer is answered by the method that is named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Ask what a source is; answered by [`Schedule::pinned`].
+    /// Tell those who watch.
+    Tell(Event),
+    /// Ask what a source is; [`Schedule::pinned`].
     Pin(VertexId),
-    /// Digest what `reader` selects from the source `source`; answered by [`Schedule::digested`].
+    /// Digest what `reader` selects from the source `source`; [`Schedule::digested`].
     Digest {
         /// Who reads.
         reader: VertexId,
@@ -33,87 +51,190 @@ pub enum Action {
         /// What is read.
         selection: Selection,
     },
-    /// Look a key up; answered by [`Schedule::looked_up`].
+    /// Look a key up; [`Schedule::looked_up`].
     LookUp(VertexId, Key),
-    /// Run a vertex on these inputs; answered by [`Schedule::ran`].
+    /// Ask which results the operation of that key has ever given; [`Schedule::known`].
+    Known(VertexId, Key),
+    /// Digest what is read of a result; [`Schedule::content`].
+    Content(ResultId, Read),
+    /// Claim a key if it is free; [`Schedule::claimed`].
+    TryClaim(VertexId, Key),
+    /// Wait for the claim to a key; [`Schedule::granted`].
+    Claim(VertexId, Key),
+    /// Give the claim back.
+    Release(VertexId),
+    /// Run a vertex on these inputs; [`Schedule::ran`].
     Run(VertexId, Vec<ResultId>),
+    /// Exchange what it has just made for one of the results that are known, if it is the same; [`Schedule::settled`].
+    Settle {
+        /// Who ran.
+        vertex: VertexId,
+        /// What it made.
+        fresh: Vec<ResultId>,
+        /// What its operation gave before.
+        known: Vec<Vec<ResultId>>,
+    },
+    /// Remember.
+    Record {
+        /// Whose result.
+        vertex: VertexId,
+        /// Under which key.
+        key: Key,
+        /// What the key was made of.
+        kind: KeyKind,
+        /// The operation alone.
+        operation: Key,
+        /// All that the key covers.
+        parts: Arc<[Part]>,
+        /// One per output.
+        results: Vec<ResultId>,
+    },
+}
+
+impl Action {
+    /// Whether it speaks of what has ended well already, so that it is done even if the build is stopped.
+    pub fn is_due_after_the_end(&self) -> bool {
+        let ended = |event: &Event| matches!(event, Event::Done(_) | Event::Cached { .. } | Event::Unchanged(_));
+        matches!(self, Self::Record { .. } | Self::Release(_)) || matches!(self, Self::Tell(event) if ended(event))
+    }
 }
 
 /// Which of a reader's selections a digest answers: (input index, position among its selections).
 pub type DigestSlot = (usize, usize);
 
-/// Where one vertex is on its way. A vertex moves down this list only.
+/// How much of rbuild's own work (copies, transfers, merges) is under way at once: each has a thread and some open files,
+/// which are finite; what keeps processors busy is bounded where it is done.
+const OWN_WORK_AT_ONCE: usize = 64;
+
+/// Where one vertex is on its way. Answers are understood by it.
 #[derive(Debug)]
 enum State {
     /// Its key is not known yet; so many answers and input keys are missing.
     Keying { missing: usize },
     /// Its key is known (or it has none); nobody asked for its result.
     Keyed,
-    /// Its result is being looked up.
+    /// It waits for another vertex of the same key.
+    Following,
+    /// Its definition key is being looked up.
     LookingUp,
     /// So many inputs have no result yet.
     Waiting { missing: usize },
-    /// It waits for a place, or runs.
+    /// The results of its operation are asked for.
+    Asking,
+    /// What it reads of its inputs is being digested.
+    Comparing,
+    /// Its content key is being looked up.
+    LookingUpContent,
+    /// It waits for a place.
+    Ready,
+    /// It has a place and claims its key.
+    Claiming,
+    /// Another build has the claim.
+    Behind,
+    /// It has the claim, and looks whether another build had it before.
+    LookingAgain,
+    /// It runs.
     Running,
+    /// What it made is compared with what is known.
+    Settling(Vec<ResultId>),
     /// It is there: one result per output.
     Done(Vec<ResultId>),
 }
 
-/// All that is known of one vertex.
+/// All that is known of one vertex. Vertices are named by their position in [`Schedule::order`] in here.
 #[derive(Debug)]
 struct Node {
     state: State,
+    /// Who and which output, per edge.
+    inputs: Vec<(usize, u32)>,
+    /// Who uses it, and as which of their inputs.
+    users: Vec<(usize, usize)>,
     /// What its inputs contribute to its key, filled from the bottom up.
     input_keys: Vec<Option<InputKey>>,
-    /// Digests asked for and answered, per input.
-    selected: HashMap<usize, Vec<Option<ContentDigest>>>,
-    /// Its key and what it was made of; `None` for a source without a key.
-    key: Option<(Key, Vec<Part>)>,
+    /// Digests that are being made for its key, per input: how many are missing, and those that are there.
+    selected: HashMap<usize, (usize, Vec<Option<ContentDigest>>)>,
+    /// Its definition key and what it was made of; `None` for a source without a key.
+    key: Option<(Key, Arc<[Part]>)>,
     /// Whether it is a source without a key.
     keyless: bool,
-    /// Vertices that use it, each once.
-    users: Vec<VertexId>,
+    /// Of a source without a key: how many digests of it are being made.
+    digesting: usize,
+    /// The key of the operation alone, once it was needed.
+    operation: Option<Key>,
+    /// Results that its operation gave before.
+    known: Vec<Vec<ResultId>>,
+    /// The content of its inputs, once it was asked for.
+    contents: Option<Contents>,
     /// Whether someone needs its result.
     demanded: bool,
+    /// How many of its uses may yet demand it.
+    undecided: usize,
+    /// Vertices of the same key, which take its result.
+    followers: Vec<usize>,
     /// Whether it runs whatever is known: because it was asked for, or because something beneath it does, whose new
     /// result no known one stands on.
     anew: bool,
+    /// Whether its result was known.
+    cached: bool,
+    /// Whether it runs without being shown.
+    quiet: bool,
+    /// Whether it has the claim to its key.
+    claims: bool,
+    /// Whether it has a place.
+    has_place: bool,
     /// The longest way to a want, counted in vertices: the later everything ends if this one ends late.
     height: usize,
-    /// Its place in [`Schedule::order`].
-    position: usize,
 }
 
-/// How a lookup ended, for those who watch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// The result is known. Beneath it nothing is needed any more: these vertices, inputs first, count as cached.
-    Hit(Vec<VertexId>),
-    /// It will have to run.
-    Miss,
+/// What waits for a place, and how many places are taken.
+#[derive(Debug)]
+struct Queue {
+    places: usize,
+    taken: usize,
+    /// Highest first, then in graph order.
+    ready: BinaryHeap<(usize, Reverse<usize>)>,
+}
+
+impl Queue {
+    fn new(places: usize) -> Self {
+        Self { places: places.max(1), taken: 0, ready: BinaryHeap::new() }
+    }
+
+    /// Who is next, if there is a place.
+    fn next(&mut self) -> Option<usize> {
+        if self.taken >= self.places {
+            return None;
+        }
+        let (_, Reverse(node)) = self.ready.pop()?;
+        self.taken += 1;
+        Some(node)
+    }
 }
 
 /// The state of one build.
 #[derive(Debug)]
 pub struct Schedule {
     graph: Arc<Graph>,
-    nodes: HashMap<VertexId, Node>,
+    nodes: Vec<Node>,
     /// Inputs before users.
     order: Vec<VertexId>,
+    positions: HashMap<VertexId, usize>,
     wants: Vec<Edge>,
     /// How many vertices still lack a key; results are demanded when it is zero.
     keys_missing: usize,
     /// Vertices whose inputs have all contributed, but whose key is not made yet. A list and not recursion: chains of
     /// steps may be longer than the stack.
-    to_key: Vec<VertexId>,
-    /// Processes that are ready: highest first, then in graph order.
-    ready: BinaryHeap<(usize, Reverse<usize>)>,
-    /// Places for processes.
-    free_places: usize,
-    /// Vertices already told to be cached.
-    told_cached: HashSet<VertexId>,
+    to_key: Vec<usize>,
+    /// The first vertex of each key that was demanded, and whether it runs anew.
+    leaders: HashMap<(Key, bool), usize>,
+    /// What is known of the content of results.
+    contents: HashMap<(ResultId, Read), Content>,
+    processes: Queue,
+    own_work: Queue,
     /// What is to be done next.
     actions: Vec<Action>,
+    ran: usize,
+    cached: usize,
     stopped: bool,
 }
 
@@ -133,77 +254,100 @@ impl Schedule {
         }
         let order: Vec<VertexId> = graph.iter().map(|(id, ..)| id).filter(|id| reachable.contains(id)).collect();
         let mut schedule = Self {
-            nodes: HashMap::with_capacity(order.len()),
+            nodes: Vec::with_capacity(order.len()),
+            positions: order.iter().enumerate().map(|(position, id)| (*id, position)).collect(),
             keys_missing: order.len(),
             to_key: Vec::new(),
             order,
             wants: wants.to_vec(),
-            ready: BinaryHeap::new(),
-            free_places: jobs.max(1),
-            told_cached: HashSet::new(),
+            leaders: HashMap::new(),
+            contents: HashMap::new(),
+            processes: Queue::new(jobs),
+            own_work: Queue::new(OWN_WORK_AT_ONCE),
             actions: Vec::new(),
+            ran: 0,
+            cached: 0,
             stopped: false,
             graph,
         };
         schedule.make_nodes();
+        schedule.declare();
         schedule.start_keys();
         schedule
     }
 
     fn make_nodes(&mut self) {
         for (position, id) in self.order.iter().enumerate() {
-            let vertex = &self.graph.get(id).expect("order lies in the graph");
+            let vertex = self.graph.get(id).expect("order lies in the graph");
             let asked = self.graph.meta(id).is_some_and(|meta| meta.ignore_cache);
-            let node = Node {
-                anew: asked || vertex.inputs.iter().any(|input| self.nodes[&input.vertex].anew),
-                state: State::Keying { missing: inputs_once(vertex).len() },
-                input_keys: vec![None; vertex.inputs.len()],
+            let inputs: Vec<_> = vertex.inputs.iter().map(|edge| (self.positions[&edge.vertex], edge.output)).collect();
+            for (i, (input, _)) in inputs.iter().enumerate() {
+                let input: &mut Node = &mut self.nodes[*input];
+                input.users.push((position, i));
+                input.undecided += 1;
+            }
+            self.nodes.push(Node {
+                anew: asked || inputs.iter().any(|(input, _)| self.nodes[*input].anew),
+                state: State::Keying { missing: inputs.len() },
+                input_keys: vec![None; inputs.len()],
+                inputs,
+                users: Vec::new(),
                 selected: HashMap::new(),
                 key: None,
                 keyless: false,
-                users: Vec::new(),
+                digesting: 0,
+                operation: None,
+                known: Vec::new(),
+                contents: None,
                 demanded: false,
+                undecided: 0,
+                followers: Vec::new(),
+                cached: false,
+                quiet: false,
+                claims: false,
+                has_place: false,
                 height: 0,
-                position,
-            };
-            self.nodes.insert(*id, node);
-            for input in inputs_once(vertex) {
-                self.nodes.get_mut(&input).expect("inputs come first").users.push(*id);
-            }
+            });
         }
         for position in (0..self.order.len()).rev() {
-            let id = self.order[position];
-            let users = &self.nodes[&id].users;
-            let height = users.iter().map(|user| self.nodes[user].height + 1).max().unwrap_or(0);
-            self.node(id).height = height;
+            let users = &self.nodes[position].users;
+            let height = users.iter().map(|(user, _)| self.nodes[*user].height + 1).max().unwrap_or(0);
+            self.nodes[position].height = height;
         }
     }
 
-    fn start_keys(&mut self) {
-        for id in self.order.clone() {
-            let vertex = self.graph.get(&id).expect("order lies in the graph");
-            if matches!(vertex.op, Op::Source(_)) {
-                self.actions.push(Action::Pin(id));
-            } else if vertex.inputs.is_empty() {
-                self.to_key.push(id);
-            }
+    fn declare(&mut self) {
+        for id in &self.order {
+            let (vertex, meta) = (self.graph.get(id), self.graph.meta(id));
+            let (vertex, meta) = (vertex.expect("in the graph"), meta.expect("in the graph"));
+            let inputs = vertex.inputs.iter().map(|edge| edge.vertex).collect();
+            let declared = Event::Declared { vertex: *id, name: meta.description.clone(), inputs };
+            self.actions.push(Action::Tell(declared));
         }
-        self.make_keys();
     }
 
-    /// What to do now; each action is given out once.
+    /// What to do now; each action is given out once. Nothing to do and no answer missing: the build is over.
     pub fn take_actions(&mut self) -> Vec<Action> {
         if self.stopped {
             return Vec::new();
         }
-        while self.free_places > 0
-            && let Some((_, Reverse(position))) = self.ready.pop()
-        {
-            self.free_places -= 1;
-            let id = self.order[position];
-            self.give_run(id);
+        while let Some(node) = self.own_work.next().or_else(|| self.processes.next()) {
+            self.turn(node);
         }
         std::mem::take(&mut self.actions)
+    }
+
+    /// From now on so many processes at a time, at least one; those that run go on.
+    pub fn set_places(&mut self, jobs: usize) {
+        self.processes.places = jobs.max(1);
+    }
+
+    /// Gives no more actions out, but what is left of those that are due all the same.
+    pub fn stop(&mut self) -> Vec<Action> {
+        self.stopped = true;
+        let mut left = std::mem::take(&mut self.actions);
+        left.retain(Action::is_due_after_the_end);
+        left
     }
 
     /// Vertices that take part, inputs before users.
@@ -213,223 +357,45 @@ impl Schedule {
 
     /// The results of all wants, when all are there.
     pub fn results(&self) -> Option<HashMap<Edge, ResultId>> {
-        self.wants.iter().map(|want| Some((*want, self.result(want)?.clone()))).collect()
+        let result = |want: &Edge| self.result(*self.positions.get(&want.vertex)?, want.output).cloned();
+        self.wants.iter().map(|want| Some((*want, result(want)?))).collect()
     }
 
-    /// The key of a vertex and what it was made of.
-    pub fn key(&self, id: &VertexId) -> Option<&(Key, Vec<Part>)> {
-        self.nodes.get(id)?.key.as_ref()
+    /// The definition key of a vertex and what it was made of.
+    pub fn key(&self, id: &VertexId) -> Option<(Key, &Arc<[Part]>)> {
+        self.nodes[*self.positions.get(id)?].key.as_ref().map(|(key, parts)| (*key, parts))
     }
 
-    /// Gives no more actions out.
-    pub fn stop(&mut self) {
-        self.stopped = true;
+    /// How many operations ran, sources not counted.
+    pub fn ran_count(&self) -> usize {
+        self.ran
     }
 
-    /// A source is `pin`.
-    pub fn pinned(&mut self, id: VertexId, pin: &Pin) {
-        let vertex = self.graph.get(&id).expect("asked for");
-        let key = key::source_key(vertex, pin);
-        let node = self.node(id);
-        node.keyless = key.is_none();
-        node.key = key;
-        self.key_known(id);
-        self.make_keys();
+    /// How many were known, sources not counted.
+    pub fn cached_count(&self) -> usize {
+        self.cached
     }
 
-    /// What `reader` selects from a source has this digest.
-    pub fn digested(&mut self, reader: VertexId, (input, position): DigestSlot, digest: ContentDigest) {
-        let node = self.node(reader);
-        let slots = node.selected.get_mut(&input).expect("asked for");
-        slots[position] = Some(digest);
-        if let Some(digests) = slots.iter().copied().collect::<Option<Vec<_>>>() {
-            node.input_keys[input] = Some(InputKey::Selected(digests));
-        }
-        self.one_less_to_key(reader);
-        self.make_keys();
-    }
-
-    /// The lookup of a vertex ended with these results, or none.
-    pub fn looked_up(&mut self, id: VertexId, results: Option<Vec<ResultId>>) -> Found {
-        match results {
-            Some(results) => {
-                let cached = self.beneath_not_needed(id);
-                self.done(id, results);
-                Found::Hit(cached)
-            }
-            None => {
-                let inputs = self.wait_for_inputs(id);
-                self.demand(inputs);
-                Found::Miss
-            }
-        }
-    }
-
-    /// A vertex ran and gave these results.
-    pub fn ran(&mut self, id: VertexId, results: Vec<ResultId>) {
-        if self.needs_place(id) {
-            self.free_places += 1;
-        }
-        self.done(id, results);
-    }
-
-    fn node(&mut self, id: VertexId) -> &mut Node {
-        self.nodes.get_mut(&id).expect("every vertex in play has a node")
-    }
-
-    fn result(&self, edge: &Edge) -> Option<&ResultId> {
-        match &self.nodes.get(&edge.vertex)?.state {
-            State::Done(results) => results.get(edge.output as usize),
+    fn result(&self, node: usize, output: u32) -> Option<&ResultId> {
+        match &self.nodes[node].state {
+            State::Done(results) => results.get(output as usize),
             _ => None,
         }
     }
 
-    // Keys, from the bottom up.
-
-    fn one_less_to_key(&mut self, id: VertexId) {
-        if let State::Keying { missing } = &mut self.node(id).state {
-            *missing -= 1;
-            if *missing == 0 {
-                self.to_key.push(id);
-            }
-        }
+    fn position(&self, id: &VertexId) -> usize {
+        *self.positions.get(id).expect("answers are about vertices in play")
     }
 
-    /// Makes every key that can be made; when all are there, the wants are demanded.
-    fn make_keys(&mut self) {
-        while let Some(id) = self.to_key.pop() {
-            let vertex = self.graph.get(&id).expect("in play");
-            let inputs: Vec<InputKey> = self.nodes[&id].input_keys.iter().flatten().cloned().collect();
-            debug_assert_eq!(inputs.len(), vertex.inputs.len(), "a key is made when every input has contributed");
-            let key = key::definition_key(vertex, &inputs);
-            self.node(id).key = Some(key);
-            self.key_known(id);
-        }
-        if self.keys_missing == 0 {
-            self.demand(self.wants.iter().map(|want| want.vertex).collect());
-        }
+    fn vertex(&self, node: usize) -> &Vertex {
+        self.graph.get(&self.order[node]).expect("what is in play is in the graph")
     }
 
-    /// Tells the users of `id` what it contributes to their keys.
-    fn key_known(&mut self, id: VertexId) {
-        self.node(id).state = State::Keyed;
-        self.keys_missing -= 1;
-        for user in self.nodes[&id].users.clone() {
-            match self.nodes[&id].key.as_ref().map(|(key, _)| *key) {
-                Some(key) => {
-                    let edges = self.graph.get(&user).expect("in play").inputs.clone();
-                    for (i, edge) in edges.iter().enumerate().filter(|(_, edge)| edge.vertex == id) {
-                        self.node(user).input_keys[i] = Some(InputKey::Key(key, edge.output));
-                    }
-                }
-                None => self.ask_for_digests(user, id),
-            }
-            self.one_less_to_key(user);
-        }
+    fn is_source(&self, node: usize) -> bool {
+        matches!(self.vertex(node).op, Op::Source(_))
     }
 
-    fn ask_for_digests(&mut self, reader: VertexId, source: VertexId) {
-        let vertex = self.graph.get(&reader).expect("in play");
-        let mut asked = Vec::new();
-        for (input, _) in vertex.inputs.iter().enumerate().filter(|(_, edge)| edge.vertex == source) {
-            asked.push((input, key::selections(vertex, input)));
-        }
-        for (input, selections) in asked {
-            let node = self.node(reader);
-            if selections.is_empty() {
-                node.input_keys[input] = Some(InputKey::Selected(Vec::new()));
-                continue;
-            }
-            node.selected.insert(input, vec![None; selections.len()]);
-            if let State::Keying { missing } = &mut node.state {
-                *missing += selections.len();
-            }
-            for (position, selection) in selections.into_iter().enumerate() {
-                self.actions.push(Action::Digest { reader, source, slot: (input, position), selection });
-            }
-        }
+    fn tell(&mut self, event: Event) {
+        self.actions.push(Action::Tell(event));
     }
-
-    // Results, from the top down.
-
-    /// Asks for the results of vertices, and of what they stand on as far as it is needed.
-    fn demand(&mut self, mut wanted: Vec<VertexId>) {
-        while let Some(id) = wanted.pop() {
-            if std::mem::replace(&mut self.node(id).demanded, true) {
-                continue;
-            }
-            let known = self.nodes[&id].key.as_ref().map(|(key, _)| *key);
-            match known {
-                Some(key) if !self.nodes[&id].anew => {
-                    self.node(id).state = State::LookingUp;
-                    self.actions.push(Action::LookUp(id, key));
-                }
-                _ => wanted.extend(self.wait_for_inputs(id)),
-            }
-        }
-    }
-
-    /// Makes a vertex wait for its inputs, or ready if all are there; returns the inputs, to be demanded.
-    fn wait_for_inputs(&mut self, id: VertexId) -> Vec<VertexId> {
-        let inputs = inputs_once(self.graph.get(&id).expect("in play"));
-        let missing = inputs.iter().filter(|input| !matches!(self.nodes[input].state, State::Done(_))).count();
-        self.node(id).state = State::Waiting { missing };
-        if missing == 0 {
-            self.ready(id);
-        }
-        inputs
-    }
-
-    fn ready(&mut self, id: VertexId) {
-        self.node(id).state = State::Running;
-        if self.needs_place(id) {
-            let node = &self.nodes[&id];
-            self.ready.push((node.height, Reverse(node.position)));
-        } else {
-            self.give_run(id);
-        }
-    }
-
-    fn give_run(&mut self, id: VertexId) {
-        let vertex = self.graph.get(&id).expect("in play");
-        let inputs = vertex.inputs.iter().map(|edge| self.result(edge).expect("inputs are done").clone()).collect();
-        self.actions.push(Action::Run(id, inputs));
-    }
-
-    /// Only processes are bounded here; rbuild's own work is bounded where it is done.
-    fn needs_place(&self, id: VertexId) -> bool {
-        matches!(self.graph.get(&id).expect("in play").op, Op::Exec(_))
-    }
-
-    fn done(&mut self, id: VertexId, results: Vec<ResultId>) {
-        self.node(id).state = State::Done(results);
-        for user in self.nodes[&id].users.clone() {
-            if let State::Waiting { missing } = &mut self.node(user).state {
-                *missing -= 1;
-                if *missing == 0 {
-                    self.ready(user);
-                }
-            }
-        }
-    }
-
-    /// Everything beneath a hit that nobody has demanded: told to be cached, once, inputs first.
-    fn beneath_not_needed(&mut self, id: VertexId) -> Vec<VertexId> {
-        let mut beneath = HashSet::new();
-        let mut stack = inputs_once(self.graph.get(&id).expect("in play"));
-        while let Some(below) = stack.pop() {
-            let node = &self.nodes[&below];
-            if !node.demanded && !node.keyless && !self.told_cached.contains(&below) && beneath.insert(below) {
-                stack.extend(inputs_once(self.graph.get(&below).expect("in play")));
-            }
-        }
-        let beneath: Vec<VertexId> = self.order.iter().copied().filter(|id| beneath.contains(id)).collect();
-        self.told_cached.extend(&beneath);
-        beneath
-    }
-}
-
-fn inputs_once(vertex: &crate::graph::Vertex) -> Vec<VertexId> {
-    let mut seen = HashSet::new();
-    vertex.inputs.iter().map(|edge| edge.vertex).filter(|id| seen.insert(*id)).collect()
 }

@@ -120,7 +120,8 @@ pub trait Executor: Send + Sync + 'static {
 
     /// Exchanges `fresh`, which an operation has just made and nobody has seen, for one of `known`, which the same
     /// operation made before, if it stands on the same layers and has the same content: then the fresh ones are
-    /// thrown away, so that whatever stood on the known ones still does.
+    /// thrown away, so that whatever stood on the known ones still does. An error leaves the fresh ones as they are, and
+    /// the caller goes on with them.
     fn settle(
         &self,
         fresh: Vec<ResultId>,
@@ -237,7 +238,7 @@ pub enum Event {
         /// Those whose results it uses.
         inputs: Vec<VertexId>,
     },
-    /// Its definition key is known; not told of sources without a key.
+    /// Its definition key is known; not told of sources without a key. Comes before anything is looked up.
     Keyed {
         /// Whose.
         vertex: VertexId,
@@ -246,7 +247,8 @@ pub enum Event {
         /// All that it covers.
         parts: Arc<[Part]>,
     },
-    /// Its result is not known: it will run, unless what it stands on turns out to be what it once ran on.
+    /// Neither its definition nor the content of what it stands on is known: it runs, as soon as there is a place. Not
+    /// told of what runs whatever is known ([`crate::op::OpMeta::ignore_cache`] there or beneath).
     Missed(VertexId),
     /// It runs now.
     Started(VertexId),

@@ -66,7 +66,7 @@ pub async fn build(
         executor: Arc::new(worker.clone()),
         cache: Arc::new(store.clone()),
         progress: progress.clone(),
-        jobs: options.jobs,
+        jobs: solver::run::always(options.jobs),
     };
     let Plan { graph, output, spans, warnings, .. } = plan;
     let wants: Vec<_> = output.edge.into_iter().collect();

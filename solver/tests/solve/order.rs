@@ -1,75 +1,12 @@
-//! The solver against toys: what runs, what does not, in which order, and how it ends.
+//! What runs and what does not, in which order, how many at a time, and how a build ends.
 
-extern crate rbuild_solver as solver;
-
-mod toys;
-
-use std::sync::Arc;
-
-use proptest::prelude::*;
 use solver::op::NetworkMode;
-use solver::run::{Solution, SolveError, Solver};
+use solver::run::SolveError;
 use solver::seam::Event;
 use tokio_util::sync::CancellationToken;
-use toys::{Behaviour, Listener, MemoryCache, Sketch, ToyError, ToyExecutor};
 
-/// A small world in which builds happen one after the other, on one cache.
-struct World {
-    executor: ToyExecutor,
-    cache: Arc<MemoryCache>,
-}
-
-struct Outcome {
-    solution: Result<Solution, SolveError<ToyError, ToyError>>,
-    ran: Vec<String>,
-    events: Vec<Event>,
-    most: usize,
-}
-
-impl World {
-    fn new() -> Self {
-        let world = Self { executor: ToyExecutor::default(), cache: Arc::default() };
-        world.publish("base", 1);
-        world.write("/app", "v1");
-        world
-    }
-
-    fn publish(&self, image: &str, digest: u8) {
-        self.executor.pins.lock().unwrap().insert(image.into(), digest);
-    }
-
-    fn write(&self, path: &str, text: &str) {
-        self.executor.files.lock().unwrap().insert(path.into(), text.into());
-    }
-
-    fn build(&mut self, sketch: &Sketch, wants: &[&str], jobs: usize) -> Outcome {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
-        runtime.block_on(self.build_until(sketch, wants, jobs, CancellationToken::new()))
-    }
-
-    async fn build_until(&mut self, sketch: &Sketch, wants: &[&str], jobs: usize, stop: CancellationToken) -> Outcome {
-        let executor = Arc::new(std::mem::take(&mut self.executor));
-        let listener = Arc::new(Listener::default());
-        let solver = Solver { executor: executor.clone(), cache: self.cache.clone(), progress: listener.clone(), jobs };
-        let wants: Vec<_> = wants.iter().map(|want| sketch.edge(want)).collect();
-        let solution = solver.solve(Arc::new(sketch.graph.clone()), &wants, &stop).await;
-        drop(solver);
-        self.executor = Arc::into_inner(executor).expect("no task outlives its build");
-        let ran = std::mem::take(&mut *self.executor.ran.lock().unwrap());
-        let events = std::mem::take(&mut *listener.0.lock().unwrap());
-        let most = self.executor.most.swap(0, std::sync::atomic::Ordering::SeqCst);
-        Outcome { solution, ran, events, most }
-    }
-}
-
-fn chain() -> Sketch {
-    let mut sketch = Sketch::default();
-    sketch.source("docker-image://base").source("local://context");
-    sketch.run("install", &["docker-image://base"]);
-    sketch.copy("copy", "/app", &["install", "local://context"]);
-    sketch.run("make", &["copy"]);
-    sketch
-}
+use crate::toys::{Behaviour, Sketch};
+use crate::{World, chain};
 
 #[test]
 fn a_second_build_runs_nothing() {
@@ -202,7 +139,7 @@ fn cancelling_ends_a_build_that_hangs() {
     let mut world = World::new();
     world.executor.behaviour.insert("hangs".into(), Behaviour::Hang);
     let stop = CancellationToken::new();
-    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_time().build().unwrap();
     let outcome = runtime.block_on(async {
         stop.cancel();
         world.build_until(&sketch, &["hangs"], 1, stop).await
@@ -251,97 +188,4 @@ fn ten_thousand_steps_in_a_row_do_not_exhaust_the_stack() {
     }
     let outcome = World::new().build(&sketch, &[&below], 1);
     assert_eq!(outcome.solution.unwrap().ran, 10_000);
-}
-
-/// A random graph: for every step the steps it stands on, and what it does.
-fn random_graph() -> impl Strategy<Value = Vec<(Vec<usize>, u8)>> {
-    proptest::collection::vec((proptest::collection::vec(0..1000usize, 1..4), 0u8..20), 1..25)
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
-    /// No deadlock, each step at most once, nothing on top of a failure, and every result is made before it is used
-    /// (the toy checks that).
-    #[test]
-    fn any_graph_ends(steps in random_graph(), jobs in 1usize..4) {
-        let mut world = World::new();
-        let mut sketch = Sketch::default();
-        sketch.source("docker-image://base");
-        let mut names = vec!["docker-image://base".to_owned()];
-        let mut failing = false;
-        for (i, (inputs, behaviour)) in steps.iter().enumerate() {
-            let name = format!("step{i}");
-            let mut inputs: Vec<&str> = inputs.iter().map(|input| names[input % names.len()].as_str()).collect();
-            inputs.dedup();
-            sketch.run(&name, &inputs);
-            if *behaviour == 0 {
-                world.executor.behaviour.insert(name.clone(), Behaviour::Fail);
-                failing = true;
-            }
-            names.push(name);
-        }
-        let wants: Vec<&str> = names.iter().map(String::as_str).collect();
-        let outcome = world.build(&sketch, &wants, jobs);
-        let mut once = outcome.ran.clone();
-        once.sort();
-        once.dedup();
-        prop_assert_eq!(once.len(), outcome.ran.len(), "a step ran twice");
-        prop_assert_eq!(outcome.solution.is_err(), failing);
-        if !failing {
-            let again = world.build(&sketch, &wants, jobs);
-            prop_assert!(again.ran.is_empty(), "ran again: {:?}", again.ran);
-        }
-    }
-}
-
-/// The same graph as petgraph has it; node weights are positions in [`solver::graph::Graph::iter`].
-fn as_petgraph(graph: &solver::graph::Graph) -> petgraph::graph::DiGraph<solver::graph::VertexId, ()> {
-    let mut other = petgraph::graph::DiGraph::new();
-    let nodes: std::collections::HashMap<_, _> = graph.iter().map(|(id, ..)| (id, other.add_node(id))).collect();
-    for (id, vertex, _) in graph.iter() {
-        for input in &vertex.inputs {
-            other.update_edge(nodes[&input.vertex], nodes[&id], ());
-        }
-    }
-    other
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(100))]
-
-    /// petgraph sees no cycle, the same vertices beneath a want, and each of them after its inputs.
-    #[test]
-    fn the_order_is_topological_and_holds_what_is_reachable(steps in random_graph()) {
-        let mut sketch = Sketch::default();
-        sketch.source("docker-image://base");
-        let mut names = vec!["docker-image://base".to_owned()];
-        for (i, (inputs, _)) in steps.iter().enumerate() {
-            let mut inputs: Vec<&str> = inputs.iter().map(|input| names[input % names.len()].as_str()).collect();
-            inputs.dedup();
-            let name = format!("step{i}");
-            sketch.run(&name, &inputs);
-            names.push(name);
-        }
-        let want = sketch.edge(names.last().unwrap());
-        let schedule = solver::schedule::Schedule::new(Arc::new(sketch.graph.clone()), &[want], 1);
-        let other = as_petgraph(&sketch.graph);
-        prop_assert!(!petgraph::algo::is_cyclic_directed(&other));
-        let wanted = other.node_indices().find(|node| other[*node] == want.vertex).unwrap();
-        let reversed = petgraph::visit::Reversed(&other);
-        let mut walk = petgraph::visit::Dfs::new(reversed, wanted);
-        let mut reachable = std::collections::HashSet::new();
-        while let Some(node) = walk.next(reversed) {
-            reachable.insert(other[node]);
-        }
-        let position: std::collections::HashMap<_, _> =
-            schedule.order().iter().enumerate().map(|(position, id)| (*id, position)).collect();
-        prop_assert_eq!(position.keys().copied().collect::<std::collections::HashSet<_>>(), reachable);
-        for edge in other.edge_indices() {
-            let (from, to) = other.edge_endpoints(edge).unwrap();
-            if let (Some(from), Some(to)) = (position.get(&other[from]), position.get(&other[to])) {
-                prop_assert!(from < to, "an input comes after its user");
-            }
-        }
-    }
 }
