@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use jiff::Timestamp;
 use solver::key::ContentDigest;
 use solver::op::{Op, SourceOp};
-use solver::seam::{Executor, Job, LogSink, Pin, ResultId, Selection};
+use solver::seam::{Executor, Job, LogSink, Pin, Read, ResultId, Selection};
 use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use job::{Inputs, Notices};
 pub use sources::LocalTree;
 
+use crate::content::Contents;
 use crate::error::ExecError;
 use crate::layers::Layers;
 use crate::merge;
@@ -72,6 +73,8 @@ struct Inner {
     known: Known,
     fetcher: Arc<dyn BlobFetcher>,
     clock: fn() -> Timestamp,
+    /// What results hold.
+    contents: Contents,
     /// One per core, for our own work.
     cores: Arc<Semaphore>,
     /// How steps are started; made by the first one.
@@ -97,6 +100,7 @@ impl Worker {
                 fetcher: config.fetcher,
                 sandbox: OnceLock::new(),
                 clock: config.clock,
+                contents: Contents::default(),
                 cores: cores::all(),
             }),
         })
@@ -127,6 +131,11 @@ impl Worker {
     /// Layers as trees and blobs. Blocking.
     pub fn layers(&self) -> &Layers {
         &self.inner.layers
+    }
+
+    /// What is known of contents.
+    pub(crate) fn contents(&self) -> &Contents {
+        &self.inner.contents
     }
 
     /// How layers are stacked. Blocking.
@@ -161,6 +170,7 @@ impl Executor for Worker {
             "local" => Ok(Pin::Selected),
             "docker-image" | "oci-layout" => {
                 let (_, digest) = image::pinned(source)?;
+                self.inner.contents.pinned(digest);
                 Ok(Pin::Content(ContentDigest(*digest.as_bytes())))
             }
             "git" | "http" | "https" => Ok(Pin::Content(self.inner.known.pin(&self.inner.store, source).await?)),
@@ -182,6 +192,24 @@ impl Executor for Worker {
             Ok(made.digest)
         })
         .await
+    }
+
+    async fn content(
+        &self,
+        result: &ResultId,
+        read: &Read,
+        cancel: &CancellationToken,
+    ) -> Result<Option<ContentDigest>, ExecError> {
+        self.content_of(result, read, cancel).await
+    }
+
+    async fn settle(
+        &self,
+        fresh: Vec<ResultId>,
+        known: &[Vec<ResultId>],
+        cancel: &CancellationToken,
+    ) -> Result<Vec<ResultId>, ExecError> {
+        self.settled(fresh, known, cancel).await
     }
 
     async fn run(

@@ -137,6 +137,20 @@ pub(crate) fn record(
     Ok(ImageLayers { result: top.unwrap_or_else(|| ResultId(SCRATCH.into())), missing })
 }
 
+/// Chain ids of the layers of an image, bottom first; `None` if its manifest or config is not in the store. Blocking.
+pub(crate) fn chain(store: &Store, manifest: Digest) -> Result<Option<Vec<Digest>>, SourceError> {
+    let unreadable = |source| SourceError::Image { image: manifest.to_string(), source };
+    let blobs = store.blobs();
+    let Some(size) = blobs.size(&manifest).map_err(unreadable)? else { return Ok(None) };
+    let descriptor = Descriptor::new(media_type::OCI_MANIFEST, manifest, size);
+    let (read, _): (Manifest, _) = read_json(blobs, &descriptor, MANIFEST_MAX_BYTES).map_err(unreadable)?;
+    if blobs.size(&read.config.digest).map_err(unreadable)?.is_none() {
+        return Ok(None);
+    }
+    let (config, _): (ImageConfig, _) = read_json(blobs, &read.config, CONFIG_MAX_BYTES).map_err(unreadable)?;
+    Ok(Some(chain_ids(&config.rootfs.diff_ids)))
+}
+
 fn need(store: &Store, blob: &Descriptor, missing: &mut Vec<Descriptor>) -> Result<(), oci::content::ContentError> {
     let here = store.blobs().size(&blob.digest)? == Some(blob.size);
     if !here && !missing.iter().any(|other| other.digest == blob.digest) {

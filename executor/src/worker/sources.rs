@@ -47,6 +47,11 @@ impl Local {
 }
 
 impl Worker {
+    /// Whether a result is a directory of the user.
+    pub(crate) fn is_local(result: &ResultId) -> bool {
+        result.as_str().starts_with(LOCAL)
+    }
+
     /// The directory of the user that a result is, with the patterns of its source; `None` when it is a tree of the
     /// store. Blocking.
     pub fn local_of(&self, result: &ResultId) -> Result<Option<LocalTree>, ExecError> {

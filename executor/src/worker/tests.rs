@@ -12,6 +12,7 @@ use oci::model::{Descriptor, DiffId, Digest, ImageConfig, Manifest, Reference, R
 use solver::graph::{Edge, Vertex, VertexId};
 use solver::op::{BuildOp, CopyAction, DiffOp, FileAction, FileActionKind, FileOp, MergeOp, OpMeta, attr};
 
+mod content;
 mod derived;
 
 use super::*;
@@ -145,8 +146,12 @@ impl Bench {
     }
 
     fn publish(&self, diff_ids: Vec<DiffId>, layers: Vec<Descriptor>) -> (String, Manifest) {
+        let rootfs = RootFs { diff_ids, ..RootFs::default() };
+        self.publish_with(ImageConfig { rootfs, ..ImageConfig::default() }, layers)
+    }
+
+    fn publish_with(&self, config: ImageConfig, layers: Vec<Descriptor>) -> (String, Manifest) {
         let store = self.worker.store().blobs();
-        let config = ImageConfig { rootfs: RootFs { diff_ids, ..RootFs::default() }, ..ImageConfig::default() };
         let (digest, size) = put_bytes(store, &serde_json::to_vec(&config).unwrap()).unwrap();
         let manifest = Manifest {
             schema_version: 2,

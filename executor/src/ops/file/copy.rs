@@ -83,7 +83,7 @@ pub(crate) fn perform_until(
             let found = local.find(ignore, &selection, &filter)?;
             (found, filter, local.looks(ignore, &selection))
         }
-        CopySource::Result(mounted) => (find_in_result(action, mounted)?, patterns.filter(None), None),
+        CopySource::Result(mounted) => (find_in_result(&selection(action), mounted)?, patterns.filter(None), None),
     };
     let local = matches!(source, CopySource::Local(..));
     let change = |old: u32, is_dir: bool| mode.as_ref().map_or(old, |mode| mode.apply(old, is_dir));
@@ -119,17 +119,19 @@ pub(crate) fn perform_until(
 /// How the tree of another result is called.
 const RESULT: &str = "the tree that is copied from";
 
-fn find_in_result(action: &CopyAction, mounted: &Mounted) -> Result<Vec<Match>, FileError> {
+/// What a selection's path leads to in the tree of a result; at least one thing, unless a pattern may match nothing.
+pub(crate) fn find_in_result(selection: &Selection, mounted: &Mounted) -> Result<Vec<Match>, FileError> {
     let fd = mounted.fd().try_clone_to_owned().map_err(|source| {
         FileError::tree("read the source")(TreeError::Io { act: "open", path: "/".into(), source })
     })?;
-    let wanted = Wanted { path: &action.src, wildcard: action.allow_wildcard, follow_symlinks: action.follow_symlinks };
+    let wanted =
+        Wanted { path: &selection.path, wildcard: selection.wildcard, follow_symlinks: selection.follow_symlinks };
     let root = Root::new(fd);
     let found = find(&root, &wanted).map_err(SourceError::in_context(RESULT))?;
-    let path = || shown(action.src.as_bytes());
-    let is_pattern = action.allow_wildcard && solver::pattern::glob::has_wildcard(&action.src);
+    let path = || shown(selection.path.as_bytes());
+    let is_pattern = selection.wildcard && solver::pattern::glob::has_wildcard(&selection.path);
     match is_pattern {
-        true if found.is_empty() && !action.allow_empty_wildcard => {
+        true if found.is_empty() && !selection.allow_empty_wildcard => {
             return Err(SourceError::NothingMatches { pattern: path(), context: RESULT.into() }.into());
         }
         false if found.iter().any(|one| one.place.stat.is_none()) => {
@@ -137,7 +139,7 @@ fn find_in_result(action: &CopyAction, mounted: &Mounted) -> Result<Vec<Match>, 
         }
         _ => {}
     }
-    let (names, allow_empty) = (&action.required_paths, action.allow_empty_wildcard);
+    let (names, allow_empty) = (&selection.required_paths, selection.allow_empty_wildcard);
     let unmet = first_unmet(&root, &found, names, allow_empty, &Filter::default());
     match unmet.map_err(SourceError::in_context(RESULT))? {
         None => Ok(found),

@@ -1,0 +1,85 @@
+//! A fresh result that is what the same operation made before gives way to it.
+//!
+//! In: what an operation has just made, and what it made on any inputs. Out: the known results, if each stands on the same
+//! parent as its fresh one and holds the same, and else the fresh ones. All outputs are exchanged or none. So whatever
+//! stood on the known results still stands on them, on the very trees, with the very times, that it was made on.
+//!
+//! The known record keeps its own times and what it knows of its making ([`store::Made`]), and that is right also with
+//! `SOURCE_DATE_EPOCH`: which times in a tree are the build's own is told by when that tree was made, and what the tar
+//! says is the epoch for those, in the one record as in the other. Both must be of one kind, though, on an image or not,
+//! with files of a context or not, as other rules hold for these.
+//!
+//! Results of merges have the same ids whenever they are made: nothing is to be exchanged.
+
+use solver::seam::ResultId;
+use store::Layer;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::ExecError;
+use crate::worker::Worker;
+
+impl Worker {
+    /// As [`solver::seam::Executor::settle`] says.
+    pub(crate) async fn settled(
+        &self,
+        fresh: Vec<ResultId>,
+        known: &[Vec<ResultId>],
+        cancel: &CancellationToken,
+    ) -> Result<Vec<ResultId>, ExecError> {
+        for candidates in known.iter().filter(|known| known.len() == fresh.len()) {
+            if *candidates == fresh {
+                break;
+            }
+            if self.are_same(&fresh, candidates, cancel).await? {
+                return self.exchange(fresh, candidates).await;
+            }
+        }
+        Ok(fresh)
+    }
+
+    async fn are_same(
+        &self,
+        fresh: &[ResultId],
+        known: &[ResultId],
+        cancel: &CancellationToken,
+    ) -> Result<bool, ExecError> {
+        let pairs: Vec<_> =
+            fresh.iter().cloned().zip(known.iter().cloned()).filter(|(one, other)| one != other).collect();
+        // What is cheap comes first, for all of them.
+        let pairs = self.blocking(move |worker| pairs.iter().map(|pair| worker.comparable(pair)).collect()).await?;
+        let Some(pairs) = Option::<Vec<_>>::from_iter::<Vec<Option<(Layer, Layer)>>>(pairs) else { return Ok(false) };
+        for (fresh, known) in pairs {
+            if self.layer_content(fresh, cancel).await? != self.layer_content(known, cancel).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The two records, if all but their content is the same. Blocking.
+    fn comparable(&self, (fresh, known): &(ResultId, ResultId)) -> Result<Option<(Layer, Layer)>, ExecError> {
+        let (Some(fresh), Some(known)) = (self.store().layer(fresh)?, self.store().layer(known)?) else {
+            return Ok(None);
+        };
+        let look = |layer: &Layer| (layer.parent.clone(), layer.empty, layer.pulled, layer.times);
+        let made = |layer: &Layer| (layer.on_base, layer.from_context);
+        // Without a tree it would have to be fetched, and the fresh one is here.
+        let is_here = known.empty || known.name.is_some();
+        let same = is_here && look(&fresh) == look(&known) && made(&fresh) == made(&known);
+        Ok(same.then_some((fresh, known)))
+    }
+
+    async fn exchange(&self, fresh: Vec<ResultId>, known: &[ResultId]) -> Result<Vec<ResultId>, ExecError> {
+        let known = known.to_vec();
+        self.blocking(move |worker| {
+            for (fresh, known) in fresh.iter().zip(&known).filter(|(fresh, known)| fresh != known) {
+                tracing::debug!(%fresh, %known, "a step made what it made before");
+                if !worker.store().drop_fresh_layer(fresh)? {
+                    tracing::debug!(%fresh, "somebody has come to use it, so it stays");
+                }
+            }
+            Ok(known)
+        })
+        .await
+    }
+}
