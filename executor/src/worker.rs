@@ -182,12 +182,16 @@ impl Executor for Worker {
         &self,
         source: &SourceOp,
         selection: &Selection,
-        _: &CancellationToken,
+        cancel: &CancellationToken,
     ) -> Result<ContentDigest, ExecError> {
-        let (source, selection) = (source.clone(), selection.clone());
+        let (source, selection, cancel) = (source.clone(), selection.clone(), cancel.clone());
         self.blocking(move |worker| {
             let local = worker.inner.local(source.reference())?;
-            let made = local.digest_selected(&LocalPatterns::of(&source)?, &selection)?;
+            let made = local.digest_selected(&LocalPatterns::of(&source)?, &selection, &|| cancel.is_cancelled());
+            let made = match made {
+                Err(error) if error.is_canceled() => return Err(ExecError::Canceled),
+                made => made?,
+            };
             worker.inner.store.keep_nodes(&made.digest, &made.nodes)?;
             Ok(made.digest)
         })

@@ -16,6 +16,7 @@
 //!   records/<id>.jsonl    what the index knows of a layer, to rebuild the index from; only ever appended to
 //!   images/<hex>.json     what the index knows of a tag or of an image without one, likewise
 //!   notes/<kind>/         small texts that may be lost, see `notes`
+//!   contexts/<hex>        what is remembered of the files of a build context, see `contexts`
 //!   git/                  repositories of git sources; the executor's, drawn there
 //!   flights/<hex of a key>  locks: one build at a time works on a key, see `flight`
 //!   leases/<random>       what a running process relies on, see `lease`; `uses` what ended ones did
@@ -26,7 +27,7 @@
 //!
 //! Read in this order: [`layout`] the folders and their locks, [`draft`] how a tree is made aside, [`blobs`] how bytes
 //! are, [`store`] how a store is opened, [`layers`], [`derived`], [`images`], [`cache`] what it remembers, [`flight`] who works on
-//! it, [`lease`] who relies on what, [`notes`] what
+//! it, [`lease`] who relies on what, [`notes`] and [`contexts`] what
 //! it may forget, [`nodes`] what digests were made of, [`index`] the database, [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss
 //! may take, [`trash`] how trees go, [`remote`] caches elsewhere.
 
@@ -34,6 +35,7 @@
 
 mod blobs;
 mod cache;
+mod contexts;
 mod derived;
 mod draft;
 mod durability;
@@ -54,6 +56,7 @@ mod store;
 mod trash;
 
 pub use blobs::{Blob, Blobs};
+pub use contexts::ContextFile;
 pub use derived::TimeRule;
 pub use draft::Draft;
 pub use error::StoreError;

@@ -78,20 +78,22 @@ pub struct Node {
 }
 
 impl Node {
-    /// The node of a directory; its entries get sorted.
-    pub fn directory(entries: &mut [NodeEntry]) -> Self {
-        entries.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    /// The node of a directory; its entries come sorted by name.
+    pub fn directory<'a>(entries: impl Iterator<Item = &'a NodeEntry> + Clone) -> Self {
+        debug_assert!(entries.clone().is_sorted_by(|one, next| one.name < next.name), "sorted, no name twice");
         Self::of(DIRECTORY, entries)
     }
 
     /// The node of a selection: its matches in their order.
     pub fn selection(matches: &[NodeEntry]) -> Self {
-        Self::of(SELECTION, matches)
+        Self::of(SELECTION, matches.iter())
     }
 
-    fn of(form: &[u8], entries: &[NodeEntry]) -> Self {
-        let names: usize = entries.iter().map(|entry| entry.name.len()).sum();
-        let mut body = Vec::with_capacity(form.len() + names + entries.len() * 64);
+    fn of<'a>(form: &[u8], entries: impl Iterator<Item = &'a NodeEntry> + Clone) -> Self {
+        /// What an entry usually takes beside its name.
+        const ENTRY_BYTES: usize = 64;
+        let bytes: usize = entries.clone().map(|entry| entry.name.len() + ENTRY_BYTES).sum();
+        let mut body = Vec::with_capacity(form.len() + bytes);
         body.extend_from_slice(form);
         for entry in entries {
             entry.write(&mut body);
@@ -102,10 +104,10 @@ impl Node {
     /// The entries of a node; `None` for bytes that are no node of this form.
     pub fn entries(body: &[u8]) -> Option<Vec<NodeEntry>> {
         let rest = body.strip_prefix(DIRECTORY).or_else(|| body.strip_prefix(SELECTION))?;
-        let mut reader = Reader(rest);
+        let mut rest = rest;
         let mut entries = Vec::new();
-        while !reader.0.is_empty() {
-            entries.push(reader.entry()?);
+        while !rest.is_empty() {
+            entries.push(NodeEntry::read(&mut rest)?);
         }
         Some(entries)
     }
@@ -163,7 +165,8 @@ impl NodeEntry {
         Self { name: Vec::new(), mode: 0, owner: (0, 0), attributes: None, what: NodeKind::Contents(digest) }
     }
 
-    fn write(&self, body: &mut Vec<u8>) {
+    /// Adds it to the bytes of a node.
+    pub fn write(&self, body: &mut Vec<u8>) {
         body.extend_from_slice(&length(&self.name));
         body.extend_from_slice(&self.name);
         body.push(self.what.letter());
@@ -192,6 +195,14 @@ impl NodeEntry {
             }
             NodeKind::Fifo => {}
         }
+    }
+
+    /// Takes one from the beginning of `bytes`; `None` when none is there.
+    pub fn read(bytes: &mut &[u8]) -> Option<Self> {
+        let mut reader = Reader(bytes);
+        let entry = reader.entry()?;
+        *bytes = reader.0;
+        Some(entry)
     }
 }
 
@@ -328,7 +339,9 @@ mod tests {
     fn nodes_are_kept_once_and_a_damaged_one_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(&dir.path().join("store")).unwrap();
-        let below = Node::directory(&mut all_kinds());
+        let mut sorted = all_kinds();
+        sorted.sort_by(|one, other| one.name.cmp(&other.name));
+        let below = Node::directory(sorted.iter());
         let root = Node::selection(&[NodeEntry::contents(below.digest)]);
         assert_eq!(store.node(&root.digest).unwrap(), None);
         store.keep_nodes(&root.digest, &[below.clone(), root.clone()]).unwrap();

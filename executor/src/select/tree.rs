@@ -133,11 +133,14 @@ pub(crate) enum RuleScope {
     Match,
 }
 
+/// What a filter says of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Verdict {
+pub(crate) enum Verdict {
+    /// It is meant.
     Meant,
     /// Not itself, but perhaps something beneath it.
     Beneath,
+    /// Neither it nor anything beneath it.
     Not,
 }
 
@@ -148,6 +151,34 @@ impl Filter<'_> {
             let path = if rule.scope == RuleScope::Source { path } else { base };
             rule.patterns.matches(path) == (rule.effect == Effect::KeepOnly)
         })
+    }
+
+    /// Marks of the matched directory `base`, per rule.
+    pub fn marks_of(&self, base: &[u8]) -> Vec<Marks> {
+        let marks = self.rules.iter().map(|rule| match rule.scope {
+            RuleScope::Source => rule.patterns.marks_of(base),
+            RuleScope::Match => rule.patterns.no_marks(),
+        });
+        marks.collect()
+    }
+
+    /// What all rules say of an entry, and the marks of it if it is a directory; `full` is its path in the source,
+    /// `path` that beneath the matched directory, `above` the marks of the directory that it is in.
+    pub fn judge(&self, full: &[u8], path: &[u8], is_dir: bool, above: &[Marks]) -> (Verdict, Vec<Marks>) {
+        let mut worst = Verdict::Meant;
+        let mut below = Vec::new();
+        for (rule, parent) in self.rules.iter().zip(above) {
+            let path = if rule.scope == RuleScope::Source { full } else { path };
+            let marks = if is_dir { rule.patterns.marks_beneath(path, parent) } else { Marks::default() };
+            worst = worst.max(rule.verdict(path, is_dir, parent, &marks));
+            if worst == Verdict::Not {
+                break;
+            }
+            if is_dir {
+                below.push(marks);
+            }
+        }
+        (worst, below)
     }
 }
 
@@ -183,11 +214,7 @@ pub(crate) fn walk_selected<S: Sink>(
     filter: &Filter<'_>,
     sink: &mut S,
 ) -> Result<(), S::Error> {
-    let marks = filter.rules.iter().map(|rule| match rule.scope {
-        RuleScope::Source => rule.patterns.marks_of(base),
-        RuleScope::Match => rule.patterns.no_marks(),
-    });
-    let root = Scope { marks: marks.collect(), waiting: None, entered: true };
+    let root = Scope { marks: filter.marks_of(base), waiting: None, entered: true };
     walk(dir, &mut Selecting { base, filter, sink, scopes: vec![root] })
 }
 
@@ -208,23 +235,9 @@ struct Scope {
 }
 
 impl<S: Sink> Selecting<'_, S> {
-    /// What all rules say of an entry, and the marks of it if it is a directory.
     fn verdict(&self, entry: &Entry<'_>) -> (Verdict, Vec<Marks>) {
         let scope = self.scopes.last().expect("the root's scope stays");
-        let is_dir = entry.kind().is_dir();
-        let full = joined(self.base, entry.path);
-        let mut worst = Verdict::Meant;
-        let mut below = Vec::new();
-        for (rule, parent) in self.filter.rules.iter().zip(&scope.marks) {
-            let path = if rule.scope == RuleScope::Source { full.as_slice() } else { entry.path };
-            let marks = if is_dir { rule.patterns.marks_beneath(path, parent) } else { Marks::default() };
-            worst = worst.max(rule.verdict(path, is_dir, parent, &marks));
-            if worst == Verdict::Not {
-                break;
-            }
-            below.push(marks);
-        }
-        (worst, below)
+        self.filter.judge(&joined(self.base, entry.path), entry.path, entry.kind().is_dir(), &scope.marks)
     }
 
     /// Shows the sink the directories that waited for something in them.

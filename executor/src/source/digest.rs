@@ -1,239 +1,247 @@
 //! The digest of what an operation reads of the build context.
 //!
-//! In: the matches of a selection. Out: one digest, the [`Node`]s that explain it, and the looks of every entry. A
-//! digest covers names, types, modes, link targets, extended attributes and bytes; every entry counts as owned by 0:0,
-//! and times never count. Which names share a file does not count either, and such names become files of their own in a
-//! copy, so that equal digests give equal copies. FIFOs and devices are never opened; sockets are left out. Files are
-//! hashed on all cores, a wave of open files at a time.
+//! In: the matches of a selection, and what is remembered of the context. Out: one digest, the [`Node`]s that explain
+//! it, and what everything looked like. A digest covers names, types, modes, link targets, extended attributes and
+//! bytes; every entry counts as owned by 0:0, and times never count. Which names share a file does not count either, and
+//! such names become files of their own in a copy, so that equal digests give equal copies. FIFOs and devices are never
+//! opened; sockets are left out.
 //!
 //! A digest is the root of a tree of directories, drawn in [`store::Node`]: that of a selection names its matches in
 //! their order, because of two that give the same name a copy keeps the later.
+//!
+//! Next: `walk` (directories, on all cores), `read` (one entry), [`super::stat_cache`] (what is remembered),
+//! [`super::look`] (when that is believed).
 
-use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+mod read;
+mod walk;
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::AsFd;
+use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
-use rustix::fs::{self, FileType, Stat};
-use sha2::{Digest as _, Sha256};
+use rustix::fs::{FileType, Stat};
 use solver::key::ContentDigest;
 use solver::seam::Selection;
-use store::{Node, NodeEntry, NodeKind, attributes_digest};
+use store::{Node, NodeEntry, NodeKind};
 
-use crate::select::tree::{Filter, Match, Sink, walk_selected};
-use crate::tree::copy::{open_file, same_moment};
-use crate::tree::walk::Entry;
-use crate::tree::{TreeError, attrs, data, joined, shown};
-
-/// Files that are open and hashed at once.
-const WAVE_FILES: usize = 128;
-/// Read at once per file.
-const READ_BYTES: usize = 128 * 1024;
-
-/// Looks of the entries of a selection by path.
-pub(crate) type Looks = HashMap<Vec<u8>, [u8; 16]>;
-
-/// What a file looked like: enough to see that it was changed, short enough to keep for every file.
-pub(crate) fn look(stat: &Stat) -> [u8; 16] {
-    let mut hash = Sha256::new();
-    for number in [stat.st_dev as i128, stat.st_ino as i128, i128::from(stat.st_mode), stat.st_size as i128] {
-        hash.update(number.to_le_bytes());
-    }
-    let is_dir = FileType::from_raw_mode(stat.st_mode).is_dir();
-    // A directory's time changes with entries that may not even be selected; its entries are looked at themselves.
-    if !is_dir {
-        for number in
-            [stat.st_mtime as i128, stat.st_mtime_nsec as i128, stat.st_ctime as i128, stat.st_ctime_nsec as i128]
-        {
-            hash.update(number.to_le_bytes());
-        }
-    }
-    let full: [u8; 32] = hash.finalize().into();
-    std::array::from_fn(|i| full[i])
-}
-
-/// The digest of a selection while it is made.
-#[derive(Default)]
-pub(super) struct Digesting {
-    /// Path in the source of the directory that is walked.
-    base: Vec<u8>,
-    /// What each match is.
-    matches: Vec<NodeEntry>,
-    /// The directories that the walk is in, the outermost first.
-    levels: Vec<Level>,
-    nodes: Vec<Node>,
-    looks: Looks,
-}
-
-/// What was counted of a directory.
-#[derive(Default)]
-struct Level {
-    entries: Vec<NodeEntry>,
-    /// Files that are open and not hashed yet.
-    wave: Vec<OpenFile>,
-}
-
-struct OpenFile {
-    /// Path in the source, for messages.
-    path: Vec<u8>,
-    fd: OwnedFd,
-    stat: Stat,
-    /// All but its content.
-    entry: NodeEntry,
-}
+pub(crate) use self::read::hash;
+use self::read::{Looked, read};
+use self::walk::{Matched, Walk};
+use super::look::{Look, Moment, is_trusted};
+use super::stat_cache::{Counted, Directory, StatCache};
+use crate::select::tree::{Filter, Match};
+use crate::tree::{TreeError, joined};
 
 /// What became of a selection.
 pub(crate) struct Digested {
     /// The digest of all that was selected.
     pub digest: ContentDigest,
-    /// The nodes beneath it, its own as well.
+    /// The nodes beneath it, its own as well. Empty if that digest was made before in this build.
     pub nodes: Vec<Node>,
-    pub(super) looks: Looks,
+    /// How many entries had to be read.
+    pub read: usize,
 }
 
-impl Digesting {
-    /// Counts what a match selects.
-    pub fn add_match(&mut self, found: &Match, selection: &Selection, filter: &Filter<'_>) -> Result<(), TreeError> {
-        let place = &found.place;
-        let Some(stat) = &place.stat else { return Ok(()) };
-        let itself = Entry { dir: place.dir.as_fd(), name: &place.name, path: &found.base, stat };
-        self.levels = vec![Level::default()];
-        if !place.is_dir() {
-            if filter.takes_leaf(&found.base, &place.path) {
-                self.base = parent(&place.path).to_vec();
-                let named = Entry { path: &place.name, ..itself };
-                self.leaf(&named)?;
-                self.levels[0].hash_files()?;
-                let found_entries = self.levels.pop().map(|level| level.entries).unwrap_or_default();
-                self.matches
-                    .extend(found_entries.into_iter().map(|entry| NodeEntry { name: found.base.clone(), ..entry }));
+/// What was there when a selection was digested.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// The digest of the selection.
+    pub digest: ContentDigest,
+    /// All directories of which anything was counted.
+    pub directories: Vec<Directory>,
+    /// Matched directories that count themselves, by path.
+    matched: Vec<(Vec<u8>, Look)>,
+    looks: OnceLock<Arc<Looks>>,
+}
+
+/// What was digested, by path in the source.
+pub(crate) type Looks = HashMap<Vec<u8>, Seen>;
+
+/// An entry when it was digested.
+#[derive(Clone, Debug)]
+pub(crate) struct Seen {
+    look: Look,
+    /// What it was, if its look does not prove that it still is.
+    unproven: Option<NodeEntry>,
+}
+
+impl Seen {
+    /// Whether it looks now as it did.
+    pub fn is_still(&self, stat: &Stat) -> bool {
+        self.look.is_still(&Look::of(stat))
+    }
+
+    /// What a copy of it has to be compared with, because it may have changed and look the same.
+    pub fn unproven(&self) -> Option<&NodeEntry> {
+        self.unproven.as_ref()
+    }
+}
+
+/// What it takes to digest a selection.
+#[derive(Clone, Copy)]
+pub(super) struct Digesting<'a> {
+    /// What the selection leaves of what its path leads to.
+    pub filter: &'a Filter<'a>,
+    /// What is remembered.
+    pub cache: &'a StatCache,
+    /// Taken before anything was looked at.
+    pub moment: Moment,
+    /// Whether to stop; asked often, from many threads.
+    pub stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl Digesting<'_> {
+    /// Digests the matches of a selection.
+    pub fn digest(self, found: &[Match], selection: &Selection) -> Result<(Digested, Listing), TreeError> {
+        // Links may lead several matches to one place.
+        let mut places = HashSet::new();
+        let dirs = found.iter().filter(|one| one.place.is_dir() && places.insert(one.place.path.as_slice()));
+        let matched = dirs.map(Matched::of).collect::<Result<Vec<_>, TreeError>>()?;
+        let (digests, mut beneath) = Walk::new(self).count(&matched)?;
+        let digests: HashMap<&[u8], ContentDigest> =
+            matched.iter().map(|one| one.path.as_slice()).zip(digests).collect();
+        let leaves = self.leaves(found, &mut beneath.directories, &mut beneath.read)?;
+        let (mut matches, mut looks) = (Vec::new(), Vec::new());
+        for one in found {
+            let Some(stat) = &one.place.stat else { continue };
+            let path = one.place.path.as_slice();
+            if !one.place.is_dir() {
+                if self.filter.takes_leaf(&one.base, path)
+                    && let Some(entry) = leaves.get(path)
+                {
+                    matches.push(NodeEntry { name: one.base.clone(), ..entry.clone() });
+                }
+                continue;
             }
-            return Ok(());
+            let digest = digests[path];
+            matches.push(match selection.dir_contents_only {
+                true => NodeEntry::contents(digest),
+                false => {
+                    let place = &one.place;
+                    looks.push((place.path.clone(), Look::of(stat)));
+                    let itself = Looked { dir: place.dir.as_fd(), name: &place.name, path: &place.path, stat };
+                    let entry = read(&itself, Some(NodeKind::Directory(digest)), self.stop)?;
+                    NodeEntry { name: one.base.clone(), ..entry }
+                }
+            });
         }
-        self.base = place.path.clone();
-        walk_selected(place.open_dir()?, &place.path, filter, self)?;
-        let digest = self.close_level()?;
-        self.matches.push(match selection.dir_contents_only {
-            true => NodeEntry::contents(digest),
-            false => {
-                let what = NodeKind::Directory(digest);
-                NodeEntry { name: found.base.clone(), ..node_entry(&itself, &place.path, what)? }
-            }
-        });
-        Ok(())
-    }
-
-    /// The digest of all that was counted.
-    pub fn finish(mut self) -> Digested {
-        let root = Node::selection(&self.matches);
+        let root = Node::selection(&matches);
         let digest = root.digest;
-        self.nodes.push(root);
-        Digested { digest, nodes: self.nodes, looks: self.looks }
+        beneath.nodes.push(root);
+        let listing = Listing { digest, directories: beneath.directories, matched: looks, looks: OnceLock::new() };
+        Ok((Digested { digest, nodes: beneath.nodes, read: beneath.read }, listing))
     }
 
-    fn level(&mut self) -> &mut Level {
-        self.levels.last_mut().expect("a walk is in a directory")
+    /// What is at the paths of matches that are meant and no directories, sockets left out.
+    fn leaves<'m>(
+        self,
+        found: &'m [Match],
+        directories: &mut Vec<Directory>,
+        read: &mut usize,
+    ) -> Result<HashMap<&'m [u8], NodeEntry>, TreeError> {
+        let mut places = HashSet::new();
+        let is_meant = |one: &&Match| {
+            let place = &one.place;
+            place.stat.is_some() && !place.is_dir() && self.filter.takes_leaf(&one.base, &place.path)
+        };
+        let leaves: Vec<&Match> =
+            found.iter().filter(is_meant).filter(|one| places.insert(one.place.path.as_slice())).collect();
+        let mut recalled: HashMap<&[u8], Vec<Counted>> = HashMap::new();
+        for one in &leaves {
+            let above = parent(&one.place.path);
+            recalled.entry(above).or_insert_with(|| self.cache.recall(above));
+        }
+        let counted: Result<Vec<_>, TreeError> =
+            leaves.par_iter().map(|one| self.leaf(one, &recalled[parent(&one.place.path)])).collect();
+        let mut by_directory: HashMap<&[u8], Directory> = HashMap::new();
+        let mut entries = HashMap::new();
+        for (one, leaf) in leaves.iter().zip(counted?) {
+            let place = &one.place;
+            let above = parent(&place.path);
+            let directory = by_directory.entry(above).or_insert_with(|| Directory::unlisted(above));
+            match leaf {
+                Leaf::Socket(look) => directory.sockets.push((place.name.clone(), look)),
+                Leaf::Counted(counted, is_new) => {
+                    entries.insert(place.path.as_slice(), counted.entry.clone());
+                    directory.entries.push(counted);
+                    directory.is_new |= is_new;
+                    *read += usize::from(is_new);
+                }
+            }
+        }
+        directories.extend(by_directory.into_values());
+        Ok(entries)
     }
 
-    /// The node of the directory that is left.
-    fn close_level(&mut self) -> Result<ContentDigest, TreeError> {
-        let mut level = self.levels.pop().expect("a walk leaves what it entered");
-        level.hash_files()?;
-        let node = Node::directory(&mut level.entries);
-        let digest = node.digest;
-        self.nodes.push(node);
-        Ok(digest)
+    fn leaf(self, one: &Match, recalled: &[Counted]) -> Result<Leaf, TreeError> {
+        if (self.stop)() {
+            return Err(TreeError::Stopped);
+        }
+        let place = &one.place;
+        let stat = place.stat.as_ref().expect("only what is there is counted");
+        let look = Look::of(stat);
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Socket {
+            return Ok(Leaf::Socket(look));
+        }
+        let position = recalled.binary_search_by(|known| known.entry.name.as_slice().cmp(&place.name));
+        if let Some(known) = position.ok().map(|at| &recalled[at]).filter(|known| known.look == look) {
+            return Ok(Leaf::Counted(known.clone(), false));
+        }
+        let looked = Looked { dir: place.dir.as_fd(), name: &place.name, path: &place.path, stat };
+        let entry = read(&looked, None, self.stop)?;
+        let certain = self.is_trusted(one, &look) && self.moment.is_after(&look);
+        Ok(Leaf::Counted(Counted { entry, look, certain }, true))
+    }
+
+    /// Whether the file system that the match is on is to be believed: that of the directory it is in.
+    fn is_trusted(self, one: &Match, look: &Look) -> bool {
+        let above = rustix::fs::fstat(&one.place.dir);
+        above.is_ok_and(|above| Look::of(&above).same_device(look)) && is_trusted(&one.place.dir)
     }
 }
 
-/// What an entry is for a digest; `path` is for messages.
-fn node_entry(entry: &Entry<'_>, path: &[u8], what: NodeKind) -> Result<NodeEntry, TreeError> {
-    // A link's own mode means nothing; some file systems say something else than 0777.
-    let mode = if entry.kind() == FileType::Symlink { 0o777 } else { (entry.stat.st_mode & 0o7777) as u16 };
-    let xattrs = attrs::xattrs(entry.dir, entry.name).map_err(TreeError::io("read attributes of", path))?;
-    Ok(NodeEntry { name: entry.name.to_vec(), mode, owner: (0, 0), attributes: attributes_digest(&xattrs), what })
+impl Matched {
+    fn of(one: &Match) -> Result<Self, TreeError> {
+        Ok(Self { fd: one.place.open_dir()?, path: one.place.path.clone() })
+    }
+}
+
+/// A match that is no directory.
+enum Leaf {
+    /// And whether it was read.
+    Counted(Counted, bool),
+    Socket(Look),
+}
+
+impl Directory {
+    /// A directory that nobody looked into as a whole.
+    fn unlisted(path: &[u8]) -> Self {
+        Self { path: path.to_vec(), entries: Vec::new(), sockets: Vec::new(), others: None, is_new: false }
+    }
 }
 
 fn parent(path: &[u8]) -> &[u8] {
-    path.iter().rposition(|b| *b == b'/').map_or(b"", |slash| &path[..slash])
+    path.iter().rposition(|byte| *byte == b'/').map_or(b"", |slash| &path[..slash])
 }
 
-impl Sink for Digesting {
-    type Error = TreeError;
-
-    fn enter(&mut self, _name: &[u8], path: &[u8], stat: &Stat) -> Result<(), TreeError> {
-        // Few files are open, however deep the walk is.
-        self.level().hash_files()?;
-        self.looks.insert(joined(&self.base, path), look(stat));
-        self.levels.push(Level::default());
-        Ok(())
-    }
-
-    fn leave(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
-        let digest = self.close_level()?;
-        let counted = node_entry(entry, &joined(&self.base, entry.path), NodeKind::Directory(digest))?;
-        self.level().entries.push(counted);
-        Ok(())
-    }
-
-    fn leaf(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
-        let full = joined(&self.base, entry.path);
-        self.looks.insert(full.clone(), look(entry.stat));
-        let what = match entry.kind() {
-            FileType::RegularFile => {
-                let fd = open_file(&Entry { path: &full, ..*entry })?;
-                let what = NodeKind::File { bytes: entry.stat.st_size as u64, sha256: [0; 32] };
-                let counted = node_entry(entry, &full, what)?;
-                self.level().wave.push(OpenFile { path: full, fd, stat: *entry.stat, entry: counted });
-                return if self.level().wave.len() >= WAVE_FILES { self.level().hash_files() } else { Ok(()) };
-            }
-            FileType::Symlink => {
-                let target =
-                    fs::readlinkat(entry.dir, entry.name, Vec::new()).map_err(TreeError::io("read link", &full))?;
-                NodeKind::Link(target.into_bytes())
-            }
-            // The copy says that it leaves it out.
-            FileType::Socket => return Ok(()),
-            FileType::Fifo => NodeKind::Fifo,
-            FileType::CharacterDevice => NodeKind::CharacterDevice(entry.stat.st_rdev),
-            FileType::BlockDevice => NodeKind::BlockDevice(entry.stat.st_rdev),
-            FileType::Directory | FileType::Unknown => {
-                return Err(TreeError::Unrepresentable { path: shown(&full), reason: "it is of no known kind" });
-            }
+impl Listing {
+    /// What everything looked like. Put together when first asked for: a build that copies nothing does not ask.
+    pub fn looks(&self) -> Arc<Looks> {
+        let make = || {
+            let mut looks = Looks::new();
+            let dirs = self.matched.iter().map(|(path, look)| (path.clone(), *look, None));
+            let entries = self.directories.iter().flat_map(|directory| {
+                let entries = directory.entries.iter().map(|one| {
+                    let may_change = !one.certain && !one.look.is_dir();
+                    (joined(&directory.path, &one.entry.name), one.look, may_change.then(|| one.entry.clone()))
+                });
+                let sockets = directory.sockets.iter();
+                entries.chain(sockets.map(|(name, look)| (joined(&directory.path, name), *look, None)))
+            });
+            looks.extend(dirs.chain(entries).map(|(path, look, unproven)| (path, Seen { look, unproven })));
+            Arc::new(looks)
         };
-        let counted = node_entry(entry, &full, what)?;
-        self.level().entries.push(counted);
-        Ok(())
-    }
-}
-
-impl Level {
-    fn hash_files(&mut self) -> Result<(), TreeError> {
-        let hashed: Result<Vec<_>, TreeError> =
-            std::mem::take(&mut self.wave).into_par_iter().map(OpenFile::digest).collect();
-        self.entries.extend(hashed?);
-        Ok(())
-    }
-}
-
-impl OpenFile {
-    fn digest(self) -> Result<NodeEntry, TreeError> {
-        let changed = || TreeError::Changed { path: shown(&self.path) };
-        let length = self.stat.st_size as u64;
-        let mut hash = Sha256::new();
-        let mut buffer = vec![0; READ_BYTES.min(length.max(1) as usize)];
-        let mut at = 0;
-        while at < length {
-            let got = data::read_some(self.fd.as_fd(), &mut buffer, at).map_err(TreeError::io("read", &self.path))?;
-            if got == 0 {
-                return Err(changed());
-            }
-            hash.update(&buffer[..got]);
-            at += got as u64;
-        }
-        let after = fs::fstat(&self.fd).map_err(TreeError::io("look at", &self.path))?;
-        if at != length || !same_moment(&self.stat, &after) {
-            return Err(changed());
-        }
-        Ok(NodeEntry { what: NodeKind::File { bytes: length, sha256: hash.finalize().into() }, ..self.entry })
+        self.looks.get_or_init(make).clone()
     }
 }

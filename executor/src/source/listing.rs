@@ -129,7 +129,8 @@ type Pair = (Vec<u8>, Option<NodeEntry>, Option<NodeEntry>);
 /// Pairs the entries of two directories by name, those that are equal left out. Of several matches of one name, the
 /// first belongs to the first.
 fn push(pairs: &mut Vec<Pair>, above: &[u8], old: Vec<NodeEntry>, new: Vec<NodeEntry>) {
-    let mut named: BTreeMap<(Vec<u8>, usize), (Option<NodeEntry>, Option<NodeEntry>)> = BTreeMap::new();
+    type BeforeAndAfter = (Option<NodeEntry>, Option<NodeEntry>);
+    let mut named: BTreeMap<(Vec<u8>, usize), BeforeAndAfter> = BTreeMap::new();
     for (entries, is_new) in [(old, false), (new, true)] {
         let mut last: Option<(Vec<u8>, usize)> = None;
         for entry in entries {

@@ -4,19 +4,25 @@
 //! [`super::digest`]), and the same entries for a copy.
 //!
 //! A context belongs to somebody who may change it at any time. What was digested is remembered by its looks (inode,
-//! size, times), and a copy that meets another look stops: no result is ever recorded under the key of other content.
+//! size, times), and a copy that meets another look stops; what may have changed and look the same is compared once it is
+//! copied. So no result is ever recorded under the key of other content.
 
 use std::collections::HashMap;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{self, Mode, OFlags};
 use solver::op::{SourceOp, attr};
 use solver::seam::Selection;
+use store::Store;
 
 use super::SourceError;
-use super::digest::{Digested, Digesting, Looks};
+use super::digest::{Digested, Digesting, Listing, Looks};
+use super::look::Moment;
+use super::stat_cache::StatCache;
 use crate::select::Patterns;
 use crate::select::required::{Unmet, first_unmet, is_left};
 use crate::select::tree::{self, Effect, Filter, Match, Rule, RuleScope, Wanted};
@@ -29,7 +35,13 @@ pub struct LocalSource {
     context: String,
     root: Root,
     /// What was digested, by selection and patterns.
-    seen: Mutex<HashMap<SeenKey, Arc<Looks>>>,
+    seen: Mutex<HashMap<SeenKey, Arc<Listing>>>,
+    /// What is known of its files; whoever digests has it.
+    cache: Mutex<StatCache>,
+    /// How many wait for that.
+    waiting: AtomicUsize,
+    /// The clock that files get their times from.
+    clock: fn() -> Moment,
 }
 
 type SeenKey = (Selection, Vec<String>, Vec<String>);
@@ -90,7 +102,9 @@ impl CopyPatterns {
         let rule = |patterns, effect, scope| Rule { patterns, effect, scope };
         let mut rules = Vec::new();
         if let Some(source) = source {
-            rules.push(rule(&source.exclude, Effect::LeaveOut, RuleScope::Source));
+            if !source.exclude.is_empty() {
+                rules.push(rule(&source.exclude, Effect::LeaveOut, RuleScope::Source));
+            }
             rules.extend(source.include.as_ref().map(|only| rule(only, Effect::KeepOnly, RuleScope::Source)));
         }
         rules.extend(self.exclude.as_ref().map(|out| rule(out, Effect::LeaveOut, RuleScope::Match)));
@@ -110,7 +124,8 @@ impl LocalSource {
             context: context.clone(),
             source: errno.into(),
         })?;
-        Ok(Self { context, root: Root::new(fd), seen: Mutex::default() })
+        let (seen, cache, waiting) = (Mutex::default(), Mutex::default(), AtomicUsize::new(0));
+        Ok(Self { context, root: Root::new(fd), seen, cache, waiting, clock: Moment::now })
     }
 
     /// How it is called in messages.
@@ -123,33 +138,78 @@ impl LocalSource {
         self.root.fd()
     }
 
-    /// Digest of what `selection` selects. Blocks; reads every selected byte, on all cores.
+    /// Remembers from build to build what its files contain. A context within the store itself is made anew by every
+    /// build, and nothing of it is remembered.
+    pub(crate) fn remember_in(&self, store: &Store) -> Result<(), SourceError> {
+        let link = format!("/proc/self/fd/{}", self.root.fd().as_raw_fd());
+        let path = std::fs::read_link(&link).map_err(|source| SourceError::Open {
+            path: link,
+            context: self.context.clone(),
+            source,
+        })?;
+        if !path.starts_with(store.root()) {
+            *self.lock_cache() = StatCache::load(store, path.as_os_str().as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Digest of what `selection` selects. Blocks; looks at everything that is selected and reads what is not known of
+    /// it, on all cores. Digests of one context wait for each other, so that nothing is read twice.
     ///
     /// # Errors
-    /// When nothing is there (naming the ignore pattern, when one leaves it out), when something cannot be read, and
-    /// when something changes meanwhile.
+    /// When nothing is there (naming the ignore pattern, when one leaves it out), when something cannot be read, when
+    /// something changes meanwhile, and soon after `stop` says so.
     pub(crate) fn digest_selected(
         &self,
         patterns: &LocalPatterns,
         selection: &Selection,
+        stop: &(dyn Fn() -> bool + Sync),
     ) -> Result<Digested, SourceError> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut cache = self.lock_cache();
+        let is_last = self.waiting.fetch_sub(1, Ordering::Relaxed) == 1;
+        let key = self.key(patterns, selection);
+        if let Some(listing) = self.seen().get(&key) {
+            return Ok(Digested { digest: listing.digest, nodes: Vec::new(), read: 0 });
+        }
         let copy = CopyPatterns::new(&selection.include_patterns, &selection.exclude_patterns)?;
         let filter = copy.filter(Some(patterns));
-        let mut digesting = Digesting::default();
-        for found in self.find(patterns, selection, &filter)? {
-            digesting.add_match(&found, selection, &filter).map_err(|error| self.tree_error(error))?;
+        // Before anything is looked at.
+        let moment = (self.clock)();
+        let found = self.find(patterns, selection, &filter)?;
+        let made = Digesting { filter: &filter, cache: &cache, moment, stop }.digest(&found, selection);
+        let (digested, listing) = made.map_err(|error| self.tree_error(error))?;
+        cache.learn(&listing.directories);
+        let mut seen = self.seen();
+        seen.insert(key, Arc::new(listing));
+        // Of several that are made one after the other, the last keeps what all have found.
+        if is_last {
+            let counted = seen.values().flat_map(|listing| &listing.directories);
+            cache.save(counted.map(|directory| directory.path.as_slice()))?;
         }
-        let mut made = digesting.finish();
-        let key = self.key(patterns, selection);
-        let looks = std::mem::take(&mut made.looks);
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Arc::new(looks));
-        Ok(made)
+        tracing::debug!(context = self.context, read = digested.read, "digested");
+        Ok(digested)
     }
 
     /// What was digested for this selection, if it was.
     pub(crate) fn looks(&self, patterns: &LocalPatterns, selection: &Selection) -> Option<Arc<Looks>> {
-        let key = self.key(patterns, selection);
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
+        let listing = self.seen().get(&self.key(patterns, selection)).cloned();
+        listing.map(|listing| listing.looks())
+    }
+
+    /// With another clock.
+    #[cfg(test)]
+    pub(super) fn with_clock(mut self, clock: fn() -> Moment) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    fn lock_cache(&self) -> MutexGuard<'_, StatCache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<SeenKey, Arc<Listing>>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn key(&self, patterns: &LocalPatterns, selection: &Selection) -> SeenKey {

@@ -11,6 +11,8 @@ pub mod http;
 pub mod image;
 pub mod listing;
 pub mod local;
+mod look;
+mod stat_cache;
 #[cfg(test)]
 mod test_server;
 #[cfg(test)]
@@ -188,6 +190,7 @@ impl SourceError {
         match self {
             Self::Git(error) => error.is_canceled(),
             Self::Http(error) => matches!(error, http::HttpError::Canceled),
+            Self::Tree { source, .. } => matches!(source, TreeError::Stopped),
             _ => false,
         }
     }

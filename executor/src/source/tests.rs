@@ -33,7 +33,7 @@ fn action(src: &str) -> CopyAction {
 
 fn digest_in(dir: &std::path::Path, ignore: &[&str], selection: &Selection) -> Result<String, SourceError> {
     let local = LocalSource::open("context", dir)?;
-    local.digest_selected(&patterns(ignore), selection).map(|made| made.digest.to_string())
+    local.digest_selected(&patterns(ignore), selection, &|| false).map(|made| made.digest.to_string())
 }
 
 const SOURCE: &[&str] = &[
@@ -239,7 +239,7 @@ fn copied_after(src: &str, script: &str) -> Result<Vec<String>, String> {
     std::fs::create_dir(&root).unwrap();
     let local = Arc::new(LocalSource::open("context", &source).unwrap());
     let patterns = Arc::new(patterns(&["skip"]));
-    local.digest_selected(&patterns, &copy::selection(&action(src))).unwrap();
+    local.digest_selected(&patterns, &copy::selection(&action(src)), &|| false).unwrap();
     shell(open(&source).as_fd(), script);
     let from = CopySource::Local(local, patterns);
     let copied = copy::perform(&action(src), &from, &Root::new(open(&root)), &Log::default());

@@ -148,6 +148,7 @@ impl Inner {
             return Ok(source.clone());
         }
         let opened = Arc::new(LocalSource::open(name, &local.path)?);
+        opened.remember_in(&self.store)?;
         *source = Some(opened.clone());
         Ok(opened)
     }

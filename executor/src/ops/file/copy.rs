@@ -16,9 +16,10 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 use solver::op::CopyAction;
 use solver::seam::{LogSink, Selection};
+use store::{NodeKind, attributes_digest};
 
 use super::mode::ModeChange;
 use super::{FileError, owner};
@@ -26,12 +27,12 @@ use crate::select::required::first_unmet;
 use crate::select::tree::{Filter, Match, Sink, Wanted, find, walk_selected};
 use crate::snapshot::Mounted;
 use crate::source::SourceError;
-use crate::source::digest::{Looks, look};
+use crate::source::digest::{Looks, Seen, hash};
 use crate::source::local::{CopyPatterns, LocalPatterns, LocalSource};
 use crate::tree::copy::{Copier, Rules};
 use crate::tree::resolve::make_dir_at;
 use crate::tree::walk::{DirStack, Entry};
-use crate::tree::{NewDir, Place, Root, TreeError, joined, shown};
+use crate::tree::{NewDir, Place, Root, TreeError, attrs, joined, shown};
 
 /// The tree that a copy reads.
 pub(crate) enum CopySource {
@@ -175,6 +176,9 @@ impl Copying<'_> {
         if !is_dir && !self.filter.takes_leaf(&one.base, &one.place.path) {
             return Ok(false);
         }
+        if is_dir && !self.action.dir_contents_only {
+            check_look(self.looks.as_deref(), &mut self.seen, &one.place.path, stat).map_err(self.failed())?;
+        }
         if !is_dir && self.unpack(one, stat)? {
             return Ok(false);
         }
@@ -257,9 +261,10 @@ impl Copying<'_> {
         name: &[u8],
         path: &[u8],
     ) -> Result<(), TreeError> {
-        check_look(self.looks.as_deref(), &mut self.seen, &one.place.path, stat)?;
+        let seen = check_look(self.looks.as_deref(), &mut self.seen, &one.place.path, stat)?;
         let entry = Entry { dir: one.place.dir.as_fd(), name: &one.place.name, path: &one.place.path, stat };
-        self.copier.copy_leaf(&entry, self.root.fd(), to, name, path)
+        self.copier.copy_leaf(&entry, self.root.fd(), to, name, path)?;
+        check_copy(seen, &entry, to, name)
     }
 
     /// Everything that was digested must have been copied.
@@ -276,11 +281,17 @@ impl Copying<'_> {
         if !self.action.unpack_archives || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(false);
         }
-        check_look(self.looks.as_deref(), &mut self.seen, &one.place.path, stat).map_err(self.failed())?;
+        let failed = self.failed();
+        let seen = check_look(self.looks.as_deref(), &mut self.seen, &one.place.path, stat).map_err(self.failed())?;
         let entry = Entry { dir: one.place.dir.as_fd(), name: &one.place.name, path: &one.place.path, stat };
         let file = std::fs::File::from(crate::tree::copy::open_file(&entry).map_err(self.failed())?);
         let owner = self.action.owner.as_ref().map(|_| (self.new.uid, self.new.gid));
-        super::archive::unpack(&file, &one.place.path, self.root, &self.action.dest, &self.new, owner)
+        let unpacked = super::archive::unpack(&file, &one.place.path, self.root, &self.action.dest, &self.new, owner)?;
+        if unpacked {
+            // Nothing of it can be compared: it has to be what it was all the while.
+            check_copy(seen, &entry, entry.dir, entry.name).map_err(failed)?;
+        }
+        Ok(unpacked)
     }
 }
 
@@ -289,14 +300,41 @@ fn open(place: &Place) -> Result<std::os::fd::OwnedFd, TreeError> {
         .map_err(TreeError::io("open directory", &place.path))
 }
 
-/// Whether an entry is what it was when it was digested; notes that it was met.
-fn check_look(looks: Option<&Looks>, seen: &mut HashSet<Vec<u8>>, path: &[u8], stat: &Stat) -> Result<(), TreeError> {
-    let Some(looks) = looks else { return Ok(()) };
-    if looks.get(path) != Some(&look(stat)) {
-        return Err(TreeError::Changed { path: shown(path) });
+/// What an entry was when it was digested, if it looks as it did; notes that it was met.
+fn check_look<'a>(
+    looks: Option<&'a Looks>,
+    met: &mut HashSet<Vec<u8>>,
+    path: &[u8],
+    stat: &Stat,
+) -> Result<Option<&'a Seen>, TreeError> {
+    let Some(looks) = looks else { return Ok(None) };
+    let seen = looks.get(path).filter(|seen| seen.is_still(stat));
+    let seen = seen.ok_or_else(|| TreeError::Changed { path: shown(path) })?;
+    met.insert(path.to_vec());
+    Ok(Some(seen))
+}
+
+/// Compares the copy `name` in `to` with what was digested, where its original may have changed and look the same.
+fn check_copy(seen: Option<&Seen>, from: &Entry<'_>, to: BorrowedFd<'_>, name: &[u8]) -> Result<(), TreeError> {
+    let Some(expected) = seen.and_then(Seen::unproven) else { return Ok(()) };
+    let io = |act| move |errno: rustix::io::Errno| TreeError::io(act, from.path)(errno);
+    let is_content = match &expected.what {
+        NodeKind::File { bytes, sha256 } => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let copy = fs::openat(to, name, flags, Mode::empty()).map_err(io("open the copy of"))?;
+            let length = fs::fstat(&copy).map_err(io("look at the copy of"))?.st_size as u64;
+            length == *bytes && hash(copy.as_fd(), length, from.path, &|| false)? == *sha256
+        }
+        NodeKind::Link(target) => {
+            fs::readlinkat(to, name, Vec::new()).map_err(io("read the copy of"))?.as_bytes() == target
+        }
+        _ => true,
+    };
+    let attributes = attrs::xattrs(from.dir, from.name).map_err(io("read attributes of"))?;
+    if is_content && attributes_digest(&attributes) == expected.attributes {
+        return Ok(());
     }
-    seen.insert(path.to_vec());
-    Ok(())
+    Err(TreeError::Changed { path: shown(from.path) })
 }
 
 /// Takes the entries of a matched directory.
@@ -312,17 +350,11 @@ struct Contents<'a, 'r> {
     seen: &'a mut HashSet<Vec<u8>>,
 }
 
-impl Contents<'_, '_> {
-    fn check(&mut self, path: &[u8], stat: &Stat) -> Result<(), TreeError> {
-        check_look(self.looks, self.seen, &joined(&self.from_path, path), stat)
-    }
-}
-
 impl Sink for Contents<'_, '_> {
     type Error = TreeError;
 
     fn enter(&mut self, name: &[u8], path: &[u8], stat: &Stat) -> Result<(), TreeError> {
-        self.check(path, stat)?;
+        check_look(self.looks, self.seen, &joined(&self.from_path, path), stat)?;
         let to_path = joined(&self.to_path, path);
         self.copier.make_directory(self.to.top(), name, &to_path)?;
         self.to.push(name, &to_path)
@@ -335,10 +367,11 @@ impl Sink for Contents<'_, '_> {
     }
 
     fn leaf(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
-        self.check(entry.path, entry.stat)?;
         let full = joined(&self.from_path, entry.path);
+        let seen = check_look(self.looks, self.seen, &full, entry.stat)?;
         let to_path = joined(&self.to_path, entry.path);
         let named = Entry { path: &full, ..*entry };
-        self.copier.copy_leaf(&named, self.root, self.to.top(), entry.name, &to_path)
+        self.copier.copy_leaf(&named, self.root, self.to.top(), entry.name, &to_path)?;
+        check_copy(seen, &named, self.to.top(), entry.name)
     }
 }
