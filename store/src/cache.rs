@@ -3,6 +3,9 @@
 //! A key is stored with its parts, so that a later miss can be explained, and in the record file of its first result,
 //! so that a rebuilt index knows it.
 
+use std::collections::HashSet;
+
+use oci::model::Digest;
 use rusqlite::{OptionalExtension, Transaction};
 use solver::canon::Part;
 use solver::key::Key;
@@ -36,7 +39,7 @@ impl CacheStore for Store {
         // `all_there` touches and looks again: what is given stays.
         for text in texts {
             let results = results_of(&text)?;
-            if self.all_there(&results)? {
+            if self.all_there(&results, &|_| false)? {
                 found.push(results);
             }
         }
@@ -87,8 +90,19 @@ fn results_of(text: &str) -> Result<Vec<ResultId>, StoreError> {
 }
 
 impl Store {
-    /// The results of a key, one per output. `None` as well if any of the results has no record any more, or has lost its tree and cannot be unpacked again.
+    /// The results of a key, one per output. `None` as well if any of the results has no record any more, or has lost its
+    /// tree and cannot be unpacked again.
     pub fn lookup(&self, key: &Key) -> Result<Option<Vec<ResultId>>, StoreError> {
+        self.lookup_with(key, &|_| false)
+    }
+
+    /// The same; `elsewhere` says of a blob that is not here, and of which no registry is known that has it, whether it
+    /// can be brought.
+    pub fn lookup_with(
+        &self,
+        key: &Key,
+        elsewhere: &dyn Fn(&Digest) -> bool,
+    ) -> Result<Option<Vec<ResultId>>, StoreError> {
         self.touch(Kind::Key, &key.to_string())?;
         let text: Option<String> = self.index().read("find a key", |connection| {
             let mut query = connection.prepare_cached("SELECT results FROM keys WHERE key = ?1")?;
@@ -96,24 +110,44 @@ impl Store {
         })?;
         let Some(text) = text else { return Ok(None) };
         let results = results_of(&text)?;
-        Ok(self.all_there(&results)?.then_some(results))
+        Ok(self.all_there(&results, elsewhere)?.then_some(results))
     }
 
-    /// Whether results still have what makes them results: a tree, or a blob to make it of.
-    fn all_there(&self, results: &[ResultId]) -> Result<bool, StoreError> {
+    /// Whether results still have what makes them results.
+    fn all_there(&self, results: &[ResultId], elsewhere: &dyn Fn(&Digest) -> bool) -> Result<bool, StoreError> {
         for id in results {
-            let Some(layer) = self.layer(id)? else {
-                tracing::debug!(%id, "the result of a key is gone");
-                return Ok(false);
-            };
-            let origin = layer.origin.as_ref().map(|origin| self.layer(origin)).transpose()?.flatten();
-            let is_there = |layer: &Layer| layer.empty || layer.name.is_some() || layer.blob.is_some();
-            if !is_there(&layer) && !origin.as_ref().is_some_and(is_there) {
-                tracing::debug!(%id, "neither tree nor blob of a result is there");
+            if !self.is_there(id, elsewhere)? {
+                tracing::debug!(%id, "neither tree nor blob of a result is to be had");
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Whether a result has a tree, or blobs to make it of. Beneath a tree of its own everything is there.
+    fn is_there(&self, id: &ResultId, elsewhere: &dyn Fn(&Digest) -> bool) -> Result<bool, StoreError> {
+        let mut next = Some(id.clone());
+        let mut seen = HashSet::new();
+        while let Some(id) = next {
+            let Some(layer) = self.layer(&id)?.filter(|_| seen.insert(id)) else { return Ok(false) };
+            let origin = layer.origin.as_ref().map(|origin| self.layer(origin)).transpose()?.flatten();
+            let has_tree = layer.name.is_some() || origin.as_ref().is_some_and(|origin| origin.name.is_some());
+            if has_tree && origin.is_none() {
+                return Ok(true);
+            }
+            if !layer.empty && !has_tree && !self.has_blob_of(&layer, elsewhere)? {
+                return Ok(false);
+            }
+            next = layer.parent;
+        }
+        Ok(true)
+    }
+
+    /// Whether the blob of a layer is here or can be brought.
+    fn has_blob_of(&self, layer: &Layer, elsewhere: &dyn Fn(&Digest) -> bool) -> Result<bool, StoreError> {
+        let Some(blob) = &layer.blob else { return Ok(false) };
+        let here = self.blobs().size(&blob.digest).is_ok_and(|size| size == Some(blob.size));
+        Ok(here || elsewhere(&blob.digest) || !self.blob_sources(&blob.digest)?.is_empty())
     }
 
     /// What a key was made of, if it is known.

@@ -62,7 +62,7 @@ pub use draft::Draft;
 pub use error::StoreError;
 pub use flight::Flight;
 pub use images::{FoundImage, ImageRecord};
-pub use layers::{Layer, Made};
+pub use layers::{Imported, Layer, Made};
 pub use lease::Kind;
 pub use nodes::{Node, NodeEntry, NodeKind, attributes_digest};
 pub use store::Store;

@@ -102,7 +102,7 @@ fn drop_unsupported(transaction: &Transaction<'_>, lost: &mut Lost) -> Result<()
         lost.delete(
             transaction,
             "layers",
-            "WHERE NOT empty AND NOT pulled AND origin IS NULL AND id NOT IN (SELECT layer FROM trees)",
+            "WHERE NOT empty AND NOT pulled AND origin IS NULL AND blob IS NULL AND id NOT IN (SELECT layer FROM trees)",
             [],
         )?;
         lost.delete(transaction, "layers", "WHERE origin IS NOT NULL AND origin NOT IN (SELECT id FROM layers)", [])?;

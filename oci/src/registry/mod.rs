@@ -5,7 +5,7 @@
 //! image there. Whatever arrives is checked against its digest and size before it is committed, and what does not
 //! match leaves nothing behind. The layers of this folder, outermost first:
 //!
-//! - [`resolve`], [`fetch`], [`push`]: the three acts, each with its own loop of tries;
+//! - [`resolve`], [`fetch`], [`push`]: the three acts, each with its own loop of tries; [`artifact`]: what is no image;
 //! - [`auth`]: challenges answered, tokens kept; [`credentials`]: whose name and password; [`challenge`]: their grammar;
 //! - [`transport`]: one request and its redirects, with an idle timeout and a cap on connections per host;
 //! - [`origin`]: where requests may go and who sees credentials; [`retry`]: when to try again; [`error`] and [`words`]: what went wrong,
@@ -18,6 +18,8 @@ mod resolve;
 mod fetch;
 
 mod push;
+
+mod artifact;
 
 mod auth;
 

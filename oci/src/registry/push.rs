@@ -44,12 +44,12 @@ pub struct PushBlob {
 }
 
 /// What one upload needs to know.
-struct Upload<'a> {
-    site: &'a Site,
-    image: &'a Reference,
-    blob: &'a PushBlob,
-    from: &'a dyn ContentStore,
-    progress: &'a (dyn Fn(&Digest, u64) + Send + Sync),
+pub(super) struct Upload<'a> {
+    pub(super) site: &'a Site,
+    pub(super) image: &'a Reference,
+    pub(super) blob: &'a PushBlob,
+    pub(super) from: &'a dyn ContentStore,
+    pub(super) progress: &'a (dyn Fn(&Digest, u64) + Send + Sync),
 }
 
 /// How the question for an upload was answered.
@@ -84,7 +84,7 @@ impl Shared {
         Ok(what.manifest.digest)
     }
 
-    async fn push_blob(&self, upload: &Upload<'_>) -> Result<(), RegistryError> {
+    pub(super) async fn push_blob(&self, upload: &Upload<'_>) -> Result<(), RegistryError> {
         let descriptor = &upload.blob.descriptor;
         let mut attempts = Attempts::new(&*self.pace);
         loop {
@@ -211,7 +211,12 @@ impl Shared {
     }
 
     /// distribution-spec, "Pushing Manifests".
-    async fn push_manifest(&self, site: &Site, image: &Reference, what: &PushImage) -> Result<(), RegistryError> {
+    pub(super) async fn push_manifest(
+        &self,
+        site: &Site,
+        image: &Reference,
+        what: &PushImage,
+    ) -> Result<(), RegistryError> {
         let digest = what.manifest.digest;
         let name = image.tag().map_or_else(|| digest.to_string(), str::to_owned);
         let media_type = HeaderValue::try_from(&what.manifest.media_type).map_err(|_| RegistryError::Push {

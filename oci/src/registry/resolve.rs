@@ -25,7 +25,7 @@ const MANIFEST_MAX_BYTES: u64 = 4 << 20;
 /// Configs are as small as manifests.
 const CONFIG_MAX_BYTES: u64 = 4 << 20;
 /// What rbuild understands.
-const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+pub(super) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
                         application/vnd.docker.distribution.manifest.list.v2+json, \
                         application/vnd.docker.distribution.manifest.v2+json";
 

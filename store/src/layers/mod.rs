@@ -4,13 +4,14 @@
 //! ones are named by their chain of digests (`c-<hex of the chain id>`), so that adding one again gives the same. What
 //! a record does not say at first it may learn: a pulled layer gets a tree when a step needs it, a built one its digest
 //! when an exporter has made its tar. [`crate::derived`] ones (`d-…`) stand on another parent, or have other times, and
-//! share all else with the record they come from.
+//! share all else with the record they come from. [`imported`] ones (`i-…`) another machine's step made.
 //!
 //! Here: a record and how it is found. Next: [`add`] how records come and go, [`tar`] what is learned of their tars,
 //! [`content`] what of their trees.
 
 mod add;
 mod content;
+mod imported;
 mod tar;
 
 use std::collections::HashSet;
@@ -23,6 +24,8 @@ use solver::seam::ResultId;
 
 pub(crate) use add::{insert, insert_tree, set_blob};
 pub(crate) use content::{parse_content, store_content};
+pub use imported::Imported;
+pub(crate) use imported::imported_id;
 pub(crate) use tar::set_tar;
 
 use crate::derived::TimeRule;

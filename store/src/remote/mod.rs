@@ -3,9 +3,19 @@
 //! In: what this store knows of a build. Out: the same in a place that others reach; and back, record by record, on a
 //! machine that never ran it. A place is a [`Remote`]: it keeps bytes and knows nothing of their meaning. What comes
 //! from one is another's: it is bounded when it is read, and every blob is checked against its digest as it is brought.
+//! Read on in [`format`]; then [`export`] what goes out, [`import`] what comes in, [`patience`] how long a place may take,
+//! and the places themselves: [`registry`], [`local`].
 //! Deliberately absent: which records go out and which are asked for (the engine's), the words of the command line.
 
+pub mod format;
+
+mod document;
 mod error;
+mod export;
+mod import;
+mod local;
+mod patience;
+mod registry;
 
 #[cfg(test)]
 pub(crate) mod memory;
@@ -15,7 +25,13 @@ use std::pin::Pin;
 
 use oci::model::Descriptor;
 
+pub use document::Document;
 pub use error::RemoteError;
+pub use export::{Selection, Sent, send};
+pub use import::{Book, read};
+pub use local::LocalCache;
+pub use patience::{PATIENCE, fetch_steadily, within};
+pub use registry::RegistryCache;
 
 use crate::Blobs;
 
@@ -49,4 +65,11 @@ pub trait Remote: Send + Sync {
 
     /// Replaces the manifest; all that it names is there.
     fn set_manifest<'a>(&'a self, bytes: &'a [u8]) -> Answer<'a, ()>;
+}
+
+/// Who brings blobs that this store lacks, from wherever they are known to be.
+pub trait Supplier: Send + Sync {
+    /// Brings one into `into`, where it is checked by digest and size; one that is there already is fine. `heard` is told
+    /// the bytes so far.
+    fn supply<'a>(&'a self, blob: &'a Descriptor, into: &'a Blobs, heard: &'a (dyn Fn(u64) + Sync)) -> Answer<'a, ()>;
 }

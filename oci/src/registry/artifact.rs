@@ -1,0 +1,117 @@
+//! Manifests and blobs one by one, for what is no image: caches, for example.
+//!
+//! In: a name, and bytes or a digest. Out: the same from, or to, the registry. A manifest that is read here is checked
+//! against the digest that was asked for and nothing else: what it means is the caller's business. distribution-spec,
+//! "Pulling manifests", "Pushing Manifests".
+
+use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode};
+
+use super::auth::Access;
+use super::error::RegistryError;
+use super::push::{PushBlob, PushImage, Upload};
+use super::retry::Attempts;
+use super::transport::{Outgoing, Payload};
+use super::{Client, resolve};
+use crate::content::ContentStore;
+use crate::model::{Descriptor, Digest, Reference};
+
+impl Client {
+    /// The manifest or index of that name, of any kind, at most `max_bytes` long; `None`: the registry has none.
+    pub async fn manifest(&self, name: &Reference, max_bytes: u64) -> Result<Option<Vec<u8>>, RegistryError> {
+        let shared = &self.shared;
+        let site = shared.site(name.registry()).await?;
+        let wanted = match (name.digest(), name.tag()) {
+            (Some(digest), _) => digest.to_string(),
+            (None, tag) => tag.unwrap_or("latest").to_owned(),
+        };
+        let outgoing = Outgoing {
+            method: Method::GET,
+            url: site.url(&format!("{}/manifests/{wanted}", name.repository()))?,
+            headers: HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(resolve::ACCEPTED))]),
+            payload: Payload::Empty,
+        };
+        let access = Access::pull(name.repository());
+        let mut attempts = Attempts::new(&*shared.pace);
+        loop {
+            let once = async {
+                let mut answer = shared.ask(&site, &access, &outgoing).await?;
+                match answer.status() {
+                    StatusCode::NOT_FOUND => {
+                        answer.drain().await;
+                        Ok(None)
+                    }
+                    StatusCode::OK => {
+                        let bytes = answer.body(max_bytes).await?;
+                        let found = Digest::of(&bytes);
+                        match name.digest().filter(|expected| *expected != found) {
+                            Some(expected) => {
+                                Err(RegistryError::DigestMismatch { request: answer.request.clone(), expected, found })
+                            }
+                            None => Ok(Some(bytes)),
+                        }
+                    }
+                    _ => Err(shared.refusal(answer).await),
+                }
+            };
+            match once.await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => attempts.pause(error).await?,
+            }
+        }
+    }
+
+    /// Whether the repository has a blob.
+    pub async fn has_blob(&self, name: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
+        let shared = &self.shared;
+        let site = shared.site(name.registry()).await?;
+        let outgoing = Outgoing {
+            method: Method::HEAD,
+            url: site.url(&format!("{}/blobs/{digest}", name.repository()))?,
+            headers: HeaderMap::new(),
+            payload: Payload::Empty,
+        };
+        let access = Access::pull(name.repository());
+        let mut attempts = Attempts::new(&*shared.pace);
+        loop {
+            let once = async {
+                let answer = shared.ask(&site, &access, &outgoing).await?;
+                match answer.status().as_u16() {
+                    200 => Ok(true),
+                    // Some registries do not know HEAD here, some storage is signed for GET alone: to be sent then.
+                    404 | 405 => Ok(false),
+                    400..=499 if answer.from_elsewhere => Ok(false),
+                    _ => Err(shared.refusal(answer).await),
+                }
+            };
+            match once.await {
+                Ok(is_there) => return Ok(is_there),
+                Err(error) => attempts.pause(error).await?,
+            }
+        }
+    }
+
+    /// Takes one blob to the repository, unless it is there or can be mounted from a neighbour. `progress` is told how
+    /// many bytes are there so far.
+    ///
+    /// # Errors
+    /// [`RegistryError::Missing`] if it must be sent and `from` does not have it.
+    pub async fn push_blob(
+        &self,
+        name: &Reference,
+        blob: &PushBlob,
+        from: &dyn ContentStore,
+        progress: &(dyn Fn(&Digest, u64) + Send + Sync),
+    ) -> Result<(), RegistryError> {
+        let site = self.shared.site(name.registry()).await?;
+        self.shared.push_blob(&Upload { site: &site, image: name, blob, from, progress }).await
+    }
+
+    /// Gives the name a manifest, whose blobs are all there.
+    pub async fn push_manifest(&self, name: &Reference, media_type: &str, bytes: &[u8]) -> Result<(), RegistryError> {
+        let site = self.shared.site(name.registry()).await?;
+        let manifest = Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64);
+        let what = PushImage { manifest, manifest_bytes: bytes.to_vec(), blobs: Vec::new() };
+        self.shared.push_manifest(&site, name, &what).await
+    }
+}
