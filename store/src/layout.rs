@@ -88,6 +88,7 @@ pub(crate) struct Layout {
     pub(crate) images: Folder,
     pub(crate) flights: Folder,
     pub(crate) leases: Folder,
+    pub(crate) history: Folder,
     pub(crate) tmp: Folder,
     pub(crate) trash: Folder,
 }
@@ -166,6 +167,7 @@ impl Root {
             images: folder(&self.0, "images")?,
             flights: folder(&self.0, "flights")?,
             leases: folder(&self.0, "leases")?,
+            history: folder(&self.0, "history")?,
             tmp: folder(&self.0, "tmp")?,
             trash: folder(&self.0, "trash")?,
             root: self.0,

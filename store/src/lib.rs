@@ -18,6 +18,7 @@
 //!   notes/<kind>/         small texts that may be lost, see `notes`
 //!   contexts/<hex>        what is remembered of the files of a build context, see `contexts`
 //!   git/                  repositories of git sources; the executor's, drawn there
+//!   history/              the last builds, drawn in `history`
 //!   flights/<hex of a key>  locks: one build at a time works on a key, see `flight`
 //!   leases/<random>       what a running process relies on, see `lease`; `uses` what ended ones did
 //!   tmp/<layer id>/       a draft: fs/ and work/; flocked by its maker, swept by the next start once it is dead
@@ -41,6 +42,7 @@ mod draft;
 mod durability;
 mod error;
 mod flight;
+pub mod history;
 mod images;
 mod index;
 mod journal;
