@@ -8,6 +8,7 @@ mod advice;
 mod build;
 mod check;
 mod debug;
+mod history;
 mod input;
 mod manage;
 mod run;
@@ -22,6 +23,9 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use build::BuildArgs;
 pub use check::{Call, CheckArgs, CheckFormat};
 pub use debug::{DebugArgs, DebugFormat, DebugWhat};
+pub use history::{
+    HistoryArgs, HistoryInspectArgs, HistoryLogsArgs, HistoryLsArgs, HistoryRmArgs, HistoryVerb, WhyArgs,
+};
 pub use input::InputArgs;
 pub use manage::{ConfigArgs, Format, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, SaveFormat};
 pub use run::RunArgs;
@@ -75,6 +79,10 @@ pub enum Verb {
     Save(SaveArgs),
     /// Read images from an archive or an OCI layout
     Load(LoadArgs),
+    /// Say why the last build of a folder ran what it ran
+    Why(WhyArgs),
+    /// List, show and forget the last builds, and what their steps printed
+    History(HistoryArgs),
     /// Show what rbuild makes of a Dockerfile: its statements, its plan, its graph
     Debug(Box<DebugArgs>),
     /// Show every setting and where it comes from

@@ -23,6 +23,10 @@ const SYSTEM_FILE: &str = "/etc/rbuild/config.toml";
 const ROOT_STORE: &str = "/var/lib/rbuild";
 /// Lines of a running step's output on a terminal, unless told otherwise; BuildKit's number.
 const TTY_LOG_LINES: usize = 6;
+/// Builds in the history, unless told otherwise; BuildKit's number.
+const HISTORY_KEEP: usize = 50;
+/// More than anybody reads of one step, and less than fills a disk.
+const HISTORY_LOG_MAX_MIB: usize = 128;
 
 /// A value and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +84,10 @@ pub struct Config {
     pub offline: Setting<bool>,
     /// The platform, as written; `None` is that of this machine.
     pub platform: Setting<Option<String>>,
+    /// How many builds the history keeps; 0 records none.
+    pub history_keep: Setting<usize>,
+    /// How much of what one step prints the history keeps, in MiB.
+    pub history_log_max_mib: Setting<usize>,
     /// Registries by `host` or `host:port`, as image names have it.
     pub registries: BTreeMap<String, RegistryConfig>,
 }
@@ -167,7 +175,7 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
     }
     let no_color = environment.get("NO_COLOR").map(|_| ColorArg::Never);
     let color = first([variable("NO_COLOR", no_color), user.color, system.color]).unwrap_or(default(ColorArg::Auto));
-    let lines = parsed(environment, "BUILDKIT_TTY_LOG_LINES", values::log_lines)?;
+    let lines = parsed(environment, "BUILDKIT_TTY_LOG_LINES", values::number)?;
     let log_lines = first([lines, user.log_lines, system.log_lines]).unwrap_or(default(TTY_LOG_LINES));
     let jobs = first([flag("--jobs", flags.jobs), user.jobs, system.jobs]);
     let jobs = jobs.unwrap_or_else(|| default(usual_jobs()));
@@ -180,6 +188,9 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
     ]);
     let platform = environment.text("DOCKER_DEFAULT_PLATFORM");
     let platform = first([flag("--platform", flags.platform), variable("DOCKER_DEFAULT_PLATFORM", platform)]);
+    let history_keep = first([user.history_keep, system.history_keep]).unwrap_or(default(HISTORY_KEEP));
+    let history_log_max_mib =
+        first([user.history_log_max_mib, system.history_log_max_mib]).unwrap_or(default(HISTORY_LOG_MAX_MIB));
     let mut registries = system.registries;
     for (name, registry) in user.registries {
         let merged = registries.entry(name).or_default();
@@ -194,6 +205,8 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         network: optional(network),
         offline: offline.unwrap_or(default(false)),
         platform: optional(platform),
+        history_keep,
+        history_log_max_mib,
         registries,
     })
 }
@@ -282,6 +295,8 @@ impl Config {
             row("network", network.into(), &self.network.source),
             row("offline", self.offline.value.to_string(), &self.offline.source),
             row("platform", platform, &self.platform.source),
+            row("history.keep", self.history_keep.value.to_string(), &self.history_keep.source),
+            row("history.log_max_mib", self.history_log_max_mib.value.to_string(), &self.history_log_max_mib.source),
         ];
         for (name, registry) in &self.registries {
             if let Some(insecure) = &registry.insecure {

@@ -13,6 +13,7 @@ mod environment;
 mod escape;
 mod options;
 mod progress;
+mod queue;
 mod report;
 
 use std::io::IsTerminal as _;

@@ -290,6 +290,13 @@ pub enum Event {
         /// The line.
         text: String,
     },
+    /// Why it runs, for the user: found out beside the build, and told while it lasts.
+    Why {
+        /// Who.
+        vertex: VertexId,
+        /// What follows `because`.
+        text: String,
+    },
     /// It ended well.
     Done(VertexId),
     /// It ended badly.

@@ -125,11 +125,11 @@ pub fn jobs(text: &str) -> Result<usize, String> {
     }
 }
 
-/// How many lines of a running step's output are shown.
+/// How many: of lines that are shown, of builds that are kept.
 ///
 /// # Errors
 /// For what is no number.
-pub fn log_lines(text: &str) -> Result<usize, String> {
+pub fn number(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| format!("`{text}` is not a number"))
 }
 

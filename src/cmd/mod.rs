@@ -7,6 +7,7 @@ mod call;
 mod check;
 mod config;
 mod debug;
+mod history;
 mod images;
 mod import;
 mod interrupt;
@@ -16,6 +17,7 @@ mod run;
 mod save;
 mod table;
 mod version;
+mod why;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write as _};
@@ -28,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::values::ProgressArg;
 use crate::cli::{Call, Cli, DebugWhat, Verb};
 use crate::config::{self as settings, Config, Flags, RegistryConfig, Source};
-use crate::engine::{Failure, FailureKind, Settings};
+use crate::engine::{Failure, FailureKind, HistorySettings, Settings};
 use crate::environment::Environment;
 use crate::progress::{Display, Mode};
 use crate::report::Style;
@@ -96,6 +98,8 @@ async fn obey(hall: &Hall<'_>, verb: Verb) -> Result<u8, Failure> {
         Verb::Build(args) => build::build(hall, &args).await,
         Verb::Run(args) => run::run(hall, &args).await,
         Verb::Debug(args) => debug::debug(hall, &args).await,
+        Verb::Why(args) => why::why(hall, &args).await,
+        Verb::History(args) => history::history(hall, &args).await,
         Verb::Images(args) => images::images(hall, &args).await,
         Verb::Rmi(args) => rmi::rmi(hall, &args).await,
         Verb::Import(args) => import::import(hall, &args).await,
@@ -141,6 +145,10 @@ impl Hall<'_> {
             insecure_registries: insecure(&self.config.registries),
             offline: self.config.offline.value,
             native_platform: Platform::native(),
+            history: HistorySettings {
+                keep: self.config.history_keep.value,
+                log_max_bytes: (self.config.history_log_max_mib.value as u64).saturating_mul(1 << 20),
+            },
         }
     }
 

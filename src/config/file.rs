@@ -9,6 +9,10 @@
 //! network = "none"            # of RUN steps: default, host, none
 //! offline = true              # no connection to registries, web and git servers, remote caches
 //!
+//! [history]                   # see `rbuild history`
+//! keep = 50                   # builds; 0 records none
+//! log_max_mib = 128           # of what one step prints
+//!
 //! [registry."localhost:5000"] # as image names have it
 //! insecure = true             # plain HTTP may be used
 //! ```
@@ -28,7 +32,8 @@ use super::{RegistryConfig, Setting, Source};
 use crate::cli::values::{self, ColorArg, ProgressArg};
 use crate::engine::{Failure, FailureKind, Problem, Snippet};
 
-const KEYS: &[&str] = &["root", "progress", "color", "log_lines", "jobs", "network", "offline", "registry"];
+const KEYS: &[&str] = &["root", "progress", "color", "log_lines", "jobs", "network", "offline", "registry", "history"];
+const HISTORY_KEYS: &[&str] = &["keep", "log_max_mib"];
 const REGISTRY_KEYS: &[&str] = &["insecure"];
 
 /// What one file says.
@@ -48,6 +53,10 @@ pub struct ConfigFile {
     pub network: Option<Setting<NetworkMode>>,
     /// `offline`.
     pub offline: Option<Setting<bool>>,
+    /// `history.keep`.
+    pub history_keep: Option<Setting<usize>>,
+    /// `history.log_max_mib`.
+    pub history_log_max_mib: Option<Setting<usize>>,
     /// `[registry."…"]`.
     pub registries: BTreeMap<String, RegistryConfig>,
 }
@@ -94,10 +103,24 @@ impl ConfigFile {
                 "color" => self.color = reader.text(value, str::parse),
                 "network" => self.network = reader.text(value, values::network),
                 "offline" => self.offline = reader.value(value, "true or false", |value| value.as_bool(), Ok),
-                "log_lines" => self.log_lines = reader.number(value, values::log_lines),
+                "log_lines" => self.log_lines = reader.number(value, values::number),
                 "jobs" => self.jobs = reader.number(value, values::jobs),
+                "history" => self.fill_history(value, reader),
                 "registry" => self.fill_registries(value, reader),
                 _ => reader.unknown(key, KEYS),
+            }
+        }
+    }
+
+    fn fill_history(&mut self, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) {
+        let Some(settings) = value.get_ref().as_table() else {
+            return reader.problem("a table is expected: `[history]`", value.span());
+        };
+        for (key, value) in settings {
+            match key.get_ref().as_ref() {
+                "keep" => self.history_keep = reader.number(value, values::number),
+                "log_max_mib" => self.history_log_max_mib = reader.number(value, values::number),
+                _ => reader.unknown(key, HISTORY_KEYS),
             }
         }
     }
@@ -201,11 +224,12 @@ mod tests {
     #[test]
     fn every_documented_key_is_known() {
         let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\noffline = true\n\
-            [registry.'localhost:5000']\ninsecure = true\n";
+            [registry.'localhost:5000']\ninsecure = true\n[history]\nkeep = 7\nlog_max_mib = 1\n";
         let file = ConfigFile::parse(Path::new("c.toml"), text).expect("all keys are known");
         assert_eq!(file.jobs.map(|jobs| jobs.value), Some(3));
         assert_eq!(file.network.map(|network| network.value), Some(NetworkMode::None));
-        assert!(KEYS.iter().chain(REGISTRY_KEYS).all(|key| text.contains(key)));
+        assert_eq!(file.history_keep.map(|keep| keep.value), Some(7));
+        assert!(KEYS.iter().chain(REGISTRY_KEYS).chain(HISTORY_KEYS).all(|key| text.contains(key)));
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::assemble::{Assembled, assemble};
 use super::context::{Context, Opener};
+use super::history::Recorder;
 use super::resolve::{Ask, Resolver};
 use super::task::{Task, in_background};
 use super::{Failure, Problem, Settings, export, words};
@@ -51,17 +52,33 @@ pub async fn build(
     cancel: CancellationToken,
 ) -> Result<Built, Failure> {
     let store = settings.open_store(&progress)?;
+    let recorder = Recorder::begin(&store, settings.history, options, &progress, &cancel);
+    let built = recorded(settings, options, &store, &recorder, &cancel).await;
+    recorder.end(&built, &cancel);
+    built
+}
+
+/// The build itself; what it tells goes to the recorder too.
+async fn recorded(
+    settings: &Settings,
+    options: &BuildOptions,
+    store: &Store,
+    recorder: &Recorder,
+    cancel: &CancellationToken,
+) -> Result<Built, Failure> {
+    let progress = recorder.listener();
     let registry = settings.registry()?;
     let connectivity = settings.connectivity();
-    let opener = Opener { store: &store, progress: &progress, connectivity, cancel: &cancel };
+    let opener = Opener { store, progress: &progress, connectivity, cancel };
     let mut context = opener.open(&options.input).await?;
-    let plan = plan(settings, options, &context, &store, &registry, &progress).await?;
+    let plan = plan(settings, options, &context, store, &registry, &progress).await?;
+    recorder.planned(&context.dockerfile, &plan);
     context.named.fetch_for(&plan.graph, &opener).await?;
     say_shared_network(options, &plan, &*progress);
     say_lost_annotations(options, &*progress);
     let unused = context.named.unused(&context.dockerfile.text, &plan.graph);
 
-    let worker = settings.worker(&store, &registry, context.local_sources())?;
+    let worker = settings.worker(store, &registry, context.local_sources())?;
     let solver = Solver {
         executor: Arc::new(worker.clone()),
         cache: Arc::new(store.clone()),
@@ -71,7 +88,7 @@ pub async fn build(
     let Plan { graph, output, spans, warnings, .. } = plan;
     let wants: Vec<_> = output.edge.into_iter().collect();
     let solution =
-        solver.solve(Arc::new(graph), &wants, &cancel).await.map_err(|error| unsolved(error, &context, &spans))?;
+        solver.solve(Arc::new(graph), &wants, cancel).await.map_err(|error| unsolved(error, &context, &spans))?;
     let top = output.edge.and_then(|edge| solution.results.get(&edge).cloned());
 
     let exporting = Task::start("exporting to image", &progress);
@@ -80,14 +97,14 @@ pub async fn build(
         let chain = chain_with_diff_ids(&worker, top.as_ref()).await?;
         let annotations = options.annotations.manifest.clone();
         let image = Assembled { annotations, ..assemble(&output, &chain)? };
-        let record = keep(&store, &image, top, output.platform.clone())?;
-        let out = export::Exporter { store: &store, registry: &registry, worker: &worker, progress: &progress };
+        let record = keep(store, &image, top, output.platform.clone())?;
+        let out = export::Exporter { store, registry: &registry, worker: &worker, progress: &progress };
         let sent = out.export(options, &image, exporting.vertex).await?;
         store.add_image(&record).map_err(|error| words::store(&error))?;
         for name in &options.tags {
             store.tag(name, &record).map_err(|error| words::store(&error))?;
         }
-        in_background(&store, |store| store.sync().map_err(|error| words::store(&error))).await?;
+        in_background(store, |store| store.sync().map_err(|error| words::store(&error))).await?;
         Ok::<_, Failure>((image, record, sent))
     };
     let exported = tokio::select! {

@@ -15,19 +15,23 @@ mod context;
 mod destination;
 mod epoch;
 mod export;
+pub mod history;
 mod resolve;
 mod run;
 mod settings;
 mod task;
+pub mod why;
 mod words;
 
 pub mod images;
 pub mod inspect;
+pub mod past;
 
 pub use build::{Built, build};
 pub use check::{Checked, Checker, Mended, replace};
 pub use context::Text;
 pub use failure::{Failure, FailureKind, Problem, Snippet};
+pub use history::HistorySettings;
 pub use run::run;
 pub use settings::Settings;
 pub use words::diagnostic as problem;

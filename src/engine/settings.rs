@@ -11,6 +11,7 @@ use solver::graph::VertexId;
 use solver::seam::{Event, Progress};
 use store::Store;
 
+use super::history::HistorySettings;
 use super::{Failure, words};
 
 /// The hall's settings for the engine.
@@ -24,6 +25,8 @@ pub struct Settings {
     pub offline: bool,
     /// The machine's own platform.
     pub native_platform: Platform,
+    /// What is kept of past builds.
+    pub history: HistorySettings,
 }
 
 impl Settings {

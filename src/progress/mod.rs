@@ -5,9 +5,7 @@
 //! so their tests are tables. Deliberately absent: the final failure and the line about what was built, which are
 //! [`crate::report`]'s and the verb's.
 //!
-//! Nothing that a step prints is lost: the queue has no end. The price is paid by the step: when the terminal stands
-//! still and [`QUEUE_MAX_BYTES`] of output wait, the next piece of output waits too, until the terminal moves on or the
-//! build is cancelled.
+//! Nothing that a step prints is lost: when the terminal stands still, the step waits; see [`crate::queue`].
 
 mod bytes;
 mod lines;
@@ -20,20 +18,19 @@ pub mod terminal;
 mod trace;
 mod tty;
 
-pub use bytes::amount;
+pub use bytes::{amount, seconds};
+pub use lines::Lines;
 
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use solver::seam::{Event, Progress};
 use tokio_util::sync::CancellationToken;
 
-/// Output of steps that may wait for the terminal before the steps do.
-const QUEUE_MAX_BYTES: usize = 16 * 1024 * 1024;
-/// How often a step that waits for the terminal looks whether the build was cancelled.
-const CANCEL_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+use crate::queue::{self, Queue, log_bytes};
+
 /// Events taken from the queue before what they gave is written.
 const BATCH_MAX_EVENTS: usize = 1024;
 
@@ -78,7 +75,7 @@ trait Renderer: Send {
 
 /// A running display. Ended by [`Self::finish`], or by being dropped.
 pub struct Display {
-    channel: Arc<Channel>,
+    queue: Arc<Queue>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -94,7 +91,7 @@ impl Display {
             Mode::Quiet => Some(Box::new(quiet::Quiet::new())),
             Mode::None => None,
         };
-        Self::with(renderer, Box::new(std::io::stderr()), QUEUE_MAX_BYTES, cancel)
+        Self::with(renderer, Box::new(std::io::stderr()), queue::MAX_BYTES, cancel)
     }
 
     fn with(
@@ -103,29 +100,23 @@ impl Display {
         queue_max_bytes: usize,
         cancel: CancellationToken,
     ) -> Self {
-        let (sender, receiver) = mpsc::channel();
-        let sender = renderer.is_some().then_some(sender);
-        let channel = Arc::new(Channel {
-            sender: Mutex::new(sender),
-            queued_bytes: Mutex::new(0),
-            queue_max_bytes,
-            drained: Condvar::new(),
-            cancel,
-            began: Instant::now(),
-        });
+        let (queue, receiver) = Queue::new(queue_max_bytes, cancel);
+        if renderer.is_none() {
+            queue.close();
+        }
         let thread = renderer.map(|renderer| {
-            let channel = Arc::clone(&channel);
+            let queue = Arc::clone(&queue);
             std::thread::Builder::new()
                 .name("progress".into())
-                .spawn(move || show(&receiver, renderer, writer, &channel))
+                .spawn(move || show(&receiver, renderer, writer, &queue))
                 .expect("a process that may not start one thread cannot build either")
         });
-        Self { channel, thread }
+        Self { queue, thread }
     }
 
     /// Where the build reports to.
     pub fn listener(&self) -> Arc<dyn Progress> {
-        Arc::clone(&self.channel) as Arc<dyn Progress>
+        Arc::clone(&self.queue) as Arc<dyn Progress>
     }
 
     /// Shows everything that was reported so far, and ends. What comes later is dropped.
@@ -134,7 +125,7 @@ impl Display {
     }
 
     fn end(&mut self) {
-        self.channel.sender.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.queue.close();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -150,76 +141,12 @@ impl Drop for Display {
     }
 }
 
-/// The listening end.
-struct Channel {
-    /// `None` once the display has ended.
-    sender: Mutex<Option<Sender<(Duration, Event)>>>,
-    /// Bytes of output in the queue.
-    queued_bytes: Mutex<usize>,
-    /// How many may be.
-    queue_max_bytes: usize,
-    /// Told whenever there are fewer.
-    drained: Condvar,
-    cancel: CancellationToken,
-    began: Instant,
-}
-
-impl Progress for Channel {
-    fn event(&self, event: Event) {
-        let log_bytes = log_bytes(&event);
-        // Counted before it can be shown, or the count would never come down to nothing.
-        *self.queued_bytes.lock().unwrap_or_else(PoisonError::into_inner) += log_bytes;
-        let sent = {
-            let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-            // The clock is read under the lock, so that times in the queue never go back.
-            sender.as_ref().is_some_and(|sender| sender.send((self.began.elapsed(), event)).is_ok())
-        };
-        if sent && log_bytes > 0 {
-            self.let_drain();
-        } else if !sent {
-            // The display has ended, or has panicked and said so; the build goes on without it.
-            self.shown(log_bytes);
-        }
-    }
-}
-
-impl Channel {
-    /// Waits while too much output is in the queue.
-    fn let_drain(&self) {
-        if *self.queued_bytes.lock().unwrap_or_else(PoisonError::into_inner) <= self.queue_max_bytes {
-            return;
-        }
-        match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-            // Nobody else could run meanwhile.
-            Ok(tokio::runtime::RuntimeFlavor::CurrentThread) => {}
-            _ => tokio::task::block_in_place(|| self.wait_until_drained()),
-        }
-    }
-
-    fn wait_until_drained(&self) {
-        let mut queued = self.queued_bytes.lock().unwrap_or_else(PoisonError::into_inner);
-        while *queued > self.queue_max_bytes && !self.cancel.is_cancelled() {
-            let waited = self.drained.wait_timeout(queued, CANCEL_CHECK_INTERVAL);
-            queued = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    fn shown(&self, bytes: usize) {
-        *self.queued_bytes.lock().unwrap_or_else(PoisonError::into_inner) -= bytes;
-        self.drained.notify_all();
-    }
-}
-
-fn log_bytes(event: &Event) -> usize {
-    if let Event::Log { bytes, .. } = event { bytes.len() } else { 0 }
-}
-
 /// The body of the display's thread: ends when the sender is gone and the queue is empty.
 fn show(
-    queue: &Receiver<(Duration, Event)>,
+    events: &Receiver<(Duration, Event)>,
     mut renderer: Box<dyn Renderer>,
     mut writer: Box<dyn std::io::Write + Send>,
-    channel: &Channel,
+    queue: &Queue,
 ) {
     let mut out = String::new();
     let mut broken = false;
@@ -236,13 +163,13 @@ fn show(
     };
     loop {
         let first = match renderer.interval() {
-            Some(interval) => queue.recv_timeout(interval),
-            None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(interval) => events.recv_timeout(interval),
+            None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         let mut log_bytes_taken = 0;
         match first {
             Ok(first) => {
-                for (at, event) in std::iter::once(first).chain(queue.try_iter().take(BATCH_MAX_EVENTS)) {
+                for (at, event) in std::iter::once(first).chain(events.try_iter().take(BATCH_MAX_EVENTS)) {
                     log_bytes_taken += log_bytes(&event);
                     renderer.event(at, event, &mut out);
                 }
@@ -250,13 +177,13 @@ fn show(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        renderer.tick(channel.began.elapsed(), &mut out);
+        renderer.tick(queue.elapsed(), &mut out);
         write(&mut out);
         if log_bytes_taken > 0 {
-            channel.shown(log_bytes_taken);
+            queue.taken(log_bytes_taken);
         }
     }
-    renderer.finish(channel.began.elapsed(), &mut out);
+    renderer.finish(queue.elapsed(), &mut out);
     write(&mut out);
 }
 
@@ -310,10 +237,10 @@ mod tests {
                 });
             }
         });
-        let channel = Arc::clone(&display.channel);
+        let queue = Arc::clone(&display.queue);
         display.finish();
         listener.event(Event::Started(VertexId::of_name("late")));
-        assert_eq!(*channel.queued_bytes.lock().expect("nobody panicked"), 0);
+        assert_eq!(queue.queued_bytes(), 0);
         let text = String::from_utf8(written.0.lock().expect("nobody panicked").clone()).expect("plain text is UTF-8");
         for step in 0..4 {
             let lines = text.lines().filter(|line| line.contains(&format!(" step {step} line "))).count();

@@ -5,6 +5,7 @@
 //! #5 0.123 cc -c main.c        its output, after the seconds since it began
 //! #5 sha256:12ab 1.20MB / 3.40MB 0.5s done
 //! #5 WARN: …                   a line for the user
+//! #5 runs because …            why its result was not known; of the first such vertex only
 //! #5 ...                       another vertex is shown next
 //! #5 DONE 1.2s                 or CACHED, CANCELED, ERROR: …
 //! #0 WARN: …                   a line for the user about no vertex that runs
@@ -127,7 +128,18 @@ impl Plain {
 impl Renderer for Plain {
     fn event(&mut self, now: Duration, event: Event, out: &mut String) {
         let waiting = &mut self.waiting;
-        self.trace.apply(now, event, |index, vertex, change| note(waiting, now, index, vertex, change));
+        let mut late = None;
+        self.trace.apply(now, event, |index, vertex, change| match change {
+            Change::Why if vertex.state.ended() => late = Some(index),
+            change => note(waiting, now, index, vertex, change),
+        });
+        if let Some(index) = late {
+            self.show(index, out);
+            self.release(out);
+            self.separate(out);
+            let vertex = &self.trace.vertices()[index];
+            line(out, vertex.number, &format!("ran because {}", vertex.why.as_deref().unwrap_or_default()));
+        }
         for notice in self.trace.take_notices() {
             self.release(out);
             self.separate(out);
@@ -173,6 +185,10 @@ fn note(all: &mut Vec<Waiting>, now: Duration, index: usize, vertex: &Vertex, ch
         Change::Started => waiting.lines.push_back(String::new()),
         Change::Line(at, text) => waiting.lines.push_back(format!("{} {text}", bytes::log_time(at))),
         Change::Notice(text) => waiting.lines.push_back(format!("WARN: {text}")),
+        Change::Why => {
+            let why = vertex.why.as_deref().unwrap_or_default();
+            waiting.lines.push_back(format!("runs because {why}"));
+        }
         Change::Transfer(transfer) => {
             let slot = &vertex.transfers[transfer];
             if waiting.transfers.len() <= transfer {
@@ -382,6 +398,45 @@ mod tests {
         #1 [1/1] RUN x
         #1 0.003 x
         #1 DONE 0.0s
+        ");
+    }
+
+    #[test]
+    fn why_a_step_runs_is_told_while_it_runs_or_after_it() {
+        let steps = |at| {
+            let mut steps = vec![
+                Step::declare(1, 1, "[1/2] COPY a /"),
+                Step::declare(1, 2, "[2/2] RUN x"),
+                Step::start(2, 1),
+                Step::done(20, 1),
+                Step::start(20, 2),
+                Step::log(30, 2, "x\n"),
+                Step::done(40, 2),
+            ];
+            steps.insert(at, Step::why(5 * at as u64, 1, "COPY a: content\x1b changed"));
+            check(&steps)
+        };
+        insta::assert_snapshot!(steps(3), @r"
+        #1 [1/2] COPY a /
+        #1 runs because COPY a: content\x1b changed
+        #1 DONE 0.0s
+
+        #2 [2/2] RUN x
+        #2 0.010 x
+        #2 DONE 0.0s
+        ");
+        insta::assert_snapshot!(steps(5), @r"
+        #1 [1/2] COPY a /
+        #1 DONE 0.0s
+
+        #2 [2/2] RUN x
+        #2 ...
+
+        #1 ran because COPY a: content\x1b changed
+
+        #2 [2/2] RUN x
+        #2 0.010 x
+        #2 DONE 0.0s
         ");
     }
 

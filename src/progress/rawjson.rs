@@ -159,7 +159,7 @@ impl Renderer for RawJson {
                 });
             }
             // BuildKit's stream has no word for these.
-            Event::Keyed { .. } | Event::Missed(_) | Event::Unchanged(_) => return,
+            Event::Keyed { .. } | Event::Missed(_) | Event::Unchanged(_) | Event::Why { .. } => return,
             Event::Notice { vertex, text } => {
                 status.warnings.push(Warning { vertex: vertex.to_string(), level: 1, short: BASE64.encode(text) });
             }

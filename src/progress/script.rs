@@ -43,6 +43,10 @@ impl Step {
         Self(at, Some(Event::Notice { vertex: id(vertex), text: text.into() }))
     }
 
+    pub fn why(at: u64, vertex: u64, text: &str) -> Self {
+        Self(at, Some(Event::Why { vertex: id(vertex), text: text.into() }))
+    }
+
     pub fn log(at: u64, vertex: u64, text: &str) -> Self {
         Self(at, Some(Event::Log { vertex: id(vertex), stream: Stream::Stdout, bytes: text.into() }))
     }

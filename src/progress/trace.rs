@@ -37,6 +37,8 @@ pub struct Vertex {
     pub tail: VecDeque<String>,
     /// Its transfers, in the order in which they began.
     pub transfers: Vec<Transfer>,
+    /// Why it runs, safe to show.
+    pub why: Option<String>,
     stdout: Lines<Duration>,
     stderr: Lines<Duration>,
 }
@@ -110,6 +112,8 @@ pub enum Change {
     Transfer(usize),
     /// There is a line for the user.
     Notice(String),
+    /// It is known why it runs.
+    Why,
     /// It has ended.
     Ended,
 }
@@ -132,6 +136,7 @@ impl Trace {
             | Event::Log { vertex, .. }
             | Event::Progress { vertex, .. }
             | Event::Notice { vertex, .. }
+            | Event::Why { vertex, .. }
             | Event::Failed { vertex, .. } => (*vertex, None),
             // What is known of keys is not shown here.
             Event::Keyed { .. } | Event::Missed(_) | Event::Unchanged(_) => return,
@@ -141,6 +146,14 @@ impl Trace {
             match self.by_id.get(vertex).map(|index| (*index, &self.vertices[*index])) {
                 Some((index, vertex)) if vertex.state == State::Running => change(index, vertex, Change::Notice(text)),
                 _ => self.notices.push(text),
+            }
+            return;
+        }
+        if let Event::Why { vertex, text } = &event {
+            // Also of one that has ended meanwhile.
+            if let Some(index) = self.by_id.get(vertex) {
+                self.vertices[*index].why = Some(escape::line(text).into_owned());
+                change(*index, &self.vertices[*index], Change::Why);
             }
             return;
         }
@@ -167,6 +180,7 @@ impl Trace {
             | Event::Notice { .. }
             | Event::Keyed { .. }
             | Event::Missed(_)
+            | Event::Why { .. }
             | Event::Unchanged(_) => return,
             Event::Log { stream, bytes, .. } => {
                 let mut found = Vec::new();
@@ -227,6 +241,7 @@ impl Vertex {
             state: State::Waiting,
             tail: VecDeque::new(),
             transfers: Vec::new(),
+            why: None,
             stdout: Lines::default(),
             stderr: Lines::default(),
         }

@@ -112,6 +112,10 @@ impl Tty {
         let name = fit(&format!(" => {word}{}", vertex.name), width.saturating_sub(time.width() + 1));
         let gap = width.saturating_sub(name.width() + time.width());
         let mut block = vec![(tone, format!("{name}{}{time}", " ".repeat(gap)))];
+        if let Some(why) = &vertex.why {
+            let runs = if vertex.state.ended() { "ran" } else { "runs" };
+            block.push((Tone::Log, fit(&format!(" => => {runs} because {why}"), width)));
+        }
         if vertex.state == State::Running {
             let transfers = vertex.transfers.iter().filter(|transfer| transfer.ended.is_none());
             block.extend(transfers.map(|each| (Tone::Running, fit(&format!(" => => {}", each.text(now)), width))));

@@ -53,6 +53,7 @@ mod nodes;
 mod notes;
 mod provenance;
 mod rebuild;
+mod recall;
 pub mod remote;
 mod store;
 mod trash;

@@ -43,6 +43,7 @@ impl Place {
             insecure_registries: Vec::new(),
             offline: false,
             native_platform: Platform::normalised("linux", "arm64", ""),
+            history: crate::engine::HistorySettings { keep: 0, log_max_bytes: 0 },
         }
     }
 

@@ -168,6 +168,8 @@ pub struct StepRecord {
     pub vertex: String,
     /// What people see: `[build 2/4] RUN make`.
     pub name: String,
+    /// Its number in plain output (`#4`); `None` for what was never begun.
+    pub number: Option<usize>,
     /// The line of the Dockerfile, from 1.
     pub line: Option<usize>,
     /// Its definition key in hexadecimal; `None` for what has none.
@@ -176,6 +178,8 @@ pub struct StepRecord {
     pub parts: Arc<[Part]>,
     /// The steps it stands on, by their places.
     pub inputs: Vec<usize>,
+    /// Whether it was to run whatever was known (`--no-cache`).
+    pub anew: bool,
     /// How it ended.
     pub fate: Fate,
     /// How its result was known.
@@ -197,6 +201,13 @@ pub struct Build {
     pub head: Head,
     /// In the order in which they were declared; inputs come first.
     pub steps: Vec<StepRecord>,
+}
+
+impl StepRecord {
+    /// Whether it is an operation whose result is remembered: no source, and nothing that is only shown beside the steps.
+    pub fn is_operation(&self) -> bool {
+        self.parts.iter().all(|part| part.name != "source.scheme") && !self.parts.is_empty()
+    }
 }
 
 impl Build {
@@ -265,11 +276,15 @@ struct Line {
     vertex: String,
     name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    number: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     line: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     inputs: Vec<usize>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    anew: bool,
     fate: Fate,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     by: Option<Hit>,
@@ -291,9 +306,11 @@ impl Line {
         Self {
             vertex: step.vertex.clone(),
             name: step.name.clone(),
+            number: step.number,
             line: step.line,
             key: step.key.clone(),
             inputs: step.inputs.clone(),
+            anew: step.anew,
             fate: step.fate,
             by: step.by,
             error: step.error.clone(),
@@ -313,10 +330,12 @@ impl Line {
         Some(StepRecord {
             vertex: self.vertex,
             name: self.name,
+            number: self.number,
             line: self.line,
             key: self.key,
             parts: parts?,
             inputs: self.inputs,
+            anew: self.anew,
             fate: self.fate,
             by: self.by,
             error: self.error,
