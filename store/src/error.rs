@@ -112,6 +112,16 @@ pub enum StoreError {
         /// Full ids.
         candidates: Vec<String>,
     },
+    /// The files of a cache mount could not be put into a tar or taken from one.
+    #[error("cannot {act} the cache mount `{}`", id.escape_debug())]
+    MountTar {
+        /// What was tried.
+        act: &'static str,
+        /// Its id.
+        id: String,
+        /// Why not.
+        source: oci::layer::LayerError,
+    },
     /// A value in the index or in a record file is not what this program writes there.
     #[error("a record of the store cannot be read: {what} `{value}`")]
     BadRecord {

@@ -29,7 +29,7 @@ const CACHED_STATEMENTS: usize = 64;
 /// `boot` and `generation` are the row's [`Stamp`]; `used_at` is in seconds since 1970, `used_tick` a count of uses that
 /// no clock disturbs (`state.tick`). `keys.operation` and `layers.content` are digests, `layers.tree_bytes` what the tree
 /// takes on disk. `pruned` remembers for a while which keys were thrown away. `nodes` are directories of digested trees.
-/// `mounts.name` is the directory of a cache mount. `layers.chain_id`: NULL is not known yet, the empty blob is "no
+/// `mounts.name` is the directory of a cache mount, `mounts.created` in seconds since 1970. `layers.chain_id`: NULL is not known yet, the empty blob is "no
 /// layer that is not empty".
 const SCHEMA: &str = "
 CREATE TABLE state (
@@ -59,7 +59,7 @@ CREATE INDEX keys_by_operation ON keys (operation) WHERE operation IS NOT NULL;
 CREATE TABLE pruned (key BLOB PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 CREATE TABLE nodes (digest BLOB PRIMARY KEY, body BLOB NOT NULL, used_tick INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE mounts (
-    name TEXT PRIMARY KEY, id TEXT NOT NULL, sharing TEXT NOT NULL, created INTEGER NOT NULL,
+    name TEXT PRIMARY KEY, id TEXT NOT NULL, seed TEXT NOT NULL, sharing TEXT NOT NULL, created INTEGER NOT NULL,
     size_bytes INTEGER, used_tick INTEGER NOT NULL DEFAULT 0, used_at INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX mounts_by_id ON mounts (id);
@@ -106,7 +106,7 @@ CREATE INDEX keys_by_operation ON keys (operation) WHERE operation IS NOT NULL;
 CREATE TABLE pruned (key BLOB PRIMARY KEY, at INTEGER NOT NULL) STRICT;
 CREATE TABLE nodes (digest BLOB PRIMARY KEY, body BLOB NOT NULL, used_tick INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE mounts (
-    name TEXT PRIMARY KEY, id TEXT NOT NULL, sharing TEXT NOT NULL, created INTEGER NOT NULL,
+    name TEXT PRIMARY KEY, id TEXT NOT NULL, seed TEXT NOT NULL, sharing TEXT NOT NULL, created INTEGER NOT NULL,
     size_bytes INTEGER, used_tick INTEGER NOT NULL DEFAULT 0, used_at INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX mounts_by_id ON mounts (id);

@@ -30,6 +30,16 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
+    /// A folder that is open already.
+    pub(crate) fn opened(path: PathBuf, fd: OwnedFd) -> Self {
+        Self { path, fd }
+    }
+
+    /// Its descriptor.
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
     /// Path of an entry, for messages and for those who need paths.
     pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
@@ -89,6 +99,7 @@ pub(crate) struct Layout {
     pub(crate) flights: Folder,
     pub(crate) leases: Folder,
     pub(crate) history: Folder,
+    pub(crate) mounts: Folder,
     pub(crate) tmp: Folder,
     pub(crate) trash: Folder,
 }
@@ -168,6 +179,7 @@ impl Root {
             flights: folder(&self.0, "flights")?,
             leases: folder(&self.0, "leases")?,
             history: folder(&self.0, "history")?,
+            mounts: folder(&self.0, "mounts")?,
             tmp: folder(&self.0, "tmp")?,
             trash: folder(&self.0, "trash")?,
             root: self.0,

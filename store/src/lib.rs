@@ -19,6 +19,7 @@
 //!   contexts/<hex>        what is remembered of the files of a build context, see `contexts`
 //!   git/                  repositories of git sources; the executor's, drawn there
 //!   history/              the last builds, drawn in `history`
+//!   mounts/<name>/        a cache mount: fs/ and about.json, see `mounts`; flocked while used
 //!   flights/<hex of a key>  locks: one build at a time works on a key, see `flight`
 //!   leases/<random>       what a running process relies on, see `lease`; `uses` what ended ones did
 //!   tmp/<layer id>/       a draft: fs/ and work/; flocked by its maker, swept by the next start once it is dead
@@ -28,7 +29,7 @@
 //!
 //! Read in this order: [`layout`] the folders and their locks, [`draft`] how a tree is made aside, [`blobs`] how bytes
 //! are, [`store`] how a store is opened, [`layers`], [`derived`], [`images`], [`cache`] what it remembers, [`flight`] who works on
-//! it, [`lease`] who relies on what, [`notes`] and [`contexts`] what
+//! it, [`lease`] who relies on what, [`mounts`] what steps keep for later builds, [`notes`] and [`contexts`] what
 //! it may forget, [`nodes`] what digests were made of, [`index`] the database, [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss
 //! may take, [`trash`] how trees go, [`remote`] caches elsewhere.
 
@@ -49,6 +50,7 @@ mod journal;
 mod layers;
 mod layout;
 mod lease;
+mod mounts;
 mod nodes;
 mod notes;
 mod provenance;
@@ -67,5 +69,6 @@ pub use flight::Flight;
 pub use images::{FoundImage, ImageRecord};
 pub use layers::{Imported, Layer, Made};
 pub use lease::Kind;
+pub use mounts::{BusyMount, HeldMount, MountEntry, MountKey, MountSeed, MountTurn, MountWish, Taken};
 pub use nodes::{Node, NodeEntry, NodeKind, attributes_digest};
 pub use store::Store;

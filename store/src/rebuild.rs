@@ -16,7 +16,7 @@ use crate::durability::{Stamp, Synced};
 use crate::index::{Index, STAMPED, Trouble};
 use crate::journal::{ImageFile, LayerLine, Line, image_file_name, record_file_name};
 use crate::layout::{Layout, is_tree_name};
-use crate::{StoreError, cache, images, layers, provenance, trash};
+use crate::{StoreError, cache, images, layers, mounts, provenance, trash};
 
 /// Said of an index that is not there although other files of the store are.
 pub(crate) const MISSING: &str = "it was missing";
@@ -177,6 +177,7 @@ pub(crate) fn rebuild(layout: &Layout, damage: Option<&str>, notices: &mut Vec<S
     let aside = Index::move_aside(&layout.root)?;
     let index = Index::make(&layout.root)?;
     let is_new = records.is_empty() && image_files.is_empty() && unreadable_records + unreadable_images == 0;
+    let is_new = is_new && layout.mounts.names()?.is_empty();
     if is_new && damage.is_none() {
         return Ok(index);
     }
@@ -187,7 +188,7 @@ pub(crate) fn rebuild(layout: &Layout, damage: Option<&str>, notices: &mut Vec<S
         unreadable_records += 1;
     }
     let trees: HashSet<String> = layout.layers.names()?.into_iter().collect();
-    let (count, keys, images) = index.transaction("be rebuilt", |transaction| {
+    let (count, keys, images, mounts) = index.transaction("be rebuilt", |transaction| {
         let mut keys = 0;
         let mut newest = 0;
         for record in &records {
@@ -207,11 +208,12 @@ pub(crate) fn rebuild(layout: &Layout, damage: Option<&str>, notices: &mut Vec<S
             images += 1;
         }
         transaction.execute("UPDATE state SET generation = ?1, written = ?1, synced = 0", [newest + 1])?;
-        Ok((records.len(), keys, images))
+        Ok((records.len(), keys, images, mounts::rebuild(layout, transaction)?))
     })?;
     let kept = aside.map_or_else(String::new, |name| format!("; the old one was kept as `{name}`"));
+    let mounts = if mounts == 0 { String::new() } else { format!(", and {mounts} cache mounts") };
     notices.push(format!(
-        "the store's index had to be rebuilt ({}): {count} layers, {keys} cache keys and {images} images were found again{kept}",
+        "the store's index had to be rebuilt ({}): {count} layers, {keys} cache keys and {images} images were found again{mounts}{kept}",
         damage.unwrap_or(MISSING)
     ));
     if unreadable_records + unreadable_images > 0 {

@@ -11,7 +11,7 @@ use crate::durability::{self, Stamp};
 use crate::index::{Found, Index};
 use crate::layout::{Layout, Lock, Root};
 use crate::lease::{self, Lease};
-use crate::{Blobs, Draft, StoreError, draft, flight, rebuild, trash};
+use crate::{Blobs, Draft, StoreError, draft, flight, mounts, rebuild, trash};
 
 /// A store. Cheap to clone; all calls block, and may come from any thread. Several processes may use one at once.
 #[derive(Clone, Debug)]
@@ -65,6 +65,7 @@ impl Store {
         draft::sweep(&layout, |tree| is_recorded(&index, tree))?;
         flight::sweep(&layout)?;
         lease::sweep(&layout)?;
+        mounts::sweep(&layout, &index)?;
         trash::empty(&layout, Instant::now() + trash::EMPTYING_BUDGET)?;
         let lease = Arc::new(Lease::new(layout.clone()));
         let blobs = Blobs::new(layout.clone(), lease.clone());

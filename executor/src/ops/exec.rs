@@ -5,18 +5,22 @@
 //! away. The mount points that the sandbox had to make are taken out before. Deliberately absent: how a process is
 //! isolated ([`crate::sandbox`]), what a layer is ([`crate::layers`]).
 //!
+//! Cache mounts ([`cache`]) are directories of the store, which outlive the step; nothing in them is in a layer.
+//!
 //! [`run_image`] runs the same way for a person in front of a terminal, and keeps nothing.
 
+mod cache;
 mod foreground;
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use solver::op::{self, CopyAction, ExecOp, MountKind, NetworkMode, SecurityMode};
 use solver::seam::{Job, LogSink, ResultId};
-use store::Draft;
+use store::{Draft, HeldMount};
 use tokio_util::sync::CancellationToken;
 
 pub use foreground::{RunSpec, Volume, run_image};
@@ -68,6 +72,14 @@ pub enum StepError {
         /// What is wrong.
         what: &'static str,
     },
+    /// `source` of a cache mount names nothing in it.
+    #[error("`{path}` does not exist in the cache mount `{id}`")]
+    CacheSource {
+        /// Its id, for people.
+        id: String,
+        /// The path in it.
+        path: String,
+    },
     /// A file that the set-up needs.
     #[error("could not {act} `{}`", path.display())]
     Io {
@@ -114,9 +126,11 @@ pub(crate) async fn run(
     cancel: &CancellationToken,
 ) -> Result<Vec<ResultId>, ExecError> {
     refuse_unsupported(exec)?;
+    // First, while nothing else is held.
+    let caches = cache::take(worker, job, exec, log, cancel).await?;
     let trees = {
         let (mounts, inputs) = (exec.mounts.clone(), job.inputs.clone());
-        let prepared = worker.on_core(cancel, move |worker| prepare_all(worker, &mounts, &inputs)).await?;
+        let prepared = worker.on_core(cancel, move |worker| prepare_all(worker, &mounts, &inputs, caches)).await?;
         prepared.notices.iter().for_each(|text| log.notice(text));
         prepared.trees
     };
@@ -124,7 +138,8 @@ pub(crate) async fn run(
     let spec = process(exec, &trees)?;
     let settings = worker.sandbox()?;
     let io = Io { stdin: Stdin::Null, output: Output::Log(log), forward_signals: false };
-    let finished = sandbox::run(&settings, &spec, io, cancel).await?;
+    let locks: Vec<_> = trees.iter().filter_map(Tree::lock).collect();
+    let finished = sandbox::run_holding(&settings, &spec, io, &locks, cancel).await?;
     let succeeded = match (finished.exit, exec.valid_exit_codes.as_slice()) {
         (Exit::Code(code), []) => code == 0,
         (Exit::Code(code), valid) => valid.contains(&code),
@@ -167,7 +182,13 @@ fn refuse_unsupported(exec: &ExecOp) -> Result<(), StepError> {
     for mount in &exec.mounts {
         match mount.kind {
             MountKind::Bind | MountKind::Tmpfs { .. } => {}
-            MountKind::Cache { .. } => return refused("`--mount=type=cache`"),
+            MountKind::Cache { .. } if mount.target == "/" => {
+                return Err(StepError::Malformed { what: "a cache mount has the target `/`" });
+            }
+            MountKind::Cache { .. } if mount.output.is_some() => {
+                return Err(StepError::Malformed { what: "a cache mount has an output" });
+            }
+            MountKind::Cache { .. } => {}
             MountKind::Secret { .. } => return refused("`--mount=type=secret`"),
             MountKind::Ssh { .. } => return refused("`--mount=type=ssh`"),
         }
@@ -186,14 +207,25 @@ struct Tree {
 impl Tree {
     /// Nothing prepared, only shown.
     fn shown(mount: &op::Mount) -> Self {
-        let source = match mount.kind {
-            MountKind::Tmpfs { size_bytes } => Source::Memory { size_bytes },
+        let source = match &mount.kind {
+            MountKind::Tmpfs { size_bytes } => Source::Memory { size_bytes: *size_bytes },
+            MountKind::Cache { id, .. } => {
+                Source::Cache { dir: format!("cache mount {}", cache::shown_id(id)).into(), held: None }
+            }
             _ => {
                 let overlay = Overlay { layers_dir: "layers".into(), lowers: Vec::new(), upper: None };
                 Source::Layers { overlay, draft: None }
             }
         };
         Self { mount: mount.clone(), parent: ResultId(SCRATCH.into()), source }
+    }
+
+    /// The lock of a cache mount.
+    fn lock(&self) -> Option<BorrowedFd<'_>> {
+        match &self.source {
+            Source::Cache { held: Some(held), .. } => Some(held.lock()),
+            _ => None,
+        }
     }
 }
 
@@ -204,6 +236,8 @@ enum Source {
     Layers { overlay: Overlay, draft: Option<Draft> },
     /// What a local source gave, without what is ignored; thrown away with the step.
     Local { view: PathBuf, _draft: Draft },
+    /// A cache mount's directory, held until this value is gone.
+    Cache { dir: PathBuf, held: Option<Arc<HeldMount>> },
 }
 
 /// Trees with the root first, and what is to be said about them.
@@ -212,12 +246,18 @@ struct Prepared {
     notices: Vec<String>,
 }
 
-fn prepare_all(worker: &Worker, mounts: &[op::Mount], inputs: &[ResultId]) -> Result<Prepared, ExecError> {
+/// `caches` has the directory of every mount that is a cache.
+fn prepare_all(
+    worker: &Worker,
+    mounts: &[op::Mount],
+    inputs: &[ResultId],
+    caches: Vec<Option<Arc<HeldMount>>>,
+) -> Result<Prepared, ExecError> {
     let notices = Notices::default();
     let scratch = ResultId(SCRATCH.into());
     let mut root = None;
     let mut trees = Vec::new();
-    for mount in mounts {
+    for (mount, cache) in mounts.iter().zip(caches) {
         let parent = match mount.input {
             Some(index) => {
                 inputs.get(index).ok_or(StepError::Malformed { what: "a mount names an input that is not there" })?
@@ -225,10 +265,13 @@ fn prepare_all(worker: &Worker, mounts: &[op::Mount], inputs: &[ResultId]) -> Re
             None => &scratch,
         };
         let is_root = mount.target == "/" && root.is_none();
-        let source = match mount.kind {
-            MountKind::Tmpfs { size_bytes } => Source::Memory { size_bytes },
+        let source = match (cache, &mount.kind) {
+            (Some(held), _) => Source::Cache { dir: held.path(), held: Some(held) },
+            (None, MountKind::Tmpfs { size_bytes }) => Source::Memory { size_bytes: *size_bytes },
             // The root is always writable; without an output the writes are lost.
-            _ => prepare(worker, parent, mount, is_root || !mount.readonly || mount.output.is_some(), &notices)?,
+            (None, _) => {
+                prepare(worker, parent, mount, is_root || !mount.readonly || mount.output.is_some(), &notices)?
+            }
         };
         if is_root {
             root = Some(trees.len());
@@ -291,6 +334,7 @@ fn process(exec: &ExecOp, trees: &[Tree]) -> Result<ProcessSpec, StepError> {
         Source::Layers { overlay, .. } => RootFs::Overlay(overlay.clone()),
         Source::Local { view, .. } => RootFs::Tree { path: view.clone() },
         Source::Memory { .. } => return Err(StepError::Malformed { what: "its root is memory" }),
+        Source::Cache { .. } => return Err(StepError::Malformed { what: "its root is a cache mount" }),
     };
     let mut spec = ProcessSpec::new(root, exec.args.clone());
     spec.env = environment(&exec.env, &exec.proxy_env);
@@ -320,6 +364,7 @@ fn bound(tree: &Tree) -> Mount {
         Source::Layers { overlay, .. } => bind(BindSource::Overlay(overlay.clone()), &mount.selector),
         // The view is of the selected path already.
         Source::Local { view, .. } => bind(BindSource::Path(view.clone()), ""),
+        Source::Cache { dir, .. } => bind(BindSource::Path(dir.clone()), cache::subpath(mount)),
     };
     Mount { target: mount.target.clone(), kind }
 }
@@ -359,8 +404,12 @@ fn resolv_conf(path: &Path) -> Result<String, StepError> {
 fn commit_all(worker: &Worker, trees: Vec<Tree>, inputs: &Inputs, stubs: &[Stub]) -> Result<Vec<ResultId>, ExecError> {
     // What is mounted beside the root may be copied into it with its times.
     let mut read = Heritage::default();
-    for tree in trees.iter().skip(1).filter(|tree| matches!(tree.mount.kind, MountKind::Bind)) {
+    for tree in trees.iter().skip(1).filter(|tree| !matches!(tree.source, Source::Memory { .. })) {
         read = read.and(worker.heritage(&tree.parent, inputs)?);
+        // Earlier builds made what is in a cache, and which of them did must not be seen.
+        if let Source::Cache { held: Some(held), .. } = &tree.source {
+            read = read.and(Heritage { since: Some(held.created()), from_context: false });
+        }
     }
     let mut results = BTreeMap::new();
     for (index, Tree { mount, parent, source }) in trees.into_iter().enumerate() {

@@ -41,7 +41,8 @@ fn main() -> ! {
 
 fn helper() -> io::Result<()> {
     let socket = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
-    let (plan, memory, stdin) = receive_plan(&socket)?;
+    // What is held is let go when this process ends, which is after the step.
+    let Received { plan, memory, stdin, held: _held } = receive(&socket)?;
     let namespaces = plan.0.iter().find_map(|act| match act {
         Act::Namespaces(list) => Some((act, clone_flags(list))),
         _ => None,
@@ -96,17 +97,35 @@ fn wait(socket: &OwnedFd, pidfd: &OwnedFd) -> io::Result<()> {
     }
 }
 
-/// The plan, the memory file it came in, and standard input.
-fn receive_plan(socket: &OwnedFd) -> io::Result<(Plan, OwnedFd, Option<OwnedFd>)> {
-    let mut byte = [0];
+/// What comes from the builder.
+struct Received {
+    plan: Plan,
+    /// The memory file that the plan came in.
+    memory: OwnedFd,
+    stdin: Option<OwnedFd>,
+    /// Locks that the builder has taken for the step: its own death must not free them before the step is dead too.
+    held: Vec<OwnedFd>,
+}
+
+fn receive(socket: &OwnedFd) -> io::Result<Received> {
+    let mut byte = [wire::LAST];
     let (_, descriptors) = wire::receive(socket, &mut byte)?;
+    let mut held = Vec::new();
+    while byte == [wire::MORE] {
+        let (count, more) = wire::receive(socket, &mut byte)?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        held.extend(more);
+    }
     let mut descriptors = descriptors.into_iter();
     let memory = descriptors.next().ok_or(io::ErrorKind::UnexpectedEof)?;
     let mut file = std::fs::File::from(memory);
     file.rewind()?;
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
-    Ok((serde_json::from_slice(&text)?, file.into(), descriptors.next()))
+    let plan = serde_json::from_slice(&text)?;
+    Ok(Received { plan, memory: file.into(), stdin: descriptors.next(), held })
 }
 
 fn clone_flags(namespaces: &[Namespace]) -> libc::c_int {

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -31,7 +31,7 @@ use super::spec::ProcessSpec;
 use super::stub::Stub;
 use super::sys;
 use super::terminal::{self, Relay};
-use super::wire::{self, Ended, Failure, PACKET_MAX_BYTES, Report};
+use super::wire::{self, DESCRIPTORS_MAX, Ended, Failure, PACKET_MAX_BYTES, Report};
 
 /// So often a forwarded SIGINT or SIGTERM is tried before the command is killed: PID 1 ignores what it does not handle.
 const STOPS_MAX: usize = 3;
@@ -173,6 +173,17 @@ pub async fn run(
     io: Io<'_>,
     cancel: &CancellationToken,
 ) -> Result<Finished, SandboxError> {
+    run_holding(settings, spec, io, &[], cancel).await
+}
+
+/// As [`run`]. `held` are locks: whoever dies, they are held until the step is dead.
+pub async fn run_holding(
+    settings: &Settings,
+    spec: &ProcessSpec,
+    io: Io<'_>,
+    held: &[BorrowedFd<'_>],
+    cancel: &CancellationToken,
+) -> Result<Finished, SandboxError> {
     if cancel.is_cancelled() {
         return Err(SandboxError::Canceled);
     }
@@ -196,7 +207,7 @@ pub async fn run(
     } else {
         Signals::default()
     };
-    let (socket, mut helper) = start(settings, &spec, io.stdin, stdout, stderr)?;
+    let (socket, mut helper) = start(settings, &spec, io.stdin, stdout, stderr, held)?;
     let mut step = Step { pidfd: None, relay: None, stubs: Vec::new(), failure: None, ended: None, input };
     let canceled = follow(&socket, &mut step, pump.as_mut(), signals, cancel).await?;
 
@@ -226,6 +237,7 @@ fn start(
     stdin: Stdin,
     stdout: Stdio,
     stderr: Stdio,
+    held: &[BorrowedFd<'_>],
 ) -> Result<(AsyncFd<OwnedFd>, tokio::process::Child), SandboxError> {
     let failed = |act| move |source| SandboxError::Helper { act, source };
     let talk = failed("talk to the helper");
@@ -243,12 +255,18 @@ fn start(
     // spawns by vfork and exec at once, which threads do not disturb.
     command.arg0(ARGV0).env_clear().process_group(0).stdin(theirs).stdout(stdout).stderr(stderr);
     let helper = tokio::process::Command::from(command).spawn().map_err(failed("start the helper"))?;
+    let follows = |is_last: bool| [if is_last { wire::LAST } else { wire::MORE }];
+    let first = follows(held.is_empty());
     match stdin {
-        Stdin::Inherit if spec.stdin => wire::send(&ours, &[0], &[memory.as_fd(), io::stdin().as_fd()]),
-        Stdin::Descriptor(stdin) => wire::send(&ours, &[0], &[memory.as_fd(), stdin.as_fd()]),
-        Stdin::Null | Stdin::Inherit => wire::send(&ours, &[0], &[memory.as_fd()]),
+        Stdin::Inherit if spec.stdin => wire::send(&ours, &first, &[memory.as_fd(), io::stdin().as_fd()]),
+        Stdin::Descriptor(stdin) => wire::send(&ours, &first, &[memory.as_fd(), stdin.as_fd()]),
+        Stdin::Null | Stdin::Inherit => wire::send(&ours, &first, &[memory.as_fd()]),
     }
     .map_err(failed("talk to the helper"))?;
+    let mut packets = held.chunks(DESCRIPTORS_MAX).peekable();
+    while let Some(packet) = packets.next() {
+        wire::send(&ours, &follows(packets.peek().is_none()), packet).map_err(failed("talk to the helper"))?;
+    }
     rustix::io::ioctl_fionbio(&ours, true).map_err(io::Error::from).map_err(failed("talk to the helper"))?;
     let ours = sys::watch(ours).map_err(failed("talk to the helper"))?;
     Ok((ours, helper))

@@ -1,7 +1,8 @@
 //! What the builder and its helper say to each other over one socket of packets (`SOCK_SEQPACKET`).
 //!
 //! Builder to helper: one packet of one byte with descriptors: the plan as a file in memory, then standard input if the
-//! command gets one. After that only silence; the end of the socket means "kill it". Helper to builder: one [`Report`]
+//! command gets one. The byte says whether a packet of the same form follows, with descriptors that the helper holds
+//! until the command has ended. After that only silence; the end of the socket means "kill it". Helper to builder: one [`Report`]
 //! as JSON per packet, with at most one descriptor. Packets keep their bounds, so both the helper and the process in
 //! the sandbox write to the same socket.
 
@@ -20,8 +21,12 @@ use super::stub::Stub;
 
 /// The longest report is a failure that quotes two paths of 4 KiB, escaped.
 pub const PACKET_MAX_BYTES: usize = 64 << 10;
-/// The plan and standard input.
-const DESCRIPTORS_MAX: usize = 2;
+/// Descriptors in one packet; the kernel takes 253.
+pub const DESCRIPTORS_MAX: usize = 64;
+/// The byte of a packet of the builder's, when another one follows.
+pub const MORE: u8 = 1;
+/// The byte of its last packet.
+pub const LAST: u8 = 0;
 
 /// What the helper's side tells.
 #[derive(Debug, Serialize, Deserialize)]

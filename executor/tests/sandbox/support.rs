@@ -122,6 +122,15 @@ pub fn settings() -> Settings {
 pub struct Collected {
     pub stdout: Mutex<Vec<u8>>,
     pub stderr: Mutex<Vec<u8>>,
+    pub notices: Mutex<Vec<String>>,
+    said: tokio::sync::Notify,
+}
+
+impl Collected {
+    /// Waits until something was said about the step.
+    pub async fn noticed(&self) {
+        self.said.notified().await;
+    }
 }
 
 impl LogSink for Collected {
@@ -132,7 +141,10 @@ impl LogSink for Collected {
 
     fn progress(&self, _: &str, _: u64, _: Option<u64>, _: bool) {}
 
-    fn notice(&self, _: &str) {}
+    fn notice(&self, text: &str) {
+        self.notices.lock().unwrap().push(text.to_owned());
+        self.said.notify_one();
+    }
 }
 
 /// A step that ended.

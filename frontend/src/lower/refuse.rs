@@ -11,8 +11,6 @@ use solver::op::SecurityMode;
 /// Which parts can be run.
 #[derive(Clone, Copy, Debug)]
 pub struct Supported {
-    /// `RUN --mount=type=cache`.
-    pub cache_mounts: bool,
     /// `RUN --mount=type=secret`.
     pub secret_mounts: bool,
     /// `RUN --mount=type=ssh`.
@@ -25,18 +23,15 @@ pub struct Supported {
 
 impl Supported {
     /// This version.
-    pub const NOW: Self =
-        Self { cache_mounts: false, secret_mounts: false, ssh_mounts: false, ssh_sources: false, insecure: false };
+    pub const NOW: Self = Self { secret_mounts: false, ssh_mounts: false, ssh_sources: false, insecure: false };
 
     /// Everything that can be lowered, for looking at it and for tests.
-    pub const ALL: Self =
-        Self { cache_mounts: true, secret_mounts: true, ssh_mounts: true, ssh_sources: true, insecure: true };
+    pub const ALL: Self = Self { secret_mounts: true, ssh_mounts: true, ssh_sources: true, insecure: true };
 
     /// Whether mounts of that type can be run.
     pub fn mount(self, kind: RequestKind) -> bool {
         match kind {
-            RequestKind::Bind | RequestKind::Tmpfs => true,
-            RequestKind::Cache => self.cache_mounts,
+            RequestKind::Bind | RequestKind::Tmpfs | RequestKind::Cache => true,
             RequestKind::Secret => self.secret_mounts,
             RequestKind::Ssh => self.ssh_mounts,
         }
@@ -52,7 +47,7 @@ impl Supported {
     fn refuse_run(self, run: &Run, found: &mut Vec<Diagnostic>) {
         for mount in &run.mounts {
             let Some(word) = mount.value(MountKey::Type) else { continue };
-            for kind in [RequestKind::Cache, RequestKind::Secret, RequestKind::Ssh] {
+            for kind in [RequestKind::Secret, RequestKind::Ssh] {
                 if word.text.eq_ignore_ascii_case(kind.name()) && !self.mount(kind) {
                     found.push(mount_refused(kind, mount.span));
                 }
@@ -71,7 +66,6 @@ impl Supported {
 /// A mount of a type that cannot be run.
 pub fn mount_refused(kind: RequestKind, span: Span) -> Diagnostic {
     let help = match kind {
-        RequestKind::Cache => "remove the flag: the step runs without a cache directory",
         RequestKind::Secret => "remove the flag; do not pass secrets by ARG or COPY instead, they stay in the image",
         _ => "remove the flag",
     };
@@ -170,8 +164,8 @@ mod tests {
 
     #[test]
     fn a_refused_type_is_refused_behind_a_variable_too() {
-        let text = "FROM scratch\nARG T=cache\nRUN --mount=type=$T,target=/c x\n";
+        let text = "FROM scratch\nARG T=secret\nRUN --mount=type=$T,id=s,target=/c x\n";
         let found = crate::plan(text, &PlanOptions::default(), &Answers::new()).expect_err("not supported");
-        assert_eq!(found[0].message, "`RUN --mount=type=cache` is not supported by this version of rbuild");
+        assert_eq!(found[0].message, "`RUN --mount=type=secret` is not supported by this version of rbuild");
     }
 }

@@ -2,6 +2,7 @@
 
 mod content;
 mod derived;
+mod mounts;
 mod processes;
 mod records;
 mod recovery;
