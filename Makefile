@@ -37,12 +37,14 @@ lint:
 bench: setup release
 	benches/run.sh $(RBUILD)
 	$(CARGO) bench --locked --package rbuild-executor --bench step
+	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD))
 	$(CARGO) bench --locked --package rbuild-frontend --bench large
 
 SOAK_SECONDS ?= 240
-soak: setup
+soak: setup release
 	fuzz/run.sh $(SOAK_SECONDS)
 	$(CARGO) bench --locked --package rbuild-frontend --bench large -- --enforce
+	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD)) --enforce
 
 install: release
 	install -D --mode=755 $(RBUILD) $(DESTDIR)$(PREFIX)/bin/rbuild

@@ -25,7 +25,6 @@ use solver::key::ContentDigest;
 use solver::seam::Selection;
 use store::{Node, NodeEntry, NodeKind};
 
-pub(crate) use self::read::hash;
 use self::read::{Looked, read};
 use self::walk::{Matched, Walk};
 use super::look::{Look, Moment, is_trusted};
@@ -51,7 +50,7 @@ pub(super) struct Listing {
     /// All directories of which anything was counted.
     pub directories: Vec<Directory>,
     /// Matched directories that count themselves, by path.
-    matched: Vec<(Vec<u8>, Look)>,
+    matched: Vec<(Vec<u8>, Seen)>,
     looks: OnceLock<Arc<Looks>>,
 }
 
@@ -119,9 +118,9 @@ impl Digesting<'_> {
                 true => NodeEntry::contents(digest),
                 false => {
                     let place = &one.place;
-                    looks.push((place.path.clone(), Look::of(stat)));
                     let itself = Looked { dir: place.dir.as_fd(), name: &place.name, path: &place.path, stat };
                     let entry = read(&itself, Some(NodeKind::Directory(digest)), self.stop)?;
+                    looks.push((place.path.clone(), Seen { look: Look::of(stat), unproven: Some(entry.clone()) }));
                     NodeEntry { name: one.base.clone(), ..entry }
                 }
             });
@@ -230,16 +229,18 @@ impl Listing {
     pub fn looks(&self) -> Arc<Looks> {
         let make = || {
             let mut looks = Looks::new();
-            let dirs = self.matched.iter().map(|(path, look)| (path.clone(), *look, None));
-            let entries = self.directories.iter().flat_map(|directory| {
-                let entries = directory.entries.iter().map(|one| {
-                    let may_change = !one.certain && !one.look.is_dir();
-                    (joined(&directory.path, &one.entry.name), one.look, may_change.then(|| one.entry.clone()))
-                });
+            for directory in &self.directories {
+                let path = |name: &[u8]| joined(&directory.path, name);
+                looks.extend(directory.entries.iter().map(|one| {
+                    // The look of a directory says nothing of its attributes.
+                    let is_proven = one.certain && !one.look.is_dir();
+                    let unproven = (!is_proven).then(|| one.entry.clone());
+                    (path(&one.entry.name), Seen { look: one.look, unproven })
+                }));
                 let sockets = directory.sockets.iter();
-                entries.chain(sockets.map(|(name, look)| (joined(&directory.path, name), *look, None)))
-            });
-            looks.extend(dirs.chain(entries).map(|(path, look, unproven)| (path, Seen { look, unproven })));
+                looks.extend(sockets.map(|(name, look)| (path(name), Seen { look: *look, unproven: None })));
+            }
+            looks.extend(self.matched.iter().cloned());
             Arc::new(looks)
         };
         self.looks.get_or_init(make).clone()

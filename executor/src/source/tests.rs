@@ -1,5 +1,7 @@
 //! The digest of what a build reads of its context: what counts, what does not, and what is refused.
 
+mod hostile;
+
 use std::os::fd::AsFd;
 use std::sync::Arc;
 

@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{self, SeekFrom};
 use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
 
 /// Large enough to amortise the call, small enough for the cache.
 const BUFFER_BYTES: usize = 128 * 1024;
@@ -99,6 +100,25 @@ pub(crate) fn equal(one: BorrowedFd<'_>, other: BorrowedFd<'_>) -> Result<bool, 
         }
         at += got as u64;
     }
+}
+
+/// SHA-256 of the first `length` bytes of a file; `None` when it turned out shorter, or `stop` said so, which is asked
+/// before every piece.
+pub(crate) fn sha256(file: BorrowedFd<'_>, length: u64, stop: &dyn Fn() -> bool) -> Result<Option<[u8; 32]>, Errno> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; BUFFER_BYTES.min(usize::try_from(length).unwrap_or(BUFFER_BYTES))];
+    let mut at = 0;
+    while at < length {
+        let most = buffer.len().min(usize::try_from(length - at).unwrap_or(usize::MAX));
+        match if stop() { 0 } else { read_some(file, &mut buffer[..most], at)? } {
+            0 => return Ok(None),
+            got => {
+                hash.update(&buffer[..got]);
+                at += got as u64;
+            }
+        }
+    }
+    Ok(Some(hash.finalize().into()))
 }
 
 /// One read at an offset; 0 is the end.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 use solver::op::CopyAction;
 use solver::seam::{LogSink, Selection};
-use store::{NodeKind, attributes_digest};
+use store::{NodeEntry, NodeKind, attributes_digest};
 
 use super::mode::ModeChange;
 use super::{FileError, owner};
@@ -27,12 +27,12 @@ use crate::select::required::first_unmet;
 use crate::select::tree::{Filter, Match, Sink, Wanted, find, walk_selected};
 use crate::snapshot::Mounted;
 use crate::source::SourceError;
-use crate::source::digest::{Looks, Seen, hash};
+use crate::source::digest::{Looks, Seen};
 use crate::source::local::{CopyPatterns, LocalPatterns, LocalSource};
 use crate::tree::copy::{Copier, Rules};
-use crate::tree::resolve::make_dir_at;
+use crate::tree::resolve::{make_dir_at, stat_at};
 use crate::tree::walk::{DirStack, Entry};
-use crate::tree::{NewDir, Place, Root, TreeError, attrs, joined, shown};
+use crate::tree::{NewDir, Place, Root, TreeError, attrs, data, joined, shown};
 
 /// The tree that a copy reads.
 pub(crate) enum CopySource {
@@ -211,6 +211,8 @@ impl Copying<'_> {
             let entry = Entry { dir: one.place.dir.as_fd(), name: &one.place.name, path: &one.place.path, stat };
             let made = self.root.resolve_no_follow(&path).map_err(self.failed())?;
             self.copier.directory_attributes(&entry, made.dir.as_fd(), &made.name, &path).map_err(self.failed())?;
+            let seen = self.looks.as_deref().and_then(|looks| looks.get(&one.place.path));
+            check_copy(seen, &entry, made.dir.as_fd(), &made.name).map_err(self.failed())?;
         }
         Ok(true)
     }
@@ -314,27 +316,42 @@ fn check_look<'a>(
     Ok(Some(seen))
 }
 
-/// Compares the copy `name` in `to` with what was digested, where its original may have changed and look the same.
+/// Compares what was copied to `name` in `to` with what was digested. The original must still be what it was, because its
+/// bytes and attributes were read one after the other; and where that may have changed and look the same, the copy must
+/// be what was digested.
 fn check_copy(seen: Option<&Seen>, from: &Entry<'_>, to: BorrowedFd<'_>, name: &[u8]) -> Result<(), TreeError> {
-    let Some(expected) = seen.and_then(Seen::unproven) else { return Ok(()) };
+    let Some(seen) = seen else { return Ok(()) };
     let io = |act| move |errno: rustix::io::Errno| TreeError::io(act, from.path)(errno);
-    let is_content = match &expected.what {
-        NodeKind::File { bytes, sha256 } => {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let copy = fs::openat(to, name, flags, Mode::empty()).map_err(io("open the copy of"))?;
-            let length = fs::fstat(&copy).map_err(io("look at the copy of"))?.st_size as u64;
-            length == *bytes && hash(copy.as_fd(), length, from.path, &|| false)? == *sha256
-        }
-        NodeKind::Link(target) => {
-            fs::readlinkat(to, name, Vec::new()).map_err(io("read the copy of"))?.as_bytes() == target
-        }
-        _ => true,
+    let now = match from.name.is_empty() {
+        true => fs::fstat(from.dir).map(Some),
+        false => stat_at(from.dir, from.name),
     };
-    let attributes = attrs::xattrs(from.dir, from.name).map_err(io("read attributes of"))?;
-    if is_content && attributes_digest(&attributes) == expected.attributes {
+    let is_there = now.map_err(io("look at"))?.is_some_and(|now| seen.is_still(&now));
+    if is_there
+        && seen.unproven().map_or(Ok(true), |expected| is_copy_of(expected, from, to, name).map_err(io("compare")))?
+    {
         return Ok(());
     }
     Err(TreeError::Changed { path: shown(from.path) })
+}
+
+fn is_copy_of(
+    expected: &NodeEntry,
+    from: &Entry<'_>,
+    to: BorrowedFd<'_>,
+    name: &[u8],
+) -> Result<bool, rustix::io::Errno> {
+    let is_content = match &expected.what {
+        NodeKind::File { bytes, sha256 } => {
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let copy = fs::openat(to, name, flags, Mode::empty())?;
+            let length = fs::fstat(&copy)?.st_size as u64;
+            length == *bytes && data::sha256(copy.as_fd(), length, &|| false)? == Some(*sha256)
+        }
+        NodeKind::Link(target) => fs::readlinkat(to, name, Vec::new())?.as_bytes() == target,
+        _ => true,
+    };
+    Ok(is_content && attributes_digest(&attrs::xattrs(from.dir, from.name)?) == expected.attributes)
 }
 
 /// Takes the entries of a matched directory.
@@ -363,7 +380,10 @@ impl Sink for Contents<'_, '_> {
     fn leave(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
         let to_path = joined(&self.to_path, entry.path);
         self.to.pop(&to_path)?;
-        self.copier.directory_attributes(entry, self.to.top(), entry.name, &to_path)
+        self.copier.directory_attributes(entry, self.to.top(), entry.name, &to_path)?;
+        let full = joined(&self.from_path, entry.path);
+        let seen = self.looks.and_then(|looks| looks.get(&full));
+        check_copy(seen, &Entry { path: &full, ..*entry }, self.to.top(), entry.name)
     }
 
     fn leaf(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {

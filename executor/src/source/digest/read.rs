@@ -6,16 +6,12 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{self, AtFlags, FileType, Stat};
-use sha2::{Digest as _, Sha256};
 use store::{NodeEntry, NodeKind, attributes_digest};
 
 use crate::source::look::Look;
 use crate::tree::copy::open_file;
 use crate::tree::walk::Entry;
 use crate::tree::{TreeError, attrs, data, shown};
-
-/// Read at once per file.
-const READ_BYTES: usize = 128 * 1024;
 
 /// An entry that was looked at: `path` is its path in the context, for messages.
 pub(super) struct Looked<'a> {
@@ -39,7 +35,9 @@ pub(super) fn read(
         (None, FileType::RegularFile) => {
             let file = open_file(&Entry { dir, name, path, stat })?;
             let bytes = stat.st_size as u64;
-            NodeKind::File { bytes, sha256: hash(file.as_fd(), bytes, path, stop)? }
+            let sha256 = data::sha256(file.as_fd(), bytes, stop).map_err(TreeError::io("read", path))?;
+            let ended = || if stop() { TreeError::Stopped } else { TreeError::Changed { path: shown(path) } };
+            NodeKind::File { bytes, sha256: sha256.ok_or_else(ended)? }
         }
         (None, FileType::Symlink) => {
             let target = fs::readlinkat(dir, name, Vec::new()).map_err(changed_if_gone("read link", path))?;
@@ -67,32 +65,6 @@ pub(super) fn read(
     // A link's own mode means nothing; some file systems say something else than 0777.
     let mode = if kind == FileType::Symlink { 0o777 } else { before.permissions() };
     Ok(NodeEntry { name: name.to_vec(), mode, owner: (0, 0), attributes: attributes_digest(&xattrs), what })
-}
-
-/// SHA-256 of the first `length` bytes of a file.
-pub(crate) fn hash(
-    file: BorrowedFd<'_>,
-    length: u64,
-    path: &[u8],
-    stop: &dyn Fn() -> bool,
-) -> Result<[u8; 32], TreeError> {
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; READ_BYTES.min(usize::try_from(length).unwrap_or(READ_BYTES))];
-    let mut at = 0;
-    while at < length {
-        if stop() {
-            return Err(TreeError::Stopped);
-        }
-        let most = buffer.len().min(usize::try_from(length - at).unwrap_or(usize::MAX));
-        match data::read_some(file, &mut buffer[..most], at).map_err(TreeError::io("read", path))? {
-            0 => return Err(TreeError::Changed { path: shown(path) }),
-            got => {
-                hash.update(&buffer[..got]);
-                at += got as u64;
-            }
-        }
-    }
-    Ok(hash.finalize().into())
 }
 
 /// What is gone, or has become another kind of thing, since it was looked at has changed.

@@ -520,3 +520,6 @@ impl Names {
         &self.bytes[self.at[i].0..self.at[i].1]
     }
 }
+
+#[cfg(test)]
+mod tests;
