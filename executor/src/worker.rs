@@ -184,10 +184,10 @@ impl Executor for Worker {
         selection: &Selection,
         cancel: &CancellationToken,
     ) -> Result<ContentDigest, ExecError> {
-        let (source, selection, cancel) = (source.clone(), selection.clone(), cancel.clone());
-        self.blocking(move |worker| {
+        let (source, selection, token) = (source.clone(), selection.clone(), cancel.clone());
+        self.on_core(cancel, move |worker| {
             let local = worker.inner.local(source.reference())?;
-            let made = local.digest_selected(&LocalPatterns::of(&source)?, &selection, &|| cancel.is_cancelled());
+            let made = local.digest_selected(&LocalPatterns::of(&source)?, &selection, &|| token.is_cancelled());
             let made = match made {
                 Err(error) if error.is_canceled() => return Err(ExecError::Canceled),
                 made => made?,

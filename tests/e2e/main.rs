@@ -18,6 +18,7 @@ mod examples;
 mod interrupt;
 mod language;
 mod layers;
+mod matrix;
 mod offline;
 mod oracle;
 mod outputs;

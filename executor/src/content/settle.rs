@@ -46,8 +46,17 @@ impl Worker {
         let pairs: Vec<_> =
             fresh.iter().cloned().zip(known.iter().cloned()).filter(|(one, other)| one != other).collect();
         // What is cheap comes first, for all of them.
-        let pairs = self.blocking(move |worker| pairs.iter().map(|pair| worker.comparable(pair)).collect()).await?;
-        let Some(pairs) = Option::<Vec<_>>::from_iter::<Vec<Option<(Layer, Layer)>>>(pairs) else { return Ok(false) };
+        let comparable = self.blocking(move |worker| {
+            let mut comparable = Vec::new();
+            for (fresh, known) in &pairs {
+                match worker.comparable(fresh, known)? {
+                    Some(pair) => comparable.push(pair),
+                    None => return Ok(None),
+                }
+            }
+            Ok(Some(comparable))
+        });
+        let Some(pairs) = comparable.await? else { return Ok(false) };
         for (fresh, known) in pairs {
             if self.layer_content(fresh, cancel).await? != self.layer_content(known, cancel).await? {
                 return Ok(false);
@@ -57,7 +66,7 @@ impl Worker {
     }
 
     /// The two records, if all but their content is the same. Blocking.
-    fn comparable(&self, (fresh, known): &(ResultId, ResultId)) -> Result<Option<(Layer, Layer)>, ExecError> {
+    fn comparable(&self, fresh: &ResultId, known: &ResultId) -> Result<Option<(Layer, Layer)>, ExecError> {
         let (Some(fresh), Some(known)) = (self.store().layer(fresh)?, self.store().layer(known)?) else {
             return Ok(None);
         };

@@ -27,10 +27,12 @@ impl Bench {
         self.worker.store().add_built_layer(Some(parent), None, Timestamp::UNIX_EPOCH).unwrap()
     }
 
-    async fn settle(&self, fresh: &[&ResultId], known: &[&[&ResultId]]) -> Vec<ResultId> {
+    /// Whether settling `fresh` with `known` gives `expected`.
+    async fn settles(&self, fresh: &[&ResultId], known: &[&[&ResultId]], expected: &[&ResultId]) -> bool {
         let list = |ids: &[&ResultId]| ids.iter().map(|id| (*id).clone()).collect::<Vec<_>>();
         let known: Vec<_> = known.iter().map(|known| list(known)).collect();
-        self.worker.settle(list(fresh), &known, &CancellationToken::new()).await.unwrap()
+        let settled = self.worker.settle(list(fresh), &known, &CancellationToken::new()).await.unwrap();
+        settled == list(expected)
     }
 }
 
@@ -209,14 +211,14 @@ async fn a_fresh_result_gives_way_to_a_known_one_that_is_the_same() {
     let before = trees();
     let fresh = on(&base, "f=1");
     let other = on(&base, "f=2");
-    assert_eq!(bench.settle(&[&fresh], &[&[&other], &[&known]]).await, [known.clone()]);
+    assert!(bench.settles(&[&fresh], &[&[&other], &[&known]], &[&known]).await);
     assert_eq!(store.layer(&fresh).unwrap(), None);
     assert_eq!(trees(), before + 1, "its tree is gone, and only that");
     assert_eq!(bench.tree(&known), ["base=1", "f=1"]);
 
     let known_empty = bench.empty(&base);
     let fresh = bench.empty(&base);
-    assert_eq!(bench.settle(&[&fresh], &[&[&known_empty]]).await, [known_empty.clone()]);
+    assert!(bench.settles(&[&fresh], &[&[&known_empty]], &[&known_empty]).await);
 
     // Others stay.
     let from_context = {
@@ -238,21 +240,21 @@ async fn a_fresh_result_gives_way_to_a_known_one_that_is_the_same() {
         (&ResultId(SCRATCH.into()), "nothing at all"),
     ] {
         let fresh = on(&base, "f=1");
-        assert_eq!(bench.settle(&[&fresh], &[&[candidate]]).await, [fresh.clone()], "{why}");
+        assert!(bench.settles(&[&fresh], &[&[candidate]], &[&fresh]).await, "{why}");
         assert!(store.layer(&fresh).unwrap().is_some(), "{why}");
     }
 
     // All outputs or none.
     let (one, two) = (on(&base, "f=1"), on(&elsewhere, "g=2"));
     let (known_two, wrong_two) = (on(&elsewhere, "g=2"), on(&elsewhere, "g=3"));
-    let kept = bench.settle(&[&one, &two], &[&[&known], &[&known, &wrong_two], &[&known_two, &known]]).await;
-    assert_eq!(kept, [one.clone(), two.clone()]);
+    let not_these: &[&[&ResultId]] = &[&[&known], &[&known, &wrong_two], &[&known_two, &known]];
+    assert!(bench.settles(&[&one, &two], not_these, &[&one, &two]).await);
     assert!(store.layer(&one).unwrap().is_some() && store.layer(&two).unwrap().is_some());
-    let settled = bench.settle(&[&one, &two], &[&[&known, &wrong_two], &[&known, &known_two]]).await;
-    assert_eq!(settled, [known.clone(), known_two.clone()]);
+    let these: &[&[&ResultId]] = &[&[&known, &wrong_two], &[&known, &known_two]];
+    assert!(bench.settles(&[&one, &two], these, &[&known, &known_two]).await);
     assert_eq!((store.layer(&one).unwrap(), store.layer(&two).unwrap()), (None, None));
     // What is known already is not touched.
-    assert_eq!(bench.settle(&[&known], &[&[&known]]).await, [known.clone()]);
+    assert!(bench.settles(&[&known], &[&[&known]], &[&known]).await);
     assert_eq!(bench.tree(&known), ["base=1", "f=1"]);
 }
 
