@@ -19,6 +19,7 @@ mod interrupt;
 mod language;
 mod layers;
 mod matrix;
+mod mounts;
 mod offline;
 mod oracle;
 mod outputs;
