@@ -28,14 +28,15 @@ const CACHED_STATEMENTS: usize = 64;
 
 /// `boot` and `generation` are the row's [`Stamp`]; `used_at` is in seconds since 1970, `used_tick` a count of uses that
 /// no clock disturbs (`state.tick`). `keys.operation` and `layers.content` are digests, `layers.tree_bytes` what the tree
-/// takes on disk. `pruned` remembers for a while which keys were thrown away. `nodes` are directories of digested trees.
+/// takes on disk. `uses` holds the last uses of what has no row of its own. `state.bytes` is what the store took at
+/// `measured_at` and grew by since. `pruned` remembers for a while which keys were thrown away. `nodes` are directories of digested trees.
 /// `mounts.name` is the directory of a cache mount, `mounts.created` in seconds since 1970. `layers.chain_id`: NULL is not known yet, the empty blob is "no
 /// layer that is not empty".
 const SCHEMA: &str = "
 CREATE TABLE state (
     only INTEGER PRIMARY KEY CHECK (only = 1),
     boot TEXT NOT NULL, generation INTEGER NOT NULL, written INTEGER NOT NULL, synced INTEGER NOT NULL,
-    tick INTEGER NOT NULL DEFAULT 0
+    tick INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0, measured_at INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE layers (
     id TEXT PRIMARY KEY, parent TEXT, empty INTEGER NOT NULL, pulled INTEGER NOT NULL,
@@ -57,6 +58,9 @@ CREATE TABLE keys (
 ) STRICT;
 CREATE INDEX keys_by_operation ON keys (operation) WHERE operation IS NOT NULL;
 CREATE TABLE pruned (key BLOB PRIMARY KEY, at INTEGER NOT NULL) STRICT;
+CREATE TABLE uses (
+    kind TEXT NOT NULL, name TEXT NOT NULL, used_tick INTEGER NOT NULL, used_at INTEGER NOT NULL, PRIMARY KEY (kind, name)
+) STRICT;
 CREATE TABLE nodes (digest BLOB PRIMARY KEY, body BLOB NOT NULL, used_tick INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE mounts (
     name TEXT PRIMARY KEY, id TEXT NOT NULL, seed TEXT NOT NULL, sharing TEXT NOT NULL, created INTEGER NOT NULL,
@@ -94,6 +98,8 @@ CREATE INDEX layers_by_origin ON layers (origin) WHERE origin IS NOT NULL;
 /// From schema 2, which knew no content keys, forgot nothing and kept no cache mounts.
 const FROM_2: &str = "
 ALTER TABLE state ADD COLUMN tick INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE state ADD COLUMN bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE state ADD COLUMN measured_at INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE layers ADD COLUMN content BLOB;
 ALTER TABLE layers ADD COLUMN tree_bytes INTEGER;
 ALTER TABLE layers ADD COLUMN used_tick INTEGER NOT NULL DEFAULT 0;
@@ -104,6 +110,9 @@ ALTER TABLE keys ADD COLUMN used_tick INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE keys ADD COLUMN used_at INTEGER NOT NULL DEFAULT 0;
 CREATE INDEX keys_by_operation ON keys (operation) WHERE operation IS NOT NULL;
 CREATE TABLE pruned (key BLOB PRIMARY KEY, at INTEGER NOT NULL) STRICT;
+CREATE TABLE uses (
+    kind TEXT NOT NULL, name TEXT NOT NULL, used_tick INTEGER NOT NULL, used_at INTEGER NOT NULL, PRIMARY KEY (kind, name)
+) STRICT;
 CREATE TABLE nodes (digest BLOB PRIMARY KEY, body BLOB NOT NULL, used_tick INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE mounts (
     name TEXT PRIMARY KEY, id TEXT NOT NULL, seed TEXT NOT NULL, sharing TEXT NOT NULL, created INTEGER NOT NULL,

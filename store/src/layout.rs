@@ -151,10 +151,7 @@ impl Root {
 
     /// A lock file of the root, opened anew: its locks are independent of those of any other descriptor.
     pub(crate) fn lock_file(&self, name: &'static str) -> Result<Lock, StoreError> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.0.fd, name, flags, Mode::RUSR | Mode::WUSR)
-            .map_err(|source| StoreError::io("open", self.0.join(name), source))?;
-        Ok(Lock { file: file.into(), path: self.0.join(name) })
+        lock_file(&self.0, name)
     }
 
     /// Makes what is missing of the folders, and opens all of them.
@@ -188,6 +185,11 @@ impl Root {
 }
 
 impl Layout {
+    /// A lock file of the root, opened anew.
+    pub(crate) fn lock_file(&self, name: &'static str) -> Result<Lock, StoreError> {
+        lock_file(&self.root, name)
+    }
+
     /// An id that no layer has, and the name its tree would get, not taken by any tree.
     pub(crate) fn fresh_layer_id(&self) -> Result<String, StoreError> {
         loop {
@@ -197,6 +199,13 @@ impl Layout {
             }
         }
     }
+}
+
+fn lock_file(root: &Folder, name: &'static str) -> Result<Lock, StoreError> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(&root.fd, name, flags, Mode::RUSR | Mode::WUSR)
+        .map_err(|source| StoreError::io("open", root.join(name), source))?;
+    Ok(Lock { file: file.into(), path: root.join(name) })
 }
 
 /// Name of the tree of the draft or built layer `id`: its first eight random letters.

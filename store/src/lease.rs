@@ -187,6 +187,11 @@ impl Lease {
         self.added_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// How much the store grew since this was asked last.
+    pub(crate) fn take_added_bytes(&self) -> u64 {
+        self.added_bytes.swap(0, Ordering::Relaxed)
+    }
+
     /// Lets everything go, and remembers that it was used. What is touched from now on is held again.
     pub(crate) fn end(&self) -> Result<(), StoreError> {
         let state = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -31,7 +31,7 @@
 //! are, [`store`] how a store is opened, [`layers`], [`derived`], [`images`], [`cache`] what it remembers, [`flight`] who works on
 //! it, [`lease`] who relies on what, [`mounts`] what steps keep for later builds, [`notes`] and [`contexts`] what
 //! it may forget, [`nodes`] what digests were made of, [`index`] the database, [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss
-//! may take, [`trash`] how trees go, [`remote`] caches elsewhere.
+//! may take, [`gc`] what is given back, [`trash`] how trees go, [`remote`] caches elsewhere.
 
 #![forbid(unsafe_code)]
 
@@ -43,6 +43,7 @@ mod draft;
 mod durability;
 mod error;
 mod flight;
+mod gc;
 pub mod history;
 mod images;
 mod index;
@@ -59,6 +60,7 @@ mod recall;
 pub mod remote;
 mod store;
 mod trash;
+mod usage;
 
 pub use blobs::{Blob, Blobs};
 pub use contexts::ContextFile;
@@ -66,6 +68,7 @@ pub use derived::TimeRule;
 pub use draft::Draft;
 pub use error::StoreError;
 pub use flight::Flight;
+pub use gc::{Collected, Holder, Limit, Usage, Used, Wish};
 pub use images::{FoundImage, ImageRecord};
 pub use layers::{Imported, Layer, Made};
 pub use lease::Kind;

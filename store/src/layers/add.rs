@@ -67,6 +67,9 @@ impl Store {
                 trash::discard(self.layout(), &self.layout().layers, name)?;
             }
         }
+        if let (Ok(()), Some((_, Some(bytes)))) = (&recorded, tree) {
+            self.lease().add_bytes(bytes);
+        }
         recorded.map(|()| id)
     }
 
@@ -180,6 +183,7 @@ impl Store {
             trash::discard(self.layout(), &self.layout().layers, &name)?;
         }
         is_ours?;
+        self.lease().add_bytes(bytes.unwrap_or_default());
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 mod content;
 mod derived;
+mod gc;
 mod mounts;
 mod processes;
 mod records;
