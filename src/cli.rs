@@ -12,6 +12,7 @@ mod history;
 mod input;
 mod manage;
 mod run;
+mod space;
 mod usage;
 pub mod values;
 
@@ -29,6 +30,7 @@ pub use history::{
 pub use input::InputArgs;
 pub use manage::{ConfigArgs, Format, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, SaveFormat};
 pub use run::RunArgs;
+pub use space::{DuArgs, PruneArgs, VerifyArgs};
 
 use crate::engine::Failure;
 
@@ -73,6 +75,12 @@ pub enum Verb {
     Images(ImagesArgs),
     /// Remove images from the local store
     Rmi(RmiArgs),
+    /// Show what the store takes on disk, and why
+    Du(DuArgs),
+    /// Remove what no image and no running build needs
+    Prune(PruneArgs),
+    /// Hash everything in the store, and say what is damaged
+    Verify(VerifyArgs),
     /// Make an image of a tar of a root file system
     Import(ImportArgs),
     /// Write images as an archive

@@ -8,12 +8,13 @@ mod file;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use solver::op::NetworkMode;
 
 pub use file::ConfigFile;
 
-use crate::cli::values::{self, ColorArg, ProgressArg};
+use crate::cli::values::{self, ColorArg, ProgressArg, Size};
 use crate::engine::Failure;
 use crate::environment::Environment;
 
@@ -80,6 +81,10 @@ pub struct Config {
     pub jobs: Setting<usize>,
     /// Network of the RUN steps; `None` when nobody said.
     pub network: Setting<Option<NetworkMode>>,
+    /// How large the store may become; `None` is a share of its disk.
+    pub max_size: Setting<Option<Size>>,
+    /// How long what is not used stays; `None`: as long as there is room.
+    pub keep_for: Setting<Option<Duration>>,
     /// Whether no connection may be made.
     pub offline: Setting<bool>,
     /// The platform, as written; `None` is that of this machine.
@@ -180,6 +185,10 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
     let jobs = first([flag("--jobs", flags.jobs), user.jobs, system.jobs]);
     let jobs = jobs.unwrap_or_else(|| default(usual_jobs()));
     let network = first([flag("--network", flags.network), user.network, system.network]);
+    let max_size = parsed(environment, "RBUILD_MAX_SIZE", str::parse)?;
+    let max_size = first([max_size, user.max_size, system.max_size]);
+    let keep_for = parsed(environment, "RBUILD_KEEP_FOR", values::duration)?;
+    let keep_for = first([keep_for, user.keep_for, system.keep_for]);
     let offline = first([
         flag("--offline", flags.offline),
         parsed(environment, "RBUILD_OFFLINE", values::yes_or_no)?,
@@ -203,6 +212,8 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         log_lines,
         jobs,
         network: optional(network),
+        max_size: optional(max_size),
+        keep_for: optional(keep_for),
         offline: offline.unwrap_or(default(false)),
         platform: optional(platform),
         history_keep,
@@ -285,6 +296,8 @@ impl Config {
         let row =
             |key: &str, value: String, source: &Source| Row { key: key.into(), value, source: source.to_string() };
         let network = self.network.value.map_or("default", values::network_name);
+        let max_size = self.max_size.value.map_or("a share of the disk".into(), |size| size.to_string());
+        let keep_for = self.keep_for.value.map_or("as long as there is room".into(), values::duration_name);
         let platform = self.platform.value.clone().unwrap_or_else(|| oci::model::Platform::native().to_string());
         let mut rows = vec![
             row("root", self.root.value.display().to_string(), &self.root.source),
@@ -293,6 +306,8 @@ impl Config {
             row("log_lines", self.log_lines.value.to_string(), &self.log_lines.source),
             row("jobs", self.jobs.value.to_string(), &self.jobs.source),
             row("network", network.into(), &self.network.source),
+            row("max_size", max_size, &self.max_size.source),
+            row("keep_for", keep_for, &self.keep_for.source),
             row("offline", self.offline.value.to_string(), &self.offline.source),
             row("platform", platform, &self.platform.source),
             row("history.keep", self.history_keep.value.to_string(), &self.history_keep.source),
@@ -380,6 +395,17 @@ mod tests {
         check(Flags::default(), &["RBUILD_OFFLINE=0"], file, "", "offline", "false (RBUILD_OFFLINE)");
         check(Flags::default(), &["RBUILD_OFFLINE=true"], "", "", "offline", "true (RBUILD_OFFLINE)");
         check(offline(false), &["RBUILD_OFFLINE=1"], file, "", "offline", "false (--offline)");
+    }
+
+    #[test]
+    fn sizes_and_ages_of_the_store_are_variables_or_lines() {
+        let file = "max_size = '20GB'\nkeep_for = '60d'";
+        check(Flags::default(), &[], "", "", "max_size", "a share of the disk (default)");
+        check(Flags::default(), &[], "", "", "keep_for", "as long as there is room (default)");
+        check(Flags::default(), &[], file, "", "max_size", "20.00GB (/home/u/config.toml:1)");
+        check(Flags::default(), &["RBUILD_MAX_SIZE=5%"], file, "", "max_size", "5% (RBUILD_MAX_SIZE)");
+        check(Flags::default(), &["RBUILD_KEEP_FOR=90m"], file, "", "keep_for", "90m (RBUILD_KEEP_FOR)");
+        check(Flags::default(), &[], file, "", "keep_for", "60d (/home/u/config.toml:2)");
     }
 
     #[test]

@@ -7,6 +7,10 @@
 //! streams: memory does not grow with a layer. Deliberately absent: fetching blobs ([`crate::source::image`]), mounting
 //! ([`crate::snapshot`]).
 
+mod check;
+
+pub use check::TreeState;
+
 use std::io::{BufReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -86,6 +90,14 @@ pub enum LayersError {
         expected: DiffId,
         /// What came out.
         found: DiffId,
+    },
+    /// A tree could not be read.
+    #[error("cannot read the tree of layer `{layer}`")]
+    Tree {
+        /// Which layer.
+        layer: ResultId,
+        /// Why not.
+        source: crate::tree::TreeError,
     },
     /// A layer that is no change has no blob.
     #[error("layer `{layer}` is empty and has no blob")]

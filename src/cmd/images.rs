@@ -68,7 +68,7 @@ fn name(name: Option<&Reference>) -> (String, String) {
 }
 
 /// How long ago, in the largest unit of which there is more than one.
-fn ago(age: SignedDuration) -> String {
+pub(super) fn ago(age: SignedDuration) -> String {
     const UNITS: [(&str, i64); 6] = [
         ("years", 31_557_600),
         ("months", 2_629_800),

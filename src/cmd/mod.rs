@@ -7,15 +7,18 @@ mod call;
 mod check;
 mod config;
 mod debug;
+mod du;
 mod history;
 mod images;
 mod import;
 mod interrupt;
 mod load;
+mod prune;
 mod rmi;
 mod run;
 mod save;
 mod table;
+mod verify;
 mod version;
 mod why;
 
@@ -102,6 +105,9 @@ async fn obey(hall: &Hall<'_>, verb: Verb) -> Result<u8, Failure> {
         Verb::History(args) => history::history(hall, &args).await,
         Verb::Images(args) => images::images(hall, &args).await,
         Verb::Rmi(args) => rmi::rmi(hall, &args).await,
+        Verb::Du(args) => du::du(hall, &args).await,
+        Verb::Prune(args) => prune::prune(hall, &args).await,
+        Verb::Verify(args) => verify::verify(hall, &args).await,
         Verb::Import(args) => import::import(hall, &args).await,
         Verb::Save(args) => save::save(hall, &args).await,
         Verb::Load(args) => load::load(hall, &args).await,
@@ -144,6 +150,8 @@ impl Hall<'_> {
             root: self.config.root.value.clone(),
             insecure_registries: insecure(&self.config.registries),
             offline: self.config.offline.value,
+            max_size: self.config.max_size.value,
+            keep_for: self.config.keep_for.value,
             native_platform: Platform::native(),
             history: HistorySettings {
                 keep: self.config.history_keep.value,

@@ -13,5 +13,8 @@ pub async fn rmi(hall: &Hall<'_>, args: &RmiArgs) -> Result<u8, Failure> {
     for line in work.await? {
         super::print(&format!("{line}\n"))?;
     }
+    if hall.talks() {
+        crate::report::print(&crate::report::note("`rbuild prune` gives the space back", hall.style()));
+    }
     Ok(0)
 }

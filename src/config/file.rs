@@ -7,6 +7,8 @@
 //! log_lines = 6               # of a running step, on a terminal
 //! jobs = 4                    # RUN steps at once
 //! network = "none"            # of RUN steps: default, host, none
+//! max_size = "20GB"           # of the store: bytes, 20GB, 512MiB, or 10% of its disk
+//! keep_for = "60d"            # what was not used for longer is thrown away
 //! offline = true              # no connection to registries, web and git servers, remote caches
 //!
 //! [history]                   # see `rbuild history`
@@ -23,16 +25,29 @@ use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use solver::op::NetworkMode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{RegistryConfig, Setting, Source};
-use crate::cli::values::{self, ColorArg, ProgressArg};
+use crate::cli::values::{self, ColorArg, ProgressArg, Size};
 use crate::engine::{Failure, FailureKind, Problem, Snippet};
 
-const KEYS: &[&str] = &["root", "progress", "color", "log_lines", "jobs", "network", "offline", "registry", "history"];
+const KEYS: &[&str] = &[
+    "root",
+    "progress",
+    "color",
+    "log_lines",
+    "jobs",
+    "network",
+    "offline",
+    "max_size",
+    "keep_for",
+    "registry",
+    "history",
+];
 const HISTORY_KEYS: &[&str] = &["keep", "log_max_mib"];
 const REGISTRY_KEYS: &[&str] = &["insecure"];
 
@@ -51,6 +66,10 @@ pub struct ConfigFile {
     pub jobs: Option<Setting<usize>>,
     /// `network`.
     pub network: Option<Setting<NetworkMode>>,
+    /// `max_size`.
+    pub max_size: Option<Setting<Size>>,
+    /// `keep_for`.
+    pub keep_for: Option<Setting<Duration>>,
     /// `offline`.
     pub offline: Option<Setting<bool>>,
     /// `history.keep`.
@@ -106,6 +125,8 @@ impl ConfigFile {
                 "log_lines" => self.log_lines = reader.number(value, values::number),
                 "jobs" => self.jobs = reader.number(value, values::jobs),
                 "history" => self.fill_history(value, reader),
+                "max_size" => self.max_size = reader.text(value, str::parse),
+                "keep_for" => self.keep_for = reader.text(value, values::duration),
                 "registry" => self.fill_registries(value, reader),
                 _ => reader.unknown(key, KEYS),
             }
@@ -224,6 +245,7 @@ mod tests {
     #[test]
     fn every_documented_key_is_known() {
         let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\noffline = true\n\
+            max_size = '10%'\nkeep_for = '60d'\n\
             [registry.'localhost:5000']\ninsecure = true\n[history]\nkeep = 7\nlog_max_mib = 1\n";
         let file = ConfigFile::parse(Path::new("c.toml"), text).expect("all keys are known");
         assert_eq!(file.jobs.map(|jobs| jobs.value), Some(3));

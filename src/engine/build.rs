@@ -55,6 +55,9 @@ pub async fn build(
     let recorder = Recorder::begin(&store, settings.history, options, &progress, &cancel);
     let built = recorded(settings, options, &store, &recorder, &cancel).await;
     recorder.end(&built, &cancel);
+    if !cancel.is_cancelled() {
+        super::space::collect(settings, &store, &progress).await;
+    }
     built
 }
 

@@ -1,7 +1,7 @@
 //! The images of the local store: list, forget, import, save, load.
 //!
-//! In come settings and names, out come facts for the hall to print. Deliberately absent: collecting what no image
-//! needs any more; layers and blobs of a forgotten image stay as long as the cache may use them.
+//! In come settings and names, out come facts for the hall to print. Deliberately absent: giving the space of a
+//! forgotten image back ([`super::space`]); its layers and blobs stay as long as the cache may use them.
 
 mod import;
 pub(super) mod input;

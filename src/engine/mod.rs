@@ -19,7 +19,9 @@ pub mod history;
 mod resolve;
 mod run;
 mod settings;
+mod space;
 mod task;
+mod verify;
 pub mod why;
 mod words;
 
@@ -34,6 +36,8 @@ pub use failure::{Failure, FailureKind, Problem, Snippet};
 pub use history::HistorySettings;
 pub use run::run;
 pub use settings::Settings;
+pub use space::{prune, usage};
+pub use verify::{Verified, verify};
 pub use words::diagnostic as problem;
 
 use oci::content::ContentStore as _;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use executor::source::Connectivity;
 use oci::model::Platform;
@@ -13,6 +14,7 @@ use store::Store;
 
 use super::history::HistorySettings;
 use super::{Failure, words};
+use crate::cli::values::Size;
 
 /// The hall's settings for the engine.
 #[derive(Clone, Debug)]
@@ -23,6 +25,10 @@ pub struct Settings {
     pub insecure_registries: Vec<String>,
     /// Whether no connection may be made: neither for images and their blobs nor for sources and caches.
     pub offline: bool,
+    /// How large the store may become; `None` is a share of its disk.
+    pub max_size: Option<Size>,
+    /// How long what is not used stays; `None`: as long as there is room.
+    pub keep_for: Option<Duration>,
     /// The machine's own platform.
     pub native_platform: Platform,
     /// What is kept of past builds.

@@ -225,6 +225,14 @@ fn hash(reader: &mut impl Read) -> io::Result<Digest> {
     }
 }
 
+/// The same as an error of the store; `path` is for those that name none.
+pub(crate) fn store_error(path: PathBuf, error: ContentError) -> StoreError {
+    match error {
+        ContentError::Io { source, .. } => StoreError::io("read", path, source),
+        other => StoreError::io("read", path, io::Error::other(other)),
+    }
+}
+
 fn content_error(error: StoreError) -> ContentError {
     match error {
         StoreError::Io { act, path, source } => ContentError::Io { act: format!("{act} `{}`", path.display()), source },

@@ -292,6 +292,11 @@ impl Index {
         run().map_err(|trouble| self.error(act, trouble))
     }
 
+    /// Says that the next start is to rebuild the index.
+    pub(crate) fn mark_damaged(&self) -> Result<(), StoreError> {
+        std::fs::write(&self.mark, b"").map_err(|source| StoreError::io("make", &self.mark, source))
+    }
+
     fn error(&self, act: &'static str, trouble: Trouble) -> StoreError {
         match trouble {
             Trouble::Store(error) => error,

@@ -159,7 +159,7 @@ pub(crate) fn write_image(layout: &Layout, file: &ImageFile) -> Result<(), Store
         .map_err(|source| StoreError::io("rename", layout.images.join(&aside), source))
 }
 
-fn encode(line: &Line) -> Vec<u8> {
+pub(crate) fn encode(line: &Line) -> Vec<u8> {
     let json = serde_json::to_string(line).expect("plain data becomes JSON");
     format!("\n{json}\n").into_bytes()
 }

@@ -31,7 +31,7 @@
 //! are, [`store`] how a store is opened, [`layers`], [`derived`], [`images`], [`cache`] what it remembers, [`flight`] who works on
 //! it, [`lease`] who relies on what, [`mounts`] what steps keep for later builds, [`notes`] and [`contexts`] what
 //! it may forget, [`nodes`] what digests were made of, [`index`] the database, [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss
-//! may take, [`gc`] what is given back, [`trash`] how trees go, [`remote`] caches elsewhere.
+//! may take, [`gc`] what is given back, [`verify`] what is damaged, [`trash`] how trees go, [`remote`] caches elsewhere.
 
 #![forbid(unsafe_code)]
 
@@ -61,6 +61,7 @@ pub mod remote;
 mod store;
 mod trash;
 mod usage;
+mod verify;
 
 pub use blobs::{Blob, Blobs};
 pub use contexts::ContextFile;
@@ -75,3 +76,4 @@ pub use lease::Kind;
 pub use mounts::{BusyMount, HeldMount, MountEntry, MountKey, MountSeed, MountTurn, MountWish, Taken};
 pub use nodes::{Node, NodeEntry, NodeKind, attributes_digest};
 pub use store::Store;
+pub use verify::Damage;

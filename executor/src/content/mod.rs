@@ -25,6 +25,8 @@ mod settle;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use entries::layer as layer_digest;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -42,6 +42,8 @@ impl Place {
             root: self.dir.path().join(name),
             insecure_registries: Vec::new(),
             offline: false,
+            max_size: None,
+            keep_for: None,
             native_platform: Platform::normalised("linux", "arm64", ""),
             history: crate::engine::HistorySettings { keep: 0, log_max_bytes: 0 },
         }

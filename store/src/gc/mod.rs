@@ -29,13 +29,15 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use rusqlite::Transaction;
 
-pub use policy::{Holder, Wish};
+pub use policy::{Holder, Limit, Wish};
 
 use crate::index::Trouble;
 use crate::layout::Lock;
 use crate::{Kind, Store, StoreError, lease, trash, usage};
+pub(crate) use census::{descriptor, layer_blobs, look};
+
 use census::Census;
-use policy::{Thing, choose, last_uses};
+use policy::{Thing, allowed, choose, last_uses};
 
 /// Held by the one process that collects.
 const LOCK: &str = "gc.lock";
@@ -52,15 +54,6 @@ const PRUNE_BUDGET: Duration = Duration::from_secs(60);
 /// An index with more than this, and more than half of all, of unused pages is written anew.
 const UNUSED_PAGES_MAX: i64 = 256;
 
-/// How large a store may be, and how long unused things stay.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Limit {
-    /// Everything under the root, in bytes.
-    pub max_bytes: u64,
-    /// What was not used for longer goes even if there is room.
-    pub keep_for: Option<Duration>,
-}
-
 /// What came of [`Store::collect`] or [`Store::prune`].
 #[derive(Clone, Debug, Default)]
 pub struct Collected {
@@ -72,6 +65,8 @@ pub struct Collected {
     pub total_bytes: u64,
     /// What of it is held by names and running processes.
     pub held_bytes: u64,
+    /// What it may take; 0 where nobody asked.
+    pub max_bytes: u64,
 }
 
 impl Collected {
@@ -139,8 +134,9 @@ impl Store {
         self.fold()?;
         let census = Census::take(self)?;
         let mut chosen = Vec::new();
-        if census.total_bytes > limit.max_bytes {
-            let keep_bytes = Some(limit.max_bytes / LOW_WATER.1 * LOW_WATER.0);
+        let max_bytes = allowed(limit, census.total_bytes, self.free_bytes()?);
+        if census.total_bytes > max_bytes {
+            let keep_bytes = Some(max_bytes / LOW_WATER.1 * LOW_WATER.0);
             chosen = choose(&census.things, census.total_bytes, &Wish { keep_bytes, ..Wish::default() }, now);
         }
         if let Some(keep_for) = limit.keep_for {
@@ -154,7 +150,7 @@ impl Store {
                 chosen = merged(&chosen, &aged, &census);
             }
         }
-        self.carry_out(&census, &chosen, trash::EMPTYING_BUDGET)
+        Ok(Collected { max_bytes, ..self.carry_out(&census, &chosen, trash::EMPTYING_BUDGET)? })
     }
 
     /// Takes what is wished for, if it may go. `dry_run` only tells what would go. Waits for another process that collects.
@@ -167,7 +163,8 @@ impl Store {
             let gone = told(&census.things, chosen.iter().copied());
             let freed: u64 = gone.iter().map(|gone| gone.bytes).sum();
             let total_bytes = census.total_bytes.saturating_sub(freed);
-            return Ok(Collected { gone, examined: census.things.len(), total_bytes, held_bytes: held(&census) });
+            let held_bytes = held(&census);
+            return Ok(Collected { gone, examined: census.things.len(), total_bytes, held_bytes, max_bytes: 0 });
         }
         self.carry_out(&census, &chosen, PRUNE_BUDGET)
     }
@@ -199,7 +196,7 @@ impl Store {
             Ok(())
         })?;
         let (total_bytes, held_bytes) = (after.total_bytes, held(after));
-        Ok(Collected { gone, examined: census.things.len(), total_bytes, held_bytes })
+        Ok(Collected { gone, examined: census.things.len(), total_bytes, held_bytes, max_bytes: 0 })
     }
 
     /// Whether everything must be looked at: one row and a few numbers say so.
@@ -219,7 +216,25 @@ impl Store {
         let every = if limit.keep_for.is_some() { AGED_EVERY_SECONDS } else { MEASURED_EVERY_SECONDS };
         let is_old = !(0..every).contains(&(now - measured_at));
         let is_long = usage::uses_bytes(self.layout())? > USES_MAX_BYTES;
-        Ok(is_old || is_long || bytes.unsigned_abs() > limit.max_bytes)
+        let bytes = bytes.unsigned_abs();
+        Ok(is_old || is_long || bytes > allowed(limit, bytes, self.free_bytes()?))
+    }
+
+    /// Bytes of the disk that the store lies on, for programs that are not root's too.
+    pub fn disk_bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.disk()?.0)
+    }
+
+    fn free_bytes(&self) -> Result<u64, StoreError> {
+        Ok(self.disk()?.1)
+    }
+
+    /// All, and what is free.
+    fn disk(&self) -> Result<(u64, u64), StoreError> {
+        let root = &self.layout().root;
+        let disk =
+            rustix::fs::fstatvfs(root).map_err(|source| StoreError::io("look at the disk of", &root.path, source))?;
+        Ok((disk.f_blocks.saturating_mul(disk.f_frsize), disk.f_bavail.saturating_mul(disk.f_frsize)))
     }
 
     fn gc_lock(&self) -> Result<Lock, StoreError> {

@@ -56,6 +56,25 @@ pub struct Wish {
     pub keep_bytes: Option<u64>,
 }
 
+/// How large a store may be, and how long unused things stay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// Everything under the root, in bytes.
+    pub max_bytes: u64,
+    /// So much of the disk stays free for others, as far as the store can see to that: 0 leaves that to them.
+    pub keep_free_bytes: u64,
+    /// Others who fill the disk do not press the store below this.
+    pub at_least_bytes: u64,
+    /// What was not used for longer goes even if there is room.
+    pub keep_for: Option<Duration>,
+}
+
+/// What a store that takes `total` may take when the disk has `free` left.
+pub(crate) fn allowed(limit: Limit, total: u64, free: u64) -> u64 {
+    let pressed = total.saturating_sub(limit.keep_free_bytes.saturating_sub(free));
+    limit.max_bytes.min(pressed.max(limit.at_least_bytes))
+}
+
 /// Everything that stands on a held thing's needs is held as well, by the same holder: index of who holds it first.
 pub(crate) fn spread_holders(things: &mut [Thing]) {
     let mut todo: Vec<usize> = (0..things.len()).filter(|&at| things[at].holder.is_some()).collect();
@@ -232,6 +251,22 @@ mod tests {
         // A tree that a merge shares stays as long as the merged record.
         check("origin:layer:10:1 other:layer:10:1 *d:layer:1:5>origin,other", &keep(0), "");
         check("l:layer:10:1 k1:key:1:1>l k2:key:1:9>l x:layer:10:5", &keep(11), "k1 x");
+    }
+
+    #[test]
+    fn the_disk_presses_a_store_that_is_within_its_size() {
+        let check = |total, free, expected| {
+            let limit = Limit { max_bytes: 100, keep_free_bytes: 50, at_least_bytes: 20, keep_for: None };
+            assert_eq!(allowed(limit, total, free), expected, "{total} with {free} free");
+        };
+        check(80, 60, 80);
+        check(120, 60, 100);
+        check(80, 40, 70);
+        check(80, 0, 30);
+        check(60, 0, 20);
+        check(10, 0, 20);
+        let alone = Limit { max_bytes: 100, ..Limit::default() };
+        assert_eq!(allowed(alone, 90, 0), 90);
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! Taking things: whatever was chosen, if nobody has begun to use it meanwhile.
 //!
 //! Things go in small groups. For each the window is closed ([`crate::lease`]), and what tags and processes hold *now*,
-//! or have used since the census, is found anew and left alone. Files go before the rows are gone for certain, and
-//! trees by being renamed: whatever dies in between leaves rows whose things are missing, which everybody who looks one
-//! up takes for a miss, and which the next collection takes away. What stands on a thing goes in an earlier group, so
-//! that such a row never stands on something that is there for others only.
+//! or have used since the census, is found anew and left alone. Rows go first, then, while the window is still closed,
+//! files, trees by being renamed: nobody can have begun to make the same thing again. Whatever dies in between leaves
+//! files that no row names, which the next collection throws away ([`tidy`]). What stands on a thing goes in an earlier
+//! group.
 
 use std::collections::{HashMap, HashSet};
 
@@ -31,7 +31,7 @@ const PRUNED_MAX: i64 = 10_000;
 pub(crate) fn take(store: &Store, chosen: &[&Thing]) -> Result<Vec<usize>, StoreError> {
     let mut gone = Vec::new();
     let mut manifests = HashMap::new();
-    // A row that comes back with a dying process must not name what is gone: dependants are gone for certain first.
+    // No row ever names what is gone: dependants go first.
     let rounds: [fn(Kind) -> bool; 3] = [
         |kind| matches!(kind, Kind::Key | Kind::Image),
         |kind| kind == Kind::Layer,
@@ -59,27 +59,42 @@ fn take_group(
         // In this order: what a process lets go of stands among the uses before its lease goes.
         let mut held = usage::held(layout)?;
         held.extend(usage::used_since(layout)?);
-        store.index().transaction("collect garbage", |transaction| {
+        let (forgotten, files) = store.index().transaction("collect garbage", |transaction| {
             spread(transaction, layout, &mut held, manifests)?;
+            let (mut forgotten, mut files) = (Vec::new(), Vec::new());
             for &at in group {
                 let Thing { kind, name, .. } = chosen[at];
                 if held.contains(&(*kind, name.clone())) {
                     tracing::debug!(%kind, name, "in use by now");
-                } else if take_one(transaction, store, *kind, name)? {
-                    gone.push(at);
+                } else if forget(transaction, *kind, name, &mut files)? {
+                    forgotten.push(at);
                 }
             }
-            Ok(())
+            Ok((forgotten, files))
         })?;
+        for file in &files {
+            match file {
+                File::Record(id) => layout.records.remove_file(&record_file_name(id))?,
+                File::Tree(name) => trash::discard(layout, &layout.layers, name)?,
+                File::Image(manifest) => layout.images.remove_file(&image_file_name(None, manifest))?,
+            }
+        }
+        for at in forgotten {
+            let Thing { kind, name, .. } = chosen[at];
+            let is_gone = match kind {
+                Kind::Blob => trash::discard(layout, &layout.blobs, name).map(|()| true)?,
+                Kind::Git | Kind::Note | Kind::Context => super::files::remove(layout, *kind, name)?,
+                Kind::Key | Kind::Image | Kind::Layer => true,
+                Kind::Mount | Kind::Node => false,
+            };
+            if is_gone {
+                gone.push(at);
+            }
+        }
     }
-    // These have locks of their own, or transactions.
+    // These have locks and transactions of their own.
     for &at in group {
-        let Thing { kind, name, .. } = chosen[at];
-        let is_gone = match kind {
-            Kind::Mount => store.drop_mount(name)?,
-            _ => false,
-        };
-        if is_gone {
+        if chosen[at].kind == Kind::Mount && store.drop_mount(&chosen[at].name)? {
             gone.push(at);
         }
     }
@@ -161,9 +176,15 @@ fn needs(
     Ok(needs)
 }
 
-/// `false` if it stays: something has come to stand on it.
-fn take_one(transaction: &Transaction<'_>, store: &Store, kind: Kind, name: &str) -> Result<bool, Trouble> {
-    let layout = store.layout();
+/// What follows a row.
+enum File {
+    Record(ResultId),
+    Tree(String),
+    Image(Digest),
+}
+
+/// Deletes a thing's rows, and says which files follow; `false` if it stays: something has come to stand on it.
+fn forget(transaction: &Transaction<'_>, kind: Kind, name: &str, files: &mut Vec<File>) -> Result<bool, Trouble> {
     match kind {
         Kind::Key => {
             let Some(key) = bytes_of(name) else { return Ok(false) };
@@ -175,7 +196,7 @@ fn take_one(transaction: &Transaction<'_>, store: &Store, kind: Kind, name: &str
         Kind::Image => {
             let Some(manifest) = bytes_of(name) else { return Ok(false) };
             transaction.prepare_cached("DELETE FROM images WHERE manifest = ?1")?.execute([manifest])?;
-            layout.images.remove_file(&image_file_name(None, &Digest::from_bytes(manifest)))?;
+            files.push(File::Image(Digest::from_bytes(manifest)));
         }
         Kind::Layer => {
             let used = "SELECT EXISTS (SELECT 1 FROM layers WHERE parent = ?1 OR origin = ?1)
@@ -184,22 +205,19 @@ fn take_one(transaction: &Transaction<'_>, store: &Store, kind: Kind, name: &str
                 return Ok(false);
             }
             let mut trees = transaction.prepare_cached("DELETE FROM trees WHERE layer = ?1 RETURNING name")?;
-            let trees: Vec<String> = trees.query_map([name], |row| row.get(0))?.collect::<Result<_, _>>()?;
-            transaction.prepare_cached("DELETE FROM layers WHERE id = ?1")?.execute([name])?;
-            layout.records.remove_file(&record_file_name(&ResultId(name.to_owned())))?;
-            for tree in &trees {
-                trash::discard(layout, &layout.layers, tree)?;
+            for tree in trees.query_map([name], |row| row.get(0))? {
+                files.push(File::Tree(tree?));
             }
+            transaction.prepare_cached("DELETE FROM layers WHERE id = ?1")?.execute([name])?;
+            files.push(File::Record(ResultId(name.to_owned())));
         }
-        Kind::Blob => trash::discard(layout, &layout.blobs, name)?,
-        Kind::Git | Kind::Note | Kind::Context => return Ok(super::files::remove(layout, kind, name)?),
-        Kind::Mount | Kind::Node => return Ok(false),
+        _ => {}
     }
     Ok(true)
 }
 
 /// Throws away what belongs to nothing: rows about blobs that are gone, directories' nodes that no key's parts lead to,
-/// trees and record files that no row names. Nobody waits for any of it.
+/// trees, record and image files that no row names. Nobody waits for any of it.
 pub(crate) fn tidy(store: &Store) -> Result<(), StoreError> {
     let layout = store.layout();
     let _window = Window::open(layout)?;
@@ -219,6 +237,12 @@ pub(crate) fn tidy(store: &Store) -> Result<(), StoreError> {
                 layout.records.remove_file(&name)?;
             }
         }
+        let images: HashSet<String> = image_files(transaction)?;
+        for name in layout.images.names()? {
+            if name.ends_with(".json") && !images.contains(&name) {
+                layout.images.remove_file(&name)?;
+            }
+        }
         let trees: HashSet<String> = column(transaction, "SELECT name FROM trees")?;
         let drafts = layout.tmp.names()?;
         let drafts: HashSet<&str> = drafts.iter().map(|id| tree_name(id)).collect();
@@ -229,6 +253,18 @@ pub(crate) fn tidy(store: &Store) -> Result<(), StoreError> {
         }
         Ok(())
     })
+}
+
+/// The files that tags and images have, or may have.
+fn image_files(connection: &Connection) -> Result<HashSet<String>, Trouble> {
+    let mut files = HashSet::new();
+    let mut query = connection.prepare("SELECT name, manifest FROM tags UNION SELECT NULL, manifest FROM images")?;
+    let mut rows = query.query([])?;
+    while let Some(row) = rows.next()? {
+        let (name, manifest): (Option<String>, [u8; 32]) = (row.get(0)?, row.get(1)?);
+        files.insert(image_file_name(name.as_deref(), &Digest::from_bytes(manifest)));
+    }
+    Ok(files)
 }
 
 fn forget_blobs(transaction: &Transaction<'_>, blobs: &HashSet<String>) -> Result<(), Trouble> {

@@ -112,7 +112,7 @@ fn the_cap_is_hard_and_takes_what_was_used_longest_ago() {
     build(&place, &["a"]);
     let store = place.open();
     let total = store.usage().unwrap().total_bytes;
-    let limit = Limit { max_bytes: total - (150 << 10), keep_for: None };
+    let limit = Limit { max_bytes: total - (150 << 10), ..Limit::default() };
     let collected = store.collect(limit).unwrap();
     assert!(collected.total_bytes <= limit.max_bytes, "{collected:?}");
     let store = place.open();
@@ -125,7 +125,7 @@ fn a_process_that_has_ended_its_work_holds_nothing_even_of_its_own() {
     let place = place();
     let store = place.open();
     step(&store, None, "made", 200);
-    let collected = store.collect(Limit { max_bytes: 1, keep_for: None }).unwrap();
+    let collected = store.collect(Limit { max_bytes: 1, ..Limit::default() }).unwrap();
     assert!(collected.freed_bytes() > 200 << 10, "{collected:?}");
     assert_eq!(collected.held_bytes, 0);
     assert!(!knows(&store, "made"));
@@ -150,7 +150,7 @@ fn nothing_is_looked_at_while_nothing_is_due() {
         }
         rows.commit().unwrap();
     }
-    let limit = Limit { max_bytes: 1 << 40, keep_for: None };
+    let limit = Limit { max_bytes: 1 << 40, ..Limit::default() };
     let store = place.open();
     assert!(store.collect(limit).unwrap().examined >= 10_000, "the first measures");
     for _ in 0..3 {
@@ -162,7 +162,7 @@ fn nothing_is_looked_at_while_nothing_is_due() {
     // As soon as what was added is too much, it looks.
     let store = place.open();
     put_bytes(store.blobs(), &vec![7; 3 << 20]).unwrap();
-    let collected = store.collect(Limit { max_bytes: 3 << 20, keep_for: None }).unwrap();
+    let collected = store.collect(Limit { max_bytes: 3 << 20, ..Limit::default() }).unwrap();
     assert!(collected.examined >= 10_000 && collected.total_bytes < 3 << 20, "{collected:?}");
 }
 
@@ -180,7 +180,7 @@ fn what_is_unused_for_long_goes_and_a_clock_that_jumped_takes_nothing() {
         }
         index.execute("UPDATE state SET measured_at = 0", []).unwrap();
     };
-    let limit = Limit { max_bytes: 1 << 40, keep_for: Some(Duration::from_secs(1000)) };
+    let limit = Limit { max_bytes: 1 << 40, keep_for: Some(Duration::from_secs(1000)), ..Limit::default() };
     age(10_000);
     // Nothing was used meanwhile: the machine slept, or the clock jumped.
     let store = place.open();

@@ -3,8 +3,10 @@
 mod content;
 mod derived;
 mod gc;
+mod gc_processes;
 mod mounts;
 mod processes;
 mod records;
 mod recovery;
 mod support;
+mod verify;
