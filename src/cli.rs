@@ -301,9 +301,9 @@ mod tests {
         error: `--secret` is not supported by this version of rbuild
         help: nothing takes its place yet; do not pass a secret as a build argument, it would stay in the image
         ");
-        insta::assert_snapshot!(report("--cache-from=x ."), @"
-        error: `--cache-from` is not supported by this version of rbuild
-        help: leave it out: every step is cached in the local store
+        insta::assert_snapshot!(report("--cache-ttl=1h ."), @"
+        error: `--cache-ttl` is not supported by this version of rbuild
+        help: leave it out: what is known does not grow old
         ");
         insta::assert_snapshot!(report("-v /a:/b ."), @"
         error: `-v` is not supported by this version of rbuild

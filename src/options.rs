@@ -7,7 +7,6 @@
 pub mod annotation;
 pub mod args;
 pub mod build;
-#[cfg(test)]
 pub mod cache;
 pub mod context;
 pub mod input;
@@ -69,6 +68,10 @@ pub struct BuildOptions {
     pub metadata_file: Option<PathBuf>,
     /// How many RUN steps at once.
     pub jobs: usize,
+    /// `--cache-from`, in order.
+    pub cache_from: Vec<cache::CacheFrom>,
+    /// `--cache-to`, in order.
+    pub cache_to: Vec<cache::CacheTo>,
 }
 
 /// One `-o`.

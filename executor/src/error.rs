@@ -38,6 +38,14 @@ pub enum ExecError {
         /// Why not.
         source: FetchError,
     },
+    /// A layer that a cache promised, and whose bytes cannot be had or are others. What it was the result of can be run.
+    #[error("layer `{layer}` of a cache cannot be had")]
+    Lost {
+        /// Which.
+        layer: ResultId,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// A result that is no tree of the store.
     #[error("`{result}` cannot be used here: {reason}")]
     BadInput {

@@ -107,6 +107,21 @@ pub enum LayersError {
     },
 }
 
+impl LayersError {
+    /// Whose layer it is about, if it is about one.
+    pub fn layer(&self) -> Option<&ResultId> {
+        match self {
+            Self::Store(_) | Self::Snapshot(_) => None,
+            Self::Content { layer, .. }
+            | Self::Codec { layer, .. }
+            | Self::Io { layer, .. }
+            | Self::Gone { layer }
+            | Self::WrongDiffId { layer, .. }
+            | Self::Empty { layer } => Some(layer),
+        }
+    }
+}
+
 /// Layers of one store.
 #[derive(Clone, Debug)]
 pub struct Layers {

@@ -6,7 +6,7 @@
 //! - those of files that the layer's step made: at or after the moment it began;
 //! - those of a build context: everything in a layer that a context was copied into, whatever way it took;
 //! - those that the step carried over from earlier steps (`mv`, `cp -p`, a directory copied up): within the span of
-//!   such a step, or exactly a time that a context brought.
+//!   such a step, or a time that a context brought, to the second.
 //!
 //! All others are content and stay: those of packages, of unpacked archives, of the base image. The chain is looked at
 //! down to the first record that stands on no step of the build.
@@ -31,6 +31,7 @@ use crate::tree::walk::{Descend, Entry, Visitor, walk};
 
 /// The clock of files ticks, every 10 ms at worst: a file may seem older than the moment before it was made.
 const TICK_NANOSECONDS: i128 = 10_000_000;
+const SECOND: i128 = 1_000_000_000;
 
 /// What the times in a layer become.
 #[derive(Debug, PartialEq, Eq)]
@@ -42,23 +43,22 @@ pub(crate) struct BuildTimes {
     from: i128,
     /// Beginning and end of the earlier steps, likewise.
     spans: Vec<(i128, i128)>,
-    /// Seconds and nanoseconds of what earlier steps copied from a context.
-    moments: HashSet<(i64, i64)>,
+    /// Seconds of what earlier steps copied from a context: programs copy fractions badly, and tars have none.
+    moments: HashSet<i64>,
 }
 
 impl BuildTimes {
     /// What becomes of the times of `layer`, which is no derived record; `chain` are its own and those beneath it,
     /// bottom first.
     pub fn new(store: &Store, layer: &Layer, chain: &[Layer], epoch: i64) -> Result<Self, LayersError> {
-        let from = layer.started.as_nanosecond() - TICK_NANOSECONDS;
+        let from = began(layer);
         let mut times = Self { epoch, all: layer.from_context, from, spans: Vec::new(), moments: HashSet::new() };
         if times.all || layer.on_base {
             return Ok(times);
         }
         for earlier in chain.iter().rev().skip(1) {
             if !earlier.pulled && !earlier.empty {
-                let began = earlier.started.as_nanosecond() - TICK_NANOSECONDS;
-                times.spans.push((began, earlier.created.as_nanosecond()));
+                times.spans.push((began(earlier), earlier.created.as_nanosecond()));
             }
             if let (true, Some(name)) = (earlier.from_context, &earlier.name) {
                 let tree = open_directory(&store.layers_dir().join(name))?;
@@ -77,13 +77,22 @@ impl BuildTimes {
         let own = self.all
             || moment >= self.from
             || self.spans.iter().any(|(began, ended)| (began..=ended).contains(&&moment))
-            || self.moments.contains(&(seconds, nanoseconds));
+            || self.moments.contains(&seconds);
         if own { self.epoch } else { seconds }
     }
 }
 
+/// When the step of a layer began, by the clock that its files have: those of a tree that was made of another machine's
+/// blob have whole seconds.
+fn began(layer: &Layer) -> i128 {
+    let is_imported = layer.blob.is_some() && !layer.pulled;
+    let started =
+        if is_imported { i128::from(layer.started.as_second()) * SECOND } else { layer.started.as_nanosecond() };
+    started - TICK_NANOSECONDS
+}
+
 /// Collects the times of a tree.
-struct Moments<'a>(&'a mut HashSet<(i64, i64)>);
+struct Moments<'a>(&'a mut HashSet<i64>);
 
 impl Visitor for Moments<'_> {
     type Error = TreeError;
@@ -91,7 +100,7 @@ impl Visitor for Moments<'_> {
     // The types differ between architectures.
     #[allow(clippy::unnecessary_cast)]
     fn visit(&mut self, entry: &Entry<'_>) -> Result<Descend, TreeError> {
-        self.0.insert((entry.stat.st_mtime as i64, entry.stat.st_mtime_nsec as i64));
+        self.0.insert(entry.stat.st_mtime as i64);
         Ok(if entry.kind().is_dir() { Descend::Enter } else { Descend::Skip })
     }
 
@@ -151,7 +160,7 @@ mod tests {
             all: false,
             from: second(1000),
             spans: vec![(second(500), second(510))],
-            moments: HashSet::from([(300, 5)]),
+            moments: HashSet::from([300]),
         };
         for (time, expected) in [
             ((999, 999_999_999), 999),
@@ -162,7 +171,8 @@ mod tests {
             ((510, 0), 7),
             ((510, 1), 510),
             ((300, 5), 7),
-            ((300, 6), 300),
+            ((300, 6), 7),
+            ((301, 5), 301),
             ((-5, 0), -5),
             ((3, 0), 3),
         ] {

@@ -4,12 +4,13 @@
 //! when nothing changed. Deliberately absent: order, keys, caching (the solver's), what an image is made of (the
 //! engine's). A canceled operation leaves nothing: its draft goes with it.
 //!
-//! Next: [`sources`] where trees come from, [`job`] what an operation makes, [`cores`] how much of that is done at once;
+//! Next: [`sources`] where trees come from, [`supply`] blobs that are not here yet, [`job`] what an operation makes, [`cores`] how much of that is done at once;
 //! what results hold is told by [`crate::content`].
 
 mod cores;
 mod job;
 mod sources;
+mod supply;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use job::{Inputs, Notices};
 pub use sources::LocalTree;
+pub(crate) use supply::Silent;
 
 use crate::content::Contents;
 use crate::error::ExecError;
@@ -75,6 +77,8 @@ struct Inner {
     clock: fn() -> Timestamp,
     /// What results hold.
     contents: Contents,
+    /// Who brings blobs of layers that other machines made.
+    supplier: OnceLock<Arc<dyn store::remote::Supplier>>,
     /// One per core, for our own work.
     cores: Arc<Semaphore>,
     /// How steps are started; made by the first one.
@@ -101,6 +105,7 @@ impl Worker {
                 sandbox: OnceLock::new(),
                 clock: config.clock,
                 contents: Contents::default(),
+                supplier: OnceLock::new(),
                 cores: cores::all(),
             }),
         })
@@ -234,8 +239,14 @@ impl Executor for Worker {
                 () = cancel.cancelled() => Err(ExecError::Canceled),
                 result = self.run_source(source, log) => result,
             },
-            Op::File(op) => self.run_file(op.clone(), &job, log, cancel).await,
-            Op::Exec(exec) => crate::ops::exec::run(self, &job, exec, log, cancel).await,
+            Op::File(op) => {
+                self.ensure_inputs(&job.inputs, log, cancel).await?;
+                self.run_file(op.clone(), &job, log, cancel).await.map_err(supply::lost)
+            }
+            Op::Exec(exec) => {
+                self.ensure_inputs(&job.inputs, log, cancel).await?;
+                crate::ops::exec::run(self, &job, exec, log, cancel).await.map_err(supply::lost)
+            }
             Op::Merge(_) => {
                 let (inputs, on_base) = (job.inputs.clone(), is_image(job.sources.first().copied().flatten()));
                 let merged = self.blocking(move |worker| {

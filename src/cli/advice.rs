@@ -2,7 +2,7 @@
 
 /// Flags of `docker build`, `docker buildx build`, `podman build` and `buildah build`.
 const BUILD: &[(&[&str], &str)] = &[
-    (&["--cache-from", "--cache-to", "--cache-ttl"], "leave it out: every step is cached in the local store"),
+    (&["--cache-ttl"], "leave it out: what is known does not grow old"),
     (&["--layers"], "leave it out: every step is always cached"),
     (
         &["--secret", "--ssh"],

@@ -58,6 +58,15 @@ pub struct BuildArgs {
     /// Run every step of these stages, whatever the cache knows
     #[arg(long, help_heading = "Cache", value_name = "STAGE,…", value_delimiter = ',', action = ArgAction::Append)]
     pub no_cache_filter: Vec<String>,
+    /// Know what another cache knows: type=registry,ref=NAME; type=local,src=DIR; type=s3,bucket=BUCKET,region=REGION; a
+    /// bare name is an image in a registry; may be given again, and is asked in this order
+    #[arg(long, help_heading = "Cache", value_name = "SPEC", action = ArgAction::Append)]
+    pub cache_from: Vec<String>,
+    /// Tell another cache what this build knows, like --cache-from (dest=DIR for src=DIR), or type=inline in the image
+    /// itself; with mode=max all steps, with ignore-error=false only if that goes well; also compression=,
+    /// compression-level=, force-compression=
+    #[arg(long, help_heading = "Cache", value_name = "SPEC", action = ArgAction::Append)]
+    pub cache_to: Vec<String>,
     /// Ask the registries what the base images are now, and fail if they cannot be asked; else images that were made,
     /// loaded or imported here are used as they are, and a registry that is out of reach costs a warning
     #[arg(long, help_heading = "Cache", value_name = "BOOL", num_args = 0..=1, require_equals = true,

@@ -226,6 +226,8 @@ mod tests {
             iidfile: None,
             metadata_file: None,
             jobs: 1,
+            cache_from: Vec::new(),
+            cache_to: Vec::new(),
         }
     }
 

@@ -34,6 +34,14 @@ impl Assembled {
         serde_json::from_slice::<ImageConfig>(&self.config_bytes).ok()?.created
     }
 
+    /// The same image with a cache in its config.
+    pub fn with_inline_cache(self, cache: serde_json::Value) -> Self {
+        let mut config: ImageConfig = serde_json::from_slice(&self.config_bytes).expect("we have just written it");
+        config.extra.insert(store::remote::format::INLINE_KEY.into(), cache);
+        let config_bytes = serde_json::to_vec(&config).expect("a config holds nothing that JSON cannot");
+        Self { config_bytes, ..self }
+    }
+
     /// The manifest over `layers`, which describe `self.layers` in order; OCI media types.
     pub fn manifest(&self, layers: Vec<Descriptor>) -> Result<oci::image::Assembled, Failure> {
         oci::image::assemble(&self.config_bytes, layers, self.annotations.clone(), Dialect::Oci)
@@ -58,6 +66,8 @@ pub fn assemble(output: &PlanOutput, chain: &[Layer]) -> Result<Assembled, Failu
         return Err(misfit("the base has another number of layers than its config says"));
     }
     let mut config = output.config.clone();
+    // That of the base image is about the base image.
+    config.extra.remove(store::remote::format::INLINE_KEY);
     let epoch = output.epoch.map(super::epoch::time).transpose()?;
     append_history(&mut config, &output.history, built, epoch);
     for layer in built.iter().filter(|layer| !layer.empty) {

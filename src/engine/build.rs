@@ -12,12 +12,13 @@ use jiff::Timestamp;
 use oci::model::{Descriptor, Digest, Reference};
 use serde_json::{Value, json};
 use solver::graph::VertexId;
-use solver::run::{SolveError, Solver};
+use solver::run::SolveError;
 use solver::seam::{Event, Progress, ResultId};
 use store::{ImageRecord, Layer, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::{Assembled, assemble};
+use super::cache::{self, Exports, LayersWanted, Remotes, Solving, Wanted};
 use super::context::{Context, Opener};
 use super::history::Recorder;
 use super::resolve::{Ask, Resolver};
@@ -82,24 +83,27 @@ async fn recorded(
     let unused = context.named.unused(&context.dockerfile.text, &plan.graph);
 
     let worker = settings.worker(store, &registry, context.local_sources())?;
-    let solver = Solver {
-        executor: Arc::new(worker.clone()),
-        cache: Arc::new(store.clone()),
-        progress: progress.clone(),
-        jobs: solver::run::always(options.jobs),
-    };
+    let remotes = Remotes::open(settings, options, store, &registry, &progress)?;
+    worker.supply_from(remotes.imports.clone());
     let Plan { graph, output, spans, warnings, .. } = plan;
-    let wants: Vec<_> = output.edge.into_iter().collect();
-    let solution =
-        solver.solve(Arc::new(graph), &wants, cancel).await.map_err(|error| unsolved(error, &context, &spans))?;
+    let graph = Arc::new(graph);
+    let solving =
+        Solving { worker: &worker, store, remotes: &remotes, jobs: solver::run::always(options.jobs), cancel };
+    let wanted = Wanted { edge: output.edge, layers: LayersWanted::of(options, &output) };
+    let solution = solving.solve(&graph, wanted).await.map_err(|error| unsolved(error, &context, &spans))?;
     let top = output.edge.and_then(|edge| solution.results.get(&edge).cloned());
+    let result = top.clone();
 
     let exporting = Task::start("exporting to image", &progress);
     let exported = async {
         let top = super::epoch::top(&worker, top, &output).await?;
         let chain = chain_with_diff_ids(&worker, top.as_ref()).await?;
         let annotations = options.annotations.manifest.clone();
-        let image = Assembled { annotations, ..assemble(&output, &chain)? };
+        let mut image = Assembled { annotations, ..assemble(&output, &chain)? };
+        if remotes.is_inline_wanted(options, &output) {
+            let cache = cache::inline(store, &remotes.watch, &graph, result.as_ref(), &chain)?;
+            image = image.with_inline_cache(cache);
+        }
         let record = keep(store, &image, top, output.platform.clone())?;
         let out = export::Exporter { store, registry: &registry, worker: &worker, progress: &progress };
         let sent = out.export(options, &image, exporting.vertex).await?;
@@ -116,6 +120,17 @@ async fn recorded(
         exported = exported => exported,
     };
     let (image, record, sent) = exporting.end(exported)?;
+
+    let exports = Exports {
+        store,
+        worker: &worker,
+        remotes: &remotes,
+        graph: &graph,
+        top: result.as_ref(),
+        progress: &progress,
+        cancel,
+    };
+    exports.write().await?;
 
     let manifest = sent.manifest.clone().unwrap_or_else(|| record.manifest.clone());
     Ok(Built {

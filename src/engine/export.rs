@@ -12,8 +12,9 @@ use oci::layer::{Codec, Compression};
 use oci::model::{Descriptor, Digest, Reference, media_type};
 use oci::registry::{Client, PushBlob, PushImage};
 use solver::graph::VertexId;
-use solver::seam::{Event, Progress, ResultId};
+use solver::seam::{Event, Progress, ResultId, VertexLog};
 use store::{Layer, Store};
+use tokio_util::sync::CancellationToken;
 
 use super::assemble::Assembled;
 use super::destination::write_to;
@@ -82,10 +83,15 @@ impl Exporter<'_> {
 /// Makes a blob of every layer and stores the manifest over them; its descriptor is returned. What was compressed
 /// before, or came compressed, is taken as it is.
 pub async fn compress(store: &Store, worker: &Worker, image: &Assembled) -> Result<Descriptor, Failure> {
-    let ids: Vec<ResultId> = image.layers.iter().map(|layer| layer.id.clone()).collect();
+    let layers = image.layers.clone();
     let blobs = worker.blocking(move |worker| {
         let codec = Codec::new(Compression::Gzip);
-        ids.iter().map(|id| Ok(worker.layers().ensure_blob(id, &codec, false)?)).collect::<Result<Vec<_>, _>>()
+        let blob_of = |layer: &Layer| match &layer.blob {
+            // It is not here and nobody unpacked it: where it came from, or goes to, has it.
+            Some(blob) if layer.name.is_none() => Ok(blob.clone()),
+            _ => Ok(worker.layers().ensure_blob(&layer.id, &codec, false)?),
+        };
+        layers.iter().map(blob_of).collect::<Result<Vec<_>, _>>()
     });
     let layers = blobs.await.map_err(|error| words::exec(&error))?;
     let manifest = image.manifest(layers.into_iter().map(as_oci).collect())?;
@@ -120,6 +126,13 @@ impl Exporter<'_> {
         .await
     }
 
+    /// Brings the layers that are not here.
+    async fn bring(&self, image: &Assembled, task: VertexId) -> Result<(), Failure> {
+        let log = VertexLog { vertex: task, progress: &**self.progress };
+        let top = image.layers.last().map_or_else(|| ResultId(SCRATCH.to_owned()), |layer| layer.id.clone());
+        self.worker.ensure_blobs(&top, &log, &CancellationToken::new()).await.map_err(|error| words::exec(&error))
+    }
+
     async fn push(
         &self,
         name: &Reference,
@@ -149,7 +162,15 @@ impl Exporter<'_> {
                 done: total_bytes == Some(sent_bytes),
             });
         };
-        self.registry.push(name, &push, self.store.blobs(), &report).await.map_err(|error| words::registry(&error))?;
+        let pushed = match self.registry.push(name, &push, self.store.blobs(), &report).await {
+            // Neither here nor there: layers of a cache elsewhere.
+            Err(oci::registry::RegistryError::Missing { .. }) => {
+                self.bring(image, task).await?;
+                self.registry.push(name, &push, self.store.blobs(), &report).await
+            }
+            pushed => pushed,
+        };
+        pushed.map_err(|error| words::registry(&error))?;
         for blob in &push.blobs {
             self.store.add_blob_source(&blob.descriptor.digest, name).map_err(|error| words::store(&error))?;
         }

@@ -10,6 +10,7 @@ mod failure;
 
 mod assemble;
 mod build;
+mod cache;
 mod check;
 mod context;
 mod destination;

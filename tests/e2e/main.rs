@@ -25,5 +25,6 @@ mod oracle;
 mod outputs;
 mod progress;
 mod registry;
+mod remote;
 mod run;
 mod store;

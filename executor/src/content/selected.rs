@@ -23,7 +23,7 @@ use crate::source::SourceError;
 use crate::source::local::CopyPatterns;
 use crate::tree::TreeError;
 use crate::tree::walk::Entry;
-use crate::worker::Worker;
+use crate::worker::{Silent, Worker};
 
 const FORM: &[u8] = b"rbuild selected content 1";
 const WHOLE_IMAGE_FORM: &[u8] = b"rbuild whole image content 1";
@@ -40,6 +40,7 @@ impl Worker {
         if let Some(known) = locked(&self.contents().selected).get(&key) {
             return Ok(Some(*known));
         }
+        self.ensure_blobs(result, &Silent, cancel).await?;
         let (result, selection, token) = (result.clone(), selection.clone(), cancel.clone());
         let made = self.on_core(cancel, move |worker| worker.digest_result(&result, &selection, &token)).await?;
         if let Some(made) = made {

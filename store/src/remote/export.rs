@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use jiff::Timestamp;
 use oci::content::{ContentError, put_bytes};
 use oci::model::{Descriptor, Digest};
 use rusqlite::OptionalExtension as _;
@@ -164,7 +165,8 @@ fn place(
             }),
         };
         let made = match pulled {
-            true => Made::from(layer.created),
+            // When it came here is nobody else's business, and nothing asks when an image's layer was made.
+            true => Made::from(Timestamp::UNIX_EPOCH),
             false => Made {
                 created: layer.created,
                 started: layer.started,

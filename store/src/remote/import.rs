@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 
 use oci::content::read_bytes;
-use oci::model::{Digest, Reference};
+use oci::model::{Descriptor, Digest, Reference};
 use solver::canon::Part;
 use solver::key::Key;
 use solver::seam::{CacheStore as _, Record, ResultId};
@@ -62,6 +62,13 @@ impl Book {
         let mut seen = HashSet::new();
         let records = self.by_operation.get(operation).into_iter().flatten().map(|i| &self.cache.records[*i]);
         records.filter(|record| seen.insert(&record.results)).collect()
+    }
+
+    /// The blobs of a record's results and of all beneath them.
+    pub fn blobs_of<'a>(&'a self, record: &'a CachedRecord) -> impl Iterator<Item = &'a Descriptor> {
+        let below = |index: &usize| self.cache.layers[*index].parent;
+        let chains = record.results.iter().flat_map(move |result| std::iter::successors(Some(*result), below));
+        chains.filter_map(|index| self.cache.layers[index].tar.as_ref()).map(|tar| &tar.blob)
     }
 
     /// Whether the place has a blob.

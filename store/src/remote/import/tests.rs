@@ -1,5 +1,5 @@
 use oci::content::put_bytes;
-use oci::model::{Descriptor, DiffId, media_type};
+use oci::model::{DiffId, media_type};
 use solver::seam::{CacheStore as _, KeyKind};
 use tempfile::TempDir;
 
@@ -90,14 +90,15 @@ async fn what_one_machine_built_another_knows_and_nothing_is_brought_for_it() {
     let record = book.find(&key("k2")).expect("it is known");
     let top = book.adopt(&there, record, None, &|_| Vec::new()).expect("it is taken");
     let chain = there.chain(&top[0]).expect("a chain");
-    let facts: Vec<_> = chain.iter().map(|layer| (layer.diff_id, layer.created, layer.empty, layer.pulled)).collect();
+    let fact = |layer: &crate::Layer| (layer.diff_id, layer.empty, layer.pulled);
+    let facts: Vec<_> = chain.iter().map(fact).collect();
     let theirs = here.store.chain(&here.two).expect("a chain");
-    let expected: Vec<_> =
-        theirs.iter().map(|layer| (layer.diff_id, layer.created, layer.empty, layer.pulled)).collect();
+    let expected: Vec<_> = theirs.iter().map(fact).collect();
     assert_eq!(facts, expected);
     assert_eq!(chain[0].id, here.base, "layers of images have the same id everywhere");
     assert_eq!((chain[1].content, chain[1].from_context, chain[1].on_base), (theirs[1].content, true, true));
-    assert_eq!(chain[1].started, theirs[1].started);
+    assert_eq!((chain[1].started, chain[1].created), (theirs[1].started, theirs[1].created));
+    assert_eq!(chain[2].created, theirs[2].created);
     assert!(chain[1].id.as_str().starts_with("i-") && chain[1].name.is_none());
     assert_eq!(place.shelf().fetched, [], "no layer was brought");
 

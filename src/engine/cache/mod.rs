@@ -1,0 +1,178 @@
+//! Caches of other machines around one build: asked when this store does not know, told when the build is over.
+//!
+//! In: the places of `--cache-from` and `--cache-to`. Out: a [`CacheStore`] for the solver that knows what they know
+//! ([`import`]), blobs for whoever needs them ([`import::Imports`] is a [`store::remote::Supplier`]), and the caches
+//! written anew ([`export`]). [`solve`] solves, again when a cache did not keep what it promised;
+//! [`watch`] notes which key a vertex has, and hides that. A place that is down, slow, full or hostile costs a warning: the build does without it. Deliberately
+//! absent: the format ([`store::remote`]).
+
+mod export;
+mod import;
+mod solve;
+mod steps;
+mod watch;
+
+use std::sync::Arc;
+
+use oci::model::Reference;
+use solver::key::Key;
+use solver::seam::{CacheStore, Progress, Record, ResultId};
+use store::remote::{LocalCache, PATIENCE, RegistryCache, Remote};
+use store::{Flight, Store, StoreError};
+
+pub use export::{Exports, inline};
+pub use import::{Imports, Lost};
+pub use solve::{LayersWanted, Solving, Wanted};
+pub use watch::Watch;
+
+use super::{Failure, Settings, words};
+use crate::options::BuildOptions;
+use crate::options::cache::{CachePlace, CacheTo};
+
+/// A place that is open.
+#[derive(Clone)]
+pub struct Place {
+    /// What is asked.
+    pub remote: Arc<dyn Remote>,
+    /// Its name, if it is a registry: a hint for later builds where its blobs are.
+    pub name: Option<Reference>,
+    /// `registry`, `local`, …: for messages.
+    pub kind: &'static str,
+}
+
+impl Place {
+    /// Opens a place; makes no connection. `None`: there is no way to it, because the build is offline, or it is the
+    /// image itself.
+    ///
+    /// # Errors
+    /// When it cannot be one.
+    pub fn open(place: &CachePlace, settings: &Settings, store: &Store) -> Result<Option<Self>, Failure> {
+        match place {
+            CachePlace::Inline => Ok(None),
+            CachePlace::Registry { .. } | CachePlace::S3(_) if settings.offline => Ok(None),
+            CachePlace::Registry { name, insecure } => {
+                let client = client(settings, insecure.then(|| name.registry()))?;
+                let remote = Arc::new(RegistryCache::new(client, name.clone(), store.clone()));
+                Ok(Some(Self { remote, name: Some(name.clone()), kind: "registry" }))
+            }
+            CachePlace::Local { path, tag, digest } => {
+                let remote = Arc::new(LocalCache::new(path.clone(), tag.clone(), *digest));
+                Ok(Some(Self { remote, name: None, kind: "local" }))
+            }
+            CachePlace::S3(_) => {
+                Err(Failure::new("caches in S3 are not supported yet")
+                    .help("use `type=registry,ref=NAME` or `type=local`"))
+            }
+        }
+    }
+}
+
+/// The caches of other machines around one build.
+pub struct Remotes {
+    /// Those that are asked.
+    pub imports: Arc<Imports>,
+    /// Those that are told.
+    pub to: Vec<(CacheTo, Place)>,
+    /// Listens to the build.
+    pub watch: Arc<Watch>,
+}
+
+impl Remotes {
+    /// Opens them; makes no connection.
+    ///
+    /// # Errors
+    /// Before anything is built, for those that cannot be one.
+    pub fn open(
+        settings: &Settings,
+        options: &BuildOptions,
+        store: &Store,
+        registry: &oci::registry::Client,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Self, Failure> {
+        let (mut from, mut to, mut out_of_reach) = (Vec::new(), Vec::new(), false);
+        for cache in &options.cache_from {
+            match Place::open(&cache.place, settings, store)? {
+                Some(place) => from.push(place),
+                None => out_of_reach = true,
+            }
+        }
+        for cache in options.cache_to.iter().filter(|cache| cache.place != CachePlace::Inline) {
+            match Place::open(&cache.place, settings, store)? {
+                Some(place) => to.push((cache.clone(), place)),
+                None => out_of_reach = true,
+            }
+        }
+        let watch = Arc::new(Watch::new(progress.clone()));
+        if out_of_reach {
+            watch.say("the build is offline: caches of other machines are neither asked nor told");
+        }
+        let imports = Imports::new(from, store.clone(), registry.clone(), watch.clone());
+        Ok(Self { imports: Arc::new(imports), to, watch })
+    }
+
+    /// Whether the image gets a cache into its config: not with an epoch, with which its layers are others than the
+    /// results of its steps.
+    pub fn is_inline_wanted(&self, options: &BuildOptions, output: &frontend::PlanOutput) -> bool {
+        let wanted = options.cache_to.iter().any(|to| to.place == CachePlace::Inline);
+        if wanted && output.epoch.is_some() {
+            self.watch
+                .say("with SOURCE_DATE_EPOCH no cache fits into the image; use `--cache-to type=registry,ref=NAME`");
+        }
+        wanted && output.epoch.is_none()
+    }
+}
+
+/// A client that is sooner out of patience than one for images: what it would bring can be made.
+fn client(settings: &Settings, insecure: Option<&str>) -> Result<oci::registry::Client, Failure> {
+    let mut insecure_registries = settings.insecure_registries.clone();
+    insecure_registries.extend(insecure.map(str::to_owned));
+    let settings = oci::registry::Settings {
+        credentials: oci::registry::Credentials::from_environment(),
+        insecure: insecure_registries,
+        offline: settings.offline,
+        idle_timeout: PATIENCE,
+        ..Default::default()
+    };
+    oci::registry::Client::new(settings).map_err(|error| words::registry(&error))
+}
+
+/// This store, and behind it the caches of others.
+pub struct Caches {
+    /// Asked first, told of everything.
+    pub store: Store,
+    /// Asked for what the store does not know.
+    pub imports: Arc<Imports>,
+}
+
+impl CacheStore for Caches {
+    type Error = StoreError;
+    type Flight = Flight;
+
+    async fn find(&self, key: &Key) -> Result<Option<Vec<ResultId>>, StoreError> {
+        match self.store.lookup_with(key, &|blob| self.imports.has_blob(blob))? {
+            Some(found) => Ok(Some(found)),
+            None => self.imports.find(key).await,
+        }
+    }
+
+    fn of_operation(&self, operation: &Key) -> Result<Vec<Vec<ResultId>>, StoreError> {
+        let mut known = self.store.of_operation(operation)?;
+        // That there is one is what counts: then its content key is asked for.
+        if known.is_empty() {
+            known.extend(self.imports.of_operation(operation)?);
+        }
+        Ok(known)
+    }
+
+    fn record(&self, key: &Key, record: &Record<'_>) -> Result<(), StoreError> {
+        self.store.record(key, record)
+    }
+
+    fn try_claim(&self, key: &Key) -> Result<Option<Flight>, StoreError> {
+        self.store.try_claim(key)
+    }
+
+    async fn claim(&self, key: &Key) -> Result<Flight, StoreError> {
+        self.store.claim(key).await
+    }
+}

@@ -1,0 +1,70 @@
+//! The executor of a build that takes results from caches: it says when one of them was lost.
+//!
+//! A [`Worker`] in everything; only, when an operation fails because a layer of a cache could not be had, [`Watch`] is
+//! told before the solver tells anybody: nothing has failed yet, the build is solved again.
+
+use std::sync::Arc;
+
+use executor::{ExecError, Worker};
+use solver::key::ContentDigest;
+use solver::op::SourceOp;
+use solver::seam::{Executor, Job, LogSink, Pin, Read, ResultId, Selection};
+use tokio_util::sync::CancellationToken;
+
+use super::{Lost, Watch};
+
+/// A worker, watched.
+pub struct Steps {
+    /// Who does it all.
+    pub worker: Worker,
+    /// Who is told.
+    pub watch: Arc<Watch>,
+}
+
+impl Executor for Steps {
+    type Error = ExecError;
+
+    async fn pin(&self, source: &SourceOp, log: &dyn LogSink, cancel: &CancellationToken) -> Result<Pin, ExecError> {
+        self.worker.pin(source, log, cancel).await
+    }
+
+    async fn digest_selected(
+        &self,
+        source: &SourceOp,
+        selection: &Selection,
+        cancel: &CancellationToken,
+    ) -> Result<ContentDigest, ExecError> {
+        self.worker.digest_selected(source, selection, cancel).await
+    }
+
+    async fn content(
+        &self,
+        result: &ResultId,
+        read: &Read,
+        cancel: &CancellationToken,
+    ) -> Result<Option<ContentDigest>, ExecError> {
+        self.worker.content(result, read, cancel).await
+    }
+
+    async fn settle(
+        &self,
+        fresh: Vec<ResultId>,
+        known: &[Vec<ResultId>],
+        cancel: &CancellationToken,
+    ) -> Result<Vec<ResultId>, ExecError> {
+        self.worker.settle(fresh, known, cancel).await
+    }
+
+    async fn run(
+        &self,
+        job: Job<'_>,
+        log: &dyn LogSink,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<ResultId>, ExecError> {
+        let ran = self.worker.run(job, log, cancel).await;
+        if ran.as_ref().err().and_then(Lost::of).is_some() {
+            self.watch.hold();
+        }
+        ran
+    }
+}

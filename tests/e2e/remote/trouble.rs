@@ -1,0 +1,140 @@
+//! A cache that is down, slow, damaged or hostile: one warning, bounded time, and the build goes on.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::machine;
+use crate::support::fake::{Fake, Reply};
+use crate::support::{Context, Store};
+
+const DOCKERFILE: &str = "FROM busybox\nRUN echo ran-a && echo a > /a\nRUN echo ran-b && cat /a > /b\n";
+
+fn context() -> Context {
+    Context::new(DOCKERFILE)
+}
+
+/// A directory with the cache of the build.
+fn cache(store: &Store) -> PathBuf {
+    let dir = store.path("cache");
+    store.build(&context(), ["--cache-to", &format!("type=local,dest={}", dir.display())]).ok();
+    dir
+}
+
+fn from(dir: &Path) -> String {
+    format!("type=local,src={}", dir.display())
+}
+
+#[test]
+fn a_registry_that_is_down_slow_or_talks_nonsense_costs_one_warning() {
+    let closed = {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+        listener.local_addr().expect("it listens").to_string()
+    };
+    let silent = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    let silent_address = silent.local_addr().expect("it listens").to_string();
+    let nonsense = Fake::start(|request| match request.path.as_str() {
+        "/v2/" => Reply::new(200, "{}"),
+        _ => Reply::new(200, "\x1b[2Jnonsense"),
+    });
+    let error = Fake::start(|_| Reply::new(403, "no"));
+    // What says yes to everything has everything.
+    let all = [(&closed, 1), (&silent_address, 1), (&nonsense.address, 0), (&error.address, 1)];
+    for (address, not_sent) in all {
+        let store = machine();
+        let (began, cache) = (Instant::now(), format!("{address}/app:cache"));
+        let built = store.build(&context(), ["--cache-from", &cache, "--cache-to", &cache]).ok();
+        assert_eq!(built.lines_of_steps("ran-a"), 1, "{built}");
+        assert_eq!(built.stderr.matches("WARN: the build does without a cache").count(), 1, "{built}");
+        assert_eq!(built.stderr.matches("WARN: the cache was not sent").count(), not_sent, "{built}");
+        assert!(!built.stderr.contains("\x1b[2J"), "{built}");
+        assert!(began.elapsed() < Duration::from_secs(60), "{address}: {:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn what_is_asked_to_may_fail_the_build_and_nothing_else() {
+    let (store, context) = (machine(), context());
+    let file = store.path("file");
+    std::fs::write(&file, "no directory").expect("the directory is ours");
+    let to = |more: &str| format!("type=local,dest={}/cache{more}", file.display());
+    store.build(&context, ["-t", "app", "--cache-to", &to("")]).ok().says(&["WARN: the cache was not sent"]);
+    store.build(&context, ["--cache-to", &to(",ignore-error=true")]).ok();
+    store.build(&context, ["--cache-to", &to(",ignore-error=false")]).fails_saying(&["cannot write to the cache"]);
+}
+
+#[test]
+fn a_blob_that_is_gone_or_damaged_makes_its_step_run() {
+    let (here, damages) = (machine(), ["gone", "other", "short"]);
+    let dir = cache(&here);
+    let blobs: Vec<PathBuf> = std::fs::read_dir(dir.join("blobs/sha256"))
+        .expect("it was made")
+        .map(|entry| entry.expect("it can be read").path())
+        .filter(|path| std::fs::read(path).expect("a blob").starts_with(&[0x1f, 0x8b]))
+        // The base image is there already.
+        .filter(|path| path.metadata().expect("a blob").len() < 1000)
+        .collect();
+    assert_eq!(blobs.len(), 2);
+    for damage in damages {
+        for blob in &blobs {
+            let bytes = std::fs::read(blob).expect("a blob");
+            match damage {
+                "gone" => std::fs::remove_file(blob).expect("it is ours"),
+                "other" => std::fs::write(blob, vec![7; bytes.len()]).expect("it is ours"),
+                _ => std::fs::write(blob, &bytes[..bytes.len() / 2]).expect("it is ours"),
+            }
+            let there = machine();
+            let built = there.build(&context(), ["--cache-from", &from(&dir), "-t", "app"]).ok();
+            let warnings = built.stderr.matches("WARN: a step runs that a cache knew").count();
+            assert_eq!(warnings, 1, "{damage}: {built}");
+            assert!(!built.stderr.contains("ERROR"), "{built}");
+            let said = there.rbuild(["run", "app", "cat", "/b"]).ok();
+            assert_eq!(said.stdout.trim(), "a");
+            std::fs::write(blob, bytes).expect("it is ours");
+        }
+    }
+}
+
+#[test]
+fn a_cache_that_lies_about_its_layers_makes_their_steps_run() {
+    let here = machine();
+    let dir = cache(&here);
+    // The tar of one layer is said to be that of the other.
+    let index: serde_json::Value = read(&dir.join("index.json"));
+    let manifest_path = blob(&dir, &index["manifests"][0]["digest"]);
+    let mut manifest: serde_json::Value = read(&manifest_path);
+    let mut document: serde_json::Value = read(&blob(&dir, &manifest["config"]["digest"]));
+    let last = document["layers"].as_array().expect("a list").len() - 1;
+    document["layers"][last]["blob"] = document["layers"][last - 1]["blob"].clone();
+    document["records"][0]["key"] = "../../etc/passwd".into();
+    manifest["config"] = write(&dir, &document, "application/vnd.rbuild.cache.config.v1+json");
+    let mut index = index;
+    let entry = write(&dir, &manifest, "application/vnd.oci.image.manifest.v1+json");
+    index["manifests"][0]["digest"] = entry["digest"].clone();
+    index["manifests"][0]["size"] = entry["size"].clone();
+    std::fs::write(dir.join("index.json"), index.to_string()).expect("it is ours");
+
+    let there = machine();
+    let built = there.build(&context(), ["--cache-from", &from(&dir), "-t", "app"]).ok();
+    let built = built.says(&["are refused: record 0: `../../etc/passwd` is no key"]);
+    assert!(built.lines_of_steps("ran-b") <= 1, "{built}");
+    let said = there.rbuild(["run", "app", "cat", "/b"]).ok();
+    assert_eq!(said.stdout.trim(), "a");
+}
+
+fn read(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).expect("it was made")).expect("it is JSON")
+}
+
+fn blob(dir: &Path, digest: &serde_json::Value) -> PathBuf {
+    dir.join("blobs/sha256").join(digest.as_str().expect("a digest").trim_start_matches("sha256:"))
+}
+
+/// Puts a blob into the layout and describes it.
+fn write(dir: &Path, value: &serde_json::Value, kind: &str) -> serde_json::Value {
+    use sha2::Digest as _;
+    let bytes = value.to_string();
+    let hex: String = sha2::Sha256::digest(bytes.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(dir.join("blobs/sha256").join(&hex), &bytes).expect("it is ours");
+    serde_json::json!({"mediaType": kind, "digest": format!("sha256:{hex}"), "size": bytes.len()})
+}
