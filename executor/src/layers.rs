@@ -117,6 +117,7 @@ impl LayersError {
             | Self::Io { layer, .. }
             | Self::Gone { layer }
             | Self::WrongDiffId { layer, .. }
+            | Self::Tree { layer, .. }
             | Self::Empty { layer } => Some(layer),
         }
     }
