@@ -11,6 +11,7 @@ mod debug;
 mod history;
 mod input;
 mod manage;
+mod plan;
 mod run;
 mod space;
 mod usage;
@@ -29,6 +30,7 @@ pub use history::{
 };
 pub use input::InputArgs;
 pub use manage::{ConfigArgs, Format, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, SaveFormat};
+pub use plan::PlanArgs;
 pub use run::RunArgs;
 pub use space::{DuArgs, PruneArgs, VerifyArgs};
 
@@ -87,6 +89,8 @@ pub enum Verb {
     Save(SaveArgs),
     /// Read images from an archive or an OCI layout
     Load(LoadArgs),
+    /// Tell which steps a build would run, and why, without running any
+    Plan(Box<PlanArgs>),
     /// Say why the last build of a folder ran what it ran
     Why(WhyArgs),
     /// List, show and forget the last builds, and what their steps printed

@@ -35,7 +35,7 @@ pub enum DebugFormat {
     args_override_self = true,
     after_help = "\
 Nothing runs. `ast` reads only the Dockerfile; `plan` and `graph` also look up its images, in the local store and then
-in the registries, as a build does.
+in the registries, as a build does. Which of its steps a build would run, `rbuild plan` tells.
 
 Examples:
   rbuild debug ast .                                    what the parser understood

@@ -13,6 +13,7 @@ mod images;
 mod import;
 mod interrupt;
 mod load;
+mod plan;
 mod prune;
 mod rmi;
 mod run;
@@ -52,7 +53,12 @@ struct Hall<'a> {
 /// When it was not done.
 pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
     let mut flags = Flags { root: cli.global.root, ..Flags::default() };
-    if let Verb::Build(args) = &cli.verb {
+    let build = match &cli.verb {
+        Verb::Build(args) => Some(&**args),
+        Verb::Plan(args) => Some(&args.build),
+        _ => None,
+    };
+    if let Some(args) = build {
         flags.progress = args.progress;
         flags.quiet = args.quiet;
         flags.jobs = args.jobs;
@@ -101,6 +107,7 @@ async fn obey(hall: &Hall<'_>, verb: Verb) -> Result<u8, Failure> {
         Verb::Build(args) => build::build(hall, &args).await,
         Verb::Run(args) => run::run(hall, &args).await,
         Verb::Debug(args) => debug::debug(hall, &args).await,
+        Verb::Plan(args) => plan::plan(hall, &args).await,
         Verb::Why(args) => why::why(hall, &args).await,
         Verb::History(args) => history::history(hall, &args).await,
         Verb::Images(args) => images::images(hall, &args).await,

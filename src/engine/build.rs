@@ -145,7 +145,7 @@ async fn recorded(
 }
 
 /// Plans, and answers what the frontend asks, until there is a plan.
-async fn plan(
+pub(super) async fn plan(
     settings: &Settings,
     options: &BuildOptions,
     context: &Context,
@@ -208,7 +208,7 @@ fn say_lost_annotations(options: &BuildOptions, progress: &dyn Progress) {
     }
 }
 
-fn unsolved(
+pub(super) fn unsolved(
     error: SolveError<executor::ExecError, store::StoreError>,
     context: &Context,
     spans: &std::collections::HashMap<VertexId, std::ops::Range<usize>>,

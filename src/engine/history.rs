@@ -2,9 +2,12 @@
 //!
 //! In come the same events that the display gets; out goes a record in the store ([`store::history`]). The events pass
 //! through a queue to a thread of its own, which writes; so the build waits for nothing, but for output that comes
-//! faster than a disk takes it. A record that cannot be written fails no build: it is told, once, at the end.
+//! faster than a disk takes it. A record that cannot be written fails no build: it is told, once, at the end. What the
+//! events say of the steps is put together in [`steps`].
 
-use std::collections::{HashMap, HashSet};
+pub mod steps;
+
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, OnceLock};
@@ -19,6 +22,7 @@ use store::history::{Build, Head, LogWriter, Outcome, Recording, StepRecord};
 use store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
+use self::steps::{Planned, Steps, Turn};
 use super::{Built, Failure, FailureKind, Text, why};
 use crate::options::context::{DockerfileFrom, Place, masked};
 use crate::options::{BuildOptions, InputOptions};
@@ -52,15 +56,6 @@ struct Running {
     thread: JoinHandle<Taken>,
 }
 
-/// What the plan adds to the events.
-struct Planned {
-    dockerfile: Text,
-    /// Where vertices begin in the text.
-    offsets: HashMap<VertexId, usize>,
-    /// Vertices that run whatever is known.
-    anew: HashSet<VertexId>,
-}
-
 impl Recorder {
     /// Begins to record a build of `options`.
     pub fn begin(
@@ -90,12 +85,10 @@ impl Recorder {
             display: self.display.clone(),
             store: self.store.clone(),
             log_max_bytes: self.settings.log_max_bytes,
-            steps: Vec::new(),
-            by_vertex: HashMap::new(),
+            steps: Steps::default(),
             logs: HashMap::new(),
             trouble: None,
             told: false,
-            begun: 0,
         };
         let own = queue.clone();
         let thread = std::thread::Builder::new()
@@ -118,10 +111,8 @@ impl Recorder {
     /// Takes note of what is to be built.
     pub fn planned(&self, dockerfile: &Text, plan: &Plan) {
         let Some(running) = &self.running else { return };
-        let offsets = plan.spans.iter().map(|(vertex, span)| (*vertex, span.start)).collect();
-        let anew = plan.graph.iter().filter(|(.., meta)| meta.ignore_cache).map(|(id, ..)| id).collect();
         // Planned once per build.
-        let _ = running.plan.set(Planned { dockerfile: dockerfile.clone(), offsets, anew });
+        let _ = running.plan.set(Planned::of(dockerfile, plan));
     }
 
     /// The build has ended: writes the record, and forgets the oldest.
@@ -161,7 +152,7 @@ impl Drop for Recorder {
 }
 
 /// What was asked.
-fn head(options: &BuildOptions) -> Head {
+pub fn head(options: &BuildOptions) -> Head {
     let (context, dockerfile) = place(&options.input);
     let mut head = Head::new(context, options.input.platform.to_string());
     head.dockerfile = dockerfile;
@@ -250,16 +241,13 @@ struct Taker {
     display: Arc<dyn Progress>,
     store: Store,
     log_max_bytes: u64,
-    steps: Vec<StepRecord>,
-    by_vertex: HashMap<VertexId, usize>,
+    steps: Steps,
     /// Of the steps that have printed something and not ended.
     logs: HashMap<usize, LogWriter>,
     /// What went wrong first; nothing is written after it.
     trouble: Option<StoreError>,
     /// Whether the first miss was told.
     told: bool,
-    /// How many vertices have begun, as the display counts them.
-    begun: usize,
 }
 
 impl Taker {
@@ -280,7 +268,7 @@ impl Taker {
         for step in unfinished {
             self.end_log(step);
         }
-        for step in &mut self.steps {
+        for step in &mut self.steps.list {
             // It began and was not heard of again: the build stopped it.
             if step.started_us.is_some() && step.ended_us.is_none() {
                 step.fate = Fate::Canceled;
@@ -288,15 +276,10 @@ impl Taker {
         }
         let mut head = self.recording.head().clone();
         if let Some(plan) = self.plan.get() {
-            let lines = Lines::of(&plan.dockerfile.text);
-            for (vertex, step) in &self.by_vertex {
-                let record = &mut self.steps[*step];
-                record.line = plan.offsets.get(vertex).map(|offset| lines.line(*offset));
-                record.anew = plan.anew.contains(vertex);
-            }
+            self.steps.place(plan);
             head.args = why::declared_args(&plan.dockerfile.text);
         }
-        Taken { recording: self.recording, build: Build { head, steps: self.steps }, trouble: self.trouble }
+        Taken { recording: self.recording, build: Build { head, steps: self.steps.list }, trouble: self.trouble }
     }
 
     fn note<T>(&mut self, result: Result<T, StoreError>) -> Option<T> {
@@ -311,84 +294,24 @@ impl Taker {
 
     fn take(&mut self, at: Duration, event: Event) {
         let at_us = u64::try_from(at.as_micros()).unwrap_or(u64::MAX);
-        if let Event::Started(vertex)
-        | Event::Cached { vertex, .. }
-        | Event::Done(vertex)
-        | Event::Failed { vertex, .. }
-        | Event::Log { vertex, .. } = &event
-        {
-            let step = self.step(*vertex);
-            if self.steps[step].number.is_none() {
-                self.begun += 1;
-                self.steps[step].number = Some(self.begun);
+        match self.steps.take(at_us, event) {
+            Some((step, Turn::Started(vertex))) => {
+                self.recording.step_started(step, &self.steps.list[step].name, at_us);
+                self.tell_first_miss(step, vertex);
             }
-        }
-        match event {
-            Event::Declared { vertex, name, inputs } => self.declare(vertex, name, &inputs),
-            Event::Keyed { vertex, key, parts } => {
-                let step = self.step(vertex);
-                self.steps[step].key = Some(key.to_string());
-                self.steps[step].parts = parts;
-            }
-            Event::Started(vertex) => {
-                let step = self.step(vertex);
-                if self.steps[step].started_us.replace(at_us).is_none() {
-                    self.recording.step_started(step, &self.steps[step].name, at_us);
-                    self.tell_first_miss(step, vertex);
+            Some((step, Turn::Ended)) => {
+                if self.steps.list[step].started_us.is_some() {
+                    self.recording.step_ended(step, self.steps.list[step].fate, at_us);
                 }
+                self.end_log(step);
             }
-            Event::Cached { vertex, by } => {
-                let step = self.end(vertex, Fate::Cached, at_us);
-                self.steps[step].by = Some(by);
-            }
-            Event::Unchanged(vertex) => {
-                let step = self.step(vertex);
-                self.steps[step].fate = Fate::Unchanged;
-            }
-            Event::Done(vertex) => {
-                let step = self.step(vertex);
-                let fate = if self.steps[step].fate == Fate::Unchanged { Fate::Unchanged } else { Fate::Ran };
-                self.end(vertex, fate, at_us);
-            }
-            Event::Failed { vertex, error } => {
-                let step = self.end(vertex, Fate::Failed, at_us);
-                self.steps[step].error = Some(error);
-            }
-            Event::Canceled(vertex) => {
-                self.end(vertex, Fate::Canceled, at_us);
-            }
-            Event::Log { vertex, bytes, .. } => self.print(vertex, &bytes),
-            Event::Missed(_) | Event::Progress { .. } | Event::Notice { .. } | Event::Why { .. } => {}
+            Some((step, Turn::Printed(bytes))) => self.print(step, &bytes),
+            None => {}
         }
     }
 
-    fn declare(&mut self, vertex: VertexId, name: String, inputs: &[VertexId]) {
-        let inputs = inputs.iter().filter_map(|input| self.by_vertex.get(input).copied()).collect();
-        let step = self.step(vertex);
-        (self.steps[step].name, self.steps[step].inputs) = (name, inputs);
-    }
-
-    /// The place of a vertex; one that was not declared is.
-    fn step(&mut self, vertex: VertexId) -> usize {
-        *self.by_vertex.entry(vertex).or_insert_with(|| {
-            self.steps.push(StepRecord { vertex: vertex.to_string(), ..StepRecord::default() });
-            self.steps.len() - 1
-        })
-    }
-
-    fn end(&mut self, vertex: VertexId, fate: Fate, at_us: u64) -> usize {
-        let step = self.step(vertex);
-        (self.steps[step].fate, self.steps[step].ended_us) = (fate, Some(at_us));
-        if self.steps[step].started_us.is_some() {
-            self.recording.step_ended(step, fate, at_us);
-        }
-        self.end_log(step);
-        step
-    }
-
-    fn print(&mut self, vertex: VertexId, bytes: &[u8]) {
-        let step = self.step(vertex);
-        if self.trouble.is_some() || self.steps[step].log.is_some() {
+    fn print(&mut self, step: usize, bytes: &[u8]) {
+        if self.trouble.is_some() || self.steps.list[step].log.is_some() {
             return;
         }
         if !self.logs.contains_key(&step) {
@@ -403,13 +326,13 @@ impl Taker {
     fn end_log(&mut self, step: usize) {
         if let Some(log) = self.logs.remove(&step) {
             let ended = log.end();
-            self.steps[step].log = self.note(ended);
+            self.steps.list[step].log = self.note(ended);
         }
     }
 
     /// The first step that runs is told with its reason, by a thread of its own: the step waits for nothing.
     fn tell_first_miss(&mut self, step: usize, vertex: VertexId) {
-        let record = &self.steps[step];
+        let record = &self.steps.list[step];
         if self.told || record.key.is_none() || !record.is_operation() {
             return;
         }
@@ -418,7 +341,7 @@ impl Taker {
             return;
         }
         let head = self.recording.head().clone();
-        let build = Build { head, steps: self.steps.clone() };
+        let build = Build { head, steps: self.steps.list.clone() };
         let (store, display, plan) = (self.store.clone(), self.display.clone(), self.plan.clone());
         let tell = move || {
             let Some(plan) = plan.get() else { return };
@@ -432,19 +355,5 @@ impl Taker {
         if let Err(error) = std::thread::Builder::new().name("why".into()).spawn(tell) {
             tracing::debug!(%error, "no thread to find out why the first step runs");
         }
-    }
-}
-
-/// Lines of a text by offset.
-struct Lines(Vec<usize>);
-
-impl Lines {
-    fn of(text: &str) -> Self {
-        Self(text.match_indices('\n').map(|(at, _)| at).collect())
-    }
-
-    /// From 1.
-    fn line(&self, offset: usize) -> usize {
-        self.0.partition_point(|end| *end < offset) + 1
     }
 }

@@ -16,6 +16,7 @@ mod context;
 mod destination;
 mod epoch;
 mod export;
+pub mod foresee;
 pub mod history;
 mod resolve;
 mod run;

@@ -117,7 +117,9 @@ pub fn misses(store: &Store, build: &Build, old: &Build, wanted: &[usize]) -> Re
     let compared = Compared { store, build, old, pairs: &pairs, args: &build.head.args };
     let mut misses: Vec<Miss> = Vec::new();
     for step in wanted.iter().copied() {
-        let root = compared.root(step, &roots);
+        // What is different of the step itself is told of it, whatever it stands on.
+        let own = pairs[step].is_some_and(|old| !explain::reasons(&new_steps[step], &old_steps[old]).is_empty());
+        let root = if own { step } else { compared.root(step, &roots) };
         if let Some(known) = misses.iter_mut().find(|miss| miss.root == root) {
             known.steps.push(step);
             continue;
@@ -321,12 +323,16 @@ impl Compared<'_> {
 
     fn reasons(&self, root: usize, new: &[Step], old: &[Step]) -> Result<Vec<Told>, StoreError> {
         let anew = self.build.steps[root].anew;
-        let because = explain::explain(new, old, self.pairs, root);
+        let own = self.pairs[root].map(|place| explain::reasons(&new[root], &old[place])).unwrap_or_default();
+        let all = match own.is_empty() {
+            true => explain::explain(new, old, self.pairs, root).reasons,
+            false => own,
+        };
         let mut told = Vec::new();
         if anew {
             told.push(Told::new("--no-cache"));
         }
-        for reason in because.reasons.iter().filter(|reason| !(anew && matches!(reason, Reason::Same(_)))) {
+        for reason in all.iter().filter(|reason| !(anew && matches!(reason, Reason::Same(_)))) {
             told.push(self.tell(root, reason)?);
         }
         Ok(told)

@@ -271,7 +271,8 @@ fn selected<'a>(parts: &Parts<'a>) -> Vec<(&'a str, &'a str)> {
     }
     for i in 0.. {
         let Some(input) = get(format!("exec.mount[{i}].input")) else { break };
-        if get(format!("exec.mount[{i}].kind")) == Some("bind") {
+        // A cache mount begins as what is mounted.
+        if get(format!("exec.mount[{i}].kind")).is_some_and(|kind| kind == "bind" || kind.starts_with("cache ")) {
             take(Some(input), get(format!("exec.mount[{i}].selector")));
         }
     }

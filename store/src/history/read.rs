@@ -72,8 +72,8 @@ impl Store {
                 Begun::Started { step, name, at_us } => {
                     let log = dir.log_bytes(step)?.map(|bytes| LogFile { bytes, dropped_bytes: 0 });
                     let fate = if head.outcome == Outcome::Running { Fate::NotReached } else { Fate::Canceled };
-                    let started_us = Some(at_us);
-                    steps.insert(step, StepRecord { name, started_us, log, fate, ..StepRecord::default() });
+                    let (started_us, number) = (Some(at_us), Some(steps.len() + 1));
+                    steps.insert(step, StepRecord { name, number, started_us, log, fate, ..StepRecord::default() });
                 }
                 Begun::Ended { step, fate, at_us } => {
                     if let Some(known) = steps.get_mut(&step) {

@@ -1,0 +1,73 @@
+//! `rbuild plan`: which steps a build would run, and why, without running anything.
+//!
+//! In come the options of a build; out comes that build as it would be recorded, and why its steps would run. Images are
+//! resolved and contexts read as a build does; keys are looked up in the local store. Nothing is recorded, claimed or
+//! pulled.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use solver::foresee::{Outlook, foresee};
+use solver::seam::Progress;
+use store::history::{Build, Head};
+use tokio_util::sync::CancellationToken;
+
+use super::build::{plan, unsolved};
+use super::context::Opener;
+use super::history::{head, steps};
+use super::why::{self, Miss};
+use super::{Failure, Settings, words};
+use crate::options::BuildOptions;
+
+/// What a build would do.
+#[derive(Clone, Debug)]
+pub struct Foreseen {
+    /// The build as it would be recorded: what would run counts as run.
+    pub build: Build,
+    /// What is to be expected of the steps that are not known, by their places.
+    pub outlooks: HashMap<usize, Outlook>,
+    /// The build that it is compared with, if there is one.
+    pub old: Option<Head>,
+    /// Why steps would run; empty when there is nothing to compare with.
+    pub misses: Vec<Miss>,
+}
+
+/// Imagines a build. What is resolved and read on the way is told to `progress`.
+///
+/// # Errors
+/// As a build before its first step: a faulty Dockerfile, an image that cannot be resolved, a file that is not there.
+pub async fn plan_build(
+    settings: &Settings,
+    options: &BuildOptions,
+    progress: Arc<dyn Progress>,
+    cancel: CancellationToken,
+) -> Result<Foreseen, Failure> {
+    let store = settings.open_store(&progress)?;
+    let registry = settings.registry()?;
+    let opener = Opener { store: &store, progress: &progress, connectivity: settings.connectivity(), cancel: &cancel };
+    let mut context = opener.open(&options.input).await?;
+    let plan = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(words::canceled()),
+        plan = plan(settings, options, &context, &store, &registry, &progress) => plan?,
+    };
+    context.named.fetch_for(&plan.graph, &opener).await?;
+    let worker = settings.worker(&store, &registry, context.local_sources())?;
+    let planned = steps::Planned::of(&context.dockerfile, &plan);
+    let wants: Vec<_> = plan.output.edge.into_iter().collect();
+    let imagined = Arc::new(steps::Imagined::default());
+    let outlooks =
+        foresee(Arc::new(plan.graph), &wants, Arc::new(worker), Arc::new(store.clone()), imagined.clone(), &cancel)
+            .await
+            .map_err(|error| unsolved(error, &context, &plan.spans))?;
+    let (build, places) = imagined.build(head(options), &planned);
+    let outlooks =
+        outlooks.into_iter().filter_map(|(vertex, outlook)| Some((*places.get(&vertex)?, outlook))).collect();
+    let failed = |error: store::StoreError| words::store(&error);
+    let old = why::before(&store, &build.head).map_err(failed)?;
+    let misses = match &old {
+        Some(old) => why::misses(&store, &build, old, &why::ran(&build)).map_err(failed)?,
+        None => Vec::new(),
+    };
+    Ok(Foreseen { build, outlooks, old: old.map(|old| old.head), misses })
+}

@@ -1,0 +1,169 @@
+//! The steps of a build, as its events tell of them.
+//!
+//! In: events, and what the plan adds. Out: [`StepRecord`]s in the order in which they were declared. Used by the
+//! recorder, and by whoever only imagines a build ([`Imagined`]).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+
+use frontend::Plan;
+use solver::explain::Fate;
+use solver::graph::VertexId;
+use solver::seam::{Event, Progress};
+use store::history::{Build, Head, StepRecord};
+
+use crate::engine::{Text, why};
+
+/// What the plan adds to the events.
+pub struct Planned {
+    pub(super) dockerfile: Text,
+    /// Where vertices begin in the text.
+    pub(super) offsets: HashMap<VertexId, usize>,
+    /// Vertices that run whatever is known.
+    pub(super) anew: HashSet<VertexId>,
+}
+
+impl Planned {
+    /// Of a plan of that text.
+    pub fn of(dockerfile: &Text, plan: &Plan) -> Self {
+        let offsets = plan.spans.iter().map(|(vertex, span)| (*vertex, span.start)).collect();
+        let anew = plan.graph.iter().filter(|(.., meta)| meta.ignore_cache).map(|(id, ..)| id).collect();
+        Self { dockerfile: dockerfile.clone(), offsets, anew }
+    }
+}
+
+/// What is known of the steps of a build, from its events.
+#[derive(Default)]
+pub(super) struct Steps {
+    pub(super) list: Vec<StepRecord>,
+    by_vertex: HashMap<VertexId, usize>,
+    /// How many vertices have begun, as the display counts them.
+    begun: usize,
+}
+
+/// What an event means for whoever writes along.
+pub(super) enum Turn {
+    /// The step began.
+    Started(VertexId),
+    /// It ended.
+    Ended,
+    /// It printed something.
+    Printed(Vec<u8>),
+}
+
+impl Steps {
+    /// Takes note of an event, and tells what it means for whoever writes along.
+    pub(super) fn take(&mut self, at_us: u64, event: Event) -> Option<(usize, Turn)> {
+        if let Event::Started(vertex)
+        | Event::Cached { vertex, .. }
+        | Event::Done(vertex)
+        | Event::Failed { vertex, .. }
+        | Event::Log { vertex, .. } = &event
+        {
+            let step = self.step(*vertex);
+            if self.list[step].number.is_none() {
+                self.begun += 1;
+                self.list[step].number = Some(self.begun);
+            }
+        }
+        match event {
+            Event::Declared { vertex, name, inputs } => {
+                let inputs = inputs.iter().filter_map(|input| self.by_vertex.get(input).copied()).collect();
+                let step = self.step(vertex);
+                (self.list[step].name, self.list[step].inputs) = (name, inputs);
+                None
+            }
+            Event::Keyed { vertex, key, parts } => {
+                let step = self.step(vertex);
+                (self.list[step].key, self.list[step].parts) = (Some(key.to_string()), parts);
+                None
+            }
+            Event::Started(vertex) => {
+                let step = self.step(vertex);
+                let again = self.list[step].started_us.replace(at_us).is_some();
+                (!again).then_some((step, Turn::Started(vertex)))
+            }
+            Event::Cached { vertex, by } => {
+                let step = self.end(vertex, Fate::Cached, at_us);
+                self.list[step].by = Some(by);
+                Some((step, Turn::Ended))
+            }
+            Event::Unchanged(vertex) => {
+                let step = self.step(vertex);
+                self.list[step].fate = Fate::Unchanged;
+                None
+            }
+            Event::Done(vertex) => {
+                let step = self.step(vertex);
+                let fate = if self.list[step].fate == Fate::Unchanged { Fate::Unchanged } else { Fate::Ran };
+                Some((self.end(vertex, fate, at_us), Turn::Ended))
+            }
+            Event::Failed { vertex, error } => {
+                let step = self.end(vertex, Fate::Failed, at_us);
+                self.list[step].error = Some(error);
+                Some((step, Turn::Ended))
+            }
+            Event::Canceled(vertex) => Some((self.end(vertex, Fate::Canceled, at_us), Turn::Ended)),
+            Event::Log { vertex, bytes, .. } => Some((self.step(vertex), Turn::Printed(bytes))),
+            Event::Missed(_) | Event::Progress { .. } | Event::Notice { .. } | Event::Why { .. } => None,
+        }
+    }
+
+    /// The place of a vertex; one that was not declared is.
+    fn step(&mut self, vertex: VertexId) -> usize {
+        *self.by_vertex.entry(vertex).or_insert_with(|| {
+            self.list.push(StepRecord { vertex: vertex.to_string(), ..StepRecord::default() });
+            self.list.len() - 1
+        })
+    }
+
+    fn end(&mut self, vertex: VertexId, fate: Fate, at_us: u64) -> usize {
+        let step = self.step(vertex);
+        (self.list[step].fate, self.list[step].ended_us) = (fate, Some(at_us));
+        step
+    }
+
+    /// Adds what the plan knows of them.
+    pub(super) fn place(&mut self, plan: &Planned) {
+        let lines = Lines::of(&plan.dockerfile.text);
+        for (vertex, step) in &self.by_vertex {
+            let record = &mut self.list[*step];
+            record.line = plan.offsets.get(vertex).map(|offset| lines.line(*offset));
+            record.anew = plan.anew.contains(vertex);
+        }
+    }
+}
+
+/// The steps of a build that only happens in mind, in the order in which they were declared.
+#[derive(Default)]
+pub struct Imagined(Mutex<Steps>);
+
+impl Progress for Imagined {
+    fn event(&self, event: Event) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(0, event);
+    }
+}
+
+impl Imagined {
+    /// The build, and the places of its vertices.
+    pub fn build(&self, mut head: Head, plan: &Planned) -> (Build, HashMap<VertexId, usize>) {
+        let mut steps = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        steps.place(plan);
+        head.args = why::declared_args(&plan.dockerfile.text);
+        (Build { head, steps: steps.list }, steps.by_vertex)
+    }
+}
+
+/// Lines of a text by offset.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        Self(text.match_indices('\n').map(|(at, _)| at).collect())
+    }
+
+    /// From 1.
+    fn line(&self, offset: usize) -> usize {
+        self.0.partition_point(|end| *end < offset) + 1
+    }
+}
