@@ -4,7 +4,9 @@
 //! is the SHA-256 of the version line and of every part with both lengths before it, so that no two lists share
 //! bytes. The same list is stored beside a key, which is how a miss is explained: the first part that differs.
 //!
-//! What is deliberately not written: [`crate::op::OpMeta`], [`crate::op::ExecOp::proxy_env`], secret values.
+//! What is deliberately not written: [`crate::op::OpMeta`], [`crate::op::ExecOp::proxy_env`], secret values. Keys cover
+//! less than identity: limits, the addresses of hosts and where a cache mount is kept say how a process runs, not what
+//! it makes; a vertex with others is another vertex, whose result is known all the same.
 
 use std::fmt::{Display, Write};
 
@@ -172,14 +174,30 @@ impl Sink for Hashing {
     }
 }
 
-/// Writes an operation and its platform.
+/// What parts are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum For {
+    Identity,
+    Key,
+}
+
+/// Writes all of an operation and its platform.
 pub fn op_parts(op: &Op, platform: Option<&Platform>, parts: &mut impl Sink) {
+    write_op(op, platform, For::Identity, parts);
+}
+
+/// Writes what of an operation and its platform decides its result.
+pub fn key_parts(op: &Op, platform: Option<&Platform>, parts: &mut impl Sink) {
+    write_op(op, platform, For::Key, parts);
+}
+
+fn write_op(op: &Op, platform: Option<&Platform>, what_for: For, parts: &mut impl Sink) {
     if let Some(platform) = platform {
         platform_parts(platform, parts);
     }
     match op {
         Op::Source(source) => source_parts(source, parts),
-        Op::Exec(exec) => exec_parts(exec, parts),
+        Op::Exec(exec) => exec_parts(exec, what_for, parts),
         Op::File(file) => {
             parts.push("file.actions", file.actions.len());
             for (i, action) in file.actions.iter().enumerate() {
@@ -220,7 +238,8 @@ fn source_parts(source: &SourceOp, parts: &mut impl Sink) {
     }
 }
 
-fn exec_parts(exec: &ExecOp, parts: &mut impl Sink) {
+fn exec_parts(exec: &ExecOp, what_for: For, parts: &mut impl Sink) {
+    let all = what_for == For::Identity;
     parts.push_list("exec.args", exec.args.iter().map(String::as_str));
     parts.push_list("exec.env", exec.env.iter().map(String::as_str));
     parts.push("exec.cwd", &exec.cwd);
@@ -245,15 +264,17 @@ fn exec_parts(exec: &ExecOp, parts: &mut impl Sink) {
     }
     parts.push("exec.hosts.len", exec.extra_hosts.len());
     for (name, address) in &exec.extra_hosts {
-        parts.push(format_args!("exec.host.{name}"), address);
+        parts.push(format_args!("exec.host.{name}"), if all { address } else { "" });
     }
     parts.push("exec.hostname", &exec.hostname);
-    parts.push("exec.ulimits.len", exec.ulimits.len());
-    for (name, soft, hard) in &exec.ulimits {
-        parts.push(format_args!("exec.ulimit.{name}"), format_args!("{soft}:{hard}"));
+    if all {
+        parts.push("exec.ulimits.len", exec.ulimits.len());
+        for (name, soft, hard) in &exec.ulimits {
+            parts.push(format_args!("exec.ulimit.{name}"), format_args!("{soft}:{hard}"));
+        }
+        parts.push("exec.shm_size", exec.shm_size_bytes);
+        parts.push("exec.cgroup_parent", &exec.cgroup_parent);
     }
-    parts.push("exec.shm_size", exec.shm_size_bytes);
-    parts.push("exec.cgroup_parent", &exec.cgroup_parent);
     let codes: Vec<String> = exec.valid_exit_codes.iter().map(i32::to_string).collect();
     parts.push_list("exec.exit_codes", codes.iter().map(String::as_str));
     parts.push("exec.devices.len", exec.devices.len());
@@ -262,11 +283,11 @@ fn exec_parts(exec: &ExecOp, parts: &mut impl Sink) {
     }
     parts.push("exec.mounts", exec.mounts.len());
     for (i, mount) in exec.mounts.iter().enumerate() {
-        mount_parts(&format!("exec.mount[{i}]"), mount, parts);
+        mount_parts(&format!("exec.mount[{i}]"), mount, what_for, parts);
     }
 }
 
-fn mount_parts(name: &str, mount: &Mount, parts: &mut impl Sink) {
+fn mount_parts(name: &str, mount: &Mount, what_for: For, parts: &mut impl Sink) {
     parts.push(format_args!("{name}.target"), &mount.target);
     parts.push(format_args!("{name}.input"), index(mount.input));
     parts.push(format_args!("{name}.selector"), &mount.selector);
@@ -274,6 +295,7 @@ fn mount_parts(name: &str, mount: &Mount, parts: &mut impl Sink) {
     parts.push(format_args!("{name}.readonly"), mount.readonly);
     let kind = match &mount.kind {
         MountKind::Bind => "bind".to_owned(),
+        MountKind::Cache { .. } if what_for == For::Key => "cache".to_owned(),
         MountKind::Cache { id, sharing } => {
             let sharing = match sharing {
                 CacheSharing::Shared => "shared",

@@ -66,14 +66,14 @@ pub fn source_key(vertex: &Vertex, pin: &Pin) -> Option<(Key, Vec<Part>)> {
 /// The key of a vertex's operation alone, whatever its inputs are.
 pub fn operation_key(vertex: &Vertex) -> Key {
     let mut hashing = canon::Hashing::new("operation key");
-    canon::op_parts(&vertex.op, vertex.platform.as_ref(), &mut hashing);
+    canon::key_parts(&vertex.op, vertex.platform.as_ref(), &mut hashing);
     Key(hashing.digest())
 }
 
 /// The definition key of a vertex, with its parts; `inputs` in the order of the vertex's edges.
 pub fn definition_key(vertex: &Vertex, inputs: &[InputKey]) -> (Key, Vec<Part>) {
     let mut parts = Parts::new();
-    canon::op_parts(&vertex.op, vertex.platform.as_ref(), &mut parts);
+    canon::key_parts(&vertex.op, vertex.platform.as_ref(), &mut parts);
     for (i, input) in inputs.iter().enumerate() {
         match input {
             InputKey::Key(key, output) => parts.push(format_args!("input[{i}]"), format_args!("{key} {output}")),
@@ -100,7 +100,7 @@ pub enum InputContent {
 /// The content key of a vertex, with its parts; `inputs` in the order of the vertex's edges.
 pub fn content_key(vertex: &Vertex, inputs: &[InputContent]) -> (Key, Vec<Part>) {
     let mut parts = Parts::new();
-    canon::op_parts(&vertex.op, vertex.platform.as_ref(), &mut parts);
+    canon::key_parts(&vertex.op, vertex.platform.as_ref(), &mut parts);
     for (i, input) in inputs.iter().enumerate() {
         // Two words, as directories of the user and trees of results are digested in two ways.
         let (word, digests) = match input {

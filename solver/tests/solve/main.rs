@@ -3,9 +3,11 @@
 extern crate rbuild_solver as solver;
 
 mod flights;
+mod keys;
 mod order;
 mod random;
 mod reuse;
+mod shape;
 mod toys;
 
 use std::sync::Arc;

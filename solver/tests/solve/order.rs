@@ -1,6 +1,5 @@
 //! What runs and what does not, in which order, how many at a time, and how a build ends.
 
-use solver::op::NetworkMode;
 use solver::run::SolveError;
 use solver::seam::Event;
 use tokio_util::sync::CancellationToken;
@@ -40,36 +39,6 @@ fn what_changes_runs_again_with_all_that_stands_on_it() {
         again.solution.unwrap();
         let steps: Vec<_> = again.ran.iter().filter(|name| !name.contains("://")).map(String::as_str).collect();
         assert_eq!(steps, *expected, "after a change of {what}");
-    }
-}
-
-#[test]
-fn every_field_of_a_process_is_in_its_key_but_proxies() {
-    type Change = fn(&mut solver::op::ExecOp);
-    let cases: &[(&str, Change, bool)] = &[
-        ("args", |exec| exec.args.push("x".into()), true),
-        ("env", |exec| exec.env = ["A=1".into()].into(), true),
-        ("cwd", |exec| exec.cwd = "/src".into(), true),
-        ("user", |exec| exec.user = "nobody".into(), true),
-        ("network", |exec| exec.network = NetworkMode::None, true),
-        ("hostname", |exec| exec.hostname = "h".into(), true),
-        ("shm", |exec| exec.shm_size_bytes = 1, true),
-        ("hosts", |exec| exec.extra_hosts.push(("a".into(), "1.2.3.4".into())), true),
-        ("ulimits", |exec| exec.ulimits.push(("nofile".into(), 1, 2)), true),
-        ("mount target", |exec| exec.mounts[0].readonly = true, true),
-        ("exit codes", |exec| exec.valid_exit_codes.push(3), true),
-        ("proxy", |exec| exec.proxy_env.push("HTTP_PROXY=x".into()), false),
-    ];
-    for (what, change, runs) in cases {
-        let mut world = World::new();
-        let sketch = |change: Change| {
-            let mut sketch = Sketch::default();
-            sketch.source("docker-image://base").run_with("step", &["docker-image://base"], change, false);
-            sketch
-        };
-        world.build(&sketch(|_| {}), &["step"], 1).solution.unwrap();
-        let again = world.build(&sketch(*change), &["step"], 1);
-        assert_eq!(again.ran.contains(&"step".to_owned()), *runs, "after a change of {what}");
     }
 }
 

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 
 pub use cache::MemoryCache;
 pub use sketch::Sketch;
-use solver::key::ContentDigest;
+use solver::graph::VertexId;
+use solver::key::{ContentDigest, Key};
 use solver::op::{Op, SourceOp};
 use solver::seam::{Event, Executor, Job, LogSink, Pin, Progress, Read, ResultId, Selection, Stream};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,15 @@ pub enum Behaviour {
     Finish,
 }
 
+/// An operation that gave results.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    pub vertex: VertexId,
+    pub operation: Key,
+    /// What it read, in order.
+    pub read: Vec<u64>,
+}
+
 #[derive(Default)]
 pub struct ToyExecutor {
     /// By the vertex's description; absent means [`Behaviour::Work`].
@@ -48,8 +58,12 @@ pub struct ToyExecutor {
     pub files: Mutex<BTreeMap<String, String>>,
     /// What an image name is pinned to, and what the image holds.
     pub pins: Mutex<BTreeMap<String, (u8, u64)>>,
-    /// Descriptions in the order in which they ran.
+    /// Descriptions in the order in which they began to run.
     pub ran: Mutex<Vec<String>>,
+    /// What ended well, in order.
+    pub ended: Mutex<Vec<Ended>>,
+    /// How often an operation gives way before it goes on, by the vertex's description.
+    pub delays: HashMap<String, usize>,
     now: AtomicUsize,
     /// The most processes at one time.
     pub most: AtomicUsize,
@@ -70,9 +84,16 @@ pub fn hash(of: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// What an operation of that name makes of what it reads.
-pub fn worked(name: &str, output: u32, read: &[u64]) -> u64 {
-    hash((name, output, read))
+/// What an operation makes of what it reads. Of a process, the command counts and the variable `RESULT`.
+pub fn worked(op: &Op, output: u32, read: &[u64]) -> u64 {
+    let does = match op {
+        Op::Exec(exec) => {
+            let result = exec.env.iter().find(|pair| pair.starts_with("RESULT="));
+            format!("{:?} {result:?}", exec.args)
+        }
+        op => format!("{op:?}"),
+    };
+    hash((does, output, read))
 }
 
 /// What is read of something: all of it, or one of four pieces.
@@ -99,7 +120,7 @@ impl ToyExecutor {
         *self.held.lock().unwrap().get(result).unwrap_or_else(|| panic!("nobody made {result}"))
     }
 
-    fn file(&self, path: &str) -> Result<u64, ToyError> {
+    pub fn file(&self, path: &str) -> Result<u64, ToyError> {
         let files = self.files.lock().unwrap();
         files.get(path).map(hash).ok_or_else(|| ToyError(format!("{path} is not there")))
     }
@@ -199,7 +220,7 @@ impl Executor for ToyExecutor {
         }
         self.ran.lock().unwrap().push(name.clone());
         log.write(Stream::Stdout, name.as_bytes());
-        for _ in 0..3 {
+        for _ in 0..self.delays.get(&name).copied().unwrap_or(3) {
             tokio::task::yield_now().await;
         }
         let outputs = job.vertex.outputs();
@@ -210,7 +231,11 @@ impl Executor for ToyExecutor {
                 _ => None,
             };
             let held = self.pieces.get(&name).map(|(others, out)| others << 8 | (out & 3) << shift("/out"));
-            Ok(self.make(&name, |output| pin.or(held).unwrap_or_else(|| worked(&name, output, &read)), outputs))
+            let makes = |output| pin.or(held).unwrap_or_else(|| worked(&job.vertex.op, output, &read));
+            let made = self.make(&name, makes, outputs);
+            let operation = solver::key::operation_key(job.vertex);
+            self.ended.lock().unwrap().push(Ended { vertex: job.id, operation, read });
+            Ok(made)
         };
         let outcome = match self.behaviour.get(&name).copied().unwrap_or(Behaviour::Work) {
             Behaviour::Work => work(),

@@ -78,6 +78,29 @@ impl Sketch {
         self.add(name, Op::Exec(Box::new(exec)), inputs, ignore_cache)
     }
 
+    /// A process with two outputs: the root, and a second tree that it writes to.
+    pub fn run_twofold(
+        &mut self,
+        name: &str,
+        inputs: &[&str],
+        change: impl FnOnce(&mut ExecOp),
+        ignore: bool,
+    ) -> &mut Self {
+        let written = Mount {
+            target: "/second".into(),
+            input: None,
+            selector: String::new(),
+            output: Some(1),
+            readonly: false,
+            kind: MountKind::Bind,
+        };
+        let both = |exec: &mut ExecOp| {
+            exec.mounts.push(written);
+            change(exec);
+        };
+        self.run_with(name, inputs, both, ignore)
+    }
+
     /// Copies `src` of the second input onto the first, or of the only one onto nothing.
     pub fn copy(&mut self, name: &str, src: &str, inputs: &[&str]) -> &mut Self {
         let (input, secondary) = if inputs.len() == 2 { (Some(0), 1) } else { (None, 0) };
