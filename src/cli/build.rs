@@ -77,7 +77,7 @@ pub struct BuildArgs {
     /// Network of the RUN steps: default, host or none
     #[arg(long, help_heading = "Steps", value_name = "MODE", value_parser = values::network)]
     pub network: Option<NetworkMode>,
-    /// Run so many steps at once [default: 4 per processor, 16 at least]
+    /// Run so many steps at once, fewer while memory is short [default: 4 per processor, 16 at least]
     #[arg(long, help_heading = "Steps", value_name = "N", value_parser = values::jobs)]
     pub jobs: Option<usize>,
 

@@ -87,8 +87,8 @@ async fn recorded(
     worker.supply_from(remotes.imports.clone());
     let Plan { graph, output, spans, warnings, .. } = plan;
     let graph = Arc::new(graph);
-    let solving =
-        Solving { worker: &worker, store, remotes: &remotes, jobs: solver::run::always(options.jobs), cancel };
+    let jobs = super::pressure::places(options.jobs, progress.clone());
+    let solving = Solving { worker: &worker, store, remotes: &remotes, jobs, cancel };
     let wanted = Wanted { edge: output.edge, layers: LayersWanted::of(options, &output) };
     let solution = solving.solve(&graph, wanted).await.map_err(|error| unsolved(error, &context, &spans))?;
     let top = output.edge.and_then(|edge| solution.results.get(&edge).cloned());

@@ -18,6 +18,7 @@ mod epoch;
 mod export;
 pub mod foresee;
 pub mod history;
+mod pressure;
 mod resolve;
 mod run;
 mod settings;
