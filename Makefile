@@ -4,7 +4,7 @@
 #   make test      every test
 #   make lint      formatting, clippy, licences and sources of the dependencies
 #   make bench     speed and memory, printed
-#   make soak      the fuzz targets for SOAK_SECONDS each, and the large Dockerfiles with their limits
+#   make soak      the fuzz targets for SOAK_SECONDS each, SOAK_CASES random builds, and what has limits, with them
 #   make install   the binary into $(DESTDIR)$(PREFIX)/bin
 #   make clean     what the above made
 PREFIX ?= /usr/local
@@ -39,12 +39,16 @@ bench: setup release
 	$(CARGO) bench --locked --package rbuild-executor --bench step
 	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD))
 	$(CARGO) bench --locked --package rbuild-frontend --bench large
+	$(CARGO) bench --locked --package rbuild-solver --bench schedule
 
 SOAK_SECONDS ?= 240
+SOAK_CASES ?= 20000
 soak: setup release
 	fuzz/run.sh $(SOAK_SECONDS)
 	$(CARGO) bench --locked --package rbuild-frontend --bench large -- --enforce
 	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD)) --enforce
+	$(CARGO) bench --locked --package rbuild-solver --bench schedule -- --enforce
+	RBUILD_SOAK_CASES=$(SOAK_CASES) $(CARGO) test --locked --package rbuild-solver --test solve random
 
 install: release
 	install -D --mode=755 $(RBUILD) $(DESTDIR)$(PREFIX)/bin/rbuild

@@ -72,20 +72,40 @@ pub fn operation_key(vertex: &Vertex) -> Key {
 
 /// The definition key of a vertex, with its parts; `inputs` in the order of the vertex's edges.
 pub fn definition_key(vertex: &Vertex, inputs: &[InputKey]) -> (Key, Vec<Part>) {
+    definition_key_of(&operation_key(vertex), vertex, inputs)
+}
+
+/// The same, of a vertex whose [`operation_key`] is known.
+pub(crate) fn definition_key_of(operation: &Key, vertex: &Vertex, inputs: &[InputKey]) -> (Key, Vec<Part>) {
+    let mut hashing = covering(operation, "definition key");
+    definition_parts(inputs, &mut hashing);
     let mut parts = Parts::new();
     canon::key_parts(&vertex.op, vertex.platform.as_ref(), &mut parts);
+    definition_parts(inputs, &mut parts);
+    (Key(hashing.digest()), parts.into_vec())
+}
+
+/// A digest begins with the operation's: it is hashed once, however many keys it is part of.
+fn covering(operation: &Key, domain: &str) -> canon::Hashing {
+    let mut hashing = canon::Hashing::new(domain);
+    hashing.push("operation", operation);
+    hashing
+}
+
+fn definition_parts(inputs: &[InputKey], parts: &mut impl canon::Sink) {
     for (i, input) in inputs.iter().enumerate() {
         match input {
             InputKey::Key(key, output) => parts.push(format_args!("input[{i}]"), format_args!("{key} {output}")),
-            InputKey::Selected(digests) => {
-                parts.push(format_args!("input[{i}].selected"), digests.len());
-                for (j, digest) in digests.iter().enumerate() {
-                    parts.push(format_args!("input[{i}].selected[{j}]"), digest);
-                }
-            }
+            InputKey::Selected(digests) => digest_parts(i, "selected", digests, parts),
         }
     }
-    (Key(parts.digest("definition key")), parts.into_vec())
+}
+
+fn digest_parts(input: usize, word: &str, digests: &[ContentDigest], parts: &mut impl canon::Sink) {
+    parts.push(format_args!("input[{input}].{word}"), digests.len());
+    for (j, digest) in digests.iter().enumerate() {
+        parts.push(format_args!("input[{input}].{word}[{j}]"), digest);
+    }
 }
 
 /// What one input contributes to a content key.
@@ -99,20 +119,32 @@ pub enum InputContent {
 
 /// The content key of a vertex, with its parts; `inputs` in the order of the vertex's edges.
 pub fn content_key(vertex: &Vertex, inputs: &[InputContent]) -> (Key, Vec<Part>) {
+    (content_key_of(&operation_key(vertex), inputs), parts_of_content_key(vertex, inputs))
+}
+
+/// The parts alone.
+pub(crate) fn parts_of_content_key(vertex: &Vertex, inputs: &[InputContent]) -> Vec<Part> {
     let mut parts = Parts::new();
     canon::key_parts(&vertex.op, vertex.platform.as_ref(), &mut parts);
+    content_parts(inputs, &mut parts);
+    parts.into_vec()
+}
+
+/// The key alone, of a vertex whose [`operation_key`] is known.
+pub(crate) fn content_key_of(operation: &Key, inputs: &[InputContent]) -> Key {
+    let mut hashing = covering(operation, "content key");
+    content_parts(inputs, &mut hashing);
+    Key(hashing.digest())
+}
+
+fn content_parts(inputs: &[InputContent], parts: &mut impl canon::Sink) {
     for (i, input) in inputs.iter().enumerate() {
         // Two words, as directories of the user and trees of results are digested in two ways.
-        let (word, digests) = match input {
-            InputContent::Read(digests) => ("content", digests),
-            InputContent::Selected(digests) => ("selected", digests),
-        };
-        parts.push(format_args!("input[{i}].{word}"), digests.len());
-        for (j, digest) in digests.iter().enumerate() {
-            parts.push(format_args!("input[{i}].{word}[{j}]"), digest);
+        match input {
+            InputContent::Read(digests) => digest_parts(i, "content", digests, parts),
+            InputContent::Selected(digests) => digest_parts(i, "selected", digests, parts),
         }
     }
-    (Key(parts.digest("content key")), parts.into_vec())
 }
 
 /// What a vertex reads of its input `index`; see [`all_reads`].

@@ -235,6 +235,7 @@ pub struct Schedule {
     actions: Vec<Action>,
     ran: usize,
     cached: usize,
+    work: u64,
     stopped: bool,
 }
 
@@ -267,6 +268,7 @@ impl Schedule {
             actions: Vec::new(),
             ran: 0,
             cached: 0,
+            work: 0,
             stopped: false,
             graph,
         };
@@ -281,6 +283,7 @@ impl Schedule {
             let vertex = self.graph.get(id).expect("order lies in the graph");
             let asked = self.graph.meta(id).is_some_and(|meta| meta.ignore_cache);
             let inputs: Vec<_> = vertex.inputs.iter().map(|edge| (self.positions[&edge.vertex], edge.output)).collect();
+            self.work += 1 + inputs.len() as u64;
             for (i, (input, _)) in inputs.iter().enumerate() {
                 let input: &mut Node = &mut self.nodes[*input];
                 input.users.push((position, i));
@@ -332,6 +335,7 @@ impl Schedule {
             return Vec::new();
         }
         while let Some(node) = self.own_work.next().or_else(|| self.processes.next()) {
+            self.work += 1;
             self.turn(node);
         }
         std::mem::take(&mut self.actions)
@@ -374,6 +378,11 @@ impl Schedule {
     /// How many were known, sources not counted.
     pub fn cached_count(&self) -> usize {
         self.cached
+    }
+
+    /// How many vertices and edges were looked at; for a test that holds it linear in the graph.
+    pub fn work(&self) -> u64 {
+        self.work
     }
 
     fn result(&self, node: usize, output: u32) -> Option<&ResultId> {

@@ -17,7 +17,11 @@ use crate::journal::{self, Line};
 use crate::{Flight, Kind, Layer, Store, StoreError};
 
 /// How many earlier results of one operation are worth a comparison.
-const OF_OPERATION_MAX: u32 = 16;
+const OF_OPERATION_MAX: usize = 16;
+/// So many of an operation's latest keys are looked at: several keys may have led to one result.
+const OF_OPERATION_KEYS_MAX: usize = 256;
+/// The index has the rows of an operation in the order in which they were written, and is read backwards as far as needed.
+const OF_OPERATION: &str = "SELECT results FROM keys WHERE operation = ?1 ORDER BY rowid DESC";
 
 impl CacheStore for Store {
     type Error = StoreError;
@@ -29,11 +33,20 @@ impl CacheStore for Store {
 
     fn of_operation(&self, operation: &Key) -> Result<Vec<Vec<ResultId>>, StoreError> {
         let texts: Vec<String> = self.index().read("find an operation", |connection| {
-            let mut query = connection.prepare_cached(
-                "SELECT DISTINCT results FROM keys WHERE operation = ?1 ORDER BY rowid DESC LIMIT ?2",
-            )?;
-            let texts = query.query_map((&operation.0, OF_OPERATION_MAX), |row| row.get(0))?;
-            Ok(texts.collect::<Result<_, _>>()?)
+            let mut query = connection.prepare_cached(OF_OPERATION)?;
+            let mut rows = query.query([&operation.0])?;
+            let mut texts: Vec<String> = Vec::new();
+            for _ in 0..OF_OPERATION_KEYS_MAX {
+                let Some(row) = rows.next()? else { break };
+                let text: String = row.get(0)?;
+                if !texts.contains(&text) {
+                    texts.push(text);
+                }
+                if texts.len() == OF_OPERATION_MAX {
+                    break;
+                }
+            }
+            Ok(texts)
         })?;
         let mut found = Vec::new();
         // `all_there` touches and looks again: what is given stays.
@@ -190,4 +203,54 @@ pub(crate) fn insert(
             stamp.generation,
         ))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::StatementStatus;
+
+    use super::*;
+
+    /// What asking for one operation costs SQLite, in steps of its machine, when each of `operations` has `keys` keys.
+    fn steps(operations: u32, keys: u32) -> i32 {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = Store::open_in_boot(&dir.path().join("store"), "boot").expect("a store");
+        let name = |kind: u8, number: u32| {
+            let mut bytes = [kind; 32];
+            bytes[..4].copy_from_slice(&number.to_le_bytes());
+            Key(bytes)
+        };
+        let filled = store.index().write("fill", |transaction, stamp| {
+            for number in 0..operations * keys {
+                let (operation, results) = (name(1, number % operations), [ResultId(format!("b-{number}"))]);
+                let record = Record { kind: KeyKind::Content, operation, parts: &[], results: &results };
+                insert(transaction, &name(2, number), Some(&operation), &record, stamp)?;
+            }
+            Ok(())
+        });
+        filled.expect("the keys are remembered");
+        let looked = store.index().read("look", |connection| {
+            let mut query = connection.prepare(OF_OPERATION)?;
+            let mut rows = query.query([&name(1, 0).0])?;
+            let mut latest = Vec::new();
+            while latest.len() < OF_OPERATION_MAX
+                && let Some(row) = rows.next()?
+            {
+                latest.push(row.get::<_, String>(0)?);
+            }
+            drop(rows);
+            assert_eq!(latest[0], format!("[\"b-{}\"]", operations * (keys - 1)), "the latest comes first");
+            assert_eq!(query.get_status(StatementStatus::FullscanStep), 0);
+            assert_eq!(query.get_status(StatementStatus::Sort), 0);
+            Ok(query.get_status(StatementStatus::VmStep))
+        });
+        looked.expect("the index answers")
+    }
+
+    #[test]
+    fn an_operation_among_ten_thousand_keys_costs_what_it_costs_among_few() {
+        let few = steps(1, 20);
+        assert_eq!(steps(500, 20), few, "of many operations");
+        assert_eq!(steps(1, 10_000), few, "of one operation with many keys");
+    }
 }

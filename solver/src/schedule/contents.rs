@@ -24,15 +24,8 @@ pub(super) struct Contents {
     /// Per input and read; inputs without a key have none here.
     digests: Vec<Vec<Option<ContentDigest>>>,
     missing: usize,
-    /// The content key, once everything is known, unless something cannot be told.
-    key: Option<(Key, Arc<[Part]>)>,
-}
-
-impl Contents {
-    /// The content key, if it is known.
-    pub(super) fn key(&self) -> Option<(Key, Arc<[Part]>)> {
-        self.key.clone()
-    }
+    /// The content key and what it covers beside the operation, once everything is known, unless something cannot be told.
+    key: Option<(Key, Vec<InputContent>)>,
 }
 
 impl Schedule {
@@ -72,6 +65,7 @@ impl Schedule {
             let result = self.result(below, output).expect("inputs are there").clone();
             contents.digests.push(vec![None; reads.len()]);
             contents.missing += reads.len();
+            self.work += 1 + reads.len() as u64;
             for (position, read) in reads.into_iter().enumerate() {
                 let slot = (node, input, position);
                 match self.contents.get_mut(&(result.clone(), read.clone())) {
@@ -95,6 +89,7 @@ impl Schedule {
     pub fn content(&mut self, result: ResultId, read: Read, digest: Option<ContentDigest>) {
         let known = self.contents.insert((result, read), Content::Known(digest));
         let Some(Content::Asked(waiting)) = known else { unreachable!("an answer follows a question, once") };
+        self.work += waiting.len() as u64;
         for (node, input, position) in waiting {
             let contents = self.nodes[node].contents.as_mut().expect("who waits has asked");
             contents.digests[input][position] = digest;
@@ -117,11 +112,12 @@ impl Schedule {
             Some(InputKey::Selected(digests)) => Some(InputContent::Selected(digests.clone())),
             _ => digests.iter().copied().collect::<Option<_>>().map(InputContent::Read),
         };
+        self.work += contents.digests.len() as u64;
         let inputs: Option<Vec<InputContent>> =
             self.nodes[node].input_keys.iter().zip(&contents.digests).map(input).collect();
-        let key = inputs.map(|inputs| key::content_key(self.vertex(node), &inputs));
+        let operation = self.operation(node);
         let contents = self.nodes[node].contents.as_mut().expect("asked for");
-        contents.key = key.map(|(key, parts)| (key, parts.into()));
+        contents.key = inputs.map(|inputs| (key::content_key_of(&operation, &inputs), inputs));
     }
 
     /// Looks the content key up, once it is known; goes on without it if it cannot be.
@@ -161,16 +157,23 @@ impl Schedule {
         }
     }
 
-    /// Remembers the result of a vertex under its content key, if both are known and nobody has.
+    /// Remembers the result of a vertex under its content key, if both are known.
     pub(super) fn record_content(&mut self, node: usize) {
-        let State::Done(results) = &self.nodes[node].state else { return };
-        let results = results.clone();
-        if let Some((key, parts)) = self.nodes[node].contents.as_ref().and_then(Contents::key) {
-            self.record(node, KeyKind::Content, key, parts, results);
+        if let State::Done(results) = &self.nodes[node].state {
+            let results = results.clone();
+            self.record_under_content(node, results);
         }
     }
 
-    pub(super) fn record(&mut self, node: usize, kind: KeyKind, key: Key, parts: Arc<[Part]>, results: Vec<ResultId>) {
+    pub(super) fn record_under_content(&mut self, node: usize, results: Vec<ResultId>) {
+        let Some((key, inputs)) = self.nodes[node].contents.as_ref().and_then(|contents| contents.key.as_ref()) else {
+            return;
+        };
+        let (key, parts) = (*key, key::parts_of_content_key(self.vertex(node), inputs));
+        self.record(node, KeyKind::Content, key, parts.into(), results);
+    }
+
+    fn record(&mut self, node: usize, kind: KeyKind, key: Key, parts: Arc<[Part]>, results: Vec<ResultId>) {
         let (vertex, operation) = (self.order[node], self.operation(node));
         self.actions.push(Action::Record { vertex, key, kind, operation, parts, results });
     }

@@ -74,13 +74,15 @@ impl Schedule {
     /// Makes every key that can be made; when all are there, the wants are demanded.
     fn make_keys(&mut self) {
         while let Some(node) = self.to_key.pop() {
+            self.work += 1 + self.nodes[node].inputs.len() as u64;
             let inputs: Vec<InputKey> = self.nodes[node].input_keys.iter().flatten().cloned().collect();
             debug_assert_eq!(
                 inputs.len(),
                 self.nodes[node].inputs.len(),
                 "a key is made when every input has contributed"
             );
-            let key = key::definition_key(self.vertex(node), &inputs);
+            let operation = self.operation(node);
+            let key = key::definition_key_of(&operation, self.vertex(node), &inputs);
             self.set_key(node, key);
             self.key_known(node);
         }
@@ -95,6 +97,7 @@ impl Schedule {
         self.keys_missing -= 1;
         let key = self.nodes[node].key.as_ref().map(|(key, _)| *key);
         let users = std::mem::take(&mut self.nodes[node].users);
+        self.work += 1 + users.len() as u64;
         for (user, input) in &users {
             match key {
                 Some(key) => {
@@ -113,6 +116,7 @@ impl Schedule {
     /// Asks for what `reader` selects from its input, which has no key.
     fn ask_for_digests(&mut self, reader: usize, input: usize) {
         let selections = key::selections(self.vertex(reader), input);
+        self.work += selections.len() as u64;
         if selections.is_empty() {
             self.nodes[reader].input_keys[input] = Some(InputKey::Selected(Vec::new()));
             return;

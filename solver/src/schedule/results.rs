@@ -9,6 +9,7 @@ impl Schedule {
     /// Asks for results, and for what they stand on as far as it is needed.
     pub(super) fn demand(&mut self, mut wanted: Vec<usize>) {
         while let Some(node) = wanted.pop() {
+            self.work += 1;
             if std::mem::replace(&mut self.nodes[node].demanded, true) {
                 continue;
             }
@@ -93,6 +94,7 @@ impl Schedule {
     /// Makes a vertex wait for its inputs, or goes on if all are there; returns the inputs, to be demanded.
     fn wait_for_inputs(&mut self, node: usize) -> Vec<usize> {
         let inputs: Vec<usize> = self.nodes[node].inputs.iter().map(|(input, _)| *input).collect();
+        self.work += inputs.len() as u64;
         let missing = inputs.iter().filter(|input| !matches!(self.nodes[**input].state, State::Done(_))).count();
         self.nodes[node].state = State::Waiting { missing };
         if missing == 0 {
@@ -117,6 +119,7 @@ impl Schedule {
         }
         self.nodes[node].state = State::Done(results);
         let users = std::mem::take(&mut self.nodes[node].users);
+        self.work += 1 + users.len() as u64;
         for (user, _) in &users {
             if let State::Waiting { missing } = &mut self.nodes[*user].state {
                 *missing -= 1;
@@ -134,6 +137,7 @@ impl Schedule {
         let mut unneeded = Vec::new();
         let mut decided = vec![node];
         while let Some(node) = decided.pop() {
+            self.work += 1 + self.nodes[node].inputs.len() as u64;
             for i in 0..self.nodes[node].inputs.len() {
                 let (below, _) = self.nodes[node].inputs[i];
                 let input = &mut self.nodes[below];

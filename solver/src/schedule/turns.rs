@@ -2,11 +2,10 @@
 
 use std::cmp::Reverse;
 
-use super::contents::Contents;
 use super::{Action, Queue, Schedule, State};
 use crate::graph::VertexId;
 use crate::op::Op;
-use crate::seam::{Event, Hit, KeyKind, ResultId};
+use crate::seam::{Event, Hit, ResultId};
 
 impl Schedule {
     /// Waits for a place.
@@ -147,9 +146,7 @@ impl Schedule {
         let results = results.unwrap_or(fresh);
         if results.len() == self.vertex(node).outputs() as usize {
             self.record_definition(node, &results);
-            if let Some((key, parts)) = self.nodes[node].contents.as_ref().and_then(Contents::key) {
-                self.record(node, KeyKind::Content, key, parts, results);
-            }
+            self.record_under_content(node, results);
         }
         if !self.nodes[node].quiet {
             self.tell(Event::Done(id));

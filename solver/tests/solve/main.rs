@@ -4,6 +4,7 @@ extern crate rbuild_solver as solver;
 
 mod flights;
 mod keys;
+mod linear;
 mod order;
 mod random;
 mod reuse;

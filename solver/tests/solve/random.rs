@@ -118,17 +118,23 @@ fn sketch(steps: &[Step], variables: &HashMap<usize, (u8, u8)>, ignores: Option<
         };
         let ignored = ignores == Some(i);
         match step.kind {
-            Kind::Run => drop(sketch.run_with(&name, &inputs, env, ignored)),
+            Kind::Run => {
+                sketch.run_with(&name, &inputs, env, ignored);
+            }
             Kind::RunTwofold => {
                 sketch.run_twofold(&name, &inputs, env, ignored);
                 edges.push(format!("{name}:1"));
             }
-            Kind::CopyFile(file) => drop(sketch.copy(&name, &format!("/file{file}"), &[inputs[0], CONTEXT])),
+            Kind::CopyFile(file) => {
+                sketch.copy(&name, &format!("/file{file}"), &[inputs[0], CONTEXT]);
+            }
             Kind::Copy(part) => {
                 let from = inputs[inputs.len() - 1];
                 sketch.copy(&name, &format!("/part{part}"), &[inputs[0], from]);
             }
-            Kind::Merge => drop(sketch.merge(&name, &inputs)),
+            Kind::Merge => {
+                sketch.merge(&name, &inputs);
+            }
         }
         edges.push(name);
     }

@@ -2,6 +2,7 @@
 
 mod content;
 mod derived;
+mod flights;
 mod gc;
 mod gc_processes;
 mod mounts;

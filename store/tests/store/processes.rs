@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use oci::content::{ContentStore, put_bytes};
 use oci::model::Digest;
 use rbuild_store::Store;
+use solver::seam::CacheStore as _;
 
 use crate::support::{BOOT, built, content, diff, image, key, name, parts, place, remember, time};
 
@@ -147,5 +148,40 @@ fn a_process_killed_between_moving_a_tree_and_recording_it_leaves_nothing() {
     drop(place.open());
     for folder in ["layers", "tmp", "trash", "records"] {
         assert_eq!(place.names(folder), [] as [&str; 0], "{folder}");
+    }
+}
+
+#[test]
+fn the_claim_of_a_killed_process_is_taken_over() {
+    if let Some((_, store)) = part() {
+        let _flight = store.try_claim(&key("k")).unwrap().expect("nobody has it");
+        ready_to_die();
+    }
+    let place = place();
+    let store = place.open();
+    let mut holder = child("the_claim_of_a_killed_process_is_taken_over", "holder", &place.root);
+    let lines = BufReader::new(holder.stdout.as_mut().expect("piped")).lines();
+    assert!(lines.map(|line| line.expect("text")).any(|line| line.ends_with("READY")), "the child failed");
+    assert!(store.try_claim(&key("k")).unwrap().is_none(), "another process has it");
+    assert!(store.try_claim(&key("other")).unwrap().is_some(), "one key is no other's");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let wanted = key("k");
+    let taken = runtime.block_on(async {
+        let mut claim = std::pin::pin!(store.claim(&wanted));
+        assert!(at_once(claim.as_mut()).is_none(), "it waits");
+        holder.kill().unwrap();
+        claim.await.unwrap()
+    });
+    holder.wait().unwrap();
+    assert_eq!(place.names("flights"), [key("k").to_string()]);
+    drop(taken);
+    assert_eq!(place.names("flights"), [] as [&str; 0]);
+}
+
+/// What a future has to say at once.
+fn at_once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    match future.poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+        std::task::Poll::Ready(output) => Some(output),
+        std::task::Poll::Pending => None,
     }
 }
