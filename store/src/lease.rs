@@ -59,11 +59,13 @@ pub enum Kind {
     Note,
     /// What is known of the files of a build context: the name of its file.
     Context,
+    /// The record of a build: the name of its directory.
+    Build,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Image,
         Self::Key,
         Self::Layer,
@@ -73,6 +75,7 @@ impl Kind {
         Self::Git,
         Self::Note,
         Self::Context,
+        Self::Build,
     ];
 
     /// As it stands in leases, filters and listings.
@@ -87,6 +90,7 @@ impl Kind {
             Self::Git => "git",
             Self::Note => "note",
             Self::Context => "context",
+            Self::Build => "build",
         }
     }
 }

@@ -24,8 +24,8 @@ const MANIFEST_MAX_BYTES: u64 = 4 << 20;
 /// A row's own columns and its share of the database's indices, roughly.
 const ROW_BYTES: u64 = 200;
 /// Folders whose contents are things, and files that are counted by what they hold.
-const COUNTED: [&str; 10] =
-    ["blobs", "layers", "records", "images", "git", "notes", "contexts", "mounts", "leases", "flights"];
+const COUNTED: [&str; 11] =
+    ["blobs", "layers", "records", "images", "git", "notes", "contexts", "mounts", "leases", "flights", "history"];
 
 /// Everything under the store's root.
 #[derive(Debug, Default)]
@@ -261,6 +261,9 @@ impl Census {
         for mount in super::mounts::list(store)? {
             self.add(mount);
         }
+        for build in super::builds::list(store)? {
+            self.add(build);
+        }
         Ok(())
     }
 
@@ -275,7 +278,9 @@ impl Census {
             *tick = highest;
         }
         for thing in &mut self.things {
-            if thing.tick == 0 && matches!(thing.kind, Kind::Blob | Kind::Git | Kind::Note | Kind::Context) {
+            if thing.tick == 0
+                && matches!(thing.kind, Kind::Blob | Kind::Git | Kind::Note | Kind::Context | Kind::Build)
+            {
                 let before = counted.partition_point(|(at, _)| *at <= thing.used_at);
                 thing.tick = before.checked_sub(1).map_or(0, |last| counted[last].1);
             }

@@ -15,6 +15,7 @@
 //! One process collects at a time (`gc.lock`); the others do not wait for it. It may be killed anywhere: the next one
 //! finishes. Deliberately absent: cutting caches elsewhere; deciding how large a store may be, which is the caller's.
 
+mod builds;
 mod census;
 mod files;
 mod measure;
@@ -303,7 +304,7 @@ fn note_use(transaction: &Transaction<'_>, kind: Kind, name: &str, tick: i64, at
                 .prepare_cached("UPDATE mounts SET used_tick = ?2, used_at = ?3 WHERE name = ?1")?
                 .execute((name, tick, at))?;
         }
-        (Kind::Node | Kind::Key, _) => {}
+        (Kind::Node | Kind::Key | Kind::Build, _) => {}
         (Kind::Image | Kind::Blob | Kind::Git | Kind::Note | Kind::Context, _) => {
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO uses (kind, name, used_tick, used_at) VALUES (?1, ?2, ?3, ?4)")?

@@ -136,7 +136,7 @@ pub(crate) fn choose(things: &[Thing], total_bytes: u64, wish: &Wish, now: i64) 
 fn order(thing: &Thing) -> (bool, i64, i64, u8) {
     let price = match thing.kind {
         Kind::Note | Kind::Context | Kind::Node => 0,
-        Kind::Blob => 1,
+        Kind::Blob | Kind::Build => 1,
         Kind::Image | Kind::Key => 2,
         Kind::Layer => 3,
         Kind::Git => 4,
@@ -158,8 +158,12 @@ fn may_go(thing: &Thing, wish: &Wish, now: i64) -> bool {
         let age = u64::try_from(now.saturating_sub(thing.used_at)).unwrap_or(0);
         age >= least.as_secs()
     });
-    // A cache mount is not made again by a build: it takes a word of its own, or the cap, to lose one.
-    let asked = thing.kind != Kind::Mount || wish.all || wish.keep_bytes.is_some() || !wish.kinds.is_empty();
+    // A cache mount is not made again by a build, nor is the record of one: it takes a word of its own, or the cap, to
+    // lose one.
+    let asked = !matches!(thing.kind, Kind::Mount | Kind::Build)
+        || wish.all
+        || wish.keep_bytes.is_some()
+        || !wish.kinds.is_empty();
     kind && id && asked && unused
 }
 

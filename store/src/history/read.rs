@@ -101,19 +101,31 @@ impl Store {
 
     /// Throws the record of a build away; `false` if it runs.
     pub fn forget_build(&self, entry: &Entry) -> Result<bool, StoreError> {
-        self.forget(&entry.name)
+        self.forget_build_called(&entry.name)
+    }
+
+    /// The names of all builds' directories, the latest first.
+    pub(crate) fn build_names(&self) -> Result<Vec<String>, StoreError> {
+        names(&self.layout().history)
+    }
+
+    /// Whether a build runs; `None` if it is gone, or no build.
+    pub(crate) fn build_runs(&self, name: &str) -> Result<Option<bool>, StoreError> {
+        let Some(dir) = self.open_build(name)? else { return Ok(None) };
+        Ok(Some(!try_flock(&dir.fd, &dir.path)?))
     }
 
     /// Keeps the records of the latest `keep` builds, and of those that run; returns how many are gone.
     pub fn trim_history(&self, keep: usize) -> Result<usize, StoreError> {
         let mut gone = 0;
         for name in names(&self.layout().history)?.into_iter().skip(keep) {
-            gone += usize::from(self.forget(&name)?);
+            gone += usize::from(self.forget_build_called(&name)?);
         }
         Ok(gone)
     }
 
-    fn forget(&self, name: &str) -> Result<bool, StoreError> {
+    /// As [`Self::forget_build`].
+    pub(crate) fn forget_build_called(&self, name: &str) -> Result<bool, StoreError> {
         let Some(dir) = self.open_build(name)? else { return Ok(true) };
         if !try_flock(&dir.fd, &dir.path)? {
             return Ok(false);

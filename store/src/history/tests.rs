@@ -147,3 +147,22 @@ fn damaged_records_are_passed_over() {
     std::os::unix::fs::symlink("/etc", store.root().join("history/link")).unwrap();
     assert!(store.builds().unwrap().is_empty());
 }
+
+#[test]
+fn records_of_builds_are_counted_and_collected_but_not_while_they_run() {
+    let (_dir, store) = store();
+    let recording = store.record_build(head("/here")).unwrap();
+    let mut log = recording.log(0, 1 << 20).unwrap();
+    log.write(&[b'x'; 100_000]).unwrap();
+    let ended = Head { outcome: Outcome::Ok, ..recording.head().clone() };
+    recording.finish(ended, Vec::new()).unwrap();
+    let running = store.record_build(head("/there")).unwrap();
+    let wish = crate::Wish { all: true, ..crate::Wish::default() };
+    let things = store.prune(&wish, false).unwrap().gone;
+    let builds: Vec<_> = things.iter().filter(|thing| thing.kind == crate::Kind::Build).collect();
+    assert_eq!(builds.len(), 1, "{things:?}");
+    assert!(builds[0].bytes >= 100_000, "{things:?}");
+    let left: Vec<_> = store.builds().unwrap().into_iter().map(|entry| entry.head.context).collect();
+    assert_eq!(left, ["/there"]);
+    drop(running);
+}
