@@ -45,6 +45,8 @@ SOAK_SECONDS ?= 240
 SOAK_CASES ?= 20000
 soak: setup release
 	fuzz/run.sh $(SOAK_SECONDS)
+	RBUILD_SOAK_SECONDS=60 $(CARGO) test --locked --package rbuild-store --test store gc_processes::
+	RBUILD_SOAK_SECONDS=60 $(CARGO) test --locked --package rbuild --test e2e space::
 	$(CARGO) bench --locked --package rbuild-frontend --bench large -- --enforce
 	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD)) --enforce
 	$(CARGO) bench --locked --package rbuild-solver --bench schedule -- --enforce

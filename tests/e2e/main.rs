@@ -28,5 +28,6 @@ mod progress;
 mod registry;
 mod remote;
 mod run;
+mod space;
 mod store;
 mod why;

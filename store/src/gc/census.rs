@@ -80,6 +80,7 @@ impl Census {
         }
         store_sizes(store, &unmeasured)?;
         census.order_files();
+        census.spread_dangling();
         census.hold(store)?;
         census.count_other(store)?;
         Ok(census)
@@ -265,6 +266,16 @@ impl Census {
             self.add(build);
         }
         Ok(())
+    }
+
+    /// What stands on something that is of no use is of none either: a layer on one whose tree is gone, and its key.
+    fn spread_dangling(&mut self) {
+        for at in super::policy::leaves_first(&self.things).into_iter().rev() {
+            let broken = |need: &usize| self.things[*need].kind == Kind::Layer && self.things[*need].dangling;
+            if self.things[at].needs.iter().any(broken) {
+                self.things[at].dangling = true;
+            }
+        }
     }
 
     /// Files of whose uses nothing was counted get the count that stood when they were written last.

@@ -9,11 +9,12 @@
 
 mod records;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use oci::model::{Digest, Reference};
+use rusqlite::Transaction;
 use solver::seam::ResultId;
 
 use crate::index::Trouble;
@@ -186,7 +187,8 @@ impl Store {
         })
     }
 
-    /// Takes a damaged tree from its layer, which is then unpacked or built again; lets go of what this process used.
+    /// Takes a damaged tree from its layer, which is then unpacked or built again, with all that stands on it: what a
+    /// step has made cannot be made again beneath the layers above it. Lets go of what this process used.
     /// `false`: a running process stands on it, so it stays.
     pub fn drop_tree(&self, id: &ResultId) -> Result<bool, StoreError> {
         self.lease().end()?;
@@ -195,7 +197,11 @@ impl Store {
         let held = usage::held(layout)?;
         let trees = self.index().transaction("drop a tree", |transaction| {
             let mut todo = vec![id.0.clone()];
+            let mut broken: HashSet<String> = HashSet::new();
             while let Some(id) = todo.pop() {
+                if !broken.insert(id.clone()) {
+                    continue;
+                }
                 if held.contains(&(Kind::Layer, id.clone())) {
                     return Ok(None);
                 }
@@ -203,6 +209,9 @@ impl Store {
                 for id in above.query_map([id], |row| row.get(0))? {
                     todo.push(id?);
                 }
+            }
+            if is_built(transaction, id)? {
+                forget_keys(transaction, &broken)?;
             }
             let mut trees = transaction.prepare_cached("DELETE FROM trees WHERE layer = ?1 RETURNING name")?;
             Ok(Some(trees.query_map([id.as_str()], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?))
@@ -264,6 +273,26 @@ impl Store {
         }
         Ok(users)
     }
+}
+
+/// Whether a layer's tree is all there is of it.
+fn is_built(transaction: &Transaction<'_>, id: &ResultId) -> Result<bool, Trouble> {
+    let sql = "SELECT NOT pulled AND blob IS NULL AND origin IS NULL FROM layers WHERE id = ?1";
+    Ok(transaction.prepare_cached(sql)?.query_row([id.as_str()], |row| row.get(0))?)
+}
+
+/// Forgets the keys that lead to any of these layers.
+fn forget_keys(transaction: &Transaction<'_>, layers: &HashSet<String>) -> Result<(), Trouble> {
+    let mut query = transaction.prepare("SELECT rowid, results FROM keys")?;
+    let keys = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let keys: Vec<(i64, String)> = keys.collect::<Result<_, _>>()?;
+    for (row, results) in keys {
+        let results: Vec<String> = serde_json::from_str(&results).unwrap_or_default();
+        if results.iter().any(|id| layers.contains(id)) {
+            transaction.prepare_cached("DELETE FROM keys WHERE rowid = ?1")?.execute([row])?;
+        }
+    }
+    Ok(())
 }
 
 #[derive(Clone, Debug, Default)]

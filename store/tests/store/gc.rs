@@ -201,12 +201,14 @@ fn what_is_unused_for_long_goes_and_a_clock_that_jumped_takes_nothing() {
 }
 
 #[test]
-fn a_layer_whose_tree_was_deleted_by_hand_is_collected_with_its_key() {
+fn a_layer_whose_tree_was_deleted_by_hand_is_collected_with_all_that_stands_on_it() {
     let place = place();
     build(&place, &["base", "top"]);
-    for tree in place.names("layers") {
-        std::fs::remove_dir_all(place.root.join("layers").join(tree)).unwrap();
-    }
+    let store = place.open();
+    let base = store.lookup(&key("base")).unwrap().expect("it was built").remove(0);
+    let tree = store.layer(&base).unwrap().and_then(|layer| layer.name).expect("it has a tree");
+    std::fs::remove_dir_all(store.layers_dir().join(tree)).unwrap();
+    drop(store);
     let store = place.open();
     let keep = Wish { keep_bytes: Some(1 << 40), ..Wish::default() };
     let gone = store.prune(&keep, false).unwrap().gone;

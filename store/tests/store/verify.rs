@@ -167,3 +167,18 @@ fn a_damaged_tree_goes_from_its_layer_and_not_under_a_running_build() {
     assert!(store.drop_tree(&top).unwrap());
     assert!(place.open().lookup(&key("k")).unwrap().is_none(), "the step runs again");
 }
+
+#[test]
+fn what_stands_on_a_damaged_tree_is_built_again_with_it() {
+    let place = place();
+    let store = place.open();
+    let below = built(&store, None, "below");
+    let above = built(&store, Some(&below), "above");
+    remember(&store, &key("below"), &parts("x"), std::slice::from_ref(&below)).unwrap();
+    remember(&store, &key("above"), &parts("x"), std::slice::from_ref(&above)).unwrap();
+    let apart = built(&store, None, "apart");
+    remember(&store, &key("apart"), &parts("x"), std::slice::from_ref(&apart)).unwrap();
+    assert!(store.drop_tree(&below).unwrap());
+    let knows = |text: &str| store.lookup(&key(text)).unwrap().is_some();
+    assert!(!knows("below") && !knows("above") && knows("apart"));
+}

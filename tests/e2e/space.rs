@@ -1,0 +1,176 @@
+//! What the store takes, how it gives space back beside running builds, and whether it is whole.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{Context, Outcome, Store};
+
+/// How long builds run beside collections; longer in the soak run.
+const SECONDS: &str = "RBUILD_SOAK_SECONDS";
+
+fn json(outcome: Outcome) -> Value {
+    serde_json::from_str(&outcome.stdout).expect("it is JSON")
+}
+
+fn du(store: &Store) -> Value {
+    json(store.rbuild(["du", "--format", "json"]).ok())
+}
+
+fn bytes(value: &Value, field: &str) -> u64 {
+    value[field].as_u64().unwrap_or_else(|| panic!("no {field} in {value}"))
+}
+
+/// A step that fills some megabytes.
+fn bulky(name: &str, megabytes: usize) -> Context {
+    let bytes = megabytes << 20;
+    Context::new(&format!("FROM busybox\nRUN echo ran-{name} && head -c {bytes} /dev/urandom > /{name}\n"))
+}
+
+#[test]
+fn prune_removes_what_no_name_needs_and_rebuilding_a_named_image_runs_nothing() {
+    let store = Store::with_busybox();
+    let (kept, lost) = (bulky("kept", 1), bulky("lost", 8));
+    store.build(&kept, ["-t", "app:1"]).ok();
+    store.build(&lost, ["-t", "app:2"]).ok();
+    let before = du(&store);
+    store.rbuild(["rmi", "app:2"]).ok().says(&["rbuild prune"]);
+    let would = json(store.rbuild(["prune", "--dry-run", "--format", "json"]).ok());
+    assert!(bytes(&would, "freed_bytes") > 8_000_000, "{would}");
+    assert_eq!(bytes(&du(&store), "total_bytes") / 1_000_000, bytes(&before, "total_bytes") / 1_000_000);
+
+    let pruned = store.rbuild(["prune", "-f"]).ok();
+    assert!(pruned.stdout.contains("Total reclaimed space: 8."), "{pruned}");
+    assert!(bytes(&du(&store), "total_bytes") + 8_000_000 < bytes(&before, "total_bytes"));
+    store.build(&kept, ["-t", "app:1"]).ok().never_prints(&["ran-"]);
+    store.rbuild(["run", "--rm", "--network=none", "app:1", "test", "-s", "/kept"]).ok();
+    assert_eq!(store.build(&lost, ["-t", "app:2"]).ok().lines_of_steps("ran-lost"), 1);
+    store.rbuild(["verify"]).ok();
+
+    store.rbuild(["prune", "--all"]).ok();
+    assert_eq!(store.build(&kept, ["-t", "app:1"]).ok().lines_of_steps("ran-kept"), 1, "its key is gone");
+}
+
+#[test]
+fn a_store_that_becomes_too_large_loses_what_was_used_longest_ago() {
+    let store = Store::with_busybox();
+    let base = bytes(&du(&store), "total_bytes");
+    let limit = (base + 12_000_000).to_string();
+    let build = |name: &str| {
+        let context = bulky(name, 4);
+        let mut command = store.build_command(&context, [""; 0]);
+        command.env("RBUILD_MAX_SIZE", &limit);
+        Outcome::of(&mut command).ok()
+    };
+    for name in ["a", "b", "c", "d", "e"] {
+        build(name);
+        let total = bytes(&du(&store), "total_bytes");
+        assert!(total <= base + 12_000_000, "{total} after {name}");
+    }
+    assert_eq!(build("e").lines_of_steps("ran-e"), 0, "used last");
+    assert_eq!(build("a").lines_of_steps("ran-a"), 1, "used longest ago");
+    store.rbuild(["verify"]).ok();
+}
+
+#[test]
+fn what_names_hold_is_too_much_in_one_line() {
+    let store = Store::with_busybox();
+    let context = bulky("a", 2);
+    let mut command = store.build_command(&context, ["-t", "app:1"]);
+    command.env("RBUILD_MAX_SIZE", "1MB");
+    let built = Outcome::of(&mut command).ok();
+    assert_eq!(built.stderr.lines().filter(|line| line.contains("may take 1.00MB")).count(), 1, "{built}");
+    store.rbuild(["run", "--rm", "--network=none", "app:1", "test", "-s", "/a"]).ok();
+    let verbose = store.rbuild(["du", "--verbose"]).ok().stdout;
+    assert!(verbose.contains("tag app:1") && verbose.contains("beneath tag"), "{verbose}");
+}
+
+#[test]
+fn builds_run_beside_collections_of_other_processes() {
+    let store = Store::with_busybox();
+    let seconds = std::env::var(SECONDS).ok().and_then(|text| text.parse().ok()).unwrap_or(10);
+    let end = Instant::now() + Duration::from_secs(seconds);
+    std::thread::scope(|scope| {
+        let collecting = scope.spawn(|| {
+            let mut rounds = 0;
+            while Instant::now() < end {
+                store.rbuild(["prune", "--all"]).ok();
+                rounds += 1;
+            }
+            rounds
+        });
+        for builder in 0..3 {
+            let store = &store;
+            scope.spawn(move || {
+                let mut round = 0;
+                while Instant::now() < end {
+                    let text = format!(
+                        "FROM busybox AS one\nRUN echo shared {} > /shared\nFROM one\nRUN cat /shared > /seen\n\
+                         COPY own /own\nRUN cat /seen /own > /both\n",
+                        round % 2
+                    );
+                    let context = Context::new(&text).file("own", format!("{builder} {round}"));
+                    let name = format!("app:{builder}");
+                    store.build(&context, ["-t", &name]).ok();
+                    let ran = store.rbuild(["run", "--rm", "--network=none", &name, "cat", "/both"]).ok();
+                    assert_eq!(ran.stdout, format!("shared {}\n{builder} {round}", round % 2));
+                    round += 1;
+                }
+            });
+        }
+        assert!(collecting.join().expect("no panic") > 0);
+    });
+    store.rbuild(["verify"]).ok();
+    store.rbuild(["prune"]).ok();
+    for builder in 0..3 {
+        store.rbuild(["run", "--rm", "--network=none", &format!("app:{builder}"), "test", "-s", "/both"]).ok();
+    }
+}
+
+/// All files beneath a folder of the store, sorted.
+fn files(folder: PathBuf) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut todo = vec![folder];
+    while let Some(folder) = todo.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder of the store") {
+            let path = entry.expect("an entry").path();
+            let kind = path.symlink_metadata().expect("it is there");
+            match (kind.is_dir(), kind.is_file() && kind.len() > 0) {
+                (true, _) => todo.push(path),
+                (_, true) => found.push(path),
+                _ => {}
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn one_flipped_byte_in_each_class_of_file_is_named_and_healed() {
+    let context = Context::new("FROM busybox\nRUN echo made > /made\nCOPY file /file\n").file("file", "content");
+    for (folder, word) in [("blobs", "blob"), ("layers", "layer"), ("records", "layer"), ("images", "image")] {
+        let store = Store::with_busybox();
+        let archive = store.path("app.tar").display().to_string();
+        let output = format!("type=oci,dest={archive}");
+        store.build(&context, ["-t", "app:1", "-o", &output]).ok();
+        store.rbuild(["verify"]).ok().says(&[]);
+        let victims = files(store.root().join(folder));
+        // Of trees a file that the step made; of blobs a compressed layer, which is the largest.
+        let largest = victims.iter().max_by_key(|path| path.metadata().expect("it is there").len());
+        let made = victims.iter().find(|path| path.ends_with("made"));
+        let victim = made.or(largest).expect("there are files");
+        let mut bytes = std::fs::read(victim).expect("a file of the store");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(victim, bytes).expect("it is ours");
+
+        let found = store.rbuild(["verify"]).exits(1);
+        assert!(found.stdout.contains(&format!("damaged: {word} ")), "{folder}: {found}");
+        store.rbuild(["verify", "--format", "json"]).exits(0);
+        // What was dropped is made anew.
+        store.build(&context, ["-t", "app:1"]).ok();
+        store.rbuild(["run", "--rm", "--network=none", "app:1", "cat", "/made", "/file"]).ok();
+    }
+}
