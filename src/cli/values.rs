@@ -226,8 +226,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// As [`duration`] reads it, in one unit.
 pub fn duration_name(duration: Duration) -> String {
     let seconds = duration.as_secs();
-    let unit =
-        TIMES.iter().filter(|(letter, _)| *letter != 'w').find(|(_, length)| seconds % length == 0 && seconds > 0);
+    let unit = TIMES
+        .iter()
+        .filter(|(letter, _)| *letter != 'w')
+        .find(|(_, length)| seconds.is_multiple_of(*length) && seconds > 0);
     unit.map_or_else(|| format!("{seconds}s"), |(letter, length)| format!("{}{letter}", seconds / length))
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{Context, Outcome, Store};
+use crate::support::{Context, Outcome, Store, bases};
 
 /// How long builds run beside collections; longer in the soak run.
 const SECONDS: &str = "RBUILD_SOAK_SECONDS";
@@ -126,6 +126,26 @@ fn builds_run_beside_collections_of_other_processes() {
     for builder in 0..3 {
         store.rbuild(["run", "--rm", "--network=none", &format!("app:{builder}"), "test", "-s", "/both"]).ok();
     }
+}
+
+#[test]
+fn a_full_disk_leaves_a_store_that_prune_makes_usable_again() {
+    let store = Store::new();
+    let (large, small) = (bulky("large", 64), bulky("small", 1));
+    // A disk of its own, which nobody else sees.
+    let script = "set -e
+        mkdir -p $RBUILD_ROOT && mount -t tmpfs -o size=24m,mode=0700 tmpfs $RBUILD_ROOT
+        $RBUILD import $BASE busybox
+        if $RBUILD build -t app:1 $LARGE; then echo built more than there is room for; exit 1; fi
+        $RBUILD prune --all
+        $RBUILD build -t app:1 $SMALL
+        $RBUILD run --rm --network=none app:1 test -s /small
+        $RBUILD verify";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "--propagation=private", "sh", "-c", script]);
+    command.env("RBUILD", env!("CARGO_BIN_EXE_rbuild")).env("RBUILD_ROOT", store.root()).env("HOME", store.home());
+    command.env("BASE", bases::busybox()).env("LARGE", large.path()).env("SMALL", small.path());
+    Outcome::of(&mut command).ok().says(&["did not complete"]);
 }
 
 /// All files beneath a folder of the store, sorted.
