@@ -256,7 +256,8 @@ impl Store {
         for (id, blob, has_tree) in layers {
             let user = users.entry(crate::gc::descriptor(&blob)?.digest.hex()).or_default();
             user.words.push(format!("layer {id}"));
-            user.needed |= !has_tree;
+            // What a cache of another machine knows (`i-…`) is brought from there when it is needed.
+            user.needed |= !has_tree && !id.starts_with("i-");
         }
         for (manifest, config, name) in images {
             let manifest = crate::gc::descriptor(&manifest)?;
