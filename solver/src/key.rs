@@ -63,26 +63,41 @@ pub fn source_key(vertex: &Vertex, pin: &Pin) -> Option<(Key, Vec<Part>)> {
     Some((Key(parts.digest("source key")), parts.into_vec()))
 }
 
+/// What the digest of an operation begins with.
+const OPERATION: &str = "operation key";
+
 /// The key of a vertex's operation alone, whatever its inputs are.
 pub fn operation_key(vertex: &Vertex) -> Key {
-    let mut hashing = canon::Hashing::new("operation key");
+    let mut hashing = canon::Hashing::new(OPERATION);
     canon::key_parts(&vertex.op, vertex.platform.as_ref(), &mut hashing);
     Key(hashing.digest())
 }
 
 /// The definition key of a vertex, with its parts; `inputs` in the order of the vertex's edges.
 pub fn definition_key(vertex: &Vertex, inputs: &[InputKey]) -> (Key, Vec<Part>) {
-    definition_key_of(&operation_key(vertex), vertex, inputs)
+    let made = Definition::of(vertex, inputs);
+    (made.key, made.parts)
 }
 
-/// The same, of a vertex whose [`operation_key`] is known.
-pub(crate) fn definition_key_of(operation: &Key, vertex: &Vertex, inputs: &[InputKey]) -> (Key, Vec<Part>) {
-    let mut hashing = covering(operation, "definition key");
-    definition_parts(inputs, &mut hashing);
-    let mut parts = Parts::new();
-    canon::key_parts(&vertex.op, vertex.platform.as_ref(), &mut parts);
-    definition_parts(inputs, &mut parts);
-    (Key(hashing.digest()), parts.into_vec())
+/// A definition key and what it is made of.
+pub(crate) struct Definition {
+    pub key: Key,
+    /// As [`operation_key`] gives it.
+    pub operation: Key,
+    pub parts: Vec<Part>,
+}
+
+impl Definition {
+    /// Writes the operation once, for both keys and the parts.
+    pub fn of(vertex: &Vertex, inputs: &[InputKey]) -> Self {
+        let mut parts = Parts::new();
+        canon::key_parts(&vertex.op, vertex.platform.as_ref(), &mut parts);
+        let operation = Key(parts.digest(OPERATION));
+        let mut hashing = covering(&operation, "definition key");
+        definition_parts(inputs, &mut hashing);
+        definition_parts(inputs, &mut parts);
+        Self { key: Key(hashing.digest()), operation, parts: parts.into_vec() }
+    }
 }
 
 /// A digest begins with the operation's: it is hashed once, however many keys it is part of.
@@ -92,19 +107,22 @@ fn covering(operation: &Key, domain: &str) -> canon::Hashing {
     hashing
 }
 
+/// Names of parts about inputs begin so, and no others.
+const INPUT: &str = "input[";
+
 fn definition_parts(inputs: &[InputKey], parts: &mut impl canon::Sink) {
     for (i, input) in inputs.iter().enumerate() {
         match input {
-            InputKey::Key(key, output) => parts.push(format_args!("input[{i}]"), format_args!("{key} {output}")),
+            InputKey::Key(key, output) => parts.push(format_args!("{INPUT}{i}]"), format_args!("{key} {output}")),
             InputKey::Selected(digests) => digest_parts(i, "selected", digests, parts),
         }
     }
 }
 
 fn digest_parts(input: usize, word: &str, digests: &[ContentDigest], parts: &mut impl canon::Sink) {
-    parts.push(format_args!("input[{input}].{word}"), digests.len());
+    parts.push(format_args!("{INPUT}{input}].{word}"), digests.len());
     for (j, digest) in digests.iter().enumerate() {
-        parts.push(format_args!("input[{input}].{word}[{j}]"), digest);
+        parts.push(format_args!("{INPUT}{input}].{word}[{j}]"), digest);
     }
 }
 
@@ -119,15 +137,18 @@ pub enum InputContent {
 
 /// The content key of a vertex, with its parts; `inputs` in the order of the vertex's edges.
 pub fn content_key(vertex: &Vertex, inputs: &[InputContent]) -> (Key, Vec<Part>) {
-    (content_key_of(&operation_key(vertex), inputs), parts_of_content_key(vertex, inputs))
+    let definition = Definition::of(vertex, &[]);
+    (content_key_of(&definition.operation, inputs), parts_of_content_key(&definition.parts, inputs))
 }
 
-/// The parts alone.
-pub(crate) fn parts_of_content_key(vertex: &Vertex, inputs: &[InputContent]) -> Vec<Part> {
-    let mut parts = Parts::new();
-    canon::key_parts(&vertex.op, vertex.platform.as_ref(), &mut parts);
-    content_parts(inputs, &mut parts);
-    parts.into_vec()
+/// The parts alone, of a vertex whose definition key has these.
+pub(crate) fn parts_of_content_key(definition: &[Part], inputs: &[InputContent]) -> Vec<Part> {
+    let mut own = Parts::new();
+    content_parts(inputs, &mut own);
+    let is_operation = |part: &&Part| !part.name.starts_with(INPUT);
+    let mut parts: Vec<Part> = definition.iter().take_while(is_operation).cloned().collect();
+    parts.extend(own.into_vec());
+    parts
 }
 
 /// The key alone, of a vertex whose [`operation_key`] is known.

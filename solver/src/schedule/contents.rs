@@ -169,7 +169,8 @@ impl Schedule {
         let Some((key, inputs)) = self.nodes[node].contents.as_ref().and_then(|contents| contents.key.as_ref()) else {
             return;
         };
-        let (key, parts) = (*key, key::parts_of_content_key(self.vertex(node), inputs));
+        let definition = self.nodes[node].key.as_ref().map_or(&[] as &[Part], |(_, parts)| parts);
+        let (key, parts) = (*key, key::parts_of_content_key(definition, inputs));
         self.record(node, KeyKind::Content, key, parts.into(), results);
     }
 

@@ -81,9 +81,9 @@ impl Schedule {
                 self.nodes[node].inputs.len(),
                 "a key is made when every input has contributed"
             );
-            let operation = self.operation(node);
-            let key = key::definition_key_of(&operation, self.vertex(node), &inputs);
-            self.set_key(node, key);
+            let made = key::Definition::of(self.vertex(node), &inputs);
+            self.nodes[node].operation = Some(made.operation);
+            self.set_key(node, (made.key, made.parts));
             self.key_known(node);
         }
         if self.keys_missing == 0 {
