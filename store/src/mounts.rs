@@ -397,7 +397,8 @@ impl Store {
     }
 
     /// Whether there is any directory of that key.
-    fn has_mount(&self, key: &MountKey) -> Result<bool, StoreError> {
+    /// Whether there is a directory of that cache mount.
+    pub fn has_mount(&self, key: &MountKey) -> Result<bool, StoreError> {
         self.index().read("find a cache mount", |connection| Ok(is_known(connection, key)?))
     }
 }

@@ -226,3 +226,25 @@ fn a_cache_is_a_standard_manifest_that_others_copy() {
     let cache = format!("type=local,src={},tag=copied", layout.display());
     machine().build(&context, ["--cache-from", &cache, "-t", "app"]).ok().never_prints(&["ran-"]);
 }
+
+#[test]
+fn cache_mounts_travel_when_they_are_asked_to() {
+    let (registry, other) = (Registry::open(), Registry::open());
+    let dockerfile = |more: &str| {
+        format!(
+            "FROM busybox\nRUN --mount=type=cache,target=/kept echo {more} >> /kept/log && echo ran-$(cat /kept/log | tr '\\n' -)\n"
+        )
+    };
+    let (here, context) = (machine(), Context::new(&dockerfile("one")));
+    here.build(&context, ["--cache-to", &to(&registry, "mounts=true"), "--cache-to", &to(&other, "mode=min")]).ok();
+    here.build(&context, ["--cache-to", &to(&registry, "mounts=true")]).ok().says(&["nothing was sent"]);
+    context.write("Dockerfile", dockerfile("two"));
+    let there = machine();
+    let built = there.build(&context, ["--cache-from", &from(&registry)]).ok();
+    assert_eq!(built.lines_of_steps("ran-one-two-"), 1, "{built}");
+    context.write("Dockerfile", dockerfile("three"));
+    let built = there.build(&context, ["--cache-from", &from(&registry)]).ok();
+    assert_eq!(built.lines_of_steps("ran-one-two-three-"), 1, "what is here stays as it is: {built}");
+    let built = machine().build(&context, ["--cache-from", &from(&other)]).ok();
+    assert_eq!(built.lines_of_steps("ran-three-"), 1, "nobody asked for it: {built}");
+}

@@ -150,28 +150,34 @@ impl Worker {
     }
 }
 
-/// What is missing beneath a result, the lowest first. Blocking.
+/// What is missing beneath a result, the lowest first. Nothing is beneath a tree that is a record's own. Blocking.
 fn missing(store: &Store, result: &ResultId) -> Result<Vec<Missing>, ExecError> {
     let (mut found, mut seen) = (Vec::new(), HashSet::new());
     let mut todo = vec![result.clone()];
     while let Some(id) = todo.pop() {
-        for layer in store.chain(&id)? {
+        let mut next = Some(id);
+        while let Some(id) = next {
+            let Some(layer) = store.layer(&id)?.filter(|_| seen.insert(id)) else { break };
+            if layer.name.is_some() && layer.origin.is_none() {
+                break;
+            }
+            next = layer.parent.clone();
             if layer.empty || layer.name.is_some() {
                 continue;
             }
-            // A derived layer is unpacked where its origin stands.
             match &layer.origin {
-                Some(origin) if seen.insert(origin.clone()) => todo.push(origin.clone()),
-                Some(_) => {}
-                None => found.extend(missing_of(store, layer, &mut seen)?),
+                // A derived layer is unpacked where its origin stands.
+                Some(origin) => todo.push(origin.clone()),
+                None => found.extend(missing_of(store, layer)?),
             }
         }
     }
+    found.reverse();
     Ok(found)
 }
 
-fn missing_of(store: &Store, layer: Layer, seen: &mut HashSet<ResultId>) -> Result<Option<Missing>, ExecError> {
-    let Some(blob) = layer.blob.filter(|_| seen.insert(layer.id.clone())) else { return Ok(None) };
+fn missing_of(store: &Store, layer: Layer) -> Result<Option<Missing>, ExecError> {
+    let Some(blob) = layer.blob else { return Ok(None) };
     let failed = |source| LayersError::Content { act: "look at", layer: layer.id.clone(), source };
     if store.blobs().size(&blob.digest).map_err(failed)? == Some(blob.size) {
         return Ok(None);

@@ -5,7 +5,7 @@
 //! `ignore-error=false` says otherwise. Deliberately absent: what is sent and in which order
 //! ([`store::remote::send`]).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use executor::Worker;
@@ -22,7 +22,7 @@ use store::{Layer, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::import::in_words;
-use super::{Place, Remotes, Watch};
+use super::{Place, Remotes, Watch, mounts};
 use crate::engine::task::{Task, in_background};
 use crate::engine::{Failure, words};
 use crate::options::cache::{CacheMode, CacheTo};
@@ -90,8 +90,10 @@ impl Exports<'_> {
     async fn send(&self, to: &CacheTo, place: &Place, task: &Task<'_>) -> Result<Sent, Failure> {
         let selection = self.select(to.mode).await?;
         let blobs = self.blobs(&selection, to, task).await?;
+        let (ids, codec) = (if to.mounts { mounts::ids(self.graph) } else { BTreeSet::new() }, to.codec);
         let document = in_background(self.store, move |store| {
-            let cache = selection.cache(store, &blobs).map_err(|error| words::store(&error))?;
+            let mut cache = selection.cache(store, &blobs).map_err(|error| words::store(&error))?;
+            cache.mounts = mounts::archived(store, &ids, &codec)?;
             Ok(Document::of(&cache))
         });
         let document = document.await?;

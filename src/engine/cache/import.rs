@@ -24,21 +24,23 @@ use super::{Place, Watch};
 
 /// The caches that a build reads.
 pub struct Imports {
-    store: Store,
-    places: Vec<Source>,
+    pub(super) store: Store,
+    pub(super) places: Vec<Source>,
     /// One per place, once they were read.
     books: OnceCell<Vec<Option<Book>>>,
     /// For blobs of which only a registry is known.
     registry: Client,
-    watch: Arc<Watch>,
+    pub(super) watch: Arc<Watch>,
+    /// Ids of cache mounts that were looked for.
+    pub(super) mounts: Mutex<HashSet<String>>,
     /// Blobs that could not be had, or were not what they should be.
     banned: Mutex<HashSet<Digest>>,
 }
 
-struct Source {
-    place: Place,
+pub(super) struct Source {
+    pub(super) place: Place,
     /// It did not answer: it is not asked again.
-    dead: AtomicBool,
+    pub(super) dead: AtomicBool,
 }
 
 /// A layer that could not be had after all.
@@ -68,7 +70,15 @@ impl Imports {
     /// Those of `places`, in order; none is asked yet.
     pub fn new(places: Vec<Place>, store: Store, registry: Client, watch: Arc<Watch>) -> Self {
         let places = places.into_iter().map(|place| Source { place, dead: AtomicBool::new(false) }).collect();
-        Self { store, places, books: OnceCell::new(), registry, watch, banned: Mutex::default() }
+        Self {
+            store,
+            places,
+            books: OnceCell::new(),
+            registry,
+            watch,
+            mounts: Mutex::default(),
+            banned: Mutex::default(),
+        }
     }
 
     /// The results that a cache knows for a key, made records of this store.
@@ -139,7 +149,7 @@ impl Imports {
     }
 
     /// What the places know; they are asked side by side, once.
-    async fn books(&self) -> &[Option<Book>] {
+    pub(super) async fn books(&self) -> &[Option<Book>] {
         self.books
             .get_or_init(|| async {
                 futures_util::future::join_all(self.places.iter().map(|source| self.read(source))).await

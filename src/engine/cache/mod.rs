@@ -8,6 +8,7 @@
 
 mod export;
 mod import;
+mod mounts;
 mod solve;
 mod steps;
 mod watch;

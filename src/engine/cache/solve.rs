@@ -83,7 +83,7 @@ impl Solving<'_> {
     ) -> Result<Solution, SolveError<ExecError, StoreError>> {
         let Remotes { imports, watch, .. } = self.remotes;
         let solver = Solver {
-            executor: Arc::new(Steps { worker: self.worker.clone(), watch: watch.clone() }),
+            executor: Arc::new(Steps { worker: self.worker.clone(), watch: watch.clone(), imports: imports.clone() }),
             cache: Arc::new(Caches { store: self.store.clone(), imports: imports.clone() }),
             progress: watch.clone(),
             jobs: self.jobs.clone(),

@@ -1,6 +1,6 @@
 //! The executor of a build that takes results from caches: it says when one of them was lost.
 //!
-//! A [`Worker`] in everything; only, when an operation fails because a layer of a cache could not be had, [`Watch`] is
+//! A [`Worker`] in everything; only, before a step runs the cache mounts that it lacks and a cache has are brought, and when an operation fails because a layer of a cache could not be had, [`Watch`] is
 //! told before the solver tells anybody: nothing has failed yet, the build is solved again.
 
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use solver::op::SourceOp;
 use solver::seam::{Executor, Job, LogSink, Pin, Read, ResultId, Selection};
 use tokio_util::sync::CancellationToken;
 
-use super::{Lost, Watch};
+use super::{Imports, Lost, Watch, mounts};
 
 /// A worker, watched.
 pub struct Steps {
@@ -19,6 +19,8 @@ pub struct Steps {
     pub worker: Worker,
     /// Who is told.
     pub watch: Arc<Watch>,
+    /// Cache mounts of other machines.
+    pub imports: Arc<Imports>,
 }
 
 impl Executor for Steps {
@@ -61,6 +63,9 @@ impl Executor for Steps {
         log: &dyn LogSink,
         cancel: &CancellationToken,
     ) -> Result<Vec<ResultId>, ExecError> {
+        let ids = mounts::ids_of(&job.vertex.op);
+        // Stopped: then the worker says so too.
+        cancel.run_until_cancelled(self.imports.bring_mounts(ids, log)).await;
         let ran = self.worker.run(job, log, cancel).await;
         if ran.as_ref().err().and_then(Lost::of).is_some() {
             self.watch.hold();

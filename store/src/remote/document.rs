@@ -32,9 +32,9 @@ impl Document {
         let bytes = cache.to_bytes();
         let config = Descriptor::new(CONFIG_TYPE, Digest::of(&bytes), bytes.len() as u64);
         let mut seen = HashSet::new();
-        let tars = cache.layers.iter().filter_map(|layer| layer.tar.as_ref());
-        let blobs: Vec<Descriptor> =
-            tars.map(|tar| &tar.blob).filter(|blob| seen.insert(blob.digest)).cloned().collect();
+        let tars = cache.layers.iter().filter_map(|layer| layer.tar.as_ref()).map(|tar| &tar.blob);
+        let mounts = cache.mounts.iter().map(|mount| &mount.blob);
+        let blobs: Vec<Descriptor> = tars.chain(mounts).filter(|blob| seen.insert(blob.digest)).cloned().collect();
         let mut small = vec![(config.clone(), bytes)];
         let mut layers = blobs.clone();
         if layers.is_empty() {

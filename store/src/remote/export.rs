@@ -130,7 +130,7 @@ impl Selection {
                 records.push(CachedRecord { key: *key, kind: *kind, operation: *operation, results });
             }
         }
-        Ok(Cache { layers: layers.collect(), records })
+        Ok(Cache { layers: layers.collect(), records, mounts: Vec::new() })
     }
 }
 

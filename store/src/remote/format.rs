@@ -7,10 +7,11 @@
 //!
 //!   { "version": 1,
 //!     "layers":  [ { "parent": 0, "diff_id": "sha256:…", "blob": {descriptor}, "created": "…", … }, … ],
-//!     "records": [ { "key": "<64 hex>", "kind": "definition", "operation": "<64 hex>", "results": [7] }, … ] }
+//!     "records": [ { "key": "<64 hex>", "kind": "definition", "operation": "<64 hex>", "results": [7] }, … ],
+//!     "mounts":  [ { "id": "…", "seed": "…", "created": "…", "blob": {descriptor} }, … ] }
 //! ```
 //! A layer names its parent by its place in the list, and stands behind it: so there is no circle, whoever wrote it. A
-//! layer without a `diff_id` is empty. `pulled` ones are layers of an image. Nothing
+//! layer without a `diff_id` is empty; `mounts` are cache mounts, as tars, and left out where there are none. `pulled` ones are layers of an image. Nothing
 //! of this machine is in it: no names of records, no paths, no places, no clock but the times of layers. The same build
 //! gives the same bytes. An *inline* document stands in the config of an image, at [`INLINE_KEY`]; its layers leave out
 //! the blobs, which the image's manifest names.
@@ -27,7 +28,7 @@ use serde_json::value::RawValue;
 use solver::key::{ContentDigest, Key};
 use solver::seam::KeyKind;
 
-use crate::Made;
+use crate::{Made, MountKey};
 
 /// Media type of a [`Document`].
 pub const CONFIG_TYPE: &str = "application/vnd.rbuild.cache.config.v1+json";
@@ -43,6 +44,10 @@ pub const DOCUMENT_MAX_BYTES: u64 = 8 << 20;
 const LAYERS_MAX: usize = 20_000;
 /// Likewise.
 const RECORDS_MAX: usize = 50_000;
+/// Likewise.
+const MOUNTS_MAX: usize = 1_000;
+/// Longer than any id that somebody would write.
+const MOUNT_ID_MAX_BYTES: usize = 4 << 10;
 /// What can be stacked at all.
 const DEPTH_MAX: usize = 4_000;
 /// Operations have one or two outputs.
@@ -59,6 +64,19 @@ pub struct Cache {
     pub layers: Vec<CachedLayer>,
     /// What led to them.
     pub records: Vec<CachedRecord>,
+    /// Cache mounts.
+    pub mounts: Vec<CachedMount>,
+}
+
+/// A cache mount.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CachedMount {
+    /// Which.
+    pub key: MountKey,
+    /// When it was first used.
+    pub created: Timestamp,
+    /// Its files.
+    pub blob: Descriptor,
 }
 
 /// A layer of a cache.
@@ -103,6 +121,8 @@ struct Written<'a> {
     version: u32,
     layers: Vec<LayerEntry<'a>>,
     records: Vec<RecordEntry>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<MountEntry>,
 }
 
 #[derive(Deserialize)]
@@ -112,6 +132,17 @@ struct Document<'a> {
     layers: Vec<&'a RawValue>,
     #[serde(borrow)]
     records: Vec<&'a RawValue>,
+    #[serde(borrow, default)]
+    mounts: Vec<&'a RawValue>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct MountEntry {
+    id: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    seed: String,
+    created: String,
+    blob: Descriptor,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -197,7 +228,13 @@ impl Cache {
             operation: record.operation.to_string(),
             results: record.results.clone(),
         });
-        Written { version: VERSION, layers, records: records.collect() }
+        let mounts = self.mounts.iter().map(|mount| MountEntry {
+            id: mount.key.id.clone(),
+            seed: mount.key.seed.clone(),
+            created: mount.created.to_string(),
+            blob: mount.blob.clone(),
+        });
+        Written { version: VERSION, layers, records: records.collect(), mounts: mounts.collect() }
     }
 
     /// Reads a document that anybody may have written. What is damaged is left out, with a line in the second.
@@ -220,9 +257,11 @@ impl Cache {
         if document.version != VERSION {
             return Err(format!("it has the version {}, and {VERSION} is known", document.version));
         }
-        for (what, count, most) in
-            [("layers", document.layers.len(), LAYERS_MAX), ("records", document.records.len(), RECORDS_MAX)]
-        {
+        for (what, count, most) in [
+            ("layers", document.layers.len(), LAYERS_MAX),
+            ("records", document.records.len(), RECORDS_MAX),
+            ("cache mounts", document.mounts.len(), MOUNTS_MAX),
+        ] {
             if count > most {
                 return Err(format!("it lists {count} {what}, and {most} at most are read"));
             }
@@ -236,7 +275,14 @@ impl Cache {
                 Err(reason) => refusals.add(|| format!("record {i}: {reason}")),
             }
         }
-        Ok((Self { layers, records }, refusals))
+        let mut mounts = Vec::new();
+        for (i, raw) in document.mounts.iter().enumerate() {
+            match read_mount(raw) {
+                Ok(mount) => mounts.push(mount),
+                Err(reason) => refusals.add(|| format!("cache mount {i}: {reason}")),
+            }
+        }
+        Ok((Self { layers, records, mounts }, refusals))
     }
 }
 
@@ -263,13 +309,7 @@ impl<'a> LayerEntry<'a> {
         let tar = match (self.diff_id, self.blob) {
             (None, None) if !self.pulled => None,
             (Some(diff_id), Some(blob)) => {
-                let blob = blob.into_owned();
-                if !is_layer(&blob.media_type) {
-                    return Err(format!("its blob is of the unknown kind `{}`", shortened(&blob.media_type)));
-                }
-                if blob.size > BLOB_MAX_BYTES {
-                    return Err(format!("its blob has {} bytes", blob.size));
-                }
+                let blob = read_blob(blob.into_owned())?;
                 if self.pulled && parent.is_some_and(|(.., pulled)| !pulled) {
                     return Err("it is a layer of an image and stands on a step".into());
                 }
@@ -277,8 +317,6 @@ impl<'a> LayerEntry<'a> {
                     .content
                     .as_deref()
                     .map(|text| parse_key(text).map(|key| ContentDigest(key.0)).ok_or("its content digest is none"));
-                // Without annotations and whatever else stood there.
-                let blob = Descriptor::new(blob.media_type, blob.digest, blob.size);
                 Some(CachedTar { diff_id, blob, content: content.transpose()?, pulled: self.pulled })
             }
             _ => return Err("it has a digest without a blob, or a blob without a digest".into()),
@@ -354,6 +392,26 @@ fn read_record(raw: &RawValue, places: &Places) -> Result<CachedRecord, String> 
         operation: key(&entry.operation)?,
         results: results.collect::<Result<_, _>>()?,
     })
+}
+
+fn read_mount(raw: &RawValue) -> Result<CachedMount, String> {
+    let MountEntry { id, seed, created, blob } = serde_json::from_str(raw.get()).map_err(|error| error.to_string())?;
+    if id.len().max(seed.len()) > MOUNT_ID_MAX_BYTES {
+        return Err(format!("its id has {} bytes", id.len().max(seed.len())));
+    }
+    let created = created.parse::<Timestamp>().map_err(|_| format!("`{}` is no time", shortened(&created)))?;
+    Ok(CachedMount { key: MountKey { id, seed }, created, blob: read_blob(blob)? })
+}
+
+/// A descriptor of a tar, without annotations and whatever else stood there.
+fn read_blob(blob: Descriptor) -> Result<Descriptor, String> {
+    if !is_layer(&blob.media_type) {
+        return Err(format!("its blob is of the unknown kind `{}`", shortened(&blob.media_type)));
+    }
+    if blob.size > BLOB_MAX_BYTES {
+        return Err(format!("its blob has {} bytes", blob.size));
+    }
+    Ok(Descriptor::new(blob.media_type, blob.digest, blob.size))
 }
 
 /// 64 hexadecimal digits, in small letters.

@@ -13,7 +13,7 @@ use solver::key::Key;
 use solver::seam::{CacheStore as _, Record, ResultId};
 
 use super::document::Found;
-use super::format::{Cache, CachedRecord, DOCUMENT_MAX_BYTES, MANIFEST_MAX_BYTES, Refusals};
+use super::format::{Cache, CachedMount, CachedRecord, DOCUMENT_MAX_BYTES, MANIFEST_MAX_BYTES, Refusals};
 use super::{Remote, RemoteError};
 use crate::{Imported, Store, StoreError};
 
@@ -69,6 +69,11 @@ impl Book {
         let below = |index: &usize| self.cache.layers[*index].parent;
         let chains = record.results.iter().flat_map(move |result| std::iter::successors(Some(*result), below));
         chains.filter_map(|index| self.cache.layers[index].tar.as_ref()).map(|tar| &tar.blob)
+    }
+
+    /// The cache mounts of an id.
+    pub fn mounts_of<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a CachedMount> {
+        self.cache.mounts.iter().filter(move |mount| mount.key.id == id)
     }
 
     /// Whether the place has a blob.

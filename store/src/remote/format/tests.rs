@@ -27,6 +27,7 @@ fn document() -> Value {
             {"key": hex("k1c"), "kind": "content", "operation": hex("o1"), "results": [1]},
             {"key": hex("k2"), "kind": "definition", "operation": hex("o2"), "results": [2]},
         ],
+        "mounts": [{"id": "/root/.cache", "created": "2024-01-01T00:00:00Z", "blob": blob("mount.gz")}],
     })
 }
 
@@ -97,6 +98,13 @@ fn a_damaged_document_is_refused_record_by_record() {
     check(&|v| set(v, "records", 1, "results", json!([])), (3, 2), "it has 0 results");
     check(&|v| set(v, "records", 1, "results", json!([3])), (3, 2), "there is no layer 3");
     check(&|v| set(v, "records", 1, "results", json!(vec![1; 65])), (3, 2), "it has 65 results");
+    for (field, new, expected) in [
+        ("id", json!("x".repeat(5000)), "cache mount 0: its id has 5000 bytes"),
+        ("created", json!(""), "cache mount 0: `` is no time"),
+        ("blob", json!(1), "cache mount 0: "),
+    ] {
+        check(&|v| set(v, "mounts", 0, field, new.clone()), (3, 3), expected);
+    }
     check(&|v| v["records"][0] = Value::Null, (3, 2), "record 0: ");
     check(&|v| v["records"] = json!(vec![1; 100]), (3, 0), "; and 97 more");
 }
