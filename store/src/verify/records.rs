@@ -70,7 +70,8 @@ impl Store {
         let Some((Line::Layer(first), rest)) = facts.split_first() else {
             return Ok(Some("does not say what the layer is".into()));
         };
-        if !is_same(first, &known.layer) {
+        let blob_is_replaced = rest.iter().any(|line| matches!(line, Line::Blob(_)));
+        if !is_same(first, &known.layer, blob_is_replaced) {
             return Ok(Some("says another layer".into()));
         }
         let latest = |at: usize, is_same: &dyn Fn(&Line) -> bool| !rest[at + 1..].iter().any(is_same);
@@ -86,7 +87,9 @@ impl Store {
                 Line::Content { digest } if latest(at, &|line| matches!(line, Line::Content { .. })) => {
                     known.layer.content.as_ref().is_none_or(|known| known == digest)
                 }
-                Line::Blob(blob) => known.layer.blob.as_ref().is_none_or(|known| known == blob),
+                Line::Blob(blob) if latest(at, &|line| matches!(line, Line::Blob(_))) => {
+                    known.layer.blob.as_ref().is_none_or(|known| known == blob)
+                }
                 Line::Key { key, .. }
                     if latest(at, &|line| matches!(line, Line::Key { key: later, .. } if later == key)) =>
                 {
@@ -171,6 +174,8 @@ impl Store {
                     Ok(_) => "does not say what the index does",
                     Err(_) => "cannot be read",
                 },
+                // One that lost its name to another has none of its own.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound && file.tag.is_none() => continue,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => "is missing",
                 Err(source) => return Err(StoreError::io("read", path, source)),
             };
@@ -238,7 +243,7 @@ fn known(connection: &Connection, id: &str) -> Result<Option<Known>, Trouble> {
 }
 
 /// Whether a first line says the layer of the index; what a layer learns later stands in lines of its own.
-fn is_same(line: &LayerLine, known: &LayerLine) -> bool {
+fn is_same(line: &LayerLine, known: &LayerLine, blob_is_replaced: bool) -> bool {
     fn learnt<T: PartialEq>(line: &Option<T>, known: &Option<T>) -> bool {
         line.is_none() || line == known
     }
@@ -248,7 +253,7 @@ fn is_same(line: &LayerLine, known: &LayerLine) -> bool {
             == (&known.times, &known.started, known.from_context, known.on_base, &known.stamp)
         && learnt(&line.diff_id, &known.diff_id)
         && learnt(&line.content, &known.content)
-        && learnt::<Descriptor>(&line.blob, &known.blob)
+        && (blob_is_replaced || learnt::<Descriptor>(&line.blob, &known.blob))
 }
 
 fn clone(line: &LayerLine) -> LayerLine {
