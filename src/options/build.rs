@@ -45,7 +45,7 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
         iidfile: args.iidfile.clone(),
         metadata_file: args.metadata_file.clone(),
         jobs: config.jobs.value,
-        cache_from: args.cache_from.iter().map(|text| cache::from(text, environment)).collect::<Result<_, _>>()?,
+        cache_from: cache_from(args, environment)?,
         cache_to: args.cache_to.iter().map(|text| cache::to(text, environment)).collect::<Result<_, _>>()?,
     })
 }
@@ -81,6 +81,12 @@ pub fn inert(args: &BuildArgs) -> Result<Vec<String>, Failure> {
         given.push(format!("{name}={value}"));
     }
     Ok(given)
+}
+
+/// All places of `--cache-from`, in order.
+fn cache_from(args: &BuildArgs, environment: &Environment) -> Result<Vec<cache::CacheFrom>, Failure> {
+    let places = args.cache_from.iter().map(|text| cache::from(text, environment).map(cache::CacheFrom::each));
+    Ok(places.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
 }
 
 /// What cannot be done without a connection.

@@ -1,15 +1,18 @@
 //! `--cache-from` and `--cache-to`: `type=registry,ref=host/app:cache,mode=max`, or a bare name of an image.
 //!
-//! In: one value of a flag, and the environment for credentials of S3. Out: a [`CacheFrom`] or a [`CacheTo`], checked
+//! In: one value of a flag, and the environment and AWS's own files for credentials of S3. Out: a [`CacheFrom`] or a [`CacheTo`], checked
 //! as far as that can be without asking anybody. Credentials are [`Secret`]s, and never part of a message. Deliberately
 //! absent: opening any of it ([`crate::engine`]).
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use oci::layer::{Codec, Compression};
 use oci::model::{Digest, Reference};
 use oci::registry::Secret;
+use store::remote::s3::credentials::Files;
+use store::remote::s3::{S3Keys, S3Settings};
 
 use super::output::fields;
 use crate::engine::Failure;
@@ -42,10 +45,13 @@ const S3_KEYS: &[&str] = &[
     "session_token",
     "use_path_style",
     "upload_parallelism",
+    "touch_refresh",
 ];
 /// Uploads at once, unless it is said.
 const UPLOAD_PARALLELISM: usize = 4;
 const UPLOAD_PARALLELISM_MAX: usize = 64;
+/// Blobs are touched when they are older, unless it is said; BuildKit's number.
+const TOUCH_REFRESH: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Where a cache is, or goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,43 +75,7 @@ pub enum CachePlace {
         digest: Option<Digest>,
     },
     /// A bucket of an S3-compatible store.
-    S3(Box<S3Place>),
-}
-
-/// `type=s3`. What is not said is `None`; empty prefixes are none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct S3Place {
-    /// `bucket=`, or `AWS_BUCKET`.
-    pub bucket: String,
-    /// `region=`, or `AWS_REGION`.
-    pub region: String,
-    /// `name=`, at semicolons: one manifest each; empty when not given.
-    pub names: Vec<String>,
-    /// `prefix=`.
-    pub prefix: String,
-    /// `blobs_prefix=`.
-    pub blobs_prefix: Option<String>,
-    /// `manifests_prefix=`.
-    pub manifests_prefix: Option<String>,
-    /// `endpoint_url=`: `http://` or `https://`, without credentials.
-    pub endpoint_url: Option<String>,
-    /// `access_key_id=` and so on, or `AWS_ACCESS_KEY_ID` and so on; `None`: nothing of that is given.
-    pub keys: Option<S3Keys>,
-    /// `use_path_style=`; `None`: as the endpoint is.
-    pub use_path_style: Option<bool>,
-    /// `upload_parallelism=`.
-    pub upload_parallelism: usize,
-}
-
-/// Credentials for S3.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct S3Keys {
-    /// Whose.
-    pub access_key_id: Secret,
-    /// The secret.
-    pub secret_access_key: Secret,
-    /// Of temporary credentials.
-    pub session_token: Option<Secret>,
+    S3(Box<S3Settings>),
 }
 
 /// One `--cache-from`.
@@ -113,6 +83,19 @@ pub struct S3Keys {
 pub struct CacheFrom {
     /// Where it is.
     pub place: CachePlace,
+}
+
+impl CacheFrom {
+    /// One place per manifest: of a bucket, one per name, to be asked in this order.
+    pub fn each(self) -> Vec<Self> {
+        match self.place {
+            CachePlace::S3(place) if place.names.len() > 1 => {
+                let one = |name: &String| S3Settings { names: vec![name.clone()], ..(*place).clone() };
+                place.names.iter().map(|name| Self { place: CachePlace::S3(Box::new(one(name))) }).collect()
+            }
+            _ => vec![self],
+        }
+    }
 }
 
 /// Which results go out.
@@ -335,14 +318,17 @@ impl Given {
     }
 
     fn s3(&mut self, environment: &Environment) -> Result<CachePlace, Failure> {
-        if let Some(bucket) = environment.text("AWS_BUCKET") {
-            self.values.entry("bucket".into()).or_insert(bucket);
-        }
-        if let Some(region) = environment.text("AWS_REGION") {
-            self.values.entry("region".into()).or_insert(region);
+        for (key, names) in [
+            ("bucket", &["AWS_BUCKET"][..]),
+            ("region", &["AWS_REGION", "AWS_DEFAULT_REGION"]),
+            ("endpoint_url", &["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]),
+        ] {
+            if let Some(value) = names.iter().find_map(|name| environment.text(name)) {
+                self.values.entry(key.into()).or_insert(value);
+            }
         }
         let parallelism = self.take("upload_parallelism");
-        Ok(CachePlace::S3(Box::new(S3Place {
+        Ok(CachePlace::S3(Box::new(S3Settings {
             bucket: self.need("bucket", "BUCKET")?,
             region: self.need("region", "us-east-1")?,
             names: self.take("name").map_or_else(Vec::new, |names| {
@@ -354,6 +340,7 @@ impl Given {
             endpoint_url: self.endpoint()?,
             keys: self.s3_keys(environment)?,
             use_path_style: self.switch("use_path_style")?,
+            touch_refresh: self.touch_refresh()?,
             upload_parallelism: match parallelism {
                 None => UPLOAD_PARALLELISM,
                 Some(text) => {
@@ -366,6 +353,23 @@ impl Given {
                 }
             },
         })))
+    }
+
+    /// `24h`, `90m`, `30s`; `0` touches always.
+    fn touch_refresh(&mut self) -> Result<Duration, Failure> {
+        let Some(text) = self.take("touch_refresh") else { return Ok(TOUCH_REFRESH) };
+        let parse = || {
+            let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+            let seconds = match &text[digits.len()..] {
+                "h" => 60 * 60,
+                "m" => 60,
+                "s" => 1,
+                "" if digits == "0" => 1,
+                _ => return None,
+            };
+            digits.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
+        };
+        parse().ok_or_else(|| self.wrong(format!("`touch_refresh={text}` is no time")).help("write `24h` or `90m`"))
     }
 
     fn endpoint(&mut self) -> Result<Option<String>, Failure> {
@@ -382,7 +386,7 @@ impl Given {
         Ok(Some(url))
     }
 
-    /// Those of the flag, or else all of the environment: never one of each.
+    /// Those of the flag, or else all of the environment, or else those of a profile: never one of each.
     fn s3_keys(&mut self, environment: &Environment) -> Result<Option<S3Keys>, Failure> {
         let mut set =
             SECRET_KEYS.iter().map(|key| self.take(key).filter(|value| !value.is_empty())).collect::<Vec<_>>();
@@ -396,7 +400,12 @@ impl Given {
             (Some(access_key_id), Some(secret_access_key)) => {
                 Ok(Some(S3Keys { access_key_id, secret_access_key, session_token }))
             }
-            (None, None) if session_token.is_none() => Ok(None),
+            (None, None) if session_token.is_none() => {
+                Files::of(|name| environment.text(name)).keys().map_err(|error| {
+                    Failure::new(format!("`{}`: the credentials of AWS cannot be had", self.flag))
+                        .note(error.to_string())
+                })
+            }
             _ => Err(self
                 .wrong("the credentials are not complete")
                 .help("give both `access_key_id` and `secret_access_key`, or neither")),

@@ -9,6 +9,7 @@ mod support;
 mod bad_input;
 mod build;
 mod cache;
+mod cache_s3;
 mod check;
 mod contexts;
 mod copy;

@@ -1,7 +1,7 @@
 //! A registry that answers what a test tells it to: errors, wrong bytes. Plain HTTP/1.1 on loopback, one request per
 //! connection; every request is kept.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
@@ -31,12 +31,20 @@ pub struct Reply {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
+    /// What the head says of the body's length, if it lies.
+    pub length: Option<usize>,
 }
 
 impl Reply {
     /// A status with a body.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into() }
+        Self { status, headers: Vec::new(), body: body.into(), length: None }
+    }
+
+    /// Says that the body has so many bytes.
+    pub fn says(mut self, length: usize) -> Self {
+        self.length = Some(length);
+        self
     }
 
     /// Adds a header.
@@ -77,7 +85,8 @@ impl Fake {
 }
 
 fn serve(mut stream: TcpStream, kept: &Mutex<Vec<Request>>, answer: &dyn Fn(&Request) -> Reply) {
-    let mut lines = BufReader::new(stream.try_clone().expect("a socket can be shared")).lines();
+    let mut reader = BufReader::new(stream.try_clone().expect("a socket can be shared"));
+    let mut lines = reader.by_ref().lines();
     // A connection that is closed without a request is a client that changed its mind.
     let Some(Ok(first)) = lines.next() else { return };
     let mut words = first.split(' ').map(String::from);
@@ -88,10 +97,16 @@ fn serve(mut stream: TcpStream, kept: &Mutex<Vec<Request>>, answer: &dyn Fn(&Req
             headers.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
         }
     }
+    let length = headers.iter().find(|(name, _)| name == "content-length").and_then(|(_, value)| value.parse().ok());
+    // Its body is read, so that it is not refused by a reset; one that breaks off is what it is.
+    let _ = std::io::copy(&mut reader.take(length.unwrap_or(0)), &mut std::io::sink());
     let request = Request { method, path, headers };
     let reply = answer(&request);
-    let mut head =
-        format!("HTTP/1.1 {} x\r\nConnection: close\r\nContent-Length: {}\r\n", reply.status, reply.body.len());
+    let mut head = format!(
+        "HTTP/1.1 {} x\r\nConnection: close\r\nContent-Length: {}\r\n",
+        reply.status,
+        reply.length.unwrap_or(reply.body.len())
+    );
     for (name, value) in &reply.headers {
         head += &format!("{name}: {value}\r\n");
     }

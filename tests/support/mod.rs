@@ -14,6 +14,7 @@ pub mod git;
 pub mod rbuild;
 pub mod readers;
 pub mod registry;
+pub mod s3;
 pub mod tree;
 
 pub use archive::Archive;

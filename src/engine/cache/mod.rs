@@ -18,6 +18,7 @@ use std::sync::Arc;
 use oci::model::Reference;
 use solver::key::Key;
 use solver::seam::{CacheStore, Progress, Record, ResultId};
+use store::remote::s3::S3;
 use store::remote::{LocalCache, PATIENCE, RegistryCache, Remote};
 use store::{Flight, Store, StoreError};
 
@@ -60,9 +61,9 @@ impl Place {
                 let remote = Arc::new(LocalCache::new(path.clone(), tag.clone(), *digest));
                 Ok(Some(Self { remote, name: None, kind: "local" }))
             }
-            CachePlace::S3(_) => {
-                Err(Failure::new("caches in S3 are not supported yet")
-                    .help("use `type=registry,ref=NAME` or `type=local`"))
+            CachePlace::S3(place) => {
+                let remote = Arc::new(S3::new(place).map_err(|error| Failure::from_error(&error))?);
+                Ok(Some(Self { remote, name: None, kind: "s3" }))
             }
         }
     }

@@ -65,7 +65,7 @@ fn what_goes_out_is_understood() {
 
 #[test]
 fn buckets_are_understood_and_credentials_come_from_the_flag_or_the_environment() {
-    let check = |text: &str, variables: &[(&str, &str)], expected: &dyn Fn(&S3Place)| {
+    let check = |text: &str, variables: &[(&str, &str)], expected: &dyn Fn(&S3Settings)| {
         let CachePlace::S3(place) = from(text, &environment(variables)).expect(text).place else { panic!("{text}") };
         expected(&place);
     };
@@ -73,6 +73,10 @@ fn buckets_are_understood_and_credentials_come_from_the_flag_or_the_environment(
         assert_eq!((place.bucket.as_str(), place.region.as_str()), ("b", "r"));
         assert_eq!((&place.keys, &place.names, place.prefix.as_str()), (&None, &Vec::new(), ""));
         assert_eq!((place.use_path_style, place.upload_parallelism), (None, 4));
+        assert_eq!((place.touch_refresh.as_secs(), &place.endpoint_url), (24 * 3600, &None));
+    });
+    check("type=s3,bucket=b,region=r,touch_refresh=90m", &[], &|place| {
+        assert_eq!(place.touch_refresh.as_secs(), 90 * 60);
     });
     let all = "type=s3,bucket=b,region=r,name=a; c,prefix=p/,blobs_prefix=x/,manifests_prefix=y/,\
                endpoint_url=http://127.0.0.1:9000,use_path_style=true,upload_parallelism=9,\
@@ -101,10 +105,29 @@ fn buckets_are_understood_and_credentials_come_from_the_flag_or_the_environment(
         assert_eq!(keys.secret_access_key.expose(), "es");
         assert_eq!(keys.session_token.as_ref().map(Secret::expose), Some("et"));
     });
+    let other =
+        [("AWS_DEFAULT_REGION", "dr"), ("AWS_ENDPOINT_URL", "http://h:1"), ("AWS_ENDPOINT_URL_S3", "http://h:2")];
+    check("type=s3,bucket=b", &other, &|place| {
+        assert_eq!((place.region.as_str(), place.endpoint_url.as_deref()), ("dr", Some("http://h:2")));
+    });
     check("type=s3,access_key_id=I,secret_access_key=S", &variables, &|place| {
         let keys = place.keys.as_ref().expect("they were given");
         assert_eq!(keys.session_token, None, "the environment's session is of other credentials");
     });
+}
+
+#[test]
+fn a_bucket_is_asked_for_each_name_in_order() {
+    let names = |text: &str| {
+        let places = from(text, &environment(&[])).expect(text).each().into_iter().map(|from| match from.place {
+            CachePlace::S3(place) => place.names.join(";"),
+            other => panic!("{other:?}"),
+        });
+        places.collect::<Vec<_>>()
+    };
+    assert_eq!(names("type=s3,bucket=b,region=r"), [""]);
+    assert_eq!(names("type=s3,bucket=b,region=r,name=a"), ["a"]);
+    assert_eq!(names("type=s3,bucket=b,region=r,name=pull-7;main"), ["pull-7", "main"]);
 }
 
 #[test]
@@ -174,6 +197,8 @@ fn what_is_no_cache_is_refused_with_advice_and_without_secrets() {
     check("type=s3,bucket=b,region=r,secret_access_key=\"a,hush", "not of the form key=value");
     check("type=s3,bucket=b,region=r,endpoint_url=https://u:hush@h", "holds credentials");
     check("type=s3,bucket=b,region=r,endpoint_url=h:1", "is no address");
+    check("type=s3,bucket=b,region=r,touch_refresh=soon", "is no time");
+    check("type=s3,bucket=b,region=r,touch_refresh=-1h", "is no time");
     check("type=s3,bucket=b,region=r,upload_parallelism=0", "no number from 1 to 64");
     check("type=s3,bucket=b,region=r,secret_access_key=hush,access_key_id=hush,x=y", "`x` is not supported");
 }

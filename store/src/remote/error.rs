@@ -56,6 +56,15 @@ pub enum RemoteError {
         /// The blob.
         digest: Digest,
     },
+    /// What is there is a cache of BuildKit.
+    #[error(
+        "`{place}` is a cache of BuildKit, whose keys only BuildKit can make, so nothing in it can be used; `--cache-to` \
+         under another name writes one of rbuild's own"
+    )]
+    BuildKits {
+        /// Which one, without credentials.
+        place: String,
+    },
     /// What is there is no cache.
     #[error("`{place}` holds no cache that can be read: {reason}")]
     Malformed {

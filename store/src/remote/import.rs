@@ -12,6 +12,7 @@ use solver::canon::Part;
 use solver::key::Key;
 use solver::seam::{CacheStore as _, Record, ResultId};
 
+use super::buildkit::is_buildkits;
 use super::document::Found;
 use super::format::{Cache, CachedMount, CachedRecord, DOCUMENT_MAX_BYTES, MANIFEST_MAX_BYTES, Refusals};
 use super::{Remote, RemoteError};
@@ -24,10 +25,16 @@ use crate::{Imported, Store, StoreError};
 pub async fn read(place: &dyn Remote, store: &Store) -> Result<Option<(Book, Refusals)>, RemoteError> {
     let malformed = |reason: String| RemoteError::Malformed { place: place.place(), reason };
     let Some(manifest) = place.manifest(MANIFEST_MAX_BYTES).await? else { return Ok(None) };
+    if is_buildkits(&manifest) {
+        return Err(RemoteError::BuildKits { place: place.place() });
+    }
     let found = Found::read(&manifest).map_err(malformed)?;
     place.fetch(&found.config, store.blobs(), &|_| {}).await?;
     let config = read_bytes(store.blobs(), &found.config, DOCUMENT_MAX_BYTES)?;
     let cache = found.cache(&config).map_err(malformed)?;
+    if cache.is_none() && is_buildkits(&config) {
+        return Err(RemoteError::BuildKits { place: place.place() });
+    }
     Ok(cache.map(|(cache, refusals)| (Book::new(cache), refusals)))
 }
 

@@ -4,11 +4,12 @@
 //! machine that never ran it. A place is a [`Remote`]: it keeps bytes and knows nothing of their meaning. What comes
 //! from one is another's: it is bounded when it is read, and every blob is checked against its digest as it is brought.
 //! Read on in [`format`]; then [`export`] what goes out, [`import`] what comes in, [`patience`] how long a place may take,
-//! and the places themselves: [`registry`], [`local`].
+//! and the places themselves: [`registry`], [`local`], [`s3`].
 //! Deliberately absent: which records go out and which are asked for (the engine's), the words of the command line.
 
 pub mod format;
 
+mod buildkit;
 mod document;
 mod error;
 mod export;
@@ -16,6 +17,7 @@ mod import;
 mod local;
 mod patience;
 mod registry;
+pub mod s3;
 
 #[cfg(test)]
 pub(crate) mod memory;
