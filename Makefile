@@ -4,7 +4,8 @@
 #   make test      every test
 #   make lint      formatting, clippy, licences and sources of the dependencies
 #   make bench     speed and memory, printed
-#   make soak      the fuzz targets for SOAK_SECONDS each, SOAK_CASES random builds, and what has limits, with them
+#   make soak      the fuzz targets, builds that are killed and crowds of builds for SOAK_SECONDS each, SOAK_CASES random
+#                  builds, and what has limits, with them
 #   make install   the binary into $(DESTDIR)$(PREFIX)/bin
 #   make clean     what the above made
 PREFIX ?= /usr/local
@@ -47,6 +48,7 @@ soak: setup release
 	fuzz/run.sh $(SOAK_SECONDS)
 	RBUILD_SOAK_SECONDS=60 $(CARGO) test --locked --package rbuild-store --test store gc_processes::
 	RBUILD_SOAK_SECONDS=60 $(CARGO) test --locked --package rbuild --test e2e space::
+	RBUILD_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --package rbuild --test e2e -- --test-threads=1 kill:: crowd::
 	$(CARGO) bench --locked --package rbuild-frontend --bench large -- --enforce
 	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD)) --enforce
 	$(CARGO) bench --locked --package rbuild-solver --bench schedule -- --enforce

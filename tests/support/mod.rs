@@ -15,10 +15,12 @@ pub mod rbuild;
 pub mod readers;
 pub mod registry;
 pub mod s3;
+mod soak;
 pub mod tree;
 
 pub use archive::Archive;
 pub use rbuild::{Context, Outcome, Store};
+pub use soak::{Seed, soak};
 
 /// A directory of its own that vanishes with the value. On a disk, not in memory: the store wants overlayfs on it.
 pub fn temp_dir() -> tempfile::TempDir {
