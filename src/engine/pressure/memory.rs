@@ -228,16 +228,19 @@ mod tests {
         Meter::beneath(root.path()).map(|meter| meter.read())
     }
 
-    const MEMINFO: (&str, &str) = ("proc/meminfo", "MemTotal:  1000 kB\nMemFree:  1 kB\nMemAvailable:   250 kB\n");
-    const PSI: (&str, &str) = ("proc/pressure/memory", "some avg10=3.00 avg60=0.00 avg300=0.00 total=0\n");
-    const SECOND_MOUNT: (&str, &str) = ("proc/self/mountinfo", "1 2 0:3 / /cg rw - cgroup2 cgroup2 rw\n");
-    const IN_JOB: (&str, &str) = ("proc/self/cgroup", "0::/outer/job\n");
+    /// A file beneath the root, and what it says.
+    type Says = (&'static str, &'static str);
+
+    const MEMINFO: Says = ("proc/meminfo", "MemTotal:  1000 kB\nMemFree:  1 kB\nMemAvailable:   250 kB\n");
+    const PSI: Says = ("proc/pressure/memory", "some avg10=3.00 avg60=0.00 avg300=0.00 total=0\n");
+    const SECOND_MOUNT: Says = ("proc/self/mountinfo", "1 2 0:3 / /cg rw - cgroup2 cgroup2 rw\n");
+    const IN_JOB: Says = ("proc/self/cgroup", "0::/outer/job\n");
 
     #[test]
     fn the_closest_limit_counts() {
         let free = |available, total| Some(Free { available, total });
         let seen = |stalled_percent, free| Some(Reading { stalled_percent, free });
-        let cases: [(&str, &[(&str, &str)], Option<Reading>); 8] = [
+        let cases: [(&str, &[Says], Option<Reading>); 8] = [
             ("nothing", &[], None),
             ("the machine", &[MEMINFO], seen(None, free(250 << 10, 1000 << 10))),
             ("pressures", &[MEMINFO, PSI], seen(Some(3.0), None)),
