@@ -14,9 +14,10 @@ use solver::op::NetworkMode;
 
 pub use file::ConfigFile;
 
-use crate::cli::values::{self, ColorArg, ProgressArg, Size};
+use crate::cli::values::{self, ColorArg, ProgressArg};
 use crate::engine::Failure;
 use crate::environment::Environment;
+use crate::options::size::Size;
 
 /// Where the system's file is.
 const SYSTEM_FILE: &str = "/etc/rbuild/config.toml";

@@ -5,6 +5,7 @@
 //! it was given, or findings of a check), 130 (stopped by the user); `rbuild run` returns the code of what it ran, and
 //! 126 or 127 when that could not be executed.
 
+mod amount;
 mod cli;
 mod cmd;
 mod config;

@@ -12,6 +12,7 @@ pub mod context;
 pub mod input;
 pub mod output;
 pub mod run;
+pub mod size;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

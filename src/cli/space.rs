@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::Args;
 
 use super::Format;
-use super::values::{self, Size};
+use super::values;
+use crate::options::size::Size;
 
 /// Flags of `rbuild du`.
 #[derive(Debug, Args)]

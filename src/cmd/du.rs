@@ -9,10 +9,11 @@ use store::{Holder, Kind, Usage, Used};
 use super::images::ago;
 use super::prune::filtered;
 use super::{Hall, table};
+use crate::amount::amount;
 use crate::cli::{DuArgs, Format};
 use crate::engine::{self, Failure};
 use crate::escape;
-use crate::progress::{Mode, amount};
+use crate::progress::Mode;
 
 /// Prints what the store takes.
 pub async fn du(hall: &Hall<'_>, args: &DuArgs) -> Result<u8, Failure> {

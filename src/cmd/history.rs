@@ -12,12 +12,13 @@ use store::Store;
 use store::history::{Build, Entry, Head, Outcome, StepRecord};
 
 use super::{Hall, table};
+use crate::amount::{amount, seconds};
 use crate::cli::{Format, HistoryArgs, HistoryInspectArgs, HistoryLogsArgs, HistoryLsArgs, HistoryRmArgs, HistoryVerb};
 use crate::engine::Failure;
 use crate::engine::past::{self, Filter};
 use crate::engine::why::{self, Miss};
 use crate::escape;
-use crate::progress::{Lines, Mode, seconds};
+use crate::progress::{Lines, Mode};
 use crate::report;
 
 /// Some of the builds run.
@@ -190,7 +191,7 @@ fn text(build: &Build, misses: &[Miss], now: Timestamp) -> String {
     let rows = order.iter().map(|place| {
         let step = &build.steps[*place];
         let number = step.number.map(|number| format!("#{number}")).unwrap_or_default();
-        let log = step.log.as_ref().map(|log| crate::progress::amount(log.bytes)).unwrap_or_default();
+        let log = step.log.as_ref().map(|log| amount(log.bytes)).unwrap_or_default();
         [number, result(step).into(), time(step), log, escape::line(&step.name).into_owned()]
     });
     let table = table::render(["STEP", "RESULT", "TIME", "LOG", "NAME"], rows);

@@ -5,10 +5,11 @@ use oci::model::Reference;
 use serde_json::json;
 
 use super::{Hall, table};
+use crate::amount::amount;
 use crate::cli::{Format, ImagesArgs};
 use crate::engine::images::Listed;
 use crate::engine::{Failure, images as engine};
-use crate::progress::{Mode, amount};
+use crate::progress::Mode;
 
 /// Prints the images of the local store.
 pub async fn images(hall: &Hall<'_>, args: &ImagesArgs) -> Result<u8, Failure> {

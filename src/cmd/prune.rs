@@ -7,10 +7,12 @@ use store::{Collected, Kind, Wish};
 
 use super::du::{by_kind, rows_of};
 use super::{Hall, table};
+use crate::amount::amount;
 use crate::cli::values;
 use crate::cli::{Format, PruneArgs};
 use crate::engine::{self, Failure};
-use crate::progress::{Mode, amount};
+use crate::options::size::Size;
+use crate::progress::Mode;
 
 /// Removes, and prints what went.
 pub async fn prune(hall: &Hall<'_>, args: &PruneArgs) -> Result<u8, Failure> {
@@ -28,8 +30,8 @@ fn wish(args: &PruneArgs) -> Result<Wish, Failure> {
     wish.unused_for = wish.unused_for.max(filtered(&args.filters)?.unused_for);
     wish.keep_bytes = match args.keep_storage {
         None => None,
-        Some(values::Size::Bytes(bytes)) => Some(bytes),
-        Some(values::Size::Percent(_)) => {
+        Some(Size::Bytes(bytes)) => Some(bytes),
+        Some(Size::Percent(_)) => {
             return Err(Failure::new("`--keep-storage` takes a size, not a share of the disk")
                 .help("for example `--keep-storage 20GB`; `max_size` in config.toml may be a share"));
         }

@@ -32,7 +32,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{RegistryConfig, Setting, Source};
-use crate::cli::values::{self, ColorArg, ProgressArg, Size};
+use crate::cli::values::{self, ColorArg, ProgressArg};
 use crate::engine::{Failure, FailureKind, Problem, Snippet};
 
 const KEYS: &[&str] = &[

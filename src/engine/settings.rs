@@ -14,7 +14,7 @@ use store::Store;
 
 use super::history::HistorySettings;
 use super::{Failure, words};
-use crate::cli::values::Size;
+use crate::options::size::Size;
 
 /// The hall's settings for the engine.
 #[derive(Clone, Debug)]

@@ -13,8 +13,8 @@ use store::{Collected, Kind, Limit, Store, Usage, Wish};
 
 use super::task::{Task, in_background};
 use super::{Failure, Settings, words};
-use crate::cli::values::Size;
-use crate::progress::amount;
+use crate::amount::amount;
+use crate::options::size::Size;
 
 const GB: u64 = 1_000_000_000;
 /// Of a large disk: the size that BuildKit's default has too.

@@ -7,7 +7,6 @@
 //!
 //! Nothing that a step prints is lost: when the terminal stands still, the step waits; see [`crate::queue`].
 
-mod bytes;
 mod lines;
 mod plain;
 mod quiet;
@@ -18,7 +17,6 @@ pub mod terminal;
 mod trace;
 mod tty;
 
-pub use bytes::{amount, seconds};
 pub use lines::Lines;
 
 use std::sync::Arc;

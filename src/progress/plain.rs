@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use solver::seam::Event;
 
+use super::Renderer;
 use super::trace::{Change, State, Trace, Vertex};
-use super::{Renderer, bytes};
+use crate::amount;
 
 /// How long output waits while another vertex holds the display.
 const TURN: Duration = Duration::from_secs(5);
@@ -183,7 +184,7 @@ fn note(all: &mut Vec<Waiting>, now: Duration, index: usize, vertex: &Vertex, ch
     match change {
         // An empty line stands for the heading alone.
         Change::Started => waiting.lines.push_back(String::new()),
-        Change::Line(at, text) => waiting.lines.push_back(format!("{} {text}", bytes::log_time(at))),
+        Change::Line(at, text) => waiting.lines.push_back(format!("{} {text}", amount::log_time(at))),
         Change::Notice(text) => waiting.lines.push_back(format!("WARN: {text}")),
         Change::Why => {
             let why = vertex.why.as_deref().unwrap_or_default();
@@ -219,7 +220,7 @@ fn end(vertex: &Vertex) -> String {
         State::Cached => "CACHED".into(),
         State::Canceled(_) => "CANCELED".into(),
         State::Failed(_, error) => format!("ERROR: {error}"),
-        State::Done(end) => format!("DONE {}", bytes::seconds(end.saturating_sub(vertex.started))),
+        State::Done(end) => format!("DONE {}", amount::seconds(end.saturating_sub(vertex.started))),
         State::Waiting | State::Running => "...".into(),
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use solver::graph::VertexId;
 use solver::seam::{Event, Stream};
 
-use super::bytes;
 use super::lines::Lines;
+use crate::amount;
 use crate::escape;
 
 /// Lines of a failed step's output that are repeated at the end.
@@ -86,13 +86,13 @@ impl Transfer {
     /// `sha256:12ab 1.20MB / 3.40MB 0.5s done`, as BuildKit writes it.
     pub fn text(&self, now: Duration) -> String {
         let mut text = self.name.clone();
-        let amount = bytes::transfer(self.current_bytes, self.total_bytes);
+        let amount = amount::transfer(self.current_bytes, self.total_bytes);
         if !amount.is_empty() {
             text = text + " " + &amount;
         }
         let time = self.ended.unwrap_or(now).saturating_sub(self.began);
         if time > Duration::from_millis(10) {
-            text = text + " " + &bytes::seconds(time);
+            text = text + " " + &amount::seconds(time);
         }
         if self.ended.is_some() {
             text += " done";
@@ -299,7 +299,7 @@ impl Vertex {
             if self.tail.len() == TAIL_LINES {
                 self.tail.pop_front();
             }
-            self.tail.push_back(format!("{} {line}", bytes::log_time(at)));
+            self.tail.push_back(format!("{} {line}", amount::log_time(at)));
             change(index, self, Change::Line(at, line));
         }
     }

@@ -14,9 +14,10 @@ use std::time::Duration;
 use solver::seam::Event;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
+use super::Renderer;
 use super::terminal::{self, Size};
 use super::trace::{Change, State, Trace, Vertex};
-use super::{Renderer, bytes};
+use crate::amount;
 
 /// Ten frames a second are as many as a person sees.
 const FRAME_INTERVAL: Duration = Duration::from_millis(100);
@@ -79,7 +80,7 @@ impl Tty {
         let width = size.columns.saturating_sub(1).max(20);
         let vertices = self.trace.vertices();
         let ended = vertices.iter().filter(|vertex| vertex.state.ended()).count();
-        let mut title = format!("[+] Building {} ({ended}/{})", bytes::seconds(now), vertices.len());
+        let mut title = format!("[+] Building {} ({ended}/{})", amount::seconds(now), vertices.len());
         if last {
             title += if vertices.iter().all(|vertex| matches!(vertex.state, State::Done(_) | State::Cached)) {
                 " FINISHED"
@@ -108,7 +109,7 @@ impl Tty {
             State::Canceled(_) => (Tone::Warning, "CANCELED "),
             State::Failed(..) => (Tone::Error, "ERROR "),
         };
-        let time = bytes::seconds(vertex.time(now));
+        let time = amount::seconds(vertex.time(now));
         let name = fit(&format!(" => {word}{}", vertex.name), width.saturating_sub(time.width() + 1));
         let gap = width.saturating_sub(name.width() + time.width());
         let mut block = vec![(tone, format!("{name}{}{time}", " ".repeat(gap)))];

@@ -1,4 +1,4 @@
-//! Amounts and times as BuildKit's displays write them.
+//! Amounts and times as people read them: as BuildKit's displays write them.
 
 use std::time::Duration;
 
