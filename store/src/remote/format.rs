@@ -217,6 +217,8 @@ impl Cache {
     pub fn to_inline(&self) -> serde_json::Value {
         let mut written = self.written();
         written.layers.iter_mut().for_each(|layer| layer.blob = None);
+        // The image's manifest names no blobs but its layers'.
+        written.mounts.clear();
         serde_json::to_value(written).expect("plain data becomes JSON")
     }
 
