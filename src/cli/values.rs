@@ -1,5 +1,6 @@
 //! Values of flags that several verbs know.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;

@@ -34,6 +34,7 @@ use toml::de::{DeTable, DeValue};
 use super::{RegistryConfig, Setting, Source};
 use crate::cli::values::{self, ColorArg, ProgressArg};
 use crate::engine::{Failure, FailureKind, Problem, Snippet};
+use crate::options::size::Size;
 
 const KEYS: &[&str] = &[
     "root",
