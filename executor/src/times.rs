@@ -82,13 +82,10 @@ impl BuildTimes {
     }
 }
 
-/// When the step of a layer began, by the clock that its files have: those of a tree that was made of another machine's
-/// blob have whole seconds.
+/// When the step of a layer began, by the clock that its files have, at the beginning of that second: programs that copy
+/// times (`cp -p`, `tar`) may leave the fraction out, and the tars of other machines have none.
 fn began(layer: &Layer) -> i128 {
-    let is_imported = layer.blob.is_some() && !layer.pulled;
-    let started =
-        if is_imported { i128::from(layer.started.as_second()) * SECOND } else { layer.started.as_nanosecond() };
-    started - TICK_NANOSECONDS
+    (layer.started.as_nanosecond() - TICK_NANOSECONDS).div_euclid(SECOND) * SECOND
 }
 
 /// Collects the times of a tree.
