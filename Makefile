@@ -4,8 +4,8 @@
 #   make test      every test
 #   make lint      formatting, clippy, licences and sources of the dependencies
 #   make bench     speed and memory, printed
-#   make soak      the fuzz targets, builds that are killed and crowds of builds for SOAK_SECONDS each, SOAK_CASES random
-#                  builds, and what has limits, with them
+#   make soak      the fuzz targets, builds that are killed, crowds of builds and a changing
+#                  context for SOAK_SECONDS each, SOAK_CASES random builds, and what has limits, with them
 #   make install   the binary into $(DESTDIR)$(PREFIX)/bin
 #   make clean     what the above made
 PREFIX ?= /usr/local
@@ -53,6 +53,7 @@ soak: setup release
 	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD)) --enforce
 	$(CARGO) bench --locked --package rbuild-solver --bench schedule -- --enforce
 	RBUILD_SOAK_CASES=$(SOAK_CASES) $(CARGO) test --locked --package rbuild-solver --test solve random
+	RBUILD_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --package rbuild-executor --lib source::tests::hostile
 
 install: release
 	install -D --mode=755 $(RBUILD) $(DESTDIR)$(PREFIX)/bin/rbuild

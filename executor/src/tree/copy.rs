@@ -79,8 +79,8 @@ impl<'a> Copier<'a> {
         match kind {
             FileType::RegularFile => self.copy_file(from, to, name, to_path)?,
             FileType::Symlink => {
-                let target =
-                    fs::readlinkat(from.dir, from.name, Vec::new()).map_err(TreeError::io("read link", from.path))?;
+                let target = fs::readlinkat(from.dir, from.name, Vec::new())
+                    .map_err(TreeError::changed_if_gone("read link", from.path))?;
                 fs::symlinkat(target, to, name).map_err(TreeError::io("make link", to_path))?;
                 self.attributes(from, to, name, to_path)?;
             }
@@ -149,7 +149,8 @@ impl<'a> Copier<'a> {
             fs::chmodat(to, name, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())
                 .map_err(TreeError::io("change the mode of", to_path))?;
         }
-        let content = attrs::xattrs(from.dir, from.name).map_err(TreeError::io("read attributes of", from.path))?;
+        let content =
+            attrs::xattrs(from.dir, from.name).map_err(TreeError::changed_if_gone("read attributes of", from.path))?;
         for (attribute, value) in &content {
             attrs::set_xattr(to, name, attribute, value).map_err(TreeError::io("set attributes of", to_path))?;
         }

@@ -95,6 +95,17 @@ impl TreeError {
         move |errno| TreeError::Io { act, path: shown(path), source: errno.into() }
     }
 
+    /// The same for what was looked at before: if it is gone or has become another kind of thing, it has changed.
+    pub(crate) fn changed_if_gone(act: &'static str, path: &[u8]) -> impl FnOnce(rustix::io::Errno) -> TreeError {
+        use rustix::io::Errno;
+        move |errno| match errno {
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::INVAL | Errno::STALE => {
+                TreeError::Changed { path: shown(path) }
+            }
+            errno => TreeError::io(act, path)(errno),
+        }
+    }
+
     /// Whether it says that nothing is there.
     pub(crate) fn is_not_found(&self) -> bool {
         match self {

@@ -43,7 +43,7 @@ impl DirStack {
         if self.levels.len() >= DEPTH_MAX {
             return Err(TreeError::TooDeep { path: shown(path), limit: DEPTH_MAX });
         }
-        let next = open_dir_at(self.top(), name).map_err(TreeError::io("open directory", path))?;
+        let next = open_dir_at(self.top(), name).map_err(TreeError::changed_if_gone("open directory", path))?;
         self.levels.push(Level::new(next).map_err(TreeError::io("look at", path))?);
         if let Some(far) = self.levels.len().checked_sub(HELD_LEVELS + 1) {
             self.levels[far].fd = None;
@@ -157,8 +157,8 @@ struct Frame {
 /// The names in a directory, in byte order.
 pub(crate) fn names(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>, TreeError> {
     let mut names = Vec::new();
-    for entry in Dir::read_from(dir).map_err(TreeError::io("list", path))? {
-        let entry = entry.map_err(TreeError::io("list", path))?;
+    for entry in Dir::read_from(dir).map_err(TreeError::changed_if_gone("list", path))? {
+        let entry = entry.map_err(TreeError::changed_if_gone("list", path))?;
         let name = entry.file_name().to_bytes();
         if name != b"." && name != b".." {
             names.push(name.to_vec());

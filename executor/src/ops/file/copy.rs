@@ -328,7 +328,9 @@ fn check_copy(seen: Option<&Seen>, from: &Entry<'_>, to: BorrowedFd<'_>, name: &
     };
     let is_there = now.map_err(io("look at"))?.is_some_and(|now| seen.is_still(&now));
     if is_there
-        && seen.unproven().map_or(Ok(true), |expected| is_copy_of(expected, from, to, name).map_err(io("compare")))?
+        && seen.unproven().map_or(Ok(true), |expected| {
+            is_copy_of(expected, from, to, name).map_err(TreeError::changed_if_gone("compare", from.path))
+        })?
     {
         return Ok(());
     }

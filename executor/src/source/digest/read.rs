@@ -40,7 +40,8 @@ pub(super) fn read(
             NodeKind::File { bytes, sha256: sha256.ok_or_else(ended)? }
         }
         (None, FileType::Symlink) => {
-            let target = fs::readlinkat(dir, name, Vec::new()).map_err(changed_if_gone("read link", path))?;
+            let target =
+                fs::readlinkat(dir, name, Vec::new()).map_err(TreeError::changed_if_gone("read link", path))?;
             NodeKind::Link(target.into_bytes())
         }
         (None, FileType::Fifo) => NodeKind::Fifo,
@@ -51,13 +52,13 @@ pub(super) fn read(
             return Err(TreeError::Unrepresentable { path: shown(path), reason });
         }
     };
-    let xattrs = attrs::xattrs(dir, name).map_err(changed_if_gone("read attributes of", path))?;
+    let xattrs = attrs::xattrs(dir, name).map_err(TreeError::changed_if_gone("read attributes of", path))?;
     // By its name, not by a descriptor: what was read must still be what is there.
     let after = match name.is_empty() {
         true => fs::fstat(dir),
         false => fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW),
     };
-    let after = Look::of(&after.map_err(changed_if_gone("look at", path))?);
+    let after = Look::of(&after.map_err(TreeError::changed_if_gone("look at", path))?);
     let before = Look::of(stat);
     if !before.is_still(&after) {
         return Err(TreeError::Changed { path: shown(path) });
@@ -65,15 +66,4 @@ pub(super) fn read(
     // A link's own mode means nothing; some file systems say something else than 0777.
     let mode = if kind == FileType::Symlink { 0o777 } else { before.permissions() };
     Ok(NodeEntry { name: name.to_vec(), mode, owner: (0, 0), attributes: attributes_digest(&xattrs), what })
-}
-
-/// What is gone, or has become another kind of thing, since it was looked at has changed.
-pub(super) fn changed_if_gone(act: &'static str, path: &[u8]) -> impl FnOnce(rustix::io::Errno) -> TreeError {
-    use rustix::io::Errno;
-    move |errno| match errno {
-        Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::INVAL | Errno::STALE => {
-            TreeError::Changed { path: shown(path) }
-        }
-        errno => TreeError::io(act, path)(errno),
-    }
 }

@@ -21,7 +21,7 @@ use solver::pattern::Marks;
 use store::{Node, NodeEntry, NodeKind, attributes_digest};
 
 use super::Digesting;
-use super::read::{Looked, changed_if_gone, read};
+use super::read::{Looked, read};
 use crate::select::tree::Verdict;
 use crate::source::look::{Look, is_trusted};
 use crate::source::stat_cache::{Counted, Directory};
@@ -220,7 +220,7 @@ impl<'a> Walk<'a> {
             Some(above) => open_dir_at(above.fd.as_fd(), &dir.name),
             None => open_beneath(dir.root.matched.fd.as_fd(), beneath(dir.root, &dir.path)),
         };
-        let fd = opened.map_err(changed_if_gone("open directory", &dir.path))?;
+        let fd = opened.map_err(TreeError::changed_if_gone("open directory", &dir.path))?;
         drop(above);
         let now = Look::of(&fs::fstat(&fd).map_err(TreeError::io("look at", &dir.path))?);
         if !dir.look.is_still(&now) {
@@ -292,8 +292,8 @@ impl<'a> Walk<'a> {
                 inside.others.extend(remembered);
                 continue;
             }
-            let stat =
-                fs::statat(&held.fd, name, AtFlags::SYMLINK_NOFOLLOW).map_err(changed_if_gone("look at", &path))?;
+            let stat = fs::statat(&held.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+                .map_err(TreeError::changed_if_gone("look at", &path))?;
             let look = Look::of(&stat);
             let (verdict, marks) = match foreseen {
                 Some((is_dir, judged)) if is_dir == look.is_dir() => judged,
@@ -503,7 +503,7 @@ impl Names {
         let mut room = Vec::with_capacity(LISTING_BYTES);
         let mut listing = fs::RawDir::new(dir, room.spare_capacity_mut());
         while let Some(entry) = listing.next() {
-            let entry = entry.map_err(TreeError::io("list", path))?;
+            let entry = entry.map_err(TreeError::changed_if_gone("list", path))?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
                 let start = names.bytes.len();

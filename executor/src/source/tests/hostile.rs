@@ -37,6 +37,14 @@ impl Dice {
     }
 }
 
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 const FILES: [&str; 4] = ["a", "d/b", "d/e/c", "big"];
 
 /// Changes one thing in a context in one of the ways in which people and programs do. What is gone meanwhile is made anew.
@@ -152,6 +160,8 @@ fn what_is_copied_is_what_was_digested_whatever_happens_meanwhile() {
                 }
             }
         });
+        // Also when this thread panics: the other one would go on for ever.
+        let _over = SetOnDrop(&over);
         let start = Instant::now();
         for i in 0.. {
             let is_over = match soak {
@@ -181,7 +191,6 @@ fn what_is_copied_is_what_was_digested_whatever_happens_meanwhile() {
                 build_once(source(Moment::now), work.path()).expect("nobody changes anything");
             }
         }
-        over.store(true, Ordering::Relaxed);
     });
     println!("{copied} copied, {refused} refused");
     assert!(refused > 0, "somebody changed something all the while");
