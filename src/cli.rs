@@ -14,6 +14,7 @@ mod manage;
 mod plan;
 mod run;
 mod space;
+mod steps;
 mod usage;
 pub mod values;
 
@@ -33,6 +34,7 @@ pub use manage::{ConfigArgs, Format, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, 
 pub use plan::PlanArgs;
 pub use run::RunArgs;
 pub use space::{DuArgs, PruneArgs, VerifyArgs};
+pub use steps::StepArgs;
 
 use crate::engine::Failure;
 

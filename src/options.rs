@@ -13,10 +13,12 @@ pub mod input;
 pub mod output;
 pub mod run;
 pub mod size;
+pub mod steps;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use executor::StepSettings;
 use oci::model::{Platform, Reference};
 use solver::op::NetworkMode;
 
@@ -69,6 +71,8 @@ pub struct BuildOptions {
     pub metadata_file: Option<PathBuf>,
     /// How many RUN steps at once.
     pub jobs: usize,
+    /// What RUN steps may do, get and use.
+    pub steps: StepSettings,
     /// `--cache-from`, in order.
     pub cache_from: Vec<cache::CacheFrom>,
     /// `--cache-to`, in order.
@@ -120,6 +124,8 @@ pub struct RunOptions {
     pub tty: bool,
     /// `--network`; `None` when not given.
     pub network: Option<NetworkMode>,
+    /// What the process may do, get and use.
+    pub steps: StepSettings,
     /// `-p`, as (host address, host port, container port); only checked, since the network is the host's.
     pub publish: Vec<Publish>,
 }

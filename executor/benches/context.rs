@@ -189,6 +189,7 @@ impl Digest {
             local_sources: [("context".to_owned(), context.to_owned())].into(),
             fetcher: Arc::new(NoFetcher),
             connectivity: Connectivity::Offline,
+            steps: Default::default(),
             snapshots: None,
             clock: jiff::Timestamp::now,
         })

@@ -16,6 +16,7 @@ pub mod sandbox;
 pub mod select;
 pub mod snapshot;
 pub mod source;
+pub mod steps;
 mod sys;
 #[cfg(test)]
 mod testing;
@@ -25,4 +26,5 @@ pub mod worker;
 
 pub use error::ExecError;
 pub use snapshot::copy_tree_out;
+pub use steps::StepSettings;
 pub use worker::{Worker, WorkerConfig};

@@ -39,6 +39,7 @@ use crate::source::Connectivity;
 use crate::source::fetched::Known;
 use crate::source::image::{self, BlobFetcher};
 use crate::source::local::LocalPatterns;
+use crate::steps::StepSettings;
 use crate::times::is_image;
 use sources::{Local, refuse_local, unknown_kind};
 
@@ -54,6 +55,8 @@ pub struct WorkerConfig {
     pub connectivity: Connectivity,
     /// How layers are stacked; `None` is overlayfs as this kernel has it.
     pub snapshots: Option<Arc<dyn Snapshotter>>,
+    /// What steps may do, get and use.
+    pub steps: StepSettings,
     /// The time of new layers.
     pub clock: fn() -> Timestamp,
 }
@@ -81,6 +84,7 @@ struct Inner {
     supplier: OnceLock<Arc<dyn store::remote::Supplier>>,
     /// One per core, for our own work.
     cores: Arc<Semaphore>,
+    steps: StepSettings,
     /// How steps are started; made by the first one.
     sandbox: OnceLock<sandbox::Settings>,
 }
@@ -102,6 +106,7 @@ impl Worker {
                 patterns: Mutex::default(),
                 known: Known::new(config.connectivity),
                 fetcher: config.fetcher,
+                steps: config.steps,
                 sandbox: OnceLock::new(),
                 clock: config.clock,
                 contents: Contents::default(),
@@ -115,6 +120,11 @@ impl Worker {
     /// nothing after the first step.
     pub fn start_steps_with(&self, settings: sandbox::Settings) {
         self.inner.sandbox.get_or_init(|| settings);
+    }
+
+    /// What steps may do, get and use.
+    pub fn steps(&self) -> &StepSettings {
+        &self.inner.steps
     }
 
     /// How steps are started.

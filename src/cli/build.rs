@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 use oci::model::Reference;
-use solver::op::NetworkMode;
 
 use super::check::CallArgs;
 use super::input::InputArgs;
+use super::steps::StepArgs;
 use super::values::{self, ProgressArg};
 
 /// Flags of `rbuild build`.
@@ -74,12 +74,12 @@ pub struct BuildArgs {
         hide_possible_values = true, action = ArgAction::Set)]
     pub pull: bool,
 
-    /// Network of the RUN steps: default, host or none
-    #[arg(long, help_heading = "Steps", value_name = "MODE", value_parser = values::network)]
-    pub network: Option<NetworkMode>,
     /// Run so many steps at once, fewer while memory is short [default: 4 per processor, 16 at least]
     #[arg(long, help_heading = "Steps", value_name = "N", value_parser = values::jobs)]
     pub jobs: Option<usize>,
+    /// What RUN steps may do, get and use.
+    #[command(flatten)]
+    pub steps: StepArgs,
 
     /// Write the result elsewhere too: type=oci|docker|local|tar,dest=PATH; a bare path is a folder, - is a tar on
     /// standard output

@@ -2,8 +2,8 @@
 
 use clap::{ArgAction, Args};
 use oci::model::Reference;
-use solver::op::NetworkMode;
 
+use super::steps::StepArgs;
 use super::values;
 
 /// Flags of `rbuild run`. Everything after the image belongs to the command.
@@ -40,9 +40,9 @@ pub struct RunArgs {
     /// Run this program instead of the image's entry point
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
-    /// Network: default, host or none
-    #[arg(long, value_name = "MODE", value_parser = values::network)]
-    pub network: Option<NetworkMode>,
+    /// What the process may do, get and use.
+    #[command(flatten)]
+    pub steps: StepArgs,
     /// Make a port reachable; both ports must be the same while the network is the host's
     #[arg(short, long = "publish", value_name = "[ADDRESS:]PORT:PORT", action = ArgAction::Append)]
     pub publish: Vec<String>,

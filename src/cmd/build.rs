@@ -226,6 +226,7 @@ mod tests {
             iidfile: None,
             metadata_file: None,
             jobs: 1,
+            steps: executor::StepSettings::default(),
             cache_from: Vec::new(),
             cache_to: Vec::new(),
         }

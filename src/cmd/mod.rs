@@ -62,7 +62,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         flags.progress = args.progress;
         flags.quiet = args.quiet;
         flags.jobs = args.jobs;
-        flags.network = args.network;
+        flags.network = args.steps.network;
         flags.platform.clone_from(&args.input.platform);
         flags.offline = args.input.offline;
     }

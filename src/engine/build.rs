@@ -82,7 +82,7 @@ async fn recorded(
     say_lost_annotations(options, &*progress);
     let unused = context.named.unused(&context.dockerfile.text, &plan.graph);
 
-    let worker = settings.worker(store, &registry, context.local_sources())?;
+    let worker = settings.worker(store, &registry, context.local_sources(), options.steps.clone())?;
     let remotes = Remotes::open(settings, options, store, &registry, &progress)?;
     worker.supply_from(remotes.imports.clone());
     let Plan { graph, output, spans, warnings, .. } = plan;

@@ -52,7 +52,7 @@ pub async fn plan_build(
         plan = plan(settings, options, &context, &store, &registry, &progress) => plan?,
     };
     context.named.fetch_for(&plan.graph, &opener).await?;
-    let worker = settings.worker(&store, &registry, context.local_sources())?;
+    let worker = settings.worker(&store, &registry, context.local_sources(), options.steps.clone())?;
     let planned = steps::Planned::of(&context.dockerfile, &plan);
     let wants: Vec<_> = plan.output.edge.into_iter().collect();
     let imagined = Arc::new(steps::Imagined::default());

@@ -44,7 +44,7 @@ pub async fn run(
         }
     };
     let config = config_of(&store, &record.config)?.config;
-    let worker = settings.worker(&store, &registry, std::collections::BTreeMap::new())?;
+    let worker = settings.worker(&store, &registry, std::collections::BTreeMap::new(), options.steps.clone())?;
     let top = tree_of(&worker, &options.image, &record, &progress, &cancel).await?;
     let volumes = options.volumes.iter().map(|volume| Volume {
         source: volume.source.clone(),
@@ -164,6 +164,8 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 
 #[cfg(test)]
 mod tests {
+    use executor::StepSettings;
+
     use super::*;
 
     fn options(words: &[&str], entrypoint: Option<&str>, env: &[&str], tty: bool) -> RunOptions {
@@ -179,6 +181,7 @@ mod tests {
             interactive: false,
             tty,
             network: None,
+            steps: StepSettings::default(),
             publish: Vec::new(),
         }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use executor::StepSettings;
 use executor::source::Connectivity;
 use oci::model::Platform;
 use oci::registry::Client;
@@ -71,6 +72,7 @@ impl Settings {
         store: &Store,
         registry: &Client,
         local_sources: BTreeMap<String, PathBuf>,
+        steps: StepSettings,
     ) -> Result<executor::Worker, Failure> {
         check_privilege()?;
         let config = executor::WorkerConfig {
@@ -79,6 +81,7 @@ impl Settings {
             fetcher: Arc::new(registry.clone()),
             connectivity: self.connectivity(),
             snapshots: None,
+            steps,
             clock: jiff::Timestamp::now,
         };
         executor::Worker::new(config).map_err(|error| words::exec(&error))

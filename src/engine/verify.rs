@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use executor::Worker;
 use executor::layers::TreeState;
+use executor::{StepSettings, Worker};
 use oci::model::{Descriptor, Digest, media_type};
 use solver::seam::{LogSink, Progress, ResultId};
 use store::{Damage, Kind, Store};
@@ -38,7 +38,7 @@ pub async fn verify(
 ) -> Result<Verified, Failure> {
     let store = settings.open_store(&progress)?;
     let registry = settings.registry()?;
-    let worker = settings.worker(&store, &registry, BTreeMap::new())?;
+    let worker = settings.worker(&store, &registry, BTreeMap::new(), StepSettings::default())?;
     let task = Task::start("[internal] verify the store", &progress);
     let work = async {
         let mut verified = Verified::default();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use oci::model::Platform;
 
 use super::annotation::annotations;
-use super::{BuildOptions, Output, args as build_args, cache, output};
+use super::{BuildOptions, Output, args as build_args, cache, output, steps};
 use crate::cli::BuildArgs;
 use crate::config::Config;
 use crate::engine::Failure;
@@ -45,6 +45,7 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
         iidfile: args.iidfile.clone(),
         metadata_file: args.metadata_file.clone(),
         jobs: config.jobs.value,
+        steps: steps::steps(&args.steps)?,
         cache_from: cache_from(args, environment)?,
         cache_to: args.cache_to.iter().map(|text| cache::to(text, environment)).collect::<Result<_, _>>()?,
     })

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::{Publish, RunOptions, Volume, args};
+use super::{Publish, RunOptions, Volume, args, steps};
 use crate::cli::RunArgs;
 use crate::engine::Failure;
 use crate::environment::Environment;
@@ -31,7 +31,8 @@ pub fn run(args: &RunArgs, environment: &Environment) -> Result<RunOptions, Fail
         user: args.user.clone(),
         interactive: args.interactive,
         tty: args.tty,
-        network: args.network,
+        network: args.steps.network,
+        steps: steps::steps(&args.steps)?,
         publish: args.publish.iter().map(|text| publish(text)).collect::<Result<_, _>>()?,
     })
 }

@@ -41,8 +41,8 @@ fn main() -> ! {
 
 fn helper() -> io::Result<()> {
     let socket = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
-    // What is held is let go when this process ends, which is after the step.
-    let Received { plan, memory, stdin, held: _held } = receive(&socket)?;
+    // What was handed over is let go when this process ends, which is after the step.
+    let Received { plan, memory, stdin, handed: _handed } = receive(&socket)?;
     let namespaces = plan.0.iter().find_map(|act| match act {
         Act::Namespaces(list) => Some((act, clone_flags(list))),
         _ => None,
@@ -103,20 +103,21 @@ struct Received {
     /// The memory file that the plan came in.
     memory: OwnedFd,
     stdin: Option<OwnedFd>,
-    /// Locks that the builder has taken for the step: its own death must not free them before the step is dead too.
-    held: Vec<OwnedFd>,
+    /// What travelled with the plan: descriptors that acts name, and locks that the builder has taken for the step, which
+    /// its own death must not free before the step is dead too.
+    handed: Vec<OwnedFd>,
 }
 
 fn receive(socket: &OwnedFd) -> io::Result<Received> {
     let mut byte = [wire::LAST];
     let (_, descriptors) = wire::receive(socket, &mut byte)?;
-    let mut held = Vec::new();
+    let mut handed = Vec::new();
     while byte == [wire::MORE] {
         let (count, more) = wire::receive(socket, &mut byte)?;
         if count == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        held.extend(more);
+        handed.extend(more);
     }
     let mut descriptors = descriptors.into_iter();
     let memory = descriptors.next().ok_or(io::ErrorKind::UnexpectedEof)?;
@@ -125,7 +126,7 @@ fn receive(socket: &OwnedFd) -> io::Result<Received> {
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
     let plan = serde_json::from_slice(&text)?;
-    Ok(Received { plan, memory: file.into(), stdin: descriptors.next(), held })
+    Ok(Received { plan, memory: file.into(), stdin: descriptors.next(), handed })
 }
 
 fn clone_flags(namespaces: &[Namespace]) -> libc::c_int {

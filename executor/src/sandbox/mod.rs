@@ -48,6 +48,9 @@ mod wire;
 pub use error::SandboxError;
 pub use init::{ARGV0, init_if_asked};
 pub use plan::{Act, Plan};
-pub use run::{Exit, Finished, Io, Output, Settings, Stdin, Usage, run, run_holding};
-pub use spec::{Bind, BindSource, Limit, Mount, MountKind, Network, Overlay, ProcessSpec, RootFs, Tmpfs, WindowSize};
+pub use run::{Exit, Finished, Io, Output, Settings, Stdin, Usage, run, run_with};
+pub use spec::{
+    Bind, BindSource, Descriptors, Handed, Limit, Mount, MountKind, Network, Overlay, ProcessSpec, RootFs, Tmpfs,
+    WindowSize,
+};
 pub use stub::{Stub, StubKind, remove_stubs};

@@ -27,7 +27,7 @@ use super::exe::Executable;
 use super::init::ARGV0;
 use super::output::Pump;
 use super::plan::plan;
-use super::spec::ProcessSpec;
+use super::spec::{Descriptors, ProcessSpec};
 use super::stub::Stub;
 use super::sys;
 use super::terminal::{self, Relay};
@@ -173,15 +173,15 @@ pub async fn run(
     io: Io<'_>,
     cancel: &CancellationToken,
 ) -> Result<Finished, SandboxError> {
-    run_holding(settings, spec, io, &[], cancel).await
+    run_with(settings, spec, io, &Descriptors::default(), cancel).await
 }
 
-/// As [`run`]. `held` are locks: whoever dies, they are held until the step is dead.
-pub async fn run_holding(
+/// As [`run`], with descriptors for the set-up, or locks to be held until the step is dead.
+pub async fn run_with(
     settings: &Settings,
     spec: &ProcessSpec,
     io: Io<'_>,
-    held: &[BorrowedFd<'_>],
+    handed: &Descriptors<'_>,
     cancel: &CancellationToken,
 ) -> Result<Finished, SandboxError> {
     if cancel.is_cancelled() {
@@ -207,7 +207,7 @@ pub async fn run_holding(
     } else {
         Signals::default()
     };
-    let (socket, mut helper) = start(settings, &spec, io.stdin, stdout, stderr, held)?;
+    let (socket, mut helper) = start(settings, &spec, io.stdin, stdout, stderr, &handed.0)?;
     let mut step = Step { pidfd: None, relay: None, stubs: Vec::new(), failure: None, ended: None, input };
     let canceled = follow(&socket, &mut step, pump.as_mut(), signals, cancel).await?;
 
@@ -237,7 +237,7 @@ fn start(
     stdin: Stdin,
     stdout: Stdio,
     stderr: Stdio,
-    held: &[BorrowedFd<'_>],
+    handed: &[BorrowedFd<'_>],
 ) -> Result<(AsyncFd<OwnedFd>, tokio::process::Child), SandboxError> {
     let failed = |act| move |source| SandboxError::Helper { act, source };
     let talk = failed("talk to the helper");
@@ -256,14 +256,14 @@ fn start(
     command.arg0(ARGV0).env_clear().process_group(0).stdin(theirs).stdout(stdout).stderr(stderr);
     let helper = tokio::process::Command::from(command).spawn().map_err(failed("start the helper"))?;
     let follows = |is_last: bool| [if is_last { wire::LAST } else { wire::MORE }];
-    let first = follows(held.is_empty());
+    let first = follows(handed.is_empty());
     match stdin {
         Stdin::Inherit if spec.stdin => wire::send(&ours, &first, &[memory.as_fd(), io::stdin().as_fd()]),
         Stdin::Descriptor(stdin) => wire::send(&ours, &first, &[memory.as_fd(), stdin.as_fd()]),
         Stdin::Null | Stdin::Inherit => wire::send(&ours, &first, &[memory.as_fd()]),
     }
     .map_err(failed("talk to the helper"))?;
-    let mut packets = held.chunks(DESCRIPTORS_MAX).peekable();
+    let mut packets = handed.chunks(DESCRIPTORS_MAX).peekable();
     while let Some(packet) = packets.next() {
         wire::send(&ours, &follows(packets.peek().is_none()), packet).map_err(failed("talk to the helper"))?;
     }

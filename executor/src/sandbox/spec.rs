@@ -3,6 +3,7 @@
 //! Host paths in here are the builder's own (its store, its user's volumes) and trusted; every path that is meant
 //! inside the root is hostile and is resolved beneath it by descriptor. Next: [`super::plan`].
 
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -71,6 +72,35 @@ impl ProcessSpec {
             terminal: None,
             stdin: false,
         }
+    }
+}
+
+/// Which of the [`Descriptors`] that travel with a spec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handed(usize);
+
+impl Handed {
+    /// Finds it among what arrived.
+    pub fn among(self, arrived: &[OwnedFd]) -> Option<BorrowedFd<'_>> {
+        arrived.get(self.0).map(OwnedFd::as_fd)
+    }
+}
+
+/// Descriptors that travel with a spec to the helper, which holds them until the step is dead, whoever else dies
+/// meanwhile. The step's set-up may use them; its command gets none of them.
+#[derive(Default)]
+pub struct Descriptors<'a>(pub(super) Vec<BorrowedFd<'a>>);
+
+impl<'a> Descriptors<'a> {
+    /// Adds a lock, which only has to be held.
+    pub fn hold(&mut self, lock: BorrowedFd<'a>) {
+        self.0.push(lock);
+    }
+
+    /// Adds one that an act needs.
+    pub fn hand(&mut self, descriptor: BorrowedFd<'a>) -> Handed {
+        self.0.push(descriptor);
+        Handed(self.0.len() - 1)
     }
 }
 

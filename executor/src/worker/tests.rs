@@ -66,6 +66,7 @@ impl Bench {
         let registry = Arc::new(Registry::default());
         let worker = Worker::new(WorkerConfig {
             connectivity: Default::default(),
+            steps: Default::default(),
             snapshots: snapshots(&store),
             store,
             local_sources: BTreeMap::from([("context".into(), dir.path().join("context"))]),

@@ -58,6 +58,7 @@ impl Bench {
             local_sources: BTreeMap::from([("context".to_owned(), rig.path("context"))]),
             fetcher: Arc::new(NoRegistry),
             connectivity: Default::default(),
+            steps: Default::default(),
             snapshots: None,
             clock: || jiff::Timestamp::UNIX_EPOCH,
         };

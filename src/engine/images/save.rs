@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use executor::Worker;
+use executor::{StepSettings, Worker};
 use oci::image::Image;
 use oci::model::{Descriptor, Manifest, Reference};
 use solver::seam::{LogSink, Progress};
@@ -30,7 +30,7 @@ pub async fn save(
 ) -> Result<(), Failure> {
     let store = settings.open_store(&progress)?;
     let registry = settings.registry()?;
-    let worker = settings.worker(&store, &registry, BTreeMap::new())?;
+    let worker = settings.worker(&store, &registry, BTreeMap::new(), StepSettings::default())?;
     let meant = meant(&store, images)?;
     let task = Task::start("[internal] save images", &progress);
     let saving = async {

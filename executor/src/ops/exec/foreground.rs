@@ -9,7 +9,9 @@ use solver::op::NetworkMode;
 use solver::seam::ResultId;
 use tokio_util::sync::CancellationToken;
 
-use super::{StepError, discard, set_network, stack};
+use super::process::set_network;
+use super::trees::stack;
+use super::{StepError, discard};
 use crate::error::ExecError;
 use crate::sandbox::{self, Bind, BindSource, Exit, Io, Mount, Output, ProcessSpec, RootFs, Stdin, policy};
 use crate::worker::Worker;

@@ -36,6 +36,7 @@ fn worker(bench: &Bench) -> Worker {
         local_sources: BTreeMap::new(),
         fetcher: Arc::new(NoRegistry),
         connectivity: Default::default(),
+        steps: Default::default(),
         snapshots: None,
         clock: || jiff::Timestamp::UNIX_EPOCH,
     })

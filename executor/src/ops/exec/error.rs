@@ -1,0 +1,78 @@
+//! Why a process did not run, or did not end well.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::error::ExecError;
+use crate::sandbox::{Exit, SandboxError};
+
+/// Why a process did not run, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// It ran and failed.
+    #[error("process `{command}` did not complete successfully: {exit}")]
+    Process {
+        /// The command, words joined by spaces.
+        command: String,
+        /// How it ended.
+        exit: Exit,
+    },
+    /// It could not be run.
+    #[error(transparent)]
+    Sandbox(SandboxError),
+    /// It asks for what is not there yet.
+    #[error("{what} is not supported yet")]
+    Unsupported {
+        /// What.
+        what: String,
+    },
+    /// The operation is malformed.
+    #[error("malformed exec operation: {what}")]
+    Malformed {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// `source` of a cache mount names nothing in it.
+    #[error("`{path}` does not exist in the cache mount `{id}`")]
+    CacheSource {
+        /// Its id, for people.
+        id: String,
+        /// The path in it.
+        path: String,
+    },
+    /// A file that the set-up needs.
+    #[error("could not {act} `{}`", path.display())]
+    Io {
+        /// What was tried.
+        act: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+pub(super) const NO_ROOT: StepError = StepError::Malformed { what: "no mount has the target `/`" };
+
+impl StepError {
+    /// The exit code of the command as a shell shows it, when there is one: also 127 for a command that is not there
+    /// and 126 for one that cannot be executed.
+    pub fn exit_code(&self) -> Option<i32> {
+        match self {
+            StepError::Process { exit, .. } => Some(exit.code()),
+            StepError::Sandbox(SandboxError::Exec { source, .. }) => {
+                Some(if source.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
+            }
+            _ => None,
+        }
+    }
+}
+
+impl From<SandboxError> for ExecError {
+    fn from(error: SandboxError) -> Self {
+        match error {
+            SandboxError::Canceled => ExecError::Canceled,
+            error => ExecError::Step(StepError::Sandbox(error)),
+        }
+    }
+}

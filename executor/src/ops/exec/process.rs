@@ -1,0 +1,105 @@
+//! What the sandbox is asked for: from an operation and its prepared trees to a [`ProcessSpec`].
+//!
+//! Deliberately absent: where the trees come from ([`super::trees`]), how the process is isolated ([`crate::sandbox`]).
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use solver::op::{ExecOp, NetworkMode};
+
+use super::cache;
+use super::error::{NO_ROOT, StepError};
+use super::trees::{Source, Tree};
+use crate::sandbox::{self, Bind, BindSource, Limit, Mount, Network, ProcessSpec, RootFs, Tmpfs};
+
+/// The host's resolver configuration, which the host's network needs.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// The kernel's resolver reads six name servers; a page of comments fits as well.
+const RESOLV_CONF_MAX_BYTES: u64 = 64 << 10;
+/// Permission bits of a memory mount's directory.
+const TMPFS_MODE: u32 = 0o1777;
+
+/// What the sandbox is asked for. The first tree is the root.
+pub(super) fn process(exec: &ExecOp, trees: &[Tree]) -> Result<ProcessSpec, StepError> {
+    let (root, others) = trees.split_first().ok_or(NO_ROOT)?;
+    let root = match &root.source {
+        Source::Layers { overlay, .. } => RootFs::Overlay(overlay.clone()),
+        Source::Local { view, .. } => RootFs::Tree { path: view.clone() },
+        Source::Memory { .. } => return Err(StepError::Malformed { what: "its root is memory" }),
+        Source::Cache { .. } => return Err(StepError::Malformed { what: "its root is a cache mount" }),
+    };
+    let mut spec = ProcessSpec::new(root, exec.args.clone());
+    spec.env = environment(&exec.env, &exec.proxy_env);
+    spec.cwd = exec.cwd.clone();
+    spec.user = exec.user.clone();
+    if !exec.hostname.is_empty() {
+        spec.hostname = exec.hostname.clone();
+    }
+    if exec.shm_size_bytes > 0 {
+        spec.shm_size_bytes = exec.shm_size_bytes;
+    }
+    spec.extra_hosts = exec.extra_hosts.clone();
+    let limits = exec.ulimits.iter().cloned();
+    spec.limits = limits.map(|(name, soft, hard)| Limit { name, soft, hard }).collect();
+    set_network(&mut spec, exec.network)?;
+    spec.mounts = others.iter().map(bound).collect();
+    Ok(spec)
+}
+
+fn bound(tree: &Tree) -> Mount {
+    let Tree { mount, source, .. } = tree;
+    let bind = |source, subpath: &str| {
+        sandbox::MountKind::Bind(Bind { source, subpath: subpath.into(), readonly: mount.readonly })
+    };
+    let kind = match source {
+        Source::Memory { size_bytes } => sandbox::MountKind::Tmpfs(Tmpfs { size_bytes: *size_bytes, mode: TMPFS_MODE }),
+        Source::Layers { overlay, .. } => bind(BindSource::Overlay(overlay.clone()), &mount.selector),
+        // The view is of the selected path already.
+        Source::Local { view, .. } => bind(BindSource::Path(view.clone()), ""),
+        Source::Cache { dir, .. } => bind(BindSource::Path(dir.clone()), cache::subpath(mount)),
+    };
+    Mount { target: mount.target.clone(), kind }
+}
+
+/// The step's own variables, and those proxies that it does not set itself.
+fn environment(own: &[String], proxies: &[String]) -> Vec<String> {
+    let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
+    let missing = proxies.iter().filter(|proxy| !own.iter().any(|pair| name(pair) == name(proxy)));
+    own.iter().chain(missing).cloned().collect()
+}
+
+pub(super) fn set_network(spec: &mut ProcessSpec, mode: NetworkMode) -> Result<(), StepError> {
+    spec.network = match mode {
+        NetworkMode::None => Network::None,
+        // Until a network of its own can be made, the default is the host's; the engine says so to the user.
+        NetworkMode::Host | NetworkMode::Default => Network::Host,
+    };
+    if spec.network == Network::Host {
+        spec.resolv_conf = resolv_conf(Path::new(RESOLV_CONF))?;
+    }
+    Ok(())
+}
+
+fn resolv_conf(path: &Path) -> Result<String, StepError> {
+    let failed = |source| StepError::Io { act: "read", path: path.to_owned(), source };
+    let mut text = String::new();
+    match std::fs::File::open(path) {
+        Ok(file) => file.take(RESOLV_CONF_MAX_BYTES).read_to_string(&mut text).map_err(failed)?,
+        // A host without one has no resolver, and so has the step.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(failed(error)),
+    };
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::environment;
+
+    #[test]
+    fn a_proxy_is_given_unless_the_step_sets_it_itself() {
+        let list = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
+        let both = environment(&list("A=1 http_proxy=mine"), &list("http_proxy=host https_proxy=host"));
+        assert_eq!(both, list("A=1 http_proxy=mine https_proxy=host"));
+    }
+}

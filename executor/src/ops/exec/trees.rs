@@ -1,0 +1,190 @@
+//! The trees of a step: prepared before its process, committed or thrown away after it.
+//!
+//! In come the mounts of the operation and the results that they stand on, out come layers under drafts; afterwards, a
+//! result per output. Deliberately absent: how they become mounts ([`super::process`]).
+
+use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+
+use solver::op::{self, CopyAction, MountKind};
+use solver::seam::{LogSink, ResultId};
+use store::{Draft, HeldMount};
+
+use super::cache;
+use super::error::{NO_ROOT, StepError};
+use crate::error::ExecError;
+use crate::layers::SCRATCH;
+use crate::ops::file::copy::{self, CopySource};
+use crate::sandbox::spec::Upper;
+use crate::sandbox::{self, Overlay, Stub};
+use crate::times::Heritage;
+use crate::tree::Root;
+use crate::worker::{Inputs, Notices, Worker};
+
+/// Name of what is copied from a local source for one step.
+const LOCAL_VIEW: &str = "view";
+
+/// A mount and what was prepared for it.
+pub(super) struct Tree {
+    pub(super) mount: op::Mount,
+    /// What it stands on.
+    parent: ResultId,
+    pub(super) source: Source,
+}
+
+impl Tree {
+    /// Nothing prepared, only shown.
+    pub(super) fn shown(mount: &op::Mount) -> Self {
+        let source = match &mount.kind {
+            MountKind::Tmpfs { size_bytes } => Source::Memory { size_bytes: *size_bytes },
+            MountKind::Cache { id, .. } => {
+                Source::Cache { dir: format!("cache mount {}", cache::shown_id(id)).into(), held: None }
+            }
+            _ => {
+                let overlay = Overlay { layers_dir: "layers".into(), lowers: Vec::new(), upper: None };
+                Source::Layers { overlay, draft: None }
+            }
+        };
+        Self { mount: mount.clone(), parent: ResultId(SCRATCH.into()), source }
+    }
+
+    /// The lock of a cache mount.
+    pub(super) fn lock(&self) -> Option<BorrowedFd<'_>> {
+        match &self.source {
+            Source::Cache { held: Some(held), .. } => Some(held.lock()),
+            _ => None,
+        }
+    }
+}
+
+pub(super) enum Source {
+    /// Memory.
+    Memory { size_bytes: u64 },
+    /// Layers, and where writes go, if anywhere.
+    Layers { overlay: Overlay, draft: Option<Draft> },
+    /// What a local source gave, without what is ignored; thrown away with the step.
+    Local { view: PathBuf, _draft: Draft },
+    /// A cache mount's directory, held until this value is gone.
+    Cache { dir: PathBuf, held: Option<Arc<HeldMount>> },
+}
+
+/// Trees with the root first, and what is to be said about them.
+pub(super) struct Prepared {
+    pub(super) trees: Vec<Tree>,
+    pub(super) notices: Vec<String>,
+}
+
+/// `caches` has the directory of every mount that is a cache.
+pub(super) fn prepare_all(
+    worker: &Worker,
+    mounts: &[op::Mount],
+    inputs: &[ResultId],
+    caches: Vec<Option<Arc<HeldMount>>>,
+) -> Result<Prepared, ExecError> {
+    let notices = Notices::default();
+    let scratch = ResultId(SCRATCH.into());
+    let mut root = None;
+    let mut trees = Vec::new();
+    for (mount, cache) in mounts.iter().zip(caches) {
+        let parent = match mount.input {
+            Some(index) => {
+                inputs.get(index).ok_or(StepError::Malformed { what: "a mount names an input that is not there" })?
+            }
+            None => &scratch,
+        };
+        let is_root = mount.target == "/" && root.is_none();
+        let source = match (cache, &mount.kind) {
+            (Some(held), _) => Source::Cache { dir: held.path(), held: Some(held) },
+            (None, MountKind::Tmpfs { size_bytes }) => Source::Memory { size_bytes: *size_bytes },
+            // The root is always writable; without an output the writes are lost.
+            (None, _) => {
+                prepare(worker, parent, mount, is_root || !mount.readonly || mount.output.is_some(), &notices)?
+            }
+        };
+        if is_root {
+            root = Some(trees.len());
+        }
+        trees.push(Tree { mount: mount.clone(), parent: parent.clone(), source });
+    }
+    let root = root.ok_or(NO_ROOT)?;
+    trees.swap(0, root);
+    let notices = notices.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok(Prepared { trees, notices })
+}
+
+fn prepare(
+    worker: &Worker,
+    parent: &ResultId,
+    mount: &op::Mount,
+    writable: bool,
+    log: &dyn LogSink,
+) -> Result<Source, ExecError> {
+    if let Some((local, patterns)) = worker.local_of(parent)? {
+        let draft = worker.store().draft()?;
+        let fd = rustix::io::fcntl_dupfd_cloexec(draft.fs_fd(), 3).map_err(|errno| StepError::Io {
+            act: "open",
+            path: draft.fs().to_owned(),
+            source: errno.into(),
+        })?;
+        // As the key says it: everything at the path, a link at its end followed.
+        let action = CopyAction {
+            src: if mount.selector.is_empty() { "/".into() } else { mount.selector.clone() },
+            dest: format!("/{LOCAL_VIEW}"),
+            follow_symlinks: true,
+            dir_contents_only: true,
+            create_dest_path: true,
+            ..CopyAction::default()
+        };
+        copy::perform(&action, &CopySource::Local(local, patterns), &Root::new(fd), log)?;
+        return Ok(Source::Local { view: draft.fs().join(LOCAL_VIEW), _draft: draft });
+    }
+    let (overlay, draft) = stack(worker, parent, writable)?;
+    Ok(Source::Layers { overlay, draft })
+}
+
+/// The layers of `result`, under a draft when they are to be written to.
+pub(super) fn stack(worker: &Worker, result: &ResultId, writable: bool) -> Result<(Overlay, Option<Draft>), ExecError> {
+    let lowers = worker.lowers(result)?;
+    let layers_dir = worker.store().layers_dir().to_owned();
+    if !writable {
+        return Ok((Overlay { layers_dir, lowers, upper: None }, None));
+    }
+    let draft = worker.store().draft()?;
+    worker.snapshots().seed(&lowers, draft.fs())?;
+    let upper = Upper { dir: draft.fs().to_owned(), work: draft.work().to_owned() };
+    Ok((Overlay { layers_dir, lowers, upper: Some(upper) }, Some(draft)))
+}
+
+/// Commits every tree that has an output; the results are in the order of the outputs.
+pub(super) fn commit_all(
+    worker: &Worker,
+    trees: Vec<Tree>,
+    inputs: &Inputs,
+    stubs: &[Stub],
+) -> Result<Vec<ResultId>, ExecError> {
+    // What is mounted beside the root may be copied into it with its times.
+    let mut read = Heritage::default();
+    for tree in trees.iter().skip(1).filter(|tree| !matches!(tree.source, Source::Memory { .. })) {
+        read = read.and(worker.heritage(&tree.parent, inputs)?);
+        // Earlier builds made what is in a cache, and which of them did must not be seen.
+        if let Source::Cache { held: Some(held), .. } = &tree.source {
+            read = read.and(Heritage { since: Some(held.created()), from_context: false });
+        }
+    }
+    let mut results = BTreeMap::new();
+    for (index, Tree { mount, parent, source }) in trees.into_iter().enumerate() {
+        let Some(output) = mount.output else { continue };
+        let Source::Layers { draft: Some(draft), .. } = source else {
+            return Err(StepError::Malformed { what: "an output of what is no layer" }.into());
+        };
+        if index == 0 {
+            let failed =
+                |source| StepError::Io { act: "clean the mount points of", path: draft.fs().to_owned(), source };
+            sandbox::remove_stubs(draft.fs_fd(), stubs).map_err(failed)?;
+        }
+        results.insert(output, worker.commit(&parent, draft, inputs, read)?);
+    }
+    Ok(results.into_values().collect())
+}

@@ -1,0 +1,20 @@
+//! What the builder's user allows steps, limits them to and gives them: plain data, the same for all steps of a build.
+//!
+//! Nothing in here is in a key: whoever may do less, or has less memory, gets the same result or none.
+//! Deliberately absent: what one step asks for ([`solver::op::ExecOp`]).
+
+/// For all steps of a build, or for one `rbuild run`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StepSettings {
+    /// What steps may ask for beyond the default.
+    pub grants: Grants,
+}
+
+/// What steps may ask for beyond the default. A step that asks for what is not granted is refused before anything runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// `security.insecure`: all capabilities, no filter of system calls, nothing hidden.
+    pub insecure: bool,
+    /// `network.host`: the builder's own network.
+    pub host_network: bool,
+}
