@@ -3,11 +3,26 @@
 //! Nothing in here is in a key: whoever may do less, or has less memory, gets the same result or none.
 //! Deliberately absent: what one step asks for ([`solver::op::ExecOp`]).
 
+use std::net::IpAddr;
+
 /// For all steps of a build, or for one `rbuild run`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StepSettings {
     /// What steps may ask for beyond the default.
     pub grants: Grants,
+    /// Whom steps ask for addresses, where their network is their own.
+    pub dns: Dns,
+}
+
+/// What `/etc/resolv.conf` says instead of what the host's says; what is empty stays the host's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Name servers, in the order in which they are asked.
+    pub servers: Vec<IpAddr>,
+    /// Domains in which short names are looked for; `.` alone is none.
+    pub search: Vec<String>,
+    /// Options as resolv.conf(5) has them.
+    pub options: Vec<String>,
 }
 
 /// What steps may ask for beyond the default. A step that asks for what is not granted is refused before anything runs.

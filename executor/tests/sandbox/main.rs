@@ -1,8 +1,12 @@
 //! The sandbox, tried from inside and outside: these tests run real steps as root, with Debian's static busybox as the
 //! whole image.
 
+#[path = "../../../tests/probe/mod.rs"]
+mod probe;
+
 mod cache;
 mod exec;
+mod facts;
 mod hostile;
 mod lifetime;
 mod policy;

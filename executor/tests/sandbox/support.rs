@@ -13,6 +13,8 @@ use solver::seam::{LogSink, Stream};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use crate::probe::{self, Facts, Width};
+
 /// Where Debian's package `busybox-static` has it.
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -73,6 +75,14 @@ impl Rig {
         let upper = Upper { dir: self.path("upper"), work: self.path("work") };
         let layers_dir = self.path("layers");
         spec(RootFs::Overlay(Overlay { layers_dir, lowers: vec!["base".into()], upper: Some(upper) }), script)
+    }
+
+    /// The probe in a new overlay, printing `sections`.
+    pub fn probe(&self, width: Width, sections: &[&str]) -> ProcessSpec {
+        fs::copy(probe::program(width), self.base().join("probe")).unwrap();
+        let mut spec = self.overlay("");
+        spec.args = ["/probe"].iter().chain(sections).map(|word| word.to_string()).collect();
+        spec
     }
 
     /// Everything that can be seen of the canary from outside.
@@ -187,4 +197,11 @@ pub fn output(spec: &ProcessSpec) -> impl Future<Output = String> {
         assert_eq!(ran.exit, Exit::Code(0), "{place}: {}{}", ran.text(), ran.stderr);
         ran.text().to_owned()
     }
+}
+
+/// What a probe told that was run as `spec` says.
+#[track_caller]
+pub fn facts(spec: &ProcessSpec) -> impl Future<Output = Facts> {
+    let output = output(spec);
+    async move { Facts::parse(&output.await) }
 }
