@@ -37,6 +37,7 @@ pub mod plan;
 pub mod policy;
 mod privilege;
 mod run;
+pub mod seccomp;
 pub mod spec;
 mod stub;
 mod sys;
@@ -48,6 +49,7 @@ mod wire;
 pub use error::SandboxError;
 pub use init::{ARGV0, init_if_asked};
 pub use plan::{Act, Plan};
+pub use privilege::own_capabilities;
 pub use run::{Exit, Finished, Io, Output, Settings, Stdin, Usage, run, run_with};
 pub use spec::{
     Bind, BindSource, Descriptors, Handed, Limit, Mount, MountKind, Network, Overlay, ProcessSpec, RootFs, Tmpfs,

@@ -25,7 +25,7 @@ use super::stub::{Stub, StubKind};
 use super::trouble::{Trouble, with};
 use super::user::{self, Identity};
 use super::wire::{self, Failure, Report};
-use super::{policy, privilege, sys};
+use super::{policy, privilege, seccomp, sys};
 
 /// What a process that never became the command exits with; the report says more.
 const SETUP_FAILED: i32 = 255;
@@ -105,6 +105,7 @@ impl Step<'_> {
             Act::Stdio { .. } => self.arrange_stdio()?,
             Act::WorkingDirectory(path) => self.enter(path)?,
             Act::BoundCapabilities(names) => privilege::bound(names)?,
+            Act::Filter(program) => seccomp::install(program)?,
             Act::User(user) => self.become_user(user)?,
             Act::Capabilities(names) => privilege::keep(names, self.identity.as_ref())?,
             Act::CloseDescriptors => sys::close_on_exec_from(3)?,

@@ -9,6 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::policy;
+use super::seccomp::{self, Insn};
 use super::spec::{
     Bind, BindSource, Limit, MountKind, Network as NetworkMode, Overlay, ProcessSpec, RootFs, Tmpfs, WindowSize,
 };
@@ -87,6 +88,8 @@ pub enum Act {
     WorkingDirectory(String),
     /// Takes all other capabilities from the bounding set.
     BoundCapabilities(Vec<String>),
+    /// Filters system calls from now on, by this program.
+    Filter(Vec<Insn>),
     /// Becomes the user, with its groups, and learns its `HOME`.
     User(String),
     /// Keeps these capabilities when the user is root, none otherwise; inheritable and ambient sets are emptied.
@@ -186,6 +189,11 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     // As root, which may enter any directory; the bounding set needs SETPCAP, which the user may not have.
     acts.push(Act::WorkingDirectory(spec.cwd.clone()));
     acts.push(Act::BoundCapabilities(spec.capabilities.clone()));
+    if spec.filter {
+        // While CAP_SYS_ADMIN is there: without it the kernel would want `no_new_privs`. All later acts are calls that
+        // the filter lets through, and from here on the image's own files are read.
+        acts.push(Act::Filter(seccomp::compiled(&spec.capabilities)));
+    }
     acts.push(Act::User(spec.user.clone()));
     acts.push(Act::Capabilities(spec.capabilities.clone()));
     // Again: the kernel forgets it when ids or capabilities change.
@@ -296,6 +304,7 @@ impl fmt::Display for Act {
             Act::Stdio { stdin: false } => f.write_str("no standard input"),
             Act::WorkingDirectory(path) => write!(f, "working directory {path:?}"),
             Act::BoundCapabilities(names) => write!(f, "bound capabilities {}", names.join(" ")),
+            Act::Filter(program) => write!(f, "filter system calls by {} instructions", program.len()),
             Act::User(user) if user.is_empty() => f.write_str("user root"),
             Act::User(user) => write!(f, "user {user:?}"),
             Act::Capabilities(names) => write!(f, "capabilities {}", names.join(" ")),

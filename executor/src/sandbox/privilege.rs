@@ -34,7 +34,14 @@ pub fn set_limit(limit: &Limit) -> Result<(), Trouble> {
     };
     // Negative is unlimited.
     let (current, maximum) = (u64::try_from(limit.soft).ok(), u64::try_from(limit.hard).ok());
-    Ok(rustix::process::setrlimit(resource, Rlimit { current, maximum })?)
+    let before = rustix::process::getrlimit(resource).maximum;
+    match rustix::process::setrlimit(resource, Rlimit { current, maximum }) {
+        Err(errno @ Errno::PERM) => {
+            let before = before.map_or_else(|| "unlimited".to_owned(), |number| number.to_string());
+            Err(with(format_args!("it is at most {before} here, and raising that takes CAP_SYS_RESOURCE"))(errno))
+        }
+        done => Ok(done?),
+    }
 }
 
 /// Takes all other capabilities from the bounding set.
@@ -70,6 +77,12 @@ pub fn keep(names: &[String], identity: Option<&Identity>) -> Result<(), Trouble
     let sets = CapabilitySets { effective: kept, permitted: kept, inheritable: CapabilitySet::empty() };
     rustix::thread::set_capabilities(None, sets)?;
     Ok(rustix::thread::clear_ambient_capability_set()?)
+}
+
+/// The capabilities that this process may use, by kernel name without `CAP_`.
+pub fn own_capabilities() -> std::io::Result<Vec<String>> {
+    let own = rustix::thread::capabilities(None)?.permitted;
+    Ok(own.iter_names().map(|(name, _)| name.to_owned()).collect())
 }
 
 /// The set of these names.

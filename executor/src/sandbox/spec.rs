@@ -39,6 +39,8 @@ pub struct ProcessSpec {
     pub resolv_conf: String,
     /// Capabilities by kernel name without `CAP_`; see [`policy::CAPABILITIES`].
     pub capabilities: Vec<String>,
+    /// Whether system calls are filtered; see [`super::seccomp`].
+    pub filter: bool,
     /// Paths that are hidden; see [`policy::MASKED`]. A missing path is skipped.
     pub masked: Vec<String>,
     /// Paths that are made read-only; see [`policy::READ_ONLY`]. A missing path is skipped.
@@ -67,6 +69,7 @@ impl ProcessSpec {
             extra_hosts: Vec::new(),
             resolv_conf: String::new(),
             capabilities: owned(policy::CAPABILITIES),
+            filter: true,
             masked: owned(policy::MASKED),
             read_only: owned(policy::READ_ONLY),
             terminal: None,

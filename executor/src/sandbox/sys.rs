@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::seccomp::Insn;
+
 /// Result of [`clone_into`].
 pub enum Cloned {
     /// This is the new process.
@@ -93,6 +95,17 @@ pub fn execute(program: &CStr, args: &[CString], env: &[CString]) -> io::Error {
     // SAFETY: both arrays end with a null pointer and, like what they point to, outlive the call.
     unsafe { libc::execve(program.as_ptr(), args.as_ptr(), env.as_ptr()) };
     io::Error::last_os_error()
+}
+
+/// Has the kernel judge every further call of this process, and of what it starts, by `program`. seccomp(2).
+pub fn install_filter(program: &[Insn]) -> io::Result<()> {
+    let copied = |&Insn { code, jt, jf, k }: &Insn| libc::sock_filter { code, jt, jf, k };
+    let mut filter: Vec<_> = program.iter().map(copied).collect();
+    let len = filter.len().try_into().map_err(|_| io::ErrorKind::InvalidInput)?;
+    let program = libc::sock_fprog { len, filter: filter.as_mut_ptr() };
+    // SAFETY: the program and its instructions outlive the call, which copies them; the length is theirs.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Ends this process at once: no destructors, no exit handlers of a copied parent.
