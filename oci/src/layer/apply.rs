@@ -51,6 +51,8 @@ pub struct ApplyFacts {
     pub whiteouts: u64,
     /// Xattrs that are no part of an image, or cannot be kept here.
     pub xattrs_dropped: u64,
+    /// Devices, with [`XattrNamespace::User`]: only the machine's first user namespace may make them.
+    pub devices_dropped: u64,
 }
 
 /// Unpacks a layer into an empty directory. `parents` are the trees beneath in overlayfs form, topmost first, all of
@@ -81,6 +83,7 @@ pub fn apply_layer(
     reader.drain()?;
     layer.facts.tar_bytes = reader.offset();
     layer.facts.xattrs_dropped += layer.view.xattrs_dropped;
+    layer.facts.devices_dropped = layer.view.devices_dropped.len() as u64;
     layer.view.descent.finish()?;
     Ok(layer.facts)
 }

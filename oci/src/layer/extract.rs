@@ -49,6 +49,8 @@ pub struct ExtractFacts {
     pub newest: Option<i64>,
     /// Xattrs that are no part of an image, or cannot be kept here.
     pub xattrs_dropped: u64,
+    /// Devices, with [`XattrNamespace::User`]: only the machine's first user namespace may make them.
+    pub devices_dropped: u64,
 }
 
 /// Unpacks an archive beneath `dest`, a path in `root`, which is made if it is missing. After an error a part of the
@@ -72,6 +74,7 @@ pub fn extract_archive(
     }
     facts.tar_bytes = reader.offset();
     facts.xattrs_dropped = view.xattrs_dropped;
+    facts.devices_dropped = view.devices_dropped.len() as u64;
     view.descent.finish()?;
     Ok(facts)
 }

@@ -41,7 +41,8 @@ impl<'a> Attributes<'a> {
     /// Of an open file or directory. Returns how many xattrs were left out.
     pub fn set(&self, fd: BorrowedFd<'_>, namespace: Keep, path: &[u8]) -> Result<u64, LayerError> {
         let (uid, gid) = (Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)));
-        fchown(fd, uid, gid).map_err(LayerError::io("set the owner of", path))?;
+        fchown(fd, uid, gid)
+            .map_err(|errno| LayerError::stdio("set the owner of", path)(unmapped(errno, self.uid, self.gid)))?;
         fchmod(fd, Mode::from_raw_mode(self.mode)).map_err(LayerError::io("set the mode of", path))?;
         let dropped = self.set_xattrs(Of::Open(fd), namespace, path)?;
         futimens(fd, &modified_at(self.mtime)).map_err(LayerError::io("set the time of", path))?;
@@ -59,7 +60,8 @@ impl<'a> Attributes<'a> {
     ) -> Result<u64, LayerError> {
         let nofollow = AtFlags::SYMLINK_NOFOLLOW;
         let (uid, gid) = (Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)));
-        chownat(dir, name, uid, gid, nofollow).map_err(LayerError::io("set the owner of", path))?;
+        chownat(dir, name, uid, gid, nofollow)
+            .map_err(|errno| LayerError::stdio("set the owner of", path)(unmapped(errno, self.uid, self.gid)))?;
         if !link {
             // fchmodat cannot be told not to follow before Linux 6.6.
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -85,12 +87,23 @@ impl<'a> Attributes<'a> {
     }
 }
 
+/// Why an owner cannot be set: a user namespace has only the ids that are mapped into it.
+fn unmapped(errno: Errno, uid: u32, gid: u32) -> io::Error {
+    match (errno, XattrNamespace::here()) {
+        (Errno::INVAL, XattrNamespace::User) => io::Error::other(format!(
+            "the user namespace that rbuild runs in has no ids {uid}:{gid}; `rbuild doctor` says which it has, and how to get \
+             more"
+        )),
+        _ => errno.into(),
+    }
+}
+
 /// Which of the xattrs that travel can be kept here.
 #[derive(Clone, Copy)]
 pub(super) enum Keep {
     /// All.
     All,
-    /// All but `trusted.*`, which only the first user namespace may set.
+    /// All but `trusted.*`, which only the first user namespace may set, as only it may make devices.
     Unprivileged,
 }
 
@@ -131,7 +144,8 @@ pub(super) fn create_symlink(
     attributes.set_named(dir, name, true, keep, path)
 }
 
-/// A new device or pipe with its attributes. The device 0:0 would be a whiteout.
+/// A new device or pipe with its attributes. The device 0:0 would be a whiteout. `None`: it is a device, which only the
+/// machine's first user namespace may make.
 pub(super) fn create_special(
     dir: BorrowedFd<'_>,
     name: &[u8],
@@ -139,13 +153,16 @@ pub(super) fn create_special(
     attributes: &Attributes<'_>,
     keep: Keep,
     path: &[u8],
-) -> Result<u64, LayerError> {
+) -> Result<Option<u64>, LayerError> {
     if kind == FileType::CharacterDevice && (major, minor) == (0, 0) {
         return Err(LayerError::refused(path, "a character device 0:0 means a deletion to overlayfs"));
     }
+    if matches!(keep, Keep::Unprivileged) && kind != FileType::Fifo {
+        return Ok(None);
+    }
     let mode = Mode::RUSR | Mode::WUSR;
     mknodat(dir, name, kind, mode, makedev(major, minor)).map_err(LayerError::io("create the device", path))?;
-    attributes.set_named(dir, name, false, keep, path)
+    attributes.set_named(dir, name, false, keep, path).map(Some)
 }
 
 /// A whiteout as overlayfs has it.

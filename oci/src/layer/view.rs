@@ -11,6 +11,7 @@
 
 mod put;
 
+use std::collections::HashSet;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -63,11 +64,13 @@ pub(super) struct View<'a> {
     keep: Keep,
     /// Xattrs that were left out.
     pub xattrs_dropped: u64,
+    /// Places of devices that cannot be made here, for hard links to them.
+    pub devices_dropped: HashSet<Vec<u8>>,
 }
 
 impl<'a> View<'a> {
     pub fn new(descent: Descent, lowers: &'a [BorrowedFd<'a>], overlay: Option<XattrNamespace>, keep: Keep) -> Self {
-        Self { descent, lowers, overlay, keep, xattrs_dropped: 0 }
+        Self { descent, lowers, overlay, keep, xattrs_dropped: 0, devices_dropped: HashSet::new() }
     }
 
     /// What `name` is in the directory where the descent stands.

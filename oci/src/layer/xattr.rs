@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::OnceLock;
 
 use rustix::fs::{XattrFlags, fgetxattr, flistxattr, fsetxattr, lgetxattr, llistxattr, lsetxattr};
 use rustix::io::Errno;
@@ -28,6 +29,31 @@ impl XattrNamespace {
             Self::Trusted => "trusted.overlay.opaque",
             Self::User => "user.overlay.opaque",
         }
+    }
+
+    /// The one that this process can write: `user.*` in every user namespace but the machine's first. Found out by the
+    /// first call and kept: whoever enters another user namespace does so before.
+    pub fn here() -> Self {
+        static HERE: OnceLock<XattrNamespace> = OnceLock::new();
+        *HERE.get_or_init(|| {
+            let read = |path: &str| std::fs::read_to_string(path).ok();
+            let name = std::fs::read_link("/proc/self/ns/user").ok();
+            let name = name.as_deref().and_then(std::path::Path::to_str);
+            if in_first_namespace(name, read("/proc/self/uid_map").as_deref()) { Self::Trusted } else { Self::User }
+        })
+    }
+}
+
+/// What the kernel calls its first user namespace (`PROC_USER_INIT_INO`).
+const FIRST_NAMESPACE: &str = "user:[4026531837]";
+
+/// Whether a process is in the machine's first user namespace, by its namespace's name or, where there is none, by its
+/// ids being those of the machine. Without /proc it is taken to be.
+fn in_first_namespace(name: Option<&str>, uid_map: Option<&str>) -> bool {
+    match (name, uid_map) {
+        (Some(name), _) => name == FIRST_NAMESPACE,
+        (None, Some(map)) => map.split_whitespace().eq(["0", "0", "4294967295"]),
+        (None, None) => true,
     }
 }
 
@@ -127,6 +153,26 @@ fn grown(mut call: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<
             }
             Err(Errno::RANGE) if size < 64 << 10 => size = 64 << 10,
             Err(errno) => return Err(errno),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::in_first_namespace;
+
+    #[test]
+    fn the_first_user_namespace_is_known_by_its_name_or_by_its_ids() {
+        let all = Some("         0          0 4294967295\n");
+        for (name, map, expected) in [
+            (Some("user:[4026531837]"), all, true),
+            (Some("user:[4026532211]"), all, false),
+            (Some("user:[4026532211]"), Some("0 1000 1\n1 100000 65536\n"), false),
+            (None, all, true),
+            (None, Some("0 1000 1\n"), false),
+            (None, None, true),
+        ] {
+            assert_eq!(in_first_namespace(name, map), expected, "{name:?} {map:?}");
         }
     }
 }

@@ -41,7 +41,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use credentials::{Credential, Credentials, Secret};
+pub use credentials::{Credential, Credentials, Secret, Through};
 pub use error::{CredentialsUsed, RegistryError, RequestName};
 pub use push::{PushBlob, PushImage};
 pub use resolve::Resolved;

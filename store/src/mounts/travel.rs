@@ -48,7 +48,7 @@ impl Store {
             return Ok(false);
         }
         let draft = self.draft()?;
-        apply_layer(tar, draft.fs_fd(), &[], &ApplyOptions::new(XattrNamespace::Trusted))
+        apply_layer(tar, draft.fs_fd(), &[], &ApplyOptions::new(XattrNamespace::here()))
             .map_err(|source| StoreError::MountTar { act: "unpack", id: key.id.clone(), source })?;
         let seed = MountSeed { created: created.min(draft.begun()), draft };
         // Held until its row is there, so that no sweep takes it for a dead one.

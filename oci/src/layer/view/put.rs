@@ -38,24 +38,23 @@ impl View<'_> {
             remove_tree(self.descent.here(), name, path)?;
         }
         let (here, keep) = (self.descent.here(), self.keep);
-        self.xattrs_dropped += match &entry.kind {
+        let special = |device| node::create_special(here, name, device, &attributes, keep, path);
+        let dropped = match &entry.kind {
             Kind::File { size, sparse } => {
                 let mut file = node::create_file(here, name, path)?;
                 node::fill(&mut file, data, *size, sparse.as_deref(), path)?;
-                attributes.set(file.as_fd(), keep, path)?
+                Some(attributes.set(file.as_fd(), keep, path)?)
             }
-            Kind::Symlink { target } => node::create_symlink(here, name, target, &attributes, keep, path)?,
-            Kind::CharDevice { major, minor } => {
-                let device = (FileType::CharacterDevice, *major, *minor);
-                node::create_special(here, name, device, &attributes, keep, path)?
-            }
-            Kind::BlockDevice { major, minor } => {
-                let device = (FileType::BlockDevice, *major, *minor);
-                node::create_special(here, name, device, &attributes, keep, path)?
-            }
-            Kind::Fifo => node::create_special(here, name, (FileType::Fifo, 0, 0), &attributes, keep, path)?,
+            Kind::Symlink { target } => Some(node::create_symlink(here, name, target, &attributes, keep, path)?),
+            Kind::CharDevice { major, minor } => special((FileType::CharacterDevice, *major, *minor))?,
+            Kind::BlockDevice { major, minor } => special((FileType::BlockDevice, *major, *minor))?,
+            Kind::Fifo => special((FileType::Fifo, 0, 0))?,
             Kind::Directory | Kind::HardLink { .. } => unreachable!("both were dealt with above"),
         };
+        match dropped {
+            Some(xattrs) => self.xattrs_dropped += xattrs,
+            None => drop(self.devices_dropped.insert([joined(at).as_slice(), name].join(&b'/'))),
+        }
         Ok(())
     }
 
@@ -85,6 +84,10 @@ impl View<'_> {
         let place = self.find_directory(&target_parts, path)?.ok_or_else(missing)?;
         if (place.path.as_slice(), &target_name) == (at, name) {
             return Err(LayerError::refused(path, "it is a hard link to itself"));
+        }
+        if self.devices_dropped.contains(&[joined(&place.path).as_slice(), &target_name].join(&b'/')) {
+            self.devices_dropped.insert([joined(at).as_slice(), name].join(&b'/'));
+            return Ok(());
         }
         self.descent.enter(&place.path[..place.upper])?;
         let here = if place.upper == place.path.len() { self.look(&target_name)? } else { Found::Absent };

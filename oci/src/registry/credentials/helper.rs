@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
-use super::{Credential, CredentialError, Secret, is_helper_name, path_folders, place};
+use super::{Credential, CredentialError, Secret, Through, is_helper_name, path_folders, place};
 use crate::registry::words::harmless;
 
 /// The user name that says: the secret is an identity token.
@@ -33,14 +33,27 @@ struct Answer {
 }
 
 /// Asks a helper for a registry's credential. `None` when it has none. `path` is where helpers are looked for.
-pub(super) async fn get(name: &str, key: &str, path: &OsStr) -> Result<Option<Credential>, CredentialError> {
+pub(super) async fn get(
+    name: &str,
+    key: &str,
+    path: &OsStr,
+    through: Option<&Through>,
+) -> Result<Option<Credential>, CredentialError> {
     if !is_helper_name(name) {
         return Err(CredentialError::HelperName { name: harmless(name) });
     }
     let program = installed(name, path).ok_or_else(|| CredentialError::HelperMissing { name: name.to_owned() })?;
     let run = |source| CredentialError::HelperRun { name: name.to_owned(), source };
     let failed = |reason: String| CredentialError::HelperFailed { name: name.to_owned(), reason };
-    let mut child = Command::new(program)
+    let mut command = match through {
+        Some(through) => {
+            let mut command = Command::new(&through.program);
+            command.arg0(&through.arg0).args(&through.args).arg(program);
+            command
+        }
+        None => Command::new(program),
+    };
+    let mut child = command
         .arg("get")
         .env("PATH", path)
         .stdin(Stdio::piped())

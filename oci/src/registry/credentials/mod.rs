@@ -69,6 +69,18 @@ pub struct Credentials {
     files: Vec<AuthFile>,
     /// Folders in which helpers are found, as in `PATH`.
     helper_path: OsString,
+    through: Option<Through>,
+}
+
+/// A program that starts helpers: its arguments are followed by the helper's path and the helper's own.
+#[derive(Clone, Debug)]
+pub struct Through {
+    /// What to execute.
+    pub program: PathBuf,
+    /// Under which name.
+    pub arg0: OsString,
+    /// Its first arguments.
+    pub args: Vec<OsString>,
 }
 
 /// What a search found.
@@ -93,9 +105,18 @@ impl Credentials {
         Self::from_variables(|name| std::env::var_os(name))
     }
 
+    /// The same for a process that looks like root to itself and was started by `user`.
+    pub fn from_environment_of(user: u32) -> Self {
+        Self::of_user(user, |name| std::env::var_os(name))
+    }
+
     /// From the places that the given variables name. Relative paths in `XDG_…` variables are ignored, as the XDG base
     /// directory specification asks.
     pub fn from_variables(get: impl Fn(&str) -> Option<OsString>) -> Self {
+        Self::of_user(rustix::process::geteuid().as_raw(), get)
+    }
+
+    fn of_user(user: u32, get: impl Fn(&str) -> Option<OsString>) -> Self {
         let path = |name: &str| get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let folder = |name: &str| path(name).filter(|path| path.is_absolute());
         let home = folder("HOME");
@@ -104,9 +125,9 @@ impl Credentials {
         if let Some(path) = path("REGISTRY_AUTH_FILE") {
             files.push(AuthFile { path, required: true, bare: false });
         } else {
-            let runtime = folder("XDG_RUNTIME_DIR").map(|dir| dir.join("containers/auth.json")).unwrap_or_else(|| {
-                PathBuf::from(format!("/run/containers/{}/auth.json", rustix::process::geteuid().as_raw()))
-            });
+            let runtime = folder("XDG_RUNTIME_DIR")
+                .map(|dir| dir.join("containers/auth.json"))
+                .unwrap_or_else(|| PathBuf::from(format!("/run/containers/{user}/auth.json")));
             let config = folder("XDG_CONFIG_HOME").or_else(|| below_home(".config"));
             let docker = path("DOCKER_CONFIG").or_else(|| below_home(".docker"));
             let usual = [
@@ -117,7 +138,13 @@ impl Credentials {
             files.extend(usual.into_iter().flatten().map(|path| AuthFile { path, required: false, bare: false }));
             files.extend(below_home(".dockercfg").map(|path| AuthFile { path, required: false, bare: true }));
         }
-        Self { given: BTreeMap::new(), files, helper_path: get("PATH").unwrap_or_default() }
+        Self { given: BTreeMap::new(), files, helper_path: get("PATH").unwrap_or_default(), through: None }
+    }
+
+    /// With helpers started by another program.
+    pub fn with_helpers_through(mut self, through: Through) -> Self {
+        self.through = Some(through);
+        self
     }
 
     /// From one file, which must exist (`--authfile`).
@@ -163,7 +190,7 @@ impl Credentials {
     ) -> Result<Option<(Credential, String)>, CredentialError> {
         let origin = file.path.display().to_string();
         if let Some(helper) = contents.helper(registry) {
-            match helper::get(helper, file::helper_key(registry), &self.helper_path).await {
+            match helper::get(helper, file::helper_key(registry), &self.helper_path, self.through.as_ref()).await {
                 Ok(Some(credential)) => {
                     return Ok(Some((credential, format!("`docker-credential-{helper}`, which `{origin}` names"))));
                 }
