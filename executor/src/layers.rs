@@ -13,6 +13,8 @@ pub use check::TreeState;
 
 use std::io::{BufReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use oci::content::{ContentError, ContentStore, open_verified};
 use oci::layer::{
@@ -127,12 +129,19 @@ impl LayersError {
 #[derive(Clone, Debug)]
 pub struct Layers {
     store: Store,
+    /// Devices that were left out of trees since somebody asked.
+    devices_left_out: Arc<AtomicU64>,
 }
 
 impl Layers {
     /// Layers of `store`.
     pub fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, devices_left_out: Arc::default() }
+    }
+
+    /// What is to be said of trees made since the last call: a user namespace cannot make devices.
+    pub fn left_out(&self) -> Option<String> {
+        devices_left_out(self.devices_left_out.swap(0, Relaxed))
     }
 
     /// All layers of a result, bottom first; none of [`SCRATCH`].
@@ -223,7 +232,9 @@ impl Layers {
         let parents: Vec<_> = parents.iter().map(AsFd::as_fd).collect();
         let mut tar = Hashing::new(tar);
         let codec = |source| LayersError::Codec { act: "unpack", layer: id.clone(), source };
-        apply_layer(&mut tar, draft.fs_fd(), &parents, &ApplyOptions::new(XattrNamespace::Trusted)).map_err(codec)?;
+        let options = ApplyOptions::new(XattrNamespace::here());
+        let facts = apply_layer(&mut tar, draft.fs_fd(), &parents, &options).map_err(codec)?;
+        self.devices_left_out.fetch_add(facts.devices_dropped, Relaxed);
         // Whatever stands after the archive's end belongs to the digest.
         std::io::copy(&mut tar, &mut std::io::sink()).map_err(|source| LayersError::Io {
             act: "read",
@@ -368,6 +379,16 @@ impl Layers {
         let layer = self.store.layer(id)?.ok_or_else(|| StoreError::NoSuchLayer { id: id.clone() })?;
         if layer.empty { Err(LayersError::Empty { layer: id.clone() }) } else { Ok(layer) }
     }
+}
+
+/// Says that so many devices were left out of a tree.
+pub fn devices_left_out(count: u64) -> Option<String> {
+    let nodes = if count == 1 { "device was" } else { "devices were" };
+    (count > 0).then(|| {
+        format!(
+            "{count} {nodes} left out of an unpacked image: only root can make them; steps get the usual ones in `/dev`"
+        )
+    })
 }
 
 /// What a tree takes on disk, in bytes; a file with several names once. For [`store::Draft::with_bytes`].

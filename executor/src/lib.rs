@@ -9,9 +9,11 @@
 
 mod content;
 pub mod error;
+pub mod isolation;
 pub mod layers;
 mod merge;
 pub mod ops;
+pub mod rootless;
 pub mod sandbox;
 pub mod select;
 pub mod snapshot;

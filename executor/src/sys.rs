@@ -39,3 +39,30 @@ pub(crate) fn add_mount_attributes(mount: impl AsFd, set: u64) -> io::Result<()>
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Gives this process a user namespace of its own, in which it has all capabilities, and a mount namespace with it. The
+/// kernel refuses it to processes with several threads.
+pub(crate) fn unshare_user_and_mounts() -> io::Result<()> {
+    // SAFETY: as above; CLONE_NEWUSER touches no descriptor either.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER | UnshareFlags::NEWNS) }.map_err(Into::into)
+}
+
+/// Gives this process a user namespace of its own. The kernel refuses it to processes with several threads.
+pub(crate) fn unshare_user() -> io::Result<()> {
+    // SAFETY: as above.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUSER) }.map_err(Into::into)
+}
+
+/// Like fork(2), with the new process in new namespaces (`CLONE_NEW*`), for a process that was seen to have one thread.
+/// `None` in the new one.
+pub(crate) fn fork_single_threaded(flags: libc::c_int) -> io::Result<Option<i32>> {
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    if threads != 1 {
+        return Err(io::Error::other(format!("this process has {threads} threads")));
+    }
+    // SAFETY: the only thread is this one, so nobody can start another between the look and the call.
+    match unsafe { crate::sandbox::sys::clone_into(flags) }? {
+        crate::sandbox::sys::Cloned::Child => Ok(None),
+        crate::sandbox::sys::Cloned::Parent { pid, .. } => Ok(Some(pid)),
+    }
+}

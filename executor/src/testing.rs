@@ -20,7 +20,7 @@ use std::process::Command;
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
-use crate::tree::attrs::{self, OPAQUE, times};
+use crate::tree::attrs::{self, opaque, times};
 use crate::tree::copy::is_whiteout;
 use crate::tree::walk::{Descend, Entry, Visitor, walk};
 use crate::tree::{TreeError, shown};
@@ -61,7 +61,7 @@ fn make(root: &Path, line: &str) {
         (name, _) if name.ends_with("/!") => {
             let path = at(name.trim_end_matches("/!"));
             fs::create_dir_all(&path).unwrap();
-            attrs::set_xattr(open(&path).as_fd(), b"", OPAQUE.as_bytes(), b"y").unwrap();
+            attrs::set_xattr(open(&path).as_fd(), b"", opaque().as_bytes(), b"y").unwrap();
             path
         }
         (name, _) if name.ends_with('/') => {

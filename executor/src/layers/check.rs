@@ -94,7 +94,7 @@ impl Layers {
         let parents: Vec<_> = parents.iter().map(AsFd::as_fd).collect();
         let draft = self.store.draft()?;
         let mut tar = Hashing::new(tar);
-        let options = ApplyOptions::new(XattrNamespace::Trusted);
+        let options = ApplyOptions::new(XattrNamespace::here());
         let unpacked =
             apply_layer(&mut tar, draft.fs_fd(), &parents, &options).map(drop).map_err(std::io::Error::other);
         let read = unpacked.and_then(|()| std::io::copy(&mut tar, &mut std::io::sink()).map(drop));

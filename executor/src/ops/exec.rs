@@ -44,6 +44,7 @@ pub(crate) async fn run(
         let (mounts, inputs) = (exec.mounts.clone(), job.inputs.clone());
         let prepared = worker.on_core(cancel, move |worker| prepare_all(worker, &mounts, &inputs, caches)).await?;
         prepared.notices.iter().for_each(|text| log.notice(text));
+        worker.layers().left_out().iter().for_each(|text| log.notice(text));
         prepared.trees
     };
     let inputs = Inputs::of(job);

@@ -7,7 +7,7 @@
 //! the alternative, a sealed copy in memory, would cost as much memory as the binary is long.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,7 +23,11 @@ pub struct Executable(Arc<OwnedFd>);
 impl Executable {
     /// Takes the binary at `path`.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let place = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        Self::of(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
+    }
+
+    /// Takes the binary that is open as a place, in the mount namespace that this process is in.
+    pub fn of(place: impl AsFd) -> io::Result<Self> {
         let flags = Flags { readonly: true, nosuid: true, nodev: true, noexec: false };
         let mount = clone_of(place, flags, false).map_err(|error| io::Error::from(error.errno))?;
         Ok(Self(Arc::new(mount)))

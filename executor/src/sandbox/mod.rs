@@ -29,6 +29,7 @@
 mod beneath;
 mod error;
 mod exe;
+mod host;
 mod init;
 mod mount;
 mod output;
@@ -40,7 +41,7 @@ mod run;
 pub mod seccomp;
 pub mod spec;
 mod stub;
-mod sys;
+pub(crate) mod sys;
 mod terminal;
 mod trouble;
 mod user;

@@ -25,7 +25,7 @@ use super::stub::{Stub, StubKind};
 use super::trouble::{Trouble, with};
 use super::user::{self, Identity};
 use super::wire::{self, Failure, Report};
-use super::{policy, privilege, seccomp, sys};
+use super::{host, policy, privilege, seccomp, sys};
 
 /// What a process that never became the command exits with; the report says more.
 const SETUP_FAILED: i32 = 255;
@@ -94,6 +94,11 @@ impl Step<'_> {
             Act::Root(root) => self.mount_root(root)?,
             Act::FileSystem(file_system) => self.mount_file_system(file_system)?,
             Act::Device { name, major, minor } => self.make_device(name, *major, *minor)?,
+            Act::HostDevice { name, major, minor } => host::bind_device(self.dev(), name, *major, *minor)?,
+            Act::HostSys => {
+                let place = self.real_directory("/sys")?;
+                host::bind_sys(place)?;
+            }
             Act::DeviceLink { name, target } => rustix::fs::symlinkat(target.as_str(), self.dev(), name.as_str())?,
             Act::GeneratedFile { target, text } => self.bind_generated(target, text)?,
             Act::Bind { target, bind } => self.bind(target, bind)?,
@@ -106,7 +111,7 @@ impl Step<'_> {
             Act::WorkingDirectory(path) => self.enter(path)?,
             Act::BoundCapabilities(names) => privilege::bound(names)?,
             Act::Filter(program) => seccomp::install(program)?,
-            Act::User(user) => self.become_user(user)?,
+            Act::User { user, groups } => self.become_user(user, *groups)?,
             Act::Capabilities(names) => privilege::keep(names, self.identity.as_ref())?,
             Act::CloseDescriptors => sys::close_on_exec_from(3)?,
             Act::Exec { args, env } => self.execute(args, env)?,
@@ -153,7 +158,8 @@ impl Step<'_> {
     }
 
     fn mount_file_system(&mut self, wanted: &FileSystem) -> Result<(), Trouble> {
-        let tree = mount::file_system(&wanted.kind, &wanted.options, wanted.flags)?;
+        let tree = mount::file_system(&wanted.kind, &wanted.options, wanted.flags)
+            .map_err(|error| host::explain(&wanted.kind, error))?;
         let place = if wanted.no_links {
             self.real_directory(&wanted.target)?
         } else {
@@ -347,7 +353,7 @@ impl Step<'_> {
         Ok(rustix::process::fchdir(place)?)
     }
 
-    fn become_user(&mut self, user: &str) -> Result<(), Trouble> {
+    fn become_user(&mut self, user: &str, groups: bool) -> Result<(), Trouble> {
         let identity = user::resolve(self.root(), user)?;
         // `/dev/stdout` is opened anew by name; a pipe or terminal that belonged to root would refuse the user.
         for stdio in [io::stdin().as_fd(), io::stdout().as_fd(), io::stderr().as_fd()] {
@@ -355,7 +361,7 @@ impl Step<'_> {
                 rustix::fs::fchown(stdio, Some(Uid::from_raw(identity.uid)), None)?;
             }
         }
-        privilege::become_user(&identity)?;
+        privilege::become_user(&identity, groups)?;
         self.identity = Some(identity);
         Ok(())
     }

@@ -48,6 +48,17 @@ pub enum Act {
         /// Minor number.
         minor: u32,
     },
+    /// Binds a device node of the host into `/dev`, where nobody may make one.
+    HostDevice {
+        /// Name in `/dev`, here and there.
+        name: String,
+        /// Major number that it must have.
+        major: u32,
+        /// Minor number that it must have.
+        minor: u32,
+    },
+    /// Binds the host's `/sys`, read-only.
+    HostSys,
     /// Makes a link in `/dev`.
     DeviceLink {
         /// Name in `/dev`.
@@ -91,7 +102,12 @@ pub enum Act {
     /// Filters system calls from now on, by this program.
     Filter(Vec<Insn>),
     /// Becomes the user, with its groups, and learns its `HOME`.
-    User(String),
+    User {
+        /// As the image's accounts or numbers have it; empty is root.
+        user: String,
+        /// Whether its groups are set; otherwise it keeps the builder's.
+        groups: bool,
+    },
     /// Keeps these capabilities when the user is root, none otherwise; inheritable and ambient sets are emptied.
     Capabilities(Vec<String>),
     /// Marks every descriptor from 3 on to be closed by exec.
@@ -183,6 +199,10 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     // Read-only before masks: a mask below a read-only path must stay on top.
     acts.extend(spec.read_only.iter().cloned().map(Act::ReadOnly));
     acts.extend(spec.masked.iter().cloned().map(Act::Mask));
+    if shows_host_sys(spec) {
+        // What is mounted in the host's /sys came along, and nothing of it is for steps.
+        acts.push(Act::Mask("/sys/fs/cgroup".into()));
+    }
     acts.push(Act::Pivot);
     acts.extend(spec.limits.iter().cloned().map(Act::Limit));
     acts.push(Act::Stdio { stdin: spec.stdin });
@@ -194,7 +214,7 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
         // the filter lets through, and from here on the image's own files are read.
         acts.push(Act::Filter(seccomp::compiled(&spec.capabilities)));
     }
-    acts.push(Act::User(spec.user.clone()));
+    acts.push(Act::User { user: spec.user.clone(), groups: spec.surroundings.setgroups });
     acts.push(Act::Capabilities(spec.capabilities.clone()));
     // Again: the kernel forgets it when ids or capabilities change.
     acts.push(Act::DieWithHelper);
@@ -218,18 +238,33 @@ fn standard_mounts(spec: &ProcessSpec) -> Vec<Act> {
     let pty_flags = Flags { nosuid: true, noexec: true, ..Flags::default() };
     let mut acts = vec![
         mount("proc", "/proc", &[], INERT),
-        mount("sysfs", "/sys", &[], Flags { readonly: true, ..INERT }),
+        // The kernel shows a new sysfs only to the owner of the network that it would show.
+        match shows_host_sys(spec) {
+            false => mount("sysfs", "/sys", &[], Flags { readonly: true, ..INERT }),
+            true => Act::HostSys,
+        },
         mount("tmpfs", "/dev", &[("mode", "755"), ("size", "65536k")], device_flags),
     ];
-    acts.extend(policy::DEVICES.iter().map(|&(name, major, minor)| Act::Device { name: name.into(), major, minor }));
+    let bound = spec.surroundings.user_namespace;
+    acts.extend(policy::DEVICES.iter().map(|&(name, major, minor)| match bound {
+        false => Act::Device { name: name.into(), major, minor },
+        true => Act::HostDevice { name: name.into(), major, minor },
+    }));
     acts.extend(
         policy::DEVICE_LINKS.iter().map(|&(name, target)| Act::DeviceLink { name: name.into(), target: target.into() }),
     );
-    acts.push(mount("devpts", "/dev/pts", &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")], pty_flags));
+    let mut pty_options = vec![("ptmxmode", "0666"), ("mode", "0620")];
+    pty_options.extend(spec.surroundings.tty_group.then_some(("gid", "5")));
+    acts.push(mount("devpts", "/dev/pts", &pty_options, pty_flags));
     let shm = spec.shm_size_bytes.to_string();
     acts.push(mount("tmpfs", "/dev/shm", &[("mode", "1777"), ("size", &shm)], INERT));
     acts.push(mount("mqueue", "/dev/mqueue", &[], INERT));
     acts
+}
+
+/// Whether `/sys` is the host's: in a user namespace, a new one comes only with a network of its own.
+fn shows_host_sys(spec: &ProcessSpec) -> bool {
+    spec.surroundings.user_namespace && spec.network == NetworkMode::Host
 }
 
 fn memory(target: &str, tmpfs: &Tmpfs) -> FileSystem {
@@ -282,6 +317,8 @@ impl fmt::Display for Act {
                 fs.options.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
             }
             Act::Device { name, major, minor } => write!(f, "device /dev/{name} {major}:{minor}"),
+            Act::HostDevice { name, major, minor } => write!(f, "the host's /dev/{name} {major}:{minor}"),
+            Act::HostSys => f.write_str("the host's /sys ro nosuid nodev noexec"),
             Act::DeviceLink { name, target } => write!(f, "link /dev/{name} to {target}"),
             Act::GeneratedFile { target, text } => write!(f, "generated file on {target:?} ({} bytes)", text.len()),
             Act::Bind { target, bind } => {
@@ -305,8 +342,14 @@ impl fmt::Display for Act {
             Act::WorkingDirectory(path) => write!(f, "working directory {path:?}"),
             Act::BoundCapabilities(names) => write!(f, "bound capabilities {}", names.join(" ")),
             Act::Filter(program) => write!(f, "filter system calls by {} instructions", program.len()),
-            Act::User(user) if user.is_empty() => f.write_str("user root"),
-            Act::User(user) => write!(f, "user {user:?}"),
+            Act::User { user, groups } => {
+                if user.is_empty() {
+                    f.write_str("user root")?
+                } else {
+                    write!(f, "user {user:?}")?
+                }
+                f.write_str(if *groups { "" } else { ", groups as they are" })
+            }
             Act::Capabilities(names) => write!(f, "capabilities {}", names.join(" ")),
             Act::CloseDescriptors => f.write_str("close descriptors"),
             Act::Exec { args, env } => {

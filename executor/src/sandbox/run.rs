@@ -32,6 +32,7 @@ use super::stub::Stub;
 use super::sys;
 use super::terminal::{self, Relay};
 use super::wire::{self, DESCRIPTORS_MAX, Ended, Failure, PACKET_MAX_BYTES, Report};
+use crate::rootless::Surroundings;
 
 /// So often a forwarded SIGINT or SIGTERM is tried before the command is killed: PID 1 ignores what it does not handle.
 const STOPS_MAX: usize = 3;
@@ -40,19 +41,26 @@ const STOPS_MAX: usize = 3;
 #[derive(Clone, Debug)]
 pub struct Settings {
     helper: Executable,
+    surroundings: Surroundings,
 }
 
 impl Settings {
     /// With the helper binary at `path`: one whose `main` begins with [`super::init_if_asked`].
     pub fn with_helper(path: &Path) -> Result<Self, SandboxError> {
-        let helper = Executable::open(path)
-            .map_err(|source| SandboxError::Helper { act: "mount its own binary read-only (are you root?)", source })?;
-        Ok(Self { helper })
+        Self::with(Executable::open(path))
     }
 
     /// With this very binary. Once per process is enough.
     pub fn of_this_process() -> Result<Self, SandboxError> {
-        Self::with_helper(Path::new("/proc/self/exe"))
+        match crate::rootless::own_binary() {
+            Some(binary) => Self::with(Executable::of(binary)),
+            None => Self::with_helper(Path::new("/proc/self/exe")),
+        }
+    }
+
+    fn with(helper: io::Result<Executable>) -> Result<Self, SandboxError> {
+        let helper = helper.map_err(|source| SandboxError::Helper { act: "mount its own binary read-only", source })?;
+        Ok(Self { helper, surroundings: Surroundings::here() })
     }
 
     /// A path by which a child of this process can execute the helper, read-only as it is.
@@ -189,6 +197,7 @@ pub async fn run_with(
     }
     let terminal = matches!(io.output, Output::Terminal);
     let mut spec = spec.clone();
+    spec.surroundings = settings.surroundings;
     spec.terminal = terminal.then(terminal::window_size);
     spec.stdin = !terminal && !matches!(io.stdin, Stdin::Null);
     let input = matches!(io.stdin, Stdin::Inherit);

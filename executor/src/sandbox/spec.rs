@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::policy;
+use crate::rootless::Surroundings;
 
 /// A process and all that it may see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,8 @@ pub struct ProcessSpec {
     pub terminal: Option<WindowSize>,
     /// Whether its standard input is one that the builder hands over; otherwise `/dev/null`.
     pub stdin: bool,
+    /// What the builder's user namespace lets the set-up do; [`super::run`] knows.
+    pub surroundings: Surroundings,
 }
 
 impl ProcessSpec {
@@ -74,6 +77,7 @@ impl ProcessSpec {
             read_only: owned(policy::READ_ONLY),
             terminal: None,
             stdin: false,
+            surroundings: Surroundings::default(),
         }
     }
 }

@@ -237,7 +237,7 @@ impl Visitor for Reducer {
             let merged = self.below.is_merged(entry, namesake.as_ref(), self.form)?;
             let hides = namesake.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
             if !hides {
-                attrs::remove_xattr(entry.dir, entry.name, attrs::OPAQUE.as_bytes())
+                attrs::remove_xattr(entry.dir, entry.name, attrs::opaque().as_bytes())
                     .map_err(TreeError::io("unmark", entry.path))?;
             }
             self.below.enter(entry, merged)?;

@@ -11,12 +11,14 @@
 //! once, so that is where it ends; [`LAYERS_MAX`] lies below.
 //!
 //! `index`, `metacopy` and `redirect_dir` are off, whatever the distribution's default: with any of them the upper
-//! directory is no faithful diff. A mount that is written to is `volatile`: without it, letting go of it syncs the
+//! directory is no faithful diff. In a user namespace overlayfs keeps its marks in `user.overlay.*` (`userxattr`), and
+//! then both are off anyway. A mount that is written to is `volatile`: without it, letting go of it syncs the
 //! whole file system beneath; the store syncs once instead, before a build is reported as done.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use oci::layer::XattrNamespace;
 use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -33,8 +35,18 @@ use crate::tree::{TreeError, attrs};
 const LOWERS_PER_MOUNT: usize = 500;
 /// mount(2) takes one page of options, its last byte being 0.
 const OPTIONS_MAX_BYTES: usize = 4095;
-/// Options that make the upper directory a faithful diff.
-const FAITHFUL: [(&str, &str); 3] = [("index", "off"), ("metacopy", "off"), ("redirect_dir", "off")];
+/// Options that make the upper directory a faithful diff, in the machine's first user namespace.
+const FAITHFUL: &[(&str, Option<&str>)] =
+    &[("index", Some("off")), ("metacopy", Some("off")), ("redirect_dir", Some("off"))];
+/// The same in any other. `userxattr` refuses to be given with `redirect_dir`, and switches it and `metacopy` off.
+const FAITHFUL_UNPRIVILEGED: &[(&str, Option<&str>)] = &[("index", Some("off")), ("userxattr", None)];
+
+fn faithful() -> &'static [(&'static str, Option<&'static str>)] {
+    match XattrNamespace::here() {
+        XattrNamespace::Trusted => FAITHFUL,
+        XattrNamespace::User => FAITHFUL_UNPRIVILEGED,
+    }
+}
 
 /// An overlay as plain data. Paths are relative to the working directory of the thread that mounts it, which is the
 /// layers directory.
@@ -199,8 +211,11 @@ fn lower_by_lower(spec: &OverlaySpec, attributes: MountAttrFlags) -> Result<Owne
             mount::fsconfig_set_string(&context, "workdir", work.as_str())?;
             mount::fsconfig_set_flag(&context, "volatile")?;
         }
-        for (option, value) in FAITHFUL {
-            mount::fsconfig_set_string(&context, option, value)?;
+        for (option, value) in faithful() {
+            match value {
+                Some(value) => mount::fsconfig_set_string(&context, *option, *value)?,
+                None => mount::fsconfig_set_flag(&context, *option)?,
+            }
         }
         mount::fsconfig_create(&context)?;
         mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
@@ -230,8 +245,11 @@ fn page_options(spec: &OverlaySpec) -> String {
     if let (Some(upper), Some(work)) = (&spec.upper, &spec.work) {
         options.push_str(&format!(",upperdir={},workdir={},volatile", escaped(upper), escaped(work)));
     }
-    for (option, value) in FAITHFUL {
-        options.push_str(&format!(",{option}={value}"));
+    for (option, value) in faithful() {
+        match value {
+            Some(value) => options.push_str(&format!(",{option}={value}")),
+            None => options.push_str(&format!(",{option}")),
+        }
     }
     options
 }
@@ -246,6 +264,11 @@ fn bind(directory: &str, attributes: MountAttrFlags) -> Result<OwnedFd, Snapshot
     let what = || format!("the directory `{directory}`");
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = mount::open_tree(CWD, directory, flags).map_err(refused(what(), String::new()))?;
+    // How the host's mounts keep access times is not for a user namespace to change.
+    let attributes = match XattrNamespace::here() {
+        XattrNamespace::Trusted => attributes,
+        XattrNamespace::User => attributes - MountAttrFlags::MOUNT_ATTR_NOATIME,
+    };
     sys::add_mount_attributes(&tree, u64::from(attributes.bits())).map_err(refused(what(), String::new()))?;
     Ok(tree)
 }

@@ -11,8 +11,11 @@ use rustix::io::Errno;
 
 /// Largest value and list of names that the kernel has.
 const XATTR_MAX_BYTES: usize = 65536;
-/// The mark of a directory that hides everything beneath it.
-pub(crate) const OPAQUE: &str = "trusted.overlay.opaque";
+
+/// The mark of a directory that hides everything beneath it, as overlayfs in this user namespace has it.
+pub(crate) fn opaque() -> &'static str {
+    oci::layer::XattrNamespace::here().opaque()
+}
 
 /// Extended attributes by name.
 pub(crate) type Xattrs = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -101,7 +104,7 @@ pub(crate) fn remove_xattr(dir: BorrowedFd<'_>, name: &[u8], attribute: &[u8]) -
 
 /// Whether a directory hides what lies beneath it.
 pub(crate) fn is_opaque(dir: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno> {
-    Ok(xattr(dir, name, OPAQUE)?.is_some_and(|value| value == b"y"))
+    Ok(xattr(dir, name, opaque())?.is_some_and(|value| value == b"y"))
 }
 
 /// Changes the owner of an open file.

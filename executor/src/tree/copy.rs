@@ -158,7 +158,7 @@ impl<'a> Copier<'a> {
             && from.kind().is_dir()
             && attrs::is_opaque(from.dir, from.name).map_err(TreeError::io("read attributes of", from.path))?
         {
-            attrs::set_xattr(to, name, attrs::OPAQUE.as_bytes(), b"y")
+            attrs::set_xattr(to, name, attrs::opaque().as_bytes(), b"y")
                 .map_err(TreeError::io("set attributes of", to_path))?;
         }
         let times = match self.rules.mtime {

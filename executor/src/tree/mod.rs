@@ -88,11 +88,21 @@ pub enum TreeError {
     },
 }
 
+/// The kernel's words, and what they nearly always mean in a user namespace.
+fn words(errno: rustix::io::Errno) -> io::Error {
+    let user_namespace = || oci::layer::XattrNamespace::here() == oci::layer::XattrNamespace::User;
+    if errno == rustix::io::Errno::INVAL && user_namespace() {
+        let meaning = "owners are only the ids that the user namespace has, see `rbuild doctor`";
+        return io::Error::other(format!("{errno}: {meaning}"));
+    }
+    errno.into()
+}
+
 impl TreeError {
     /// Turns a refusal into an error that says what was tried on what.
     pub(crate) fn io(act: &'static str, path: &[u8]) -> impl FnOnce(rustix::io::Errno) -> TreeError {
         // Only a refusal costs something.
-        move |errno| TreeError::Io { act, path: shown(path), source: errno.into() }
+        move |errno| TreeError::Io { act, path: shown(path), source: words(errno) }
     }
 
     /// The same for what was looked at before: if it is gone or has become another kind of thing, it has changed.

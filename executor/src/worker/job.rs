@@ -63,7 +63,7 @@ impl Worker {
                 Ok((results, notices.0.into_inner().unwrap_or_else(PoisonError::into_inner)))
             })
             .await?;
-        notices.iter().for_each(|text| log.notice(text));
+        notices.iter().chain(&self.inner.layers.left_out()).for_each(|text| log.notice(text));
         Ok(results)
     }
 }

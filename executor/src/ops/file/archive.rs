@@ -35,7 +35,7 @@ pub(crate) fn unpack(
     // Without links: found once, it is not looked for again.
     let dest = String::from_utf8(place.path).map_err(|error| failed(error.into()))?;
     let (_, tar) = decompress(BufReader::new(file)).map_err(|error| failed(error.into()))?;
-    let options = ExtractOptions { owner, ..ExtractOptions::new(XattrNamespace::Trusted) };
+    let options = ExtractOptions { owner, ..ExtractOptions::new(XattrNamespace::here()) };
     extract_archive(tar, root.fd(), &dest, &options).map_err(|error| failed(error.into()))?;
     Ok(true)
 }

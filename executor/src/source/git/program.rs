@@ -238,7 +238,15 @@ impl<'a> Git<'a> {
     }
 
     fn command(&self, run: &Run<'_>) -> Command {
-        let mut command = Command::new("/bin/sh");
+        let mut command = match crate::rootless::launcher() {
+            // ssh looks for its settings and known hosts in the home of whom it takes itself for.
+            Some(launcher) => {
+                let mut command = Command::new(launcher.program);
+                command.arg0(launcher.arg0).args(launcher.args).arg("/bin/sh");
+                command
+            }
+            None => Command::new("/bin/sh"),
+        };
         let memory = if run.lists { self.list_memory_kib } else { 0 };
         command.args(["-c", BEGIN, "git", &memory.to_string(), &(FILE_MAX_BYTES / 512).to_string()]).arg(&self.program);
         command.env_clear().current_dir(self.folder.join("home"));
