@@ -8,6 +8,7 @@ mod advice;
 mod build;
 mod check;
 mod debug;
+mod doctor;
 mod history;
 mod input;
 mod manage;
@@ -26,6 +27,7 @@ use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 pub use build::BuildArgs;
 pub use check::{Call, CheckArgs, CheckFormat};
 pub use debug::{DebugArgs, DebugFormat, DebugWhat};
+pub use doctor::DoctorArgs;
 pub use history::{
     HistoryArgs, HistoryInspectArgs, HistoryLogsArgs, HistoryLsArgs, HistoryRmArgs, HistoryVerb, WhyArgs,
 };
@@ -35,6 +37,8 @@ pub use plan::PlanArgs;
 pub use run::RunArgs;
 pub use space::{DuArgs, PruneArgs, VerifyArgs};
 pub use steps::StepArgs;
+
+use executor::isolation::Wanted;
 
 use crate::engine::Failure;
 
@@ -64,6 +68,9 @@ pub struct GlobalArgs {
     /// Keep images, cache and layers here [env: RBUILD_ROOT]
     #[arg(long, value_name = "DIR", global = true, help_heading = "Global options")]
     pub root: Option<PathBuf>,
+    /// How strongly steps are kept apart: full (root's), rootless (a user's), or auto, the best there is [env: RBUILD_ISOLATION]
+    #[arg(long, value_name = "RUNG", global = true, help_heading = "Global options", value_parser = values::isolation)]
+    pub isolation: Option<Wanted>,
 }
 
 /// What is done.
@@ -99,6 +106,8 @@ pub enum Verb {
     History(HistoryArgs),
     /// Show what rbuild makes of a Dockerfile: its statements, its plan, its graph
     Debug(Box<DebugArgs>),
+    /// Look whether this machine has what builds need, and say how to get it
+    Doctor(DoctorArgs),
     /// Show every setting and where it comes from
     Config(ConfigArgs),
     /// Show the version
@@ -164,8 +173,8 @@ fn with_verb(mut words: Vec<OsString>) -> (Vec<OsString>, String) {
     loop {
         match words.get(first).and_then(|word| word.to_str()) {
             Some("-D" | "--debug") => first += 1,
-            Some("--root") => first += 2,
-            Some(word) if word.starts_with("--root=") => first += 1,
+            Some("--root" | "--isolation") => first += 2,
+            Some(word) if word.starts_with("--root=") || word.starts_with("--isolation=") => first += 1,
             Some("-h" | "--help" | "-V" | "--version") => return (words, "help".into()),
             _ => break,
         }
@@ -241,6 +250,9 @@ mod tests {
         check("-t images images", "Build");
         check("--root /x images", "Images");
         check("--root=/x -D images --root /y", "Images");
+        check("--isolation rootless images", "Images");
+        check("--isolation=auto -t app:1 .", "Build");
+        check("doctor --format json", "Doctor");
         check("--debug --root /images ./x", "Build");
         check("run app:1 images", "Run");
         check("version", "Version");
@@ -353,6 +365,10 @@ mod tests {
         ");
         insta::assert_snapshot!(report("--network bridge ."), @"
         error: `--network`: `bridge` is none of default, host, none
+        help: `rbuild build --help` lists all flags
+        ");
+        insta::assert_snapshot!(report("--isolation chroot ."), @"
+        error: `--isolation`: `chroot` is not in this version of rbuild; it has full, rootless and auto
         help: `rbuild build --help` lists all flags
         ");
         insta::assert_snapshot!(report("rmi"), @"

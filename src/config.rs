@@ -10,6 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use executor::isolation::Wanted;
 use solver::op::NetworkMode;
 
 pub use file::ConfigFile;
@@ -82,6 +83,8 @@ pub struct Config {
     pub jobs: Setting<usize>,
     /// Network of the RUN steps; `None` when nobody said.
     pub network: Setting<Option<NetworkMode>>,
+    /// How strongly steps are kept apart; `None`: as suits the user.
+    pub isolation: Setting<Option<Wanted>>,
     /// How large the store may become; `None` is a share of its disk.
     pub max_size: Setting<Option<Size>>,
     /// How long what is not used stays; `None`: as long as there is room.
@@ -118,6 +121,8 @@ pub struct Flags {
     pub jobs: Option<usize>,
     /// `--network`.
     pub network: Option<NetworkMode>,
+    /// `--isolation`.
+    pub isolation: Option<Wanted>,
     /// `--offline`.
     pub offline: Option<bool>,
     /// `--platform`.
@@ -186,6 +191,12 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
     let jobs = first([flag("--jobs", flags.jobs), user.jobs, system.jobs]);
     let jobs = jobs.unwrap_or_else(|| default(usual_jobs()));
     let network = first([flag("--network", flags.network), user.network, system.network]);
+    let isolation = first([
+        flag("--isolation", flags.isolation),
+        parsed(environment, "RBUILD_ISOLATION", values::isolation)?,
+        user.isolation,
+        system.isolation,
+    ]);
     let max_size = parsed(environment, "RBUILD_MAX_SIZE", str::parse)?;
     let max_size = first([max_size, user.max_size, system.max_size]);
     let keep_for = parsed(environment, "RBUILD_KEEP_FOR", values::duration)?;
@@ -213,6 +224,7 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         log_lines,
         jobs,
         network: optional(network),
+        isolation: optional(isolation),
         max_size: optional(max_size),
         keep_for: optional(keep_for),
         offline: offline.unwrap_or(default(false)),
@@ -297,6 +309,7 @@ impl Config {
         let row =
             |key: &str, value: String, source: &Source| Row { key: key.into(), value, source: source.to_string() };
         let network = self.network.value.map_or("default", values::network_name);
+        let isolation = self.isolation.value.map_or("full for root, else rootless".into(), values::isolation_name);
         let max_size = self.max_size.value.map_or("a share of the disk".into(), |size| size.to_string());
         let keep_for = self.keep_for.value.map_or("as long as there is room".into(), values::duration_name);
         let platform = self.platform.value.clone().unwrap_or_else(|| oci::model::Platform::native().to_string());
@@ -307,6 +320,7 @@ impl Config {
             row("log_lines", self.log_lines.value.to_string(), &self.log_lines.source),
             row("jobs", self.jobs.value.to_string(), &self.jobs.source),
             row("network", network.into(), &self.network.source),
+            row("isolation", isolation, &self.isolation.source),
             row("max_size", max_size, &self.max_size.source),
             row("keep_for", keep_for, &self.keep_for.source),
             row("offline", self.offline.value.to_string(), &self.offline.source),
@@ -363,6 +377,10 @@ mod tests {
         check(root("/f"), &["RBUILD_ROOT=/e"], user, system, "root", "/f (--root)");
         check(root("f"), &["RBUILD_ROOT=/e"], user, system, "root", "/here/f (--root)");
         check(none(), &["RBUILD_ROOT=e"], user, system, "root", "/here/e (RBUILD_ROOT)");
+        let flag = Flags { isolation: Some(Wanted::Auto), ..Flags::default() };
+        check(flag, &["RBUILD_ISOLATION=full"], "", "", "isolation", "auto (--isolation)");
+        check(none(), &["RBUILD_ISOLATION=full"], "isolation = 'auto'", "", "isolation", "full (RBUILD_ISOLATION)");
+        check(none(), &[], "", "isolation = 'rootless'", "isolation", "rootless (/etc/config.toml:1)");
         check(none(), &["RBUILD_ROOT="], user, system, "root", "/u (/home/u/config.toml:1)");
         check(none(), &[], "", system, "root", "/s (/etc/config.toml:2)");
         check(none(), &[], "", "", "root", "/home/u/.local/share/rbuild (default)");

@@ -35,6 +35,7 @@ const EXIT_CANCELED: u8 = 130;
 fn main() -> ExitCode {
     // Before anything else: the helper process of a sandboxed step is this same binary, and never comes back.
     executor::sandbox::init_if_asked();
+    executor::rootless::become_if_asked();
     explain_panics();
     let code = std::panic::catch_unwind(|| {
         let environment = match Environment::read() {

@@ -43,7 +43,6 @@ const BUILD: &[(&[&str], &str)] = &[
     (&["--builder", "--policy"], "leave it out: there is no daemon"),
     (
         &[
-            "--isolation",
             "--runtime",
             "--runtime-flag",
             "--userns",

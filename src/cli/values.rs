@@ -1,5 +1,6 @@
 //! Values of flags that several verbs know.
 
+use executor::isolation::{Rung, Wanted};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -112,6 +113,28 @@ pub fn network_name(network: NetworkMode) -> &'static str {
         NetworkMode::Default => "default",
         NetworkMode::Host => "host",
         NetworkMode::None => "none",
+    }
+}
+
+/// How strongly steps are kept apart.
+///
+/// # Errors
+/// For everything that is no rung of this version.
+pub fn isolation(text: &str) -> Result<Wanted, String> {
+    match text {
+        "full" => Ok(Wanted::Rung(Rung::Full)),
+        "rootless" => Ok(Wanted::Rung(Rung::Rootless)),
+        "auto" => Ok(Wanted::Auto),
+        "chroot" => Err("`chroot` is not in this version of rbuild; it has full, rootless and auto".into()),
+        _ => Err(format!("`{text}` is none of full, rootless, auto")),
+    }
+}
+
+/// As [`isolation`] reads it.
+pub fn isolation_name(wanted: Wanted) -> String {
+    match wanted {
+        Wanted::Rung(rung) => rung.to_string(),
+        Wanted::Auto => "auto".into(),
     }
 }
 

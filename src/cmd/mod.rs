@@ -7,7 +7,9 @@ mod call;
 mod check;
 mod config;
 mod debug;
+mod doctor;
 mod du;
+mod enter;
 mod history;
 mod images;
 mod import;
@@ -52,7 +54,7 @@ struct Hall<'a> {
 /// # Errors
 /// When it was not done.
 pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
-    let mut flags = Flags { root: cli.global.root, ..Flags::default() };
+    let mut flags = Flags { root: cli.global.root, isolation: cli.global.isolation, ..Flags::default() };
     let build = match &cli.verb {
         Verb::Build(args) => Some(&**args),
         Verb::Plan(args) => Some(&args.build),
@@ -80,8 +82,10 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         Verb::Check(_) => true,
         Verb::Debug(args) => args.input.offline == Some(true) || args.what == DebugWhat::Ast,
         Verb::Build(args) => args.call.wanted() != Call::Build,
+        Verb::Doctor(_) => true,
         _ => false,
     };
+    let only_looks = flags.only_looks;
     if let Verb::Version = cli.verb {
         return version::version();
     }
@@ -91,7 +95,12 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         Verb::Config(args) => config::config(&hall, &args),
         Verb::Version => version::version(),
         Verb::Check(args) => check::check(&hall, &args),
+        Verb::Doctor(args) => doctor::doctor(&hall, &args),
         verb => {
+            // Before there are threads, and after everything that depends on who the user is.
+            if !only_looks {
+                enter::enter(&hall, &verb)?;
+            }
             let runtime = runtime()?;
             let code = runtime.block_on(obey(&hall, verb));
             // Whoever was stopped does not wait for a compression or a copy that nobody wants any more; what it made
@@ -118,7 +127,7 @@ async fn obey(hall: &Hall<'_>, verb: Verb) -> Result<u8, Failure> {
         Verb::Import(args) => import::import(hall, &args).await,
         Verb::Save(args) => save::save(hall, &args).await,
         Verb::Load(args) => load::load(hall, &args).await,
-        Verb::Check(_) | Verb::Config(_) | Verb::Version => unreachable!("done without a runtime"),
+        Verb::Check(_) | Verb::Doctor(_) | Verb::Config(_) | Verb::Version => unreachable!("done without a runtime"),
     }
 }
 
@@ -160,6 +169,7 @@ impl Hall<'_> {
             max_size: self.config.max_size.value,
             keep_for: self.config.keep_for.value,
             native_platform: Platform::native(),
+            user: executor::rootless::entered_by().map(|(uid, _)| uid),
             history: HistorySettings {
                 keep: self.config.history_keep.value,
                 log_max_bytes: (self.config.history_log_max_mib.value as u64).saturating_mul(1 << 20),

@@ -7,6 +7,7 @@
 //! log_lines = 6               # of a running step, on a terminal
 //! jobs = 4                    # RUN steps at once
 //! network = "none"            # of RUN steps: default, host, none
+//! isolation = "auto"          # full, rootless, auto; see docs/sandbox.md
 //! max_size = "20GB"           # of the store: bytes, 20GB, 512MiB, or 10% of its disk
 //! keep_for = "60d"            # what was not used for longer is thrown away
 //! offline = true              # no connection to registries, web and git servers, remote caches
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use executor::isolation::Wanted;
 use solver::op::NetworkMode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -43,6 +45,7 @@ const KEYS: &[&str] = &[
     "log_lines",
     "jobs",
     "network",
+    "isolation",
     "offline",
     "max_size",
     "keep_for",
@@ -67,6 +70,8 @@ pub struct ConfigFile {
     pub jobs: Option<Setting<usize>>,
     /// `network`.
     pub network: Option<Setting<NetworkMode>>,
+    /// `isolation`.
+    pub isolation: Option<Setting<Wanted>>,
     /// `max_size`.
     pub max_size: Option<Setting<Size>>,
     /// `keep_for`.
@@ -122,6 +127,7 @@ impl ConfigFile {
                 "progress" => self.progress = reader.text(value, str::parse),
                 "color" => self.color = reader.text(value, str::parse),
                 "network" => self.network = reader.text(value, values::network),
+                "isolation" => self.isolation = reader.text(value, values::isolation),
                 "offline" => self.offline = reader.value(value, "true or false", |value| value.as_bool(), Ok),
                 "log_lines" => self.log_lines = reader.number(value, values::number),
                 "jobs" => self.jobs = reader.number(value, values::jobs),
@@ -245,7 +251,7 @@ mod tests {
 
     #[test]
     fn every_documented_key_is_known() {
-        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\noffline = true\n\
+        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\noffline = true\n\
             max_size = '10%'\nkeep_for = '60d'\n\
             [registry.'localhost:5000']\ninsecure = true\n[history]\nkeep = 7\nlog_max_mib = 1\n";
         let file = ConfigFile::parse(Path::new("c.toml"), text).expect("all keys are known");

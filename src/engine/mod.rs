@@ -7,6 +7,7 @@
 //! [`assemble`] makes the image, [`export`] sends it out. [`check`] and [`inspect`] only look.
 
 mod failure;
+mod form;
 
 mod assemble;
 mod build;
@@ -14,6 +15,7 @@ mod cache;
 mod check;
 mod context;
 mod destination;
+pub mod doctor;
 mod epoch;
 mod export;
 pub mod foresee;

@@ -14,7 +14,7 @@ use solver::seam::{Event, Progress};
 use store::Store;
 
 use super::history::HistorySettings;
-use super::{Failure, words};
+use super::{Failure, form, words};
 use crate::options::size::Size;
 
 /// The hall's settings for the engine.
@@ -32,6 +32,8 @@ pub struct Settings {
     pub keep_for: Option<Duration>,
     /// The machine's own platform.
     pub native_platform: Platform,
+    /// Who runs this process, where it looks like root to itself.
+    pub user: Option<u32>,
     /// What is kept of past builds.
     pub history: HistorySettings,
 }
@@ -40,6 +42,7 @@ impl Settings {
     /// Opens the store; what it noticed on the way (a rebuilt index) is told to `progress`.
     pub fn open_store(&self, progress: &Arc<dyn Progress>) -> Result<Store, Failure> {
         let store = Store::open(&self.root).map_err(|error| words::store(&error))?;
+        form::check(&self.root, store.layers_dir())?;
         let vertex = VertexId::of_name("store");
         for notice in store.notices() {
             progress.event(Event::Notice { vertex, text: notice.clone() });
@@ -47,10 +50,26 @@ impl Settings {
         Ok(store)
     }
 
+    /// Where credentials of registries come from.
+    pub fn credentials(&self) -> oci::registry::Credentials {
+        let credentials = match self.user {
+            Some(user) => oci::registry::Credentials::from_environment_of(user),
+            None => oci::registry::Credentials::from_environment(),
+        };
+        match executor::rootless::launcher() {
+            Some(launcher) => credentials.with_helpers_through(oci::registry::Through {
+                program: launcher.program,
+                arg0: launcher.arg0.into(),
+                args: launcher.args.into(),
+            }),
+            None => credentials,
+        }
+    }
+
     /// A client for registries, with the credentials of the environment.
     pub fn registry(&self) -> Result<Client, Failure> {
         let settings = oci::registry::Settings {
-            credentials: oci::registry::Credentials::from_environment(),
+            credentials: self.credentials(),
             insecure: self.insecure_registries.clone(),
             offline: self.offline,
             ..Default::default()
@@ -66,7 +85,7 @@ impl Settings {
     /// Who runs operations, with directories under the names of `local://<name>`: the build context is `context`.
     ///
     /// # Errors
-    /// When this process may not do what operations need: before anything is begun.
+    /// When the store's layers cannot be opened.
     pub fn worker(
         &self,
         store: &Store,
@@ -74,7 +93,6 @@ impl Settings {
         local_sources: BTreeMap<String, PathBuf>,
         steps: StepSettings,
     ) -> Result<executor::Worker, Failure> {
-        check_privilege()?;
         let config = executor::WorkerConfig {
             store: store.clone(),
             local_sources,
@@ -86,20 +104,4 @@ impl Settings {
         };
         executor::Worker::new(config).map_err(|error| words::exec(&error))
     }
-}
-
-/// Steps and copies stack layers and make namespaces.
-fn check_privilege() -> Result<(), Failure> {
-    let own = rustix::thread::capabilities(None)
-        .map_err(|errno| Failure::new("the capabilities of this process cannot be read").note(errno.to_string()))?;
-    if own.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN) {
-        return Ok(());
-    }
-    let failure = Failure::new("this version of rbuild needs the rights of root to build and run")
-        .note("it makes namespaces and stacks layers with overlayfs, and this process lacks CAP_SYS_ADMIN");
-    Err(if rustix::process::geteuid().is_root() {
-        failure.help("in a container, give it that capability: `--cap-add SYS_ADMIN` or `--privileged`")
-    } else {
-        failure.help("run it as root, for example with `sudo`")
-    })
 }

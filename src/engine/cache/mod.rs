@@ -129,7 +129,7 @@ fn client(settings: &Settings, insecure: Option<&str>) -> Result<oci::registry::
     let mut insecure_registries = settings.insecure_registries.clone();
     insecure_registries.extend(insecure.map(str::to_owned));
     let settings = oci::registry::Settings {
-        credentials: oci::registry::Credentials::from_environment(),
+        credentials: settings.credentials(),
         insecure: insecure_registries,
         offline: settings.offline,
         idle_timeout: PATIENCE,

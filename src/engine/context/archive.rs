@@ -60,7 +60,8 @@ pub fn unpack(store: &Store, archive: impl Read, shown: &str, cancel: &Cancellat
     let draft = store.draft().map_err(|error| words::store(&error))?;
     let (format, tar) = decompress(BufReader::with_capacity(BUFFER_BYTES, archive)).map_err(|error| failed(&error))?;
     let own = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-    let namespace = if own.0 == 0 { XattrNamespace::Trusted } else { XattrNamespace::User };
+    // Without the rights of root there is no owner but oneself, and nothing of `trusted.*`.
+    let namespace = if own.0 == 0 { XattrNamespace::here() } else { XattrNamespace::User };
     let options = ExtractOptions { owner: Some(own), ..ExtractOptions::new(namespace) };
     let facts = extract_archive(tar, draft.fs_fd(), "/", &options).map_err(|error| failed(&error))?;
     tracing::debug!(?format, ?facts, "unpacked {shown}");

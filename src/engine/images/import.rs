@@ -8,11 +8,12 @@ use std::io::{self, BufReader};
 use std::path::Path;
 use std::sync::Arc;
 
-use executor::layers::disk_usage;
+use executor::layers::{devices_left_out, disk_usage};
 use jiff::Timestamp;
 use oci::layer::{ExtractOptions, Hashing, LayerError, XattrNamespace, decompress, extract_archive, write_layer};
 use oci::model::{DiffId, Digest, History, ImageConfig, Platform, Reference, RootFs};
-use solver::seam::Progress;
+use solver::graph::VertexId;
+use solver::seam::{Event, Progress};
 use store::{Layer, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -36,8 +37,9 @@ pub async fn import(
     let store = settings.open_store(&progress)?;
     let task = Task::start(&format!("[internal] import {}", input::words(source)), &progress);
     let (path, name, platform) = (source.map(Path::to_owned), name.clone(), settings.native_platform.clone());
+    let listener = Arc::clone(&progress);
     let imported = in_background(&store, move |store| {
-        let layer = unpack(store, path.as_deref(), cancel)?;
+        let layer = unpack(store, path.as_deref(), &*listener, cancel)?;
         let image = Assembled {
             config_bytes: config(&layer, &platform)?,
             layers: vec![layer.clone()],
@@ -53,7 +55,12 @@ pub async fn import(
 }
 
 /// The layer of an archive's tree.
-fn unpack(store: &Store, path: Option<&Path>, cancel: CancellationToken) -> Result<Layer, Failure> {
+fn unpack(
+    store: &Store,
+    path: Option<&Path>,
+    progress: &dyn Progress,
+    cancel: CancellationToken,
+) -> Result<Layer, Failure> {
     let draft = store.draft().map_err(|error| words::store(&error))?;
     let failed = |error: LayerError| match cancel.is_cancelled() {
         true => words::canceled(),
@@ -64,9 +71,12 @@ fn unpack(store: &Store, path: Option<&Path>, cancel: CancellationToken) -> Resu
         true => words::canceled(),
         false => Failure::new(format!("cannot read {}", input::words(path))).note(error.to_string()),
     })?;
-    let options = ExtractOptions::new(XattrNamespace::Trusted);
+    let options = ExtractOptions::new(XattrNamespace::here());
     let facts = extract_archive(tar, draft.fs_fd(), "/", &options).map_err(failed)?;
     tracing::debug!(?format, ?facts, "unpacked");
+    if let Some(text) = devices_left_out(facts.devices_dropped) {
+        progress.event(Event::Notice { vertex: VertexId::of_name("store"), text });
+    }
     let mut tar = Hashing::new(io::sink());
     write_layer(draft.fs_fd(), &mut tar).map_err(failed)?;
     let (_, digest, tar_bytes) = tar.finish();

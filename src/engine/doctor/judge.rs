@@ -1,0 +1,307 @@
+//! From facts to checks: pure.
+
+use executor::isolation::Standing;
+use executor::rootless::{Refused, Who, diagnose};
+use rustix::io::Errno;
+
+use super::Check;
+use super::facts::{Cgroups, Facts};
+use crate::amount;
+
+/// The check of what was taken.
+pub const ISOLATION: &str = "isolation";
+/// The new mount calls are all there.
+const KERNEL_MIN: (u32, u32) = (5, 12);
+/// overlayfs takes layers one by one.
+const KERNEL_LAYERS: (u32, u32) = (6, 7);
+/// Images use ids up to this one (`nobody` is 65534).
+const IDS_WANTED: u64 = 65536;
+/// Less than this is full.
+const DISK_MIN_BYTES: u64 = 100 << 20;
+/// Less than this is soon full.
+const DISK_FEW_BYTES: u64 = 5 << 30;
+
+/// What can be said before a user namespace is entered.
+pub fn before(facts: &Facts, who: &Who) -> Vec<Check> {
+    let mut checks = vec![kernel(&facts.kernel), namespaces(facts)];
+    if !facts.root {
+        checks.extend([subordinate(who), programs(facts, who)]);
+    }
+    checks
+}
+
+/// What does not depend on it.
+pub fn after(facts: &Facts) -> Vec<Check> {
+    let disk = facts.disk.as_ref().map(|(path, bytes)| disk(&path.display().to_string(), *bytes));
+    [Some(cgroups(&facts.cgroups, facts.root)), Some(network(facts)), Some(binfmt(facts)), disk]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn kernel(release: &str) -> Check {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let name = "kernel";
+    if version < KERNEL_MIN {
+        return Check::problem(name, format!("Linux {release}"), "rbuild needs Linux 5.12 or newer");
+    }
+    let few = if version < KERNEL_LAYERS { "; images of many layers are stacked in two storeys" } else { "" };
+    Check::ok(name, format!("Linux {release}{few}"))
+}
+
+fn namespaces(facts: &Facts) -> Check {
+    let name = "user namespaces";
+    let it = &facts.namespaces;
+    let closed = it.max_user_namespaces == Some(0) || (it.unprivileged_clone == Some(false) && !facts.root);
+    if !closed && !(it.apparmor_restricts && !facts.root) {
+        return Check::ok(name, "allowed");
+    }
+    let diagnosis = diagnose(Refused::Namespace, Errno::PERM, it);
+    // A profile may be there; whether it is, is seen when one is entered.
+    if facts.root || !closed {
+        return Check::warning(name, diagnosis.reason, diagnosis.fix);
+    }
+    Check::problem(name, diagnosis.reason, diagnosis.fix)
+}
+
+fn subordinate(who: &Who) -> Check {
+    let name = "subordinate ids";
+    let user = who.shown();
+    let [uids, gids] =
+        [&who.uids, &who.gids].map(|ranges| ranges.iter().map(|range| u64::from(range.count)).sum::<u64>());
+    let fix = format!("`sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}`");
+    match (uids, gids) {
+        (0, _) => {
+            Check::warning(name, format!("`/etc/subuid` gives none to `{user}`: images can only have one owner"), fix)
+        }
+        (_, 0) => {
+            Check::warning(name, format!("`/etc/subgid` gives none to `{user}`: images can only have one owner"), fix)
+        }
+        (uids, gids) if uids.min(gids) < IDS_WANTED => {
+            let found = format!("{uids} users, {gids} groups: images may use ids up to {IDS_WANTED}");
+            Check::warning(name, found, fix)
+        }
+        (uids, gids) => Check::ok(name, format!("{uids} users, {gids} groups for `{user}`")),
+    }
+}
+
+fn programs(facts: &Facts, who: &Who) -> Check {
+    let name = "id mapping programs";
+    let install = "`sudo apt-get install uidmap` (Debian, Ubuntu), `sudo dnf install shadow-utils` (Fedora)";
+    let (Some(users), Some(groups)) = (&who.newuidmap, &who.newgidmap) else {
+        let missing = if who.newuidmap.is_none() { "newuidmap" } else { "newgidmap" };
+        return Check::warning(name, format!("`{missing}` is not installed: images can only have one owner"), install);
+    };
+    if let Some(path) = facts.powerless.first() {
+        let found = format!("`{}` has neither a set-uid bit nor capabilities, and cannot map ids", path.display());
+        return Check::warning(name, found, format!("`sudo chmod u+s {}`", path.display()));
+    }
+    Check::ok(name, format!("`{}`, `{}`", users.display(), groups.display()))
+}
+
+/// What was taken.
+pub fn isolation(standing: &Standing) -> Check {
+    let Some(entered) = &standing.entered else {
+        return Check::ok(ISOLATION, format!("`{}`, with the rights of root", standing.rung));
+    };
+    match &entered.missing {
+        Some(missing) => {
+            let diagnosis = missing.diagnosis();
+            let found = format!("`{}`, but with one id alone: {}", standing.rung, diagnosis.reason);
+            Check::warning(ISOLATION, found, diagnosis.fix)
+        }
+        None => Check::ok(ISOLATION, format!("`{}`, in a user namespace of {} ids", standing.rung, entered.uids)),
+    }
+}
+
+fn cgroups(cgroups: &Cgroups, root: bool) -> Check {
+    let name = "control groups";
+    let needed = ["memory", "cpu", "pids"];
+    let lacks = |have: &[String]| needed.into_iter().filter(|name| !have.iter().any(|c| c == name)).collect::<Vec<_>>();
+    let fix = "start rbuild in a group of its own: `systemd-run --user --scope -p Delegate=yes rbuild …`";
+    if root && !cgroups.v1.is_empty() && lacks(&cgroups.v1).is_empty() {
+        return Check::ok(name, "version 1, with memory, cpu and pids");
+    }
+    match &cgroups.v2 {
+        Some(have) if lacks(have).is_empty() && (cgroups.delegated || root) => {
+            Check::ok(name, "version 2, with memory, cpu and pids")
+        }
+        Some(have) if !lacks(have).is_empty() => {
+            let found = format!("version 2, without {}: steps cannot be limited in these", lacks(have).join(", "));
+            Check::warning(name, found, fix)
+        }
+        Some(_) => Check::warning(name, "version 2, not delegated to this user: steps cannot be limited", fix),
+        None if cgroups.v1.is_empty() => {
+            Check::warning(name, "none are mounted: steps cannot be limited", "mount them")
+        }
+        None => Check::warning(
+            name,
+            "version 1 alone, which only root may divide: steps cannot be limited",
+            "boot with version 2: `systemd.unified_cgroup_hierarchy=1` on the kernel's command line",
+        ),
+    }
+}
+
+fn network(facts: &Facts) -> Check {
+    let name = "network helpers";
+    let have = |program: &str| facts.network_programs.contains(&program);
+    let found = match facts.network_programs.as_slice() {
+        [] => "neither `pasta` nor `slirp4netns` is installed".to_owned(),
+        programs => format!("`{}`", programs.join("`, `")),
+    };
+    if have("pasta") || have("slirp4netns") || facts.root && have("nft") {
+        return Check::ok(name, found);
+    }
+    let lacks = "a step's own network needs one of them; without, steps have `--network=host` and `none`";
+    Check::warning(
+        name,
+        format!("{found}: {lacks}"),
+        "`sudo apt-get install passt` (Debian 13, Ubuntu 24.04), `sudo apt-get install slirp4netns`",
+    )
+}
+
+fn binfmt(facts: &Facts) -> Check {
+    let name = "other processors";
+    let fix = "for builds of another `--platform`: `sudo apt-get install qemu-user-static binfmt-support`";
+    match &facts.emulated {
+        Some(names) if !names.is_empty() => Check::ok(name, format!("programs for {} run here", names.join(", "))),
+        Some(_) => Check::warning(name, "only programs for this machine's own processor run here", fix),
+        None => Check::warning(
+            name,
+            "only programs for this machine's own processor run here: binfmt_misc is not mounted",
+            fix,
+        ),
+    }
+}
+
+fn disk(path: &str, free_bytes: u64) -> Check {
+    let name = "disk";
+    let found = format!("{} free at `{path}`", amount::amount(free_bytes));
+    let fix = "make room: `rbuild prune`, or keep the store elsewhere: `--root DIR` or `RBUILD_ROOT`";
+    match free_bytes {
+        ..DISK_MIN_BYTES => Check::problem(name, found, fix),
+        ..DISK_FEW_BYTES => Check::warning(name, found, fix),
+        _ => Check::ok(name, found),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use executor::isolation::Rung;
+    use executor::rootless::{Entered, Missing, ids};
+
+    use super::super::State;
+    use super::*;
+
+    fn user() -> Who {
+        let range = ids::Range { first: 100_000, count: 65536 };
+        Who {
+            uid: 1000,
+            gid: 1000,
+            name: Some("alice".into()),
+            uids: vec![range],
+            gids: vec![range],
+            newuidmap: Some("/usr/bin/newuidmap".into()),
+            newgidmap: Some("/usr/bin/newgidmap".into()),
+        }
+    }
+
+    #[track_caller]
+    fn check(check: Check, state: State, found: &str, fix: &str) {
+        assert_eq!(check.state, state, "{check:?}");
+        assert!(check.found.contains(found), "{check:?}");
+        assert!(check.fix.as_deref().unwrap_or_default().contains(fix), "{check:?}");
+        assert_eq!(check.fix.is_none(), state == State::Ok, "{check:?}");
+    }
+
+    #[test]
+    fn kernels_are_told_by_their_version() {
+        check(kernel("5.10.0-28-amd64"), State::Problem, "5.10", "5.12");
+        check(kernel("6.1.0-18-amd64"), State::Ok, "two storeys", "");
+        check(kernel("6.18.4"), State::Ok, "6.18.4", "");
+        check(kernel("7.0"), State::Ok, "7.0", "");
+    }
+
+    #[test]
+    fn what_hinders_user_namespaces_is_a_problem_for_users_alone() {
+        let facts = |root, closed: bool, apparmor| Facts {
+            root,
+            namespaces: executor::rootless::Facts {
+                max_user_namespaces: Some(if closed { 0 } else { 9 }),
+                apparmor_restricts: apparmor,
+                root,
+                ..Default::default()
+            },
+            ..Facts::default()
+        };
+        check(namespaces(&facts(false, false, false)), State::Ok, "allowed", "");
+        check(namespaces(&facts(false, true, false)), State::Problem, "is 0", "sysctl");
+        check(namespaces(&facts(true, true, false)), State::Warning, "is 0", "sysctl");
+        check(namespaces(&facts(false, false, true)), State::Warning, "AppArmor", "apparmor_parser");
+        check(namespaces(&facts(true, false, true)), State::Ok, "allowed", "");
+    }
+
+    #[test]
+    fn missing_ids_and_programs_come_with_the_command_that_gives_them() {
+        check(subordinate(&user()), State::Ok, "65536 users, 65536 groups for `alice`", "");
+        check(subordinate(&Who { uids: Vec::new(), ..user() }), State::Warning, "subuid", "usermod --add-subuids");
+        check(subordinate(&Who { gids: Vec::new(), ..user() }), State::Warning, "subgid", "alice");
+        let few = vec![ids::Range { first: 1, count: 10 }];
+        check(subordinate(&Who { uids: few, ..user() }), State::Warning, "10 users", "usermod");
+        let facts = Facts::default();
+        check(programs(&facts, &user()), State::Ok, "/usr/bin/newuidmap", "");
+        check(
+            programs(&facts, &Who { newgidmap: None, ..user() }),
+            State::Warning,
+            "newgidmap",
+            "apt-get install uidmap",
+        );
+        let facts = Facts { powerless: vec!["/usr/bin/newuidmap".into()], ..facts };
+        check(programs(&facts, &user()), State::Warning, "set-uid", "chmod u+s /usr/bin/newuidmap");
+    }
+
+    #[test]
+    fn what_was_taken_is_told() {
+        let full = Standing { rung: Rung::Full, entered: None };
+        check(isolation(&full), State::Ok, "`full`", "");
+        let rootless = |missing| Standing { rung: Rung::Rootless, entered: Some(Entered { uids: 65537, missing }) };
+        check(isolation(&rootless(None)), State::Ok, "65537 ids", "");
+        let missing = Missing::Program { name: "newuidmap" };
+        check(isolation(&rootless(Some(missing))), State::Warning, "one id alone", "apt-get install uidmap");
+    }
+
+    #[test]
+    fn control_groups_are_judged_by_what_limits_need() {
+        let all = || ["cpu", "memory", "pids"].map(String::from).to_vec();
+        let v2 = |controllers, delegated| Cgroups { v2: Some(controllers), delegated, v1: Vec::new() };
+        check(cgroups(&v2(all(), true), false), State::Ok, "version 2", "");
+        check(cgroups(&v2(all(), false), true), State::Ok, "version 2", "");
+        check(cgroups(&v2(all(), false), false), State::Warning, "not delegated", "Delegate=yes");
+        check(cgroups(&v2(vec!["pids".into()], true), false), State::Warning, "without memory, cpu", "Delegate=yes");
+        let v1 = Cgroups { v1: all(), ..Cgroups::default() };
+        check(cgroups(&v1, true), State::Ok, "version 1", "");
+        check(cgroups(&v1, false), State::Warning, "version 1 alone", "unified_cgroup_hierarchy");
+        check(cgroups(&Cgroups::default(), true), State::Warning, "none", "mount");
+    }
+
+    #[test]
+    fn helpers_and_room_are_told() {
+        let with =
+            |programs: &[&'static str], root| Facts { network_programs: programs.to_vec(), root, ..Facts::default() };
+        check(network(&with(&["pasta", "nft"], false)), State::Ok, "`pasta`, `nft`", "");
+        check(network(&with(&["nft"], true)), State::Ok, "`nft`", "");
+        check(network(&with(&["nft"], false)), State::Warning, "`--network=host`", "passt");
+        check(network(&with(&[], true)), State::Warning, "neither", "passt");
+        let emulating = |names: Option<&[&str]>| Facts {
+            emulated: names.map(|names| names.iter().map(|name| name.to_string()).collect()),
+            ..Facts::default()
+        };
+        check(binfmt(&emulating(Some(&["aarch64", "arm"]))), State::Ok, "aarch64, arm", "");
+        check(binfmt(&emulating(Some(&[]))), State::Warning, "own processor", "qemu-user-static");
+        check(binfmt(&emulating(None)), State::Warning, "not mounted", "qemu-user-static");
+        check(disk("/x", 50 << 30), State::Ok, "/x", "");
+        check(disk("/x", 1 << 30), State::Warning, "/x", "rbuild prune");
+        check(disk("/x", 1 << 20), State::Problem, "/x", "--root DIR");
+    }
+}
