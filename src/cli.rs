@@ -14,6 +14,7 @@ mod input;
 mod manage;
 mod plan;
 mod run;
+mod secrets;
 mod space;
 mod steps;
 mod usage;

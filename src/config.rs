@@ -91,6 +91,10 @@ pub struct Config {
     pub keep_for: Setting<Option<Duration>>,
     /// Whether no connection may be made.
     pub offline: Setting<bool>,
+    /// `--secret` of every build, as written; its own stand above them.
+    pub secrets: Setting<Vec<String>>,
+    /// `--ssh` of every build, likewise.
+    pub ssh: Setting<Vec<String>>,
     /// The platform, as written; `None` is that of this machine.
     pub platform: Setting<Option<String>>,
     /// How many builds the history keeps; 0 records none.
@@ -228,6 +232,8 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         max_size: optional(max_size),
         keep_for: optional(keep_for),
         offline: offline.unwrap_or(default(false)),
+        secrets: first([user.secrets, system.secrets]).unwrap_or(default(Vec::new())),
+        ssh: first([user.ssh, system.ssh]).unwrap_or(default(Vec::new())),
         platform: optional(platform),
         history_keep,
         history_log_max_mib,
@@ -324,6 +330,8 @@ impl Config {
             row("max_size", max_size, &self.max_size.source),
             row("keep_for", keep_for, &self.keep_for.source),
             row("offline", self.offline.value.to_string(), &self.offline.source),
+            row("secret", self.secrets.value.join(" "), &self.secrets.source),
+            row("ssh", self.ssh.value.join(" "), &self.ssh.source),
             row("platform", platform, &self.platform.source),
             row("history.keep", self.history_keep.value.to_string(), &self.history_keep.source),
             row("history.log_max_mib", self.history_log_max_mib.value.to_string(), &self.history_log_max_mib.source),

@@ -12,6 +12,7 @@ pub mod context;
 pub mod input;
 pub mod output;
 pub mod run;
+pub mod secrets;
 pub mod size;
 pub mod steps;
 

@@ -73,6 +73,7 @@ impl ExecError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Source(error) => error.help(),
+            Self::Step(StepError::Secret(error)) => error.help(),
             Self::Fetch { source, .. } => source.downcast_ref::<oci::registry::RegistryError>()?.help(),
             _ => None,
         }

@@ -15,6 +15,7 @@ mod merge;
 pub mod ops;
 pub mod rootless;
 pub mod sandbox;
+pub mod secrets;
 pub mod select;
 pub mod snapshot;
 pub mod source;

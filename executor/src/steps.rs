@@ -3,7 +3,11 @@
 //! Nothing in here is in a key: whoever may do less, or has less memory, gets the same result or none.
 //! Deliberately absent: what one step asks for ([`solver::op::ExecOp`]).
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+
+use crate::secrets::SecretSource;
+use crate::secrets::agent::AgentSource;
 
 /// For all steps of a build, or for one `rbuild run`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,6 +16,10 @@ pub struct StepSettings {
     pub grants: Grants,
     /// Whom steps ask for addresses, where their network is their own.
     pub dns: Dns,
+    /// Where secrets are, by their names; values are read when a step asks for them.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// Where ssh agents are, by their names.
+    pub agents: BTreeMap<String, AgentSource>,
 }
 
 /// What `/etc/resolv.conf` says instead of what the host's says; what is empty stays the host's.
@@ -32,4 +40,6 @@ pub struct Grants {
     pub insecure: bool,
     /// `network.host`: the builder's own network.
     pub host_network: bool,
+    /// `secrets.in-layers`: layers may hold the values of secrets that their steps have seen.
+    pub secrets_in_layers: bool,
 }

@@ -33,6 +33,8 @@ use crate::error::ExecError;
 use crate::layers::Layers;
 use crate::merge;
 use crate::sandbox;
+use crate::secrets::Secrets;
+use crate::secrets::agent::Agents;
 use crate::snapshot::overlay::MountApi;
 use crate::snapshot::{Mounted, OverlaySnapshotter, Snapshotter};
 use crate::source::Connectivity;
@@ -85,6 +87,8 @@ struct Inner {
     /// One per core, for our own work.
     cores: Arc<Semaphore>,
     steps: StepSettings,
+    secrets: Arc<Secrets>,
+    agents: Arc<Agents>,
     /// How steps are started; made by the first one.
     sandbox: OnceLock<sandbox::Settings>,
 }
@@ -96,6 +100,8 @@ impl Worker {
             Some(snapshots) => snapshots,
             None => Arc::new(OverlaySnapshotter::new(config.store.layers_dir(), MountApi::detect())?),
         };
+        let secrets = Arc::new(Secrets::new(&config.steps.secrets));
+        let agents = Arc::new(Agents::new(&config.steps.agents));
         let locals = config.local_sources.into_iter().map(|(name, path)| (name, Local::new(path)));
         Ok(Self {
             inner: Arc::new(Inner {
@@ -104,8 +110,10 @@ impl Worker {
                 snapshots,
                 locals: locals.collect(),
                 patterns: Mutex::default(),
-                known: Known::new(config.connectivity),
+                known: Known::new(config.connectivity, secrets.clone(), agents.clone()),
                 fetcher: config.fetcher,
+                secrets,
+                agents,
                 steps: config.steps,
                 sandbox: OnceLock::new(),
                 clock: config.clock,
@@ -125,6 +133,16 @@ impl Worker {
     /// What steps may do, get and use.
     pub fn steps(&self) -> &StepSettings {
         &self.inner.steps
+    }
+
+    /// The secrets of this build.
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.inner.secrets
+    }
+
+    /// The ssh agents of this build.
+    pub(crate) fn agents(&self) -> &Agents {
+        &self.inner.agents
     }
 
     /// How steps are started.

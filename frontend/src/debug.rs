@@ -14,6 +14,8 @@ use solver::op::{
     CacheSharing, CopyMode, ExecOp, FileActionKind, FileOp, MountKind, NetworkMode, Op, Owner, SecurityMode, UserRef,
 };
 
+use solver::redact;
+
 use crate::ast::Ast;
 use crate::error::{Diagnostic, Severity};
 use crate::plan::Plan;
@@ -76,9 +78,9 @@ pub fn plan(plan: &Plan) -> String {
         };
         match &vertex.op {
             Op::Source(source) => {
-                line(&mut out, format_args!("   source {}", source.identifier));
+                line(&mut out, format_args!("   source {}", redact::addresses(&source.identifier)));
                 for (name, value) in &source.attrs {
-                    line(&mut out, format_args!("   {name} = {value}"));
+                    line(&mut out, format_args!("   {name} = {}", redact::addresses(value)));
                 }
             }
             Op::Exec(exec) => show_exec(&mut out, exec, input),

@@ -8,6 +8,7 @@
 //! less than identity: limits, the addresses of hosts and where a cache mount is kept say how a process runs, not what
 //! it makes; a vertex with others is another vertex, whose result is known all the same.
 
+use std::borrow::Cow;
 use std::fmt::{Display, Write};
 
 use sha2::{Digest as _, Sha256};
@@ -16,6 +17,7 @@ use crate::op::{
     CacheSharing, CopyMode, ExecOp, FileAction, FileActionKind, Mount, MountKind, NetworkMode, Op, Owner, Platform,
     SecurityMode, SourceOp, UserRef,
 };
+use crate::redact;
 
 /// Changes whenever the meaning of any part changes; every old digest then differs from every new one.
 const VERSION: &str = "rbuild-canon-2";
@@ -232,10 +234,19 @@ pub(crate) fn platform_parts(platform: &Platform, parts: &mut impl Sink) {
 }
 
 fn source_parts(source: &SourceOp, parts: &mut impl Sink) {
-    parts.push("source", &source.identifier);
+    address_part("source", &source.identifier, parts);
     for (name, value) in &source.attrs {
-        parts.push(format_args!("source.{name}"), value);
+        address_part(format_args!("source.{name}"), value, parts);
     }
+}
+
+/// An address: what it holds for its server alone counts, and is written as a digest of all of it.
+fn address_part(name: impl Display, value: &str, parts: &mut impl Sink) {
+    let shown = redact::addresses(value);
+    if matches!(shown, Cow::Owned(_)) {
+        parts.push(format_args!("{name}.digest"), hex(&Sha256::digest(value.as_bytes()).into()));
+    }
+    parts.push(name, shown);
 }
 
 fn exec_parts(exec: &ExecOp, what_for: For, parts: &mut impl Sink) {

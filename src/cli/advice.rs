@@ -4,10 +4,6 @@
 const BUILD: &[(&[&str], &str)] = &[
     (&["--cache-ttl"], "leave it out: what is known does not grow old"),
     (&["--layers"], "leave it out: every step is always cached"),
-    (
-        &["--secret", "--ssh"],
-        "nothing takes its place yet; do not pass a secret as a build argument, it would stay in the image",
-    ),
     (&["--volume", "-v"], "use COPY: steps see only the image and the context"),
     (&["--env", "--unsetenv"], "use ENV in the Dockerfile"),
     (&["--unsetlabel", "--inherit-labels"], "use LABEL in the Dockerfile: `LABEL NAME=` empties one"),

@@ -8,6 +8,7 @@ use oci::model::Reference;
 
 use super::check::CallArgs;
 use super::input::InputArgs;
+use super::secrets::SecretArgs;
 use super::steps::StepArgs;
 use super::values::{self, ProgressArg};
 
@@ -80,6 +81,9 @@ pub struct BuildArgs {
     /// What RUN steps may do, get and use.
     #[command(flatten)]
     pub steps: StepArgs,
+    /// What RUN steps are given and nothing keeps.
+    #[command(flatten)]
+    pub secrets: SecretArgs,
 
     /// Write the result elsewhere too: type=oci|docker|local|tar,dest=PATH; a bare path is a folder, - is a tar on
     /// standard output

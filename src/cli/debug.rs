@@ -13,6 +13,8 @@ pub enum DebugWhat {
     Plan,
     /// Stages, steps and what stands on what
     Graph,
+    /// The acts of every RUN step
+    Steps,
 }
 
 /// How it is printed.
@@ -34,17 +36,18 @@ pub enum DebugFormat {
 #[command(
     args_override_self = true,
     after_help = "\
-Nothing runs. `ast` reads only the Dockerfile; `plan` and `graph` also look up its images, in the local store and then
+Nothing runs. `ast` reads only the Dockerfile; the others also look up its images, in the local store and then
 in the registries, as a build does. Which of its steps a build would run, `rbuild plan` tells.
 
 Examples:
   rbuild debug ast .                                    what the parser understood
+  rbuild debug steps .                                  what the sandbox would do for each RUN
   rbuild debug plan --target test --build-arg V=1 .     what a build would do
   rbuild debug graph --format dot . | dot -Tsvg > g.svg
   rbuild debug graph --format mermaid --offline . > graph.mmd"
 )]
 pub struct DebugArgs {
-    /// ast: the statements of the Dockerfile; plan: the operations and the image; graph: stages and steps
+    /// ast: the statements of the Dockerfile; plan: the operations and the image; graph: stages and steps; steps: the acts of RUN
     #[arg(value_name = "WHAT", value_enum, hide_possible_values = true)]
     pub what: DebugWhat,
     /// What is looked at.

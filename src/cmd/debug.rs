@@ -1,5 +1,7 @@
 //! `rbuild debug`: the stages between a Dockerfile and its image, printed.
 
+mod steps;
+
 use frontend::Severity;
 use frontend::debug::{self, graph::Drawing, json};
 
@@ -35,6 +37,8 @@ pub async fn debug(hall: &Hall<'_>, args: &DebugArgs) -> Result<u8, Failure> {
         (DebugWhat::Graph, DebugFormat::Json) => escape::json(&drawing().json()),
         (DebugWhat::Graph, DebugFormat::Dot) => drawing().dot(),
         (DebugWhat::Graph, DebugFormat::Mermaid) => drawing().mermaid(),
+        (DebugWhat::Steps, DebugFormat::Json) => escape::json(&steps::json(&steps::of(&dockerfile.text, &plan)?)),
+        (DebugWhat::Steps, _) => escape::lines(&steps::text(&steps::of(&dockerfile.text, &plan)?)).into_owned(),
         (_, DebugFormat::Json) => escape::json(&json::plan(&plan)),
         (_, _) => escape::lines(&debug::plan(&plan)).into_owned(),
     })?;

@@ -10,6 +10,8 @@
 //! isolation = "auto"          # full, rootless, auto; see docs/sandbox.md
 //! max_size = "20GB"           # of the store: bytes, 20GB, 512MiB, or 10% of its disk
 //! keep_for = "60d"            # what was not used for longer is thrown away
+//! secret = ["id=NAME,env=VAR"] # given to builds, as --secret
+//! ssh = ["default"]           # likewise, as --ssh
 //! offline = true              # no connection to registries, web and git servers, remote caches
 //!
 //! [history]                   # see `rbuild history`
@@ -47,6 +49,8 @@ const KEYS: &[&str] = &[
     "network",
     "isolation",
     "offline",
+    "secret",
+    "ssh",
     "max_size",
     "keep_for",
     "registry",
@@ -78,6 +82,10 @@ pub struct ConfigFile {
     pub keep_for: Option<Setting<Duration>>,
     /// `offline`.
     pub offline: Option<Setting<bool>>,
+    /// `secret`.
+    pub secrets: Option<Setting<Vec<String>>>,
+    /// `ssh`.
+    pub ssh: Option<Setting<Vec<String>>>,
     /// `history.keep`.
     pub history_keep: Option<Setting<usize>>,
     /// `history.log_max_mib`.
@@ -129,6 +137,8 @@ impl ConfigFile {
                 "network" => self.network = reader.text(value, values::network),
                 "isolation" => self.isolation = reader.text(value, values::isolation),
                 "offline" => self.offline = reader.value(value, "true or false", |value| value.as_bool(), Ok),
+                "secret" => self.secrets = reader.texts(value),
+                "ssh" => self.ssh = reader.texts(value),
                 "log_lines" => self.log_lines = reader.number(value, values::number),
                 "jobs" => self.jobs = reader.number(value, values::jobs),
                 "history" => self.fill_history(value, reader),
@@ -194,6 +204,14 @@ impl Reader<'_> {
         self.value(value, "a text in quotes", |value| value.as_str().map(str::to_owned), |text| parse(&text))
     }
 
+    fn texts(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Setting<Vec<String>>> {
+        let list = |value: &DeValue<'_>| {
+            let texts = value.as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
+            texts.collect::<Option<Vec<_>>>()
+        };
+        self.value(value, "a list of texts in quotes", list, Ok)
+    }
+
     fn number(
         &mut self,
         value: &Spanned<DeValue<'_>>,
@@ -251,7 +269,7 @@ mod tests {
 
     #[test]
     fn every_documented_key_is_known() {
-        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\noffline = true\n\
+        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\noffline = true\nsecret = ['id=x,env=X']\nssh = []\n\
             max_size = '10%'\nkeep_for = '60d'\n\
             [registry.'localhost:5000']\ninsecure = true\n[history]\nkeep = 7\nlog_max_mib = 1\n";
         let file = ConfigFile::parse(Path::new("c.toml"), text).expect("all keys are known");

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use executor::StepSettings;
 use oci::model::Platform;
 
 use super::annotation::annotations;
-use super::{BuildOptions, Output, args as build_args, cache, output, steps};
+use super::{BuildOptions, Output, args as build_args, cache, output, secrets, steps};
 use crate::cli::BuildArgs;
 use crate::config::Config;
 use crate::engine::Failure;
@@ -45,7 +46,7 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
         iidfile: args.iidfile.clone(),
         metadata_file: args.metadata_file.clone(),
         jobs: config.jobs.value,
-        steps: steps::steps(&args.steps)?,
+        steps: given(args, config, environment)?,
         cache_from: cache_from(args, environment)?,
         cache_to: args.cache_to.iter().map(|text| cache::to(text, environment)).collect::<Result<_, _>>()?,
     })
@@ -82,6 +83,17 @@ pub fn inert(args: &BuildArgs) -> Result<Vec<String>, Failure> {
         given.push(format!("{name}={value}"));
     }
     Ok(given)
+}
+
+/// What RUN steps may do, get and use; what is given on the command line stands above what the config files give.
+fn given(args: &BuildArgs, config: &Config, environment: &Environment) -> Result<StepSettings, Failure> {
+    let mut steps = steps::steps(&args.steps)?;
+    steps.secrets = secrets::secrets(&config.secrets.value, environment)?;
+    steps.secrets.extend(secrets::secrets(&args.secrets.secrets, environment)?);
+    steps.agents = secrets::agents(&config.ssh.value, environment)?;
+    steps.agents.extend(secrets::agents(&args.secrets.ssh, environment)?);
+    steps.grants.secrets_in_layers = args.secrets.allow_secrets_in_layers;
+    Ok(steps)
 }
 
 /// All places of `--cache-from`, in order.

@@ -13,6 +13,8 @@ mod cache;
 mod error;
 mod foreground;
 mod process;
+mod secret;
+mod ssh;
 mod trees;
 
 use solver::op::{ExecOp, MountKind, SecurityMode};
@@ -24,10 +26,11 @@ pub use foreground::{RunSpec, Volume, run_image};
 
 use crate::error::ExecError;
 use crate::sandbox::{self, Descriptors, Exit, Io, Output, Plan, Stdin};
+use crate::secrets::mask::Masked;
 use crate::worker::{Inputs, Worker};
 use error::NO_ROOT;
 use process::process;
-use trees::{Tree, commit_all, prepare_all};
+use trees::{Tree, clean, commit_all, prepare_all};
 
 /// Runs the process of `exec` and returns one result per output.
 pub(crate) async fn run(
@@ -48,12 +51,19 @@ pub(crate) async fn run(
         prepared.trees
     };
     let inputs = Inputs::of(job);
-    let spec = process(exec, &trees)?;
-    let settings = worker.sandbox()?;
-    let io = Io { stdin: Stdin::Null, output: Output::Log(log), forward_signals: false };
+    let (secrets, agents) = (secret::take(worker, exec, cancel).await?, ssh::take(worker, exec, cancel).await?);
+    let mut spec = process(exec, &trees)?;
     let mut descriptors = Descriptors::default();
+    secrets.give(&mut spec, &mut descriptors);
+    agents.give(&mut spec, &mut descriptors);
+    let settings = worker.sandbox()?;
+    // What other steps have seen may be in what this one reads.
+    let masked = Masked::new(log, &worker.secrets().seen());
+    let io = Io { stdin: Stdin::Null, output: Output::Log(&masked), forward_signals: false };
     trees.iter().filter_map(Tree::lock).for_each(|lock| descriptors.hold(lock));
-    let finished = sandbox::run_with(&settings, &spec, io, &descriptors, cancel).await?;
+    let finished = sandbox::run_with(&settings, &spec, io, &descriptors, cancel).await;
+    masked.finish();
+    let finished = finished?;
     let succeeded = match (finished.exit, exec.valid_exit_codes.as_slice()) {
         (Exit::Code(code), []) => code == 0,
         (Exit::Code(code), valid) => valid.contains(&code),
@@ -63,7 +73,16 @@ pub(crate) async fn run(
         discard(worker, trees).await?;
         return Err(StepError::Process { command: exec.args.join(" "), exit: finished.exit }.into());
     }
-    worker.on_core(cancel, move |worker| commit_all(worker, trees, &inputs, &finished.stubs)).await
+    let stop = cancel.clone();
+    worker
+        .on_core(cancel, move |worker| {
+            clean(&trees, &finished.stubs)?;
+            if !worker.steps().grants.secrets_in_layers {
+                secrets.check_layers(&trees, &stop)?;
+            }
+            commit_all(worker, trees, &inputs)
+        })
+        .await
 }
 
 /// The acts by which `exec` would be run, for people to read: its trees are shown without layers.
@@ -72,7 +91,10 @@ pub fn preview(exec: &ExecOp) -> Result<Plan, StepError> {
     let mut trees: Vec<_> = exec.mounts.iter().map(Tree::shown).collect();
     let root = exec.mounts.iter().position(|mount| mount.target == "/").ok_or(NO_ROOT)?;
     trees.swap(0, root);
-    Ok(sandbox::plan::plan(&process(exec, &trees)?))
+    let mut spec = process(exec, &trees)?;
+    secret::show(exec, &mut spec);
+    ssh::show(exec, &mut spec);
+    Ok(sandbox::plan::plan(&spec))
 }
 
 /// What nobody can give yet fails before anything is prepared: a step must not run with less than it asks for.
@@ -84,9 +106,6 @@ fn refuse_unsupported(exec: &ExecOp) -> Result<(), StepError> {
     if exec.security != SecurityMode::Sandbox {
         return refused("`--security=insecure`");
     }
-    if !exec.secret_env.is_empty() {
-        return refused("a secret as an environment variable");
-    }
     if !exec.devices.is_empty() {
         return refused("`--device`");
     }
@@ -96,6 +115,10 @@ fn refuse_unsupported(exec: &ExecOp) -> Result<(), StepError> {
     for mount in &exec.mounts {
         match mount.kind {
             MountKind::Bind | MountKind::Tmpfs { .. } => {}
+            MountKind::Secret { .. } | MountKind::Ssh { .. } if mount.target == "/" || mount.output.is_some() => {
+                return Err(StepError::Malformed { what: "a secret or an agent is no tree" });
+            }
+            MountKind::Secret { .. } | MountKind::Ssh { .. } => {}
             MountKind::Cache { .. } if mount.target == "/" => {
                 return Err(StepError::Malformed { what: "a cache mount has the target `/`" });
             }
@@ -103,8 +126,6 @@ fn refuse_unsupported(exec: &ExecOp) -> Result<(), StepError> {
                 return Err(StepError::Malformed { what: "a cache mount has an output" });
             }
             MountKind::Cache { .. } => {}
-            MountKind::Secret { .. } => return refused("`--mount=type=secret`"),
-            MountKind::Ssh { .. } => return refused("`--mount=type=ssh`"),
         }
     }
     Ok(())

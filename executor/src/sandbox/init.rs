@@ -42,7 +42,7 @@ fn main() -> ! {
 fn helper() -> io::Result<()> {
     let socket = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
     // What was handed over is let go when this process ends, which is after the step.
-    let Received { plan, memory, stdin, handed: _handed } = receive(&socket)?;
+    let Received { plan, memory, stdin, handed } = receive(&socket)?;
     let namespaces = plan.0.iter().find_map(|act| match act {
         Act::Namespaces(list) => Some((act, clone_flags(list))),
         _ => None,
@@ -51,7 +51,7 @@ fn helper() -> io::Result<()> {
     let this = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
     // SAFETY: nothing before `init_if_asked` starts a thread, and nothing here has.
     let (pid, pidfd) = match unsafe { sys::clone_into(flags) } {
-        Ok(Cloned::Child) => perform(&plan, &socket, this, stdin),
+        Ok(Cloned::Child) => perform(&plan, &socket, this, stdin, &handed),
         Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
         Err(error) => {
             let errno = error.raw_os_error().unwrap_or_default();

@@ -39,6 +39,7 @@ pub mod policy;
 mod privilege;
 mod run;
 pub mod seccomp;
+mod secret;
 pub mod spec;
 mod stub;
 pub(crate) mod sys;
@@ -52,6 +53,7 @@ pub use init::{ARGV0, init_if_asked};
 pub use plan::{Act, Plan};
 pub use privilege::own_capabilities;
 pub use run::{Exit, Finished, Io, Output, Settings, Stdin, Usage, run, run_with};
+pub use secret::{AgentSocket, SecretFile, SecretVariable, agent_listener, handed_memory};
 pub use spec::{
     Bind, BindSource, Descriptors, Handed, Limit, Mount, MountKind, Network, Overlay, ProcessSpec, RootFs, Tmpfs,
     WindowSize,

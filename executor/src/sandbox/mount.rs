@@ -13,8 +13,8 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string,
-    fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
 use super::beneath::open_beneath;
@@ -59,7 +59,20 @@ impl From<Errno> for MountError {
 
 /// A new file system of a kind that needs no device.
 pub fn file_system(kind: &str, options: &[(String, String)], flags: Flags) -> Result<OwnedFd, MountError> {
+    file_system_with(kind, &[], options, flags)
+}
+
+/// As [`file_system`], with options that have no value.
+pub fn file_system_with(
+    kind: &str,
+    switches: &[&str],
+    options: &[(String, String)],
+    flags: Flags,
+) -> Result<OwnedFd, MountError> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for name in switches {
+        fsconfig_set_flag(&context, *name).map_err(|e| logged(&context, name, e))?;
+    }
     for (name, value) in options {
         fsconfig_set_string(&context, name.as_str(), value.as_str()).map_err(|e| logged(&context, name, e))?;
     }
@@ -148,7 +161,7 @@ impl Stage {
     }
 
     /// Makes a directory in it, a mount point for what must be attached somewhere, and opens it as a place.
-    fn directory(&mut self) -> Result<OwnedFd, MountError> {
+    pub fn directory(&mut self) -> Result<OwnedFd, MountError> {
         let name = self.next_name();
         rustix::fs::mkdirat(&self.directory, name.as_str(), Mode::from_raw_mode(0o700))?;
         Ok(self.place(&name)?)

@@ -20,6 +20,7 @@ use rustix::thread::Uid;
 use super::beneath::{Root, file_type};
 use super::mount::{self, Stage};
 use super::plan::{Act, FileSystem, Flags, Plan};
+use super::secret::Given;
 use super::spec::{Bind, RootFs, WindowSize};
 use super::stub::{Stub, StubKind};
 use super::trouble::{Trouble, with};
@@ -31,11 +32,13 @@ use super::{host, policy, privilege, seccomp, sys};
 const SETUP_FAILED: i32 = 255;
 
 /// Performs `plan` and does not return: either this process becomes the command, or it reports and exits.
-pub fn perform(plan: &Plan, socket: &OwnedFd, helper: OwnedFd, stdin: Option<OwnedFd>) -> ! {
+pub fn perform(plan: &Plan, socket: &OwnedFd, helper: OwnedFd, stdin: Option<OwnedFd>, handed: &[OwnedFd]) -> ! {
     let mut step = Step {
         socket,
         helper,
         stdin,
+        handed,
+        given: Given::default(),
         stage: None,
         root: None,
         dev: None,
@@ -69,6 +72,9 @@ struct Step<'a> {
     socket: &'a OwnedFd,
     helper: OwnedFd,
     stdin: Option<OwnedFd>,
+    /// What travelled with the plan.
+    handed: &'a [OwnedFd],
+    given: Given,
     stage: Option<Stage>,
     root: Option<Root>,
     dev: Option<OwnedFd>,
@@ -102,6 +108,17 @@ impl Step<'_> {
             Act::DeviceLink { name, target } => rustix::fs::symlinkat(target.as_str(), self.dev(), name.as_str())?,
             Act::GeneratedFile { target, text } => self.bind_generated(target, text)?,
             Act::Bind { target, bind } => self.bind(target, bind)?,
+            Act::SecretFile { target, file } => {
+                let (given, handed, stage) = self.giving();
+                let file = given.file(file, handed, stage)?;
+                self.attach_file(file, target)?;
+            }
+            Act::AgentSocket { target, socket } => {
+                let (given, handed, stage) = self.giving();
+                let socket = given.agent(socket, handed, stage)?;
+                self.attach_file(socket, target)?;
+            }
+            Act::SecretVariable(variable) => self.given.variable(variable, self.handed)?,
             Act::Terminal(size) => self.open_terminal(*size)?,
             Act::ReadOnly(path) => self.make_read_only(path)?,
             Act::Mask(path) => self.mask_all(path)?,
@@ -129,6 +146,15 @@ impl Step<'_> {
 
     fn stage(&mut self) -> &mut Stage {
         self.stage.as_mut().expect("a plan makes the stage before anything on it")
+    }
+
+    fn giving(&mut self) -> (&mut Given, &[OwnedFd], &mut Stage) {
+        (&mut self.given, self.handed, self.stage.as_mut().expect("a plan makes the stage before anything on it"))
+    }
+
+    fn attach_file(&mut self, file: OwnedFd, target: &str) -> Result<(), Trouble> {
+        let place = self.place(target, StubKind::File)?;
+        Ok(mount::attach(file, place)?)
     }
 
     fn report_stubs(&mut self) -> Result<(), Trouble> {
@@ -228,9 +254,7 @@ impl Step<'_> {
     fn bind_generated(&mut self, target: &str, text: &str) -> Result<(), Trouble> {
         let file = self.stage().file(text.as_bytes())?;
         let flags = Flags { readonly: true, nosuid: true, nodev: true, noexec: true };
-        let tree = mount::clone_of(file, flags, false)?;
-        let place = self.place(target, StubKind::File)?;
-        Ok(mount::attach(tree, place)?)
+        self.attach_file(mount::clone_of(file, flags, false)?, target)
     }
 
     fn bind(&mut self, target: &str, bind: &Bind) -> Result<(), Trouble> {
@@ -373,6 +397,11 @@ impl Step<'_> {
         if !env.iter().any(|pair| pair.starts_with("HOME=")) {
             let home = self.identity.as_ref().map_or("/", |identity| &identity.home);
             variables.push(text(&format!("HOME={home}"))?);
+        }
+        for pair in std::mem::take(&mut self.given.variables) {
+            let name = pair.split_inclusive(|byte| *byte == b'=').next().unwrap_or_default();
+            variables.retain(|known| !known.as_bytes().starts_with(name));
+            variables.push(CString::new(pair).map_err(|_| "a secret variable holds a zero byte".to_owned())?);
         }
         let arguments = args.iter().map(|word| text(word)).collect::<Result<Vec<_>, _>>()?;
         let path = env.iter().rev().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(policy::PATH);

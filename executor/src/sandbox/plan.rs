@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy;
 use super::seccomp::{self, Insn};
+use super::secret::{AgentSocket, SecretFile, SecretVariable};
 use super::spec::{
     Bind, BindSource, Limit, MountKind, Network as NetworkMode, Overlay, ProcessSpec, RootFs, Tmpfs, WindowSize,
 };
@@ -80,6 +81,22 @@ pub enum Act {
         /// What.
         bind: Bind,
     },
+    /// Binds a file with a secret, read-only.
+    SecretFile {
+        /// Path inside the root.
+        target: String,
+        /// What.
+        file: SecretFile,
+    },
+    /// Binds the socket of an ssh agent, which is handed to the builder.
+    AgentSocket {
+        /// Path inside the root.
+        target: String,
+        /// What.
+        socket: AgentSocket,
+    },
+    /// Takes a secret that the command gets as a variable.
+    SecretVariable(SecretVariable),
     /// Opens a terminal in the new `/dev/pts`, hands its controlling side to the builder, binds `/dev/console`.
     Terminal(WindowSize),
     /// Makes existing paths read-only.
@@ -194,6 +211,8 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     acts.extend(mounts.into_iter().map(|mount| match &mount.kind {
         MountKind::Bind(bind) => Act::Bind { target: mount.target.clone(), bind: bind.clone() },
         MountKind::Tmpfs(tmpfs) => Act::FileSystem(memory(&mount.target, tmpfs)),
+        MountKind::Secret(file) => Act::SecretFile { target: mount.target.clone(), file: file.clone() },
+        MountKind::Agent(socket) => Act::AgentSocket { target: mount.target.clone(), socket: socket.clone() },
     }));
     acts.extend(spec.terminal.map(Act::Terminal));
     // Read-only before masks: a mask below a read-only path must stay on top.
@@ -218,6 +237,7 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     acts.push(Act::Capabilities(spec.capabilities.clone()));
     // Again: the kernel forgets it when ids or capabilities change.
     acts.push(Act::DieWithHelper);
+    acts.extend(spec.secret_env.iter().cloned().map(Act::SecretVariable));
     acts.push(Act::CloseDescriptors);
     acts.push(Act::Exec { args: spec.args.clone(), env: spec.env.clone() });
     Plan(acts)
@@ -332,6 +352,13 @@ impl fmt::Display for Act {
                 }
                 f.write_str(if bind.readonly { " ro" } else { " rw" })
             }
+            Act::SecretFile { target, file } => {
+                write!(f, "secret on {target:?} owner {}:{} mode {:o}", file.uid, file.gid, file.mode)
+            }
+            Act::AgentSocket { target, socket } => {
+                write!(f, "ssh agent on {target:?} owner {}:{} mode {:o}", socket.uid, socket.gid, socket.mode)
+            }
+            Act::SecretVariable(variable) => write!(f, "secret variable {}", variable.name),
             Act::Terminal(size) => write!(f, "terminal {}x{}", size.columns, size.rows),
             Act::ReadOnly(path) => write!(f, "read-only {path:?}"),
             Act::Mask(path) => write!(f, "mask {path:?}"),

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::policy;
+use super::secret::{AgentSocket, SecretFile, SecretVariable};
 use crate::rootless::Surroundings;
 
 /// A process and all that it may see.
@@ -20,6 +21,8 @@ pub struct ProcessSpec {
     pub args: Vec<String>,
     /// `NAME=value`, exactly what the process gets; only `HOME` is added when absent.
     pub env: Vec<String>,
+    /// Variables whose values travel beside the spec; they win over those of `env`.
+    pub secret_env: Vec<SecretVariable>,
     /// Absolute path inside the root; made (0755, root's) when missing.
     pub cwd: String,
     /// `user[:group]`, names or numbers, resolved in the root; empty is root.
@@ -62,6 +65,7 @@ impl ProcessSpec {
             root,
             args,
             env: Vec::new(),
+            secret_env: Vec::new(),
             cwd: "/".into(),
             user: String::new(),
             hostname: policy::HOSTNAME.into(),
@@ -87,6 +91,11 @@ impl ProcessSpec {
 pub struct Handed(usize);
 
 impl Handed {
+    /// Stands for one where nothing is handed: in plans that are only shown.
+    pub fn shown() -> Self {
+        Self(0)
+    }
+
     /// Finds it among what arrived.
     pub fn among(self, arrived: &[OwnedFd]) -> Option<BorrowedFd<'_>> {
         arrived.get(self.0).map(OwnedFd::as_fd)
@@ -168,6 +177,10 @@ pub enum MountKind {
     Bind(Bind),
     /// Memory.
     Tmpfs(Tmpfs),
+    /// A file with a secret.
+    Secret(SecretFile),
+    /// The socket of an ssh agent.
+    Agent(AgentSocket),
 }
 
 /// A bind mount.

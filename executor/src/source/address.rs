@@ -31,6 +31,14 @@ pub fn masked(text: &str) -> String {
     out
 }
 
+/// Host and port of an address as servers are told apart: the port is left out where it is the usual one. Empty for what
+/// has none.
+pub(crate) fn host(text: &str) -> String {
+    let Ok(url) = oci::http::reqwest::Url::parse(text) else { return String::new() };
+    let host = url.host_str().unwrap_or_default();
+    url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+}
+
 /// Percent-decoding; what is no `%` with two digits stays as it is.
 pub(crate) fn decoded(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());

@@ -21,16 +21,21 @@ use store::{Draft, Store};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
+use super::address;
 use super::address::masked;
-use super::git::{self, GitPin, GitSource};
+use super::git::{self, Access, Agent, GitPin, GitSource};
 use super::http::{self, HttpFile, HttpSource};
 use super::{Connectivity, SourceError};
+use crate::secrets::agent::Agents;
+use crate::secrets::{SecretError, Secrets, auth};
 use crate::tree::attrs::{self, times};
 use crate::tree::walk::{Descend, Entry, Visitor, walk};
 use crate::tree::{TreeError, joined};
 
 /// Permission bits of a file of the web.
 const FILE_MODE: u32 = 0o600;
+/// The agent that signs for sources.
+const DEFAULT_AGENT: &str = "default";
 /// Read at once when a blob becomes a file.
 const COPY_BYTES: usize = 256 << 10;
 
@@ -38,6 +43,8 @@ const COPY_BYTES: usize = 256 << 10;
 #[derive(Default)]
 pub(crate) struct Known {
     connectivity: Connectivity,
+    secrets: Arc<Secrets>,
+    agents: Arc<Agents>,
     commits: Once<GitPin>,
     files: Once<HttpFile>,
 }
@@ -62,8 +69,36 @@ impl<T: Clone> Once<T> {
 
 impl Known {
     /// Nothing yet.
-    pub fn new(connectivity: Connectivity) -> Self {
-        Self { connectivity, ..Self::default() }
+    pub fn new(connectivity: Connectivity, secrets: Arc<Secrets>, agents: Arc<Agents>) -> Self {
+        Self { connectivity, secrets, agents, ..Self::default() }
+    }
+
+    /// The repository of a source, with what of the user's may be used for it: what the user has given to this build, for
+    /// a Dockerfile may be anybody's.
+    async fn git_source(&self, source: &SourceOp, cancel: &CancellationToken) -> Result<GitSource, SourceError> {
+        let mut wanted = git_source(source)?;
+        if self.connectivity == Connectivity::Offline {
+            return Ok(wanted);
+        }
+        let agent = self.agents.socket(DEFAULT_AGENT, cancel).await?;
+        wanted.access.agent = match agent {
+            Some(socket) => Agent::Socket(socket),
+            None if git::is_over_ssh(&wanted.url) => {
+                return Err(SecretError::NoAgent { id: DEFAULT_AGENT.into() }.into());
+            }
+            None => Agent::Nobody,
+        };
+        wanted.access.hosts = auth::of_git(&self.secrets, &address::host(&wanted.url), cancel).await?;
+        Ok(wanted)
+    }
+
+    async fn web_file(&self, source: &SourceOp, cancel: &CancellationToken) -> Result<WebFile, SourceError> {
+        let mut wanted = WebFile::of(source)?;
+        if self.connectivity == Connectivity::Online {
+            let host = address::host(&source.identifier);
+            wanted.source.authorization = auth::of_http(&self.secrets, &host, cancel).await?;
+        }
+        Ok(wanted)
     }
 
     /// What a source is.
@@ -71,11 +106,11 @@ impl Known {
         // Whoever wants it no longer drops the future, which ends a git and a request alike.
         let cancel = CancellationToken::new();
         if source.scheme() == "git" {
-            let wanted = git_source(source)?;
+            let wanted = self.git_source(source, &cancel).await?;
             let pin = self.commit(store, source, &wanted, &cancel).await?;
             return Ok(git_content(&wanted, &pin));
         }
-        let wanted = WebFile::of(source)?;
+        let wanted = self.web_file(source, &cancel).await?;
         if let Some(checksum) = &wanted.source.checksum {
             return Ok(wanted.content(&checksum.to_string(), &wanted.name(None), None));
         }
@@ -93,7 +128,7 @@ impl Known {
         cancel: &CancellationToken,
     ) -> Result<(), SourceError> {
         if source.scheme() == "git" {
-            let wanted = git_source(source)?;
+            let wanted = self.git_source(source, cancel).await?;
             let pin = self.commit(store, source, &wanted, cancel).await?;
             git::checkout(store, &wanted, &pin, draft.fs(), self.connectivity, log, cancel).await?;
             let dir = draft.fs_fd().try_clone_to_owned().map_err(|error| in_tree(source)(io("open", error)))?;
@@ -102,7 +137,7 @@ impl Known {
                 .unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
                 .map_err(in_tree(source));
         }
-        let wanted = WebFile::of(source)?;
+        let wanted = self.web_file(source, cancel).await?;
         let file = self.file(store, source, &wanted, log, cancel).await?;
         let (store, folder) = (store.clone(), draft.fs_fd().try_clone_to_owned());
         let folder = folder.map_err(|error| in_tree(source)(io("open", error)))?;
@@ -169,6 +204,7 @@ fn git_source(source: &SourceOp) -> Result<GitSource, SourceError> {
         submodules: !flag(source, attr::GIT_SKIP_SUBMODULES)?,
         mtime_commit,
         fetch_by_commit: flag(source, attr::GIT_FETCH_BY_COMMIT)?,
+        access: Access { agent: Agent::Nobody, ..Access::default() },
     })
 }
 
@@ -225,7 +261,7 @@ impl WebFile {
                 .filter(|mode| *mode <= 0o7777)
                 .ok_or_else(|| attribute(source, attr::HTTP_PERM, format!("`{text}` is no octal number up to 7777")))?,
         };
-        Ok(Self { source: HttpSource { url: source.identifier.clone(), checksum }, name, mode })
+        Ok(Self { source: HttpSource { url: source.identifier.clone(), checksum, authorization: None }, name, mode })
     }
 
     /// With a checksum its server has no say: nobody asks it when the file is known.

@@ -98,6 +98,9 @@ pub enum SourceError {
         /// Which source.
         context: String,
     },
+    /// What the user would have to give, or has given wrongly.
+    #[error(transparent)]
+    Secret(#[from] crate::secrets::SecretError),
     /// A malformed attribute of the source.
     #[error("the attribute `{name}` of the source `{identifier}` is malformed: {reason}")]
     Attribute {
@@ -177,6 +180,7 @@ impl SourceError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Git(error) => error.help(),
+            Self::Secret(error) => error.help(),
             Self::Http(error) => error.help(),
             Self::MissingBlob { .. } => {
                 Some("the image layout that it came from lacks it; copy the layout again".into())
@@ -189,6 +193,7 @@ impl SourceError {
     pub fn is_canceled(&self) -> bool {
         match self {
             Self::Git(error) => error.is_canceled(),
+            Self::Secret(error) => matches!(error, crate::secrets::SecretError::Canceled),
             Self::Http(error) => matches!(error, http::HttpError::Canceled),
             Self::Tree { source, .. } => matches!(source, TreeError::Stopped),
             _ => false,

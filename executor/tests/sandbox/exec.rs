@@ -11,7 +11,7 @@ use oci::content::ContentStore;
 use oci::model::{Descriptor, Reference};
 use rbuild_executor::ops::exec::StepError;
 use rbuild_executor::source::image::{BlobFetcher, FetchError};
-use rbuild_executor::{ExecError, Worker, WorkerConfig};
+use rbuild_executor::{ExecError, StepSettings, Worker, WorkerConfig};
 use solver::graph::{Edge, Vertex, VertexId};
 use solver::op::{ExecOp, Mount, MountKind, NetworkMode, Op, OpMeta, SecurityMode, SourceOp};
 use solver::seam::{Executor, Job, ResultId};
@@ -43,6 +43,11 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
+        Self::with(StepSettings::default())
+    }
+
+    /// With what steps may do and get.
+    pub fn with(steps: StepSettings) -> Self {
         let rig = Rig::new();
         fs::create_dir_all(rig.path("context/src")).unwrap();
         fs::write(rig.path("context/src/main.c"), "int main;\n").unwrap();
@@ -58,7 +63,7 @@ impl Bench {
             local_sources: BTreeMap::from([("context".to_owned(), rig.path("context"))]),
             fetcher: Arc::new(NoRegistry),
             connectivity: Default::default(),
-            steps: Default::default(),
+            steps,
             snapshots: None,
             clock: || jiff::Timestamp::UNIX_EPOCH,
         };

@@ -10,5 +10,6 @@ mod facts;
 mod hostile;
 mod lifetime;
 mod policy;
+mod secrets;
 mod streams;
 mod support;

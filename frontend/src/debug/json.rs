@@ -3,7 +3,7 @@
 //! Every value is there, defaults too; keys are in a fixed order, and vertices are named by their number in the plan as
 //! in the text form. Places are bytes of the Dockerfile, `[start, end]`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use serde_json::{Value, json};
@@ -12,6 +12,8 @@ use solver::op::{
     CacheSharing, CopyAction, CopyMode, ExecOp, FileAction, FileActionKind, FileOp, Mount, MountKind, NetworkMode, Op,
     OpMeta, Owner, SecurityMode, UserRef,
 };
+
+use solver::redact;
 
 use crate::ast::{Ast, Flag, Statement};
 use crate::heredoc::Heredoc;
@@ -125,7 +127,11 @@ fn vertex(plan: &Plan, (id, vertex, meta): (VertexId, &Vertex, &OpMeta), numbers
 
 fn op(op: &Op) -> Value {
     match op {
-        Op::Source(source) => json!({ "source": { "identifier": source.identifier, "attrs": source.attrs } }),
+        Op::Source(source) => {
+            let attrs = source.attrs.iter().map(|(name, value)| (name.as_str(), redact::addresses(value)));
+            let attrs: BTreeMap<_, _> = attrs.collect();
+            json!({ "source": { "identifier": redact::addresses(&source.identifier), "attrs": attrs } })
+        }
         Op::Exec(op) => json!({ "exec": exec(op) }),
         Op::File(op) => json!({ "file": file(op) }),
         Op::Merge(_) => json!({ "merge": {} }),

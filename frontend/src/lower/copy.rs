@@ -4,11 +4,12 @@
 use solver::graph::Edge;
 use solver::op::{CopyAction, FileAction, FileActionKind, FileOp, MergeOp, Op, OpMeta, Owner, UserRef};
 use solver::pattern::glob::has_wildcard;
+use solver::redact;
 
 use super::inputs::Inputs;
 use super::origin::Origin;
 use super::stage::StageInProgress;
-use super::{paths, refuse, remote, steps, unexpandable, values};
+use super::{paths, remote, steps, unexpandable, values};
 use crate::error::{Diagnostic, Refusal};
 use crate::expand::{Rules, expand};
 use crate::heredoc::Heredoc;
@@ -91,6 +92,7 @@ impl StageInProgress<'_, '_> {
         });
         let actions: Vec<FileAction> = actions.collect();
         let text = self.describe(&instruction.source, false, origin);
+        let text = redact::addresses(&text);
         let meta = self.meta(&text, origin);
         let place = origin.place(instruction.span);
         let op = Op::File(FileOp { actions });
@@ -148,7 +150,7 @@ impl StageInProgress<'_, '_> {
         }
         let mut parts = Vec::with_capacity(copy.sources.len());
         for (word, text) in texts {
-            created_by.push_str(&format!(" {text}"));
+            created_by.push_str(&format!(" {}", redact::addresses(&text)));
             let found = if copy.is_add {
                 remote::remote(&text, checksum.as_deref(), copy.keep_git_dir)
             } else {
@@ -156,15 +158,13 @@ impl StageInProgress<'_, '_> {
             };
             let part = match found.map_err(|refusal| refusal.at(word.span))? {
                 Some(remote) => {
-                    if remote.over_ssh() && !self.lowering.supported.ssh_sources {
-                        return Err(refuse::ssh_source_refused(word.span));
-                    }
                     if remote::has_password(&text) {
                         let warning = Diagnostic::warning(word.span, "this address holds a password", "")
-                            .help("it stays in the image's history and in the cache: use an address without it");
+                            .help("who reads the Dockerfile knows it: use an address without, and `--secret id=HTTP_AUTH_HEADER_host`, or `id=GIT_AUTH_TOKEN`");
                         self.lowering.found.push(origin.show(warning));
                     }
-                    let meta = OpMeta { description: text, ..OpMeta::default() };
+                    let description = redact::addresses(&text).into_owned();
+                    let meta = OpMeta { description, ..OpMeta::default() };
                     let place = origin.place(word.span);
                     let tree = self.lowering.add(Op::Source(remote.source), Vec::new(), None, meta, place);
                     let action = CopyAction {

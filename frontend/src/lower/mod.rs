@@ -177,7 +177,6 @@ fn lower<'a>(
         names,
         options,
         answers,
-        supported,
         globals,
         epoch,
         says_machine,
@@ -246,7 +245,6 @@ struct Lowering<'a> {
     names: Names<'a>,
     options: &'a PlanOptions,
     answers: &'a Answers,
-    supported: Supported,
     globals: Env,
     epoch: epoch::Epoch,
     /// Whether the name of every step says for which machine it is.

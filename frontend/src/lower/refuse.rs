@@ -2,40 +2,24 @@
 //!
 //! Everything is parsed; only what the target needs is refused. As the rest of rbuild learns, [`Supported`] grows.
 
-use super::mounts::RequestKind;
 use crate::error::Diagnostic;
-use crate::instr::{Instruction, Kind, MountKey, Run};
+use crate::instr::{Instruction, Kind, Run};
 use crate::span::Span;
 use solver::op::SecurityMode;
 
 /// Which parts can be run.
 #[derive(Clone, Copy, Debug)]
 pub struct Supported {
-    /// `RUN --mount=type=secret`.
-    pub secret_mounts: bool,
-    /// `RUN --mount=type=ssh`.
-    pub ssh_mounts: bool,
-    /// ADD of a repository over ssh, which takes the user's keys.
-    pub ssh_sources: bool,
     /// `RUN --security=insecure`.
     pub insecure: bool,
 }
 
 impl Supported {
     /// This version.
-    pub const NOW: Self = Self { secret_mounts: false, ssh_mounts: false, ssh_sources: false, insecure: false };
+    pub const NOW: Self = Self { insecure: false };
 
     /// Everything that can be lowered, for looking at it and for tests.
-    pub const ALL: Self = Self { secret_mounts: true, ssh_mounts: true, ssh_sources: true, insecure: true };
-
-    /// Whether mounts of that type can be run.
-    pub fn mount(self, kind: RequestKind) -> bool {
-        match kind {
-            RequestKind::Bind | RequestKind::Tmpfs | RequestKind::Cache => true,
-            RequestKind::Secret => self.secret_mounts,
-            RequestKind::Ssh => self.ssh_mounts,
-        }
-    }
+    pub const ALL: Self = Self { insecure: true };
 
     /// What of an instruction cannot be run, as far as that is visible without variables.
     pub fn refuse(self, instruction: &Instruction, found: &mut Vec<Diagnostic>) {
@@ -45,14 +29,6 @@ impl Supported {
     }
 
     fn refuse_run(self, run: &Run, found: &mut Vec<Diagnostic>) {
-        for mount in &run.mounts {
-            let Some(word) = mount.value(MountKey::Type) else { continue };
-            for kind in [RequestKind::Secret, RequestKind::Ssh] {
-                if word.text.eq_ignore_ascii_case(kind.name()) && !self.mount(kind) {
-                    found.push(mount_refused(kind, mount.span));
-                }
-            }
-        }
         let insecure = run.security == SecurityMode::Insecure && !self.insecure;
         if let Some(word) = run.security_word.as_ref().filter(|_| insecure) {
             found.push(unsupported("`RUN --security=insecure`", word.span).help("remove the flag"));
@@ -61,21 +37,6 @@ impl Supported {
             found.push(unsupported("`RUN --device`", device.span).help("remove the flag"));
         }
     }
-}
-
-/// A mount of a type that cannot be run.
-pub fn mount_refused(kind: RequestKind, span: Span) -> Diagnostic {
-    let help = match kind {
-        RequestKind::Secret => "remove the flag; do not pass secrets by ARG or COPY instead, they stay in the image",
-        _ => "remove the flag",
-    };
-    unsupported(&format!("`RUN --mount=type={}`", kind.name()), span).help(help)
-}
-
-/// A repository whose server asks for keys: a Dockerfile of someone else's must not reach what they open.
-pub fn ssh_source_refused(span: Span) -> Diagnostic {
-    let help = "use an `https://` address, or fetch it yourself: `--build-context NAME=ADDRESS` and COPY --from=NAME";
-    unsupported("ADD of a repository over ssh", span).help(help)
 }
 
 fn unsupported(what: &str, span: Span) -> Diagnostic {
@@ -148,24 +109,5 @@ mod tests {
             ],
         );
         check("RUN --security=insecure x", &["insecure"]);
-    }
-
-    #[test]
-    fn a_dockerfile_does_not_use_the_users_ssh_keys() {
-        for address in ["git@example.com:team/app.git", "ssh://git@example.com:22/b", "${X:-git@example.com:a/b}"] {
-            let text = format!("FROM scratch\nADD {address} /a\n");
-            let planned = |supported| plan_supporting(&text, &PlanOptions::default(), &Answers::new(), supported);
-            let found = planned(Supported::NOW).expect_err(address);
-            assert_eq!(found[0].message, "ADD of a repository over ssh is not supported by this version of rbuild");
-            let Ok(Planned::Plan(plan)) = planned(Supported::ALL) else { panic!("{address} is lowered right") };
-            assert!(debug::plan(&plan).contains("git.fullurl = "), "{address}");
-        }
-    }
-
-    #[test]
-    fn a_refused_type_is_refused_behind_a_variable_too() {
-        let text = "FROM scratch\nARG T=secret\nRUN --mount=type=$T,id=s,target=/c x\n";
-        let found = crate::plan(text, &PlanOptions::default(), &Answers::new()).expect_err("not supported");
-        assert_eq!(found[0].message, "`RUN --mount=type=secret` is not supported by this version of rbuild");
     }
 }

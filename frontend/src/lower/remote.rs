@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use solver::op::{SourceOp, attr};
+use solver::redact;
 
 use crate::error::{Diagnostic, Refusal};
 use crate::git::{self, GitRef, GitRefError};
@@ -54,7 +55,7 @@ pub fn copy_source(text: &str) -> Result<(), Refusal> {
         None => kind(text, false) != Kind::Local,
     };
     if address {
-        return Err(Refusal::new("COPY takes no addresses").help(format!("write `ADD {text} …`")));
+        return Err(Refusal::new("COPY takes no addresses").help(format!("write `ADD {} …`", redact::addresses(text))));
     }
     Ok(())
 }
@@ -84,7 +85,7 @@ fn git_ref(text: &str, known_git: bool) -> Result<GitRef, Refusal> {
 }
 
 fn refuse_git(error: &GitRefError) -> Refusal {
-    Refusal::new(error.to_string()).help(error.help())
+    Refusal::new(redact::addresses(&error.to_string())).help(error.help())
 }
 
 /// Holds `--checksum` and `--keep-git-dir` against the sources; a kind or checksum that is not known yet is `None`.
@@ -144,14 +145,6 @@ pub struct Remote {
     pub path: String,
 }
 
-impl Remote {
-    /// Whether it is fetched over ssh, with the user's keys.
-    pub fn over_ssh(&self) -> bool {
-        let address = self.source.attrs.get(attr::GIT_FULL_URL);
-        address.is_some_and(|address| address.starts_with("ssh://") || !address.contains("://"))
-    }
-}
-
 /// The operation for an address; `None` for a path.
 ///
 /// # Errors
@@ -197,7 +190,7 @@ fn file_name(address: &str) -> String {
     if is_name { name.to_owned() } else { UNNAMED.to_owned() }
 }
 
-/// Whether the address holds a password, which would stay in the image's history.
+/// Whether the address holds a password, which everybody reads who reads the file.
 pub fn has_password(text: &str) -> bool {
     let Some((_, rest)) = text.split_once("://") else { return false };
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -205,7 +198,7 @@ pub fn has_password(text: &str) -> bool {
 }
 
 fn shown(text: &str) -> String {
-    text.chars().take(60).collect()
+    redact::addresses(text).chars().take(60).collect()
 }
 
 #[cfg(test)]

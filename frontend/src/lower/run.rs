@@ -9,10 +9,9 @@ use super::inputs::Inputs;
 use super::mounts::{self, MountRequest, RequestKind};
 use super::origin::Origin;
 use super::stage::StageInProgress;
-use super::{paths, refuse, steps};
+use super::{paths, steps};
 use crate::error::Diagnostic;
 use crate::instr::{CommandLine, Instruction, Run};
-use crate::span::Span;
 
 /// Where a script with a first line of its own (`#!`) is mounted.
 const SCRIPTS: &str = "/dev/pipes";
@@ -54,7 +53,7 @@ impl StageInProgress<'_, '_> {
         let args = self.command_of(run, &mut parts, instruction, origin);
         for spec in &run.mounts {
             let request = mounts::understand(spec, |word| self.expand(word, origin))?;
-            self.mount(&request, spec.span, &mut parts, origin, instruction)?;
+            self.mount(&request, &mut parts, origin, instruction)?;
         }
         // Every operation holds all variables: what it costs is what a hostile file would multiply.
         self.lowering
@@ -155,14 +154,10 @@ impl StageInProgress<'_, '_> {
     fn mount(
         &mut self,
         request: &MountRequest,
-        span: Span,
         parts: &mut Mounts,
         origin: &Origin,
         instruction: &Instruction,
     ) -> Result<(), Diagnostic> {
-        if !self.lowering.supported.mount(request.kind) {
-            return Err(refuse::mount_refused(request.kind, span));
-        }
         match request.kind {
             RequestKind::Secret => {
                 self.secret(request, parts);

@@ -52,6 +52,7 @@ impl Opener<'_> {
             submodules: git.submodules.unwrap_or(true),
             mtime_commit: git.mtime_commit,
             fetch_by_commit: git.fetch_by_commit.unwrap_or(false),
+            access: Default::default(),
         };
         let failed = |error: GitError| match (error.is_canceled(), error.help()) {
             (true, _) => words::canceled(),
@@ -116,7 +117,7 @@ impl Opener<'_> {
     }
 
     async fn fetch(&self, url: &str, log: &dyn LogSink) -> Result<HttpFile, Failure> {
-        let source = HttpSource { url: url.to_owned(), checksum: None };
+        let source = HttpSource { url: url.to_owned(), checksum: None, authorization: None };
         let failed = |error: HttpError| match (&error, error.help()) {
             (HttpError::Canceled, _) => words::canceled(),
             (_, None) => Failure::from_error(&error),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
+use solver::redact;
 
 use crate::engine::{Failure, Snippet};
 
@@ -40,7 +41,8 @@ impl Text {
         Snippet {
             file: self.name.clone(),
             path: self.path.clone(),
-            text: self.text.clone(),
+            // Passwords of addresses are not shown again; every place stays what it is.
+            text: redact::addresses_in_place(&self.text).into(),
             span,
             label: label.to_owned(),
         }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::error::ExecError;
 use crate::sandbox::{Exit, SandboxError};
+use crate::secrets::SecretError;
 
 /// Why a process did not run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +21,9 @@ pub enum StepError {
     /// It could not be run.
     #[error(transparent)]
     Sandbox(SandboxError),
+    /// A secret or an agent, or what it did with one.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// It asks for what is not there yet.
     #[error("{what} is not supported yet")]
     Unsupported {

@@ -27,6 +27,7 @@ pub(super) fn process(exec: &ExecOp, trees: &[Tree]) -> Result<ProcessSpec, Step
         Source::Local { view, .. } => RootFs::Tree { path: view.clone() },
         Source::Memory { .. } => return Err(StepError::Malformed { what: "its root is memory" }),
         Source::Cache { .. } => return Err(StepError::Malformed { what: "its root is a cache mount" }),
+        Source::Given => return Err(StepError::Malformed { what: "its root is no tree" }),
     };
     let mut spec = ProcessSpec::new(root, exec.args.clone());
     spec.env = environment(&exec.env, &exec.proxy_env);
@@ -42,23 +43,25 @@ pub(super) fn process(exec: &ExecOp, trees: &[Tree]) -> Result<ProcessSpec, Step
     let limits = exec.ulimits.iter().cloned();
     spec.limits = limits.map(|(name, soft, hard)| Limit { name, soft, hard }).collect();
     set_network(&mut spec, exec.network)?;
-    spec.mounts = others.iter().map(bound).collect();
+    spec.mounts = others.iter().filter_map(bound).collect();
     Ok(spec)
 }
 
-fn bound(tree: &Tree) -> Mount {
+/// The mount of a tree; what is none comes otherwise.
+fn bound(tree: &Tree) -> Option<Mount> {
     let Tree { mount, source, .. } = tree;
     let bind = |source, subpath: &str| {
         sandbox::MountKind::Bind(Bind { source, subpath: subpath.into(), readonly: mount.readonly })
     };
     let kind = match source {
+        Source::Given => return None,
         Source::Memory { size_bytes } => sandbox::MountKind::Tmpfs(Tmpfs { size_bytes: *size_bytes, mode: TMPFS_MODE }),
         Source::Layers { overlay, .. } => bind(BindSource::Overlay(overlay.clone()), &mount.selector),
         // The view is of the selected path already.
         Source::Local { view, .. } => bind(BindSource::Path(view.clone()), ""),
         Source::Cache { dir, .. } => bind(BindSource::Path(dir.clone()), cache::subpath(mount)),
     };
-    Mount { target: mount.target.clone(), kind }
+    Some(Mount { target: mount.target.clone(), kind })
 }
 
 /// The step's own variables, and those proxies that it does not set itself.

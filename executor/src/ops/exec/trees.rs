@@ -42,12 +42,21 @@ impl Tree {
             MountKind::Cache { id, .. } => {
                 Source::Cache { dir: format!("cache mount {}", cache::shown_id(id)).into(), held: None }
             }
-            _ => {
+            MountKind::Secret { .. } | MountKind::Ssh { .. } => Source::Given,
+            MountKind::Bind => {
                 let overlay = Overlay { layers_dir: "layers".into(), lowers: Vec::new(), upper: None };
                 Source::Layers { overlay, draft: None }
             }
         };
         Self { mount: mount.clone(), parent: ResultId(SCRATCH.into()), source }
+    }
+
+    /// What becomes a layer.
+    pub(super) fn written(&self) -> Option<&Draft> {
+        match &self.source {
+            Source::Layers { draft: Some(draft), .. } if self.mount.output.is_some() => Some(draft),
+            _ => None,
+        }
     }
 
     /// The lock of a cache mount.
@@ -60,6 +69,8 @@ impl Tree {
 }
 
 pub(super) enum Source {
+    /// No tree: a secret or an agent, which the step is given otherwise.
+    Given,
     /// Memory.
     Memory { size_bytes: u64 },
     /// Layers, and where writes go, if anywhere.
@@ -97,6 +108,7 @@ pub(super) fn prepare_all(
         let is_root = mount.target == "/" && root.is_none();
         let source = match (cache, &mount.kind) {
             (Some(held), _) => Source::Cache { dir: held.path(), held: Some(held) },
+            (None, MountKind::Secret { .. } | MountKind::Ssh { .. }) => Source::Given,
             (None, MountKind::Tmpfs { size_bytes }) => Source::Memory { size_bytes: *size_bytes },
             // The root is always writable; without an output the writes are lost.
             (None, _) => {
@@ -157,16 +169,18 @@ pub(super) fn stack(worker: &Worker, result: &ResultId, writable: bool) -> Resul
     Ok((Overlay { layers_dir, lowers, upper: Some(upper) }, Some(draft)))
 }
 
-/// Commits every tree that has an output; the results are in the order of the outputs.
-pub(super) fn commit_all(
-    worker: &Worker,
-    trees: Vec<Tree>,
-    inputs: &Inputs,
-    stubs: &[Stub],
-) -> Result<Vec<ResultId>, ExecError> {
+/// Takes the mount points out of the root again.
+pub(super) fn clean(trees: &[Tree], stubs: &[Stub]) -> Result<(), StepError> {
+    let Some(draft) = trees.first().and_then(Tree::written) else { return Ok(()) };
+    let failed = |source| StepError::Io { act: "clean the mount points of", path: draft.fs().to_owned(), source };
+    sandbox::remove_stubs(draft.fs_fd(), stubs).map_err(failed)
+}
+
+/// Commits every tree that has an output; the results are in the order of the outputs. The root is clean.
+pub(super) fn commit_all(worker: &Worker, trees: Vec<Tree>, inputs: &Inputs) -> Result<Vec<ResultId>, ExecError> {
     // What is mounted beside the root may be copied into it with its times.
     let mut read = Heritage::default();
-    for tree in trees.iter().skip(1).filter(|tree| !matches!(tree.source, Source::Memory { .. })) {
+    for tree in trees.iter().skip(1).filter(|tree| !matches!(tree.source, Source::Memory { .. } | Source::Given)) {
         read = read.and(worker.heritage(&tree.parent, inputs)?);
         // Earlier builds made what is in a cache, and which of them did must not be seen.
         if let Source::Cache { held: Some(held), .. } = &tree.source {
@@ -174,16 +188,11 @@ pub(super) fn commit_all(
         }
     }
     let mut results = BTreeMap::new();
-    for (index, Tree { mount, parent, source }) in trees.into_iter().enumerate() {
+    for Tree { mount, parent, source } in trees {
         let Some(output) = mount.output else { continue };
         let Source::Layers { draft: Some(draft), .. } = source else {
             return Err(StepError::Malformed { what: "an output of what is no layer" }.into());
         };
-        if index == 0 {
-            let failed =
-                |source| StepError::Io { act: "clean the mount points of", path: draft.fs().to_owned(), source };
-            sandbox::remove_stubs(draft.fs_fd(), stubs).map_err(failed)?;
-        }
         results.insert(output, worker.commit(&parent, draft, inputs, read)?);
     }
     Ok(results.into_values().collect())

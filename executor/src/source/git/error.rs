@@ -251,7 +251,7 @@ impl GitError {
                 "check the digits; a server may also have dropped a commit that no branch or tag leads to"
             }
             Self::Authentication { .. } => {
-                "give the user name and a token in the address, or use an ssh address with a running ssh agent that \
+                "give a token with `--secret id=GIT_AUTH_TOKEN,env=VARIABLE`, or use an ssh address with a running ssh agent that \
                  holds the key (`ssh-add -l` lists them); many servers say the same of a repository that is not there"
             }
             Self::HostKey { .. } => {

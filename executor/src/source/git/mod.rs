@@ -15,10 +15,11 @@
 //! ```
 //!
 //! Deliberately absent: large files kept elsewhere (Git LFS; its pointers are files like any other), signatures of
-//! commits, credentials other than those of the address and of the user's ssh agent. Next: [`remote`] which addresses
+//! commits, credentials other than those of the address and of its [`Access`]. Next: [`remote`] which addresses
 //! are taken, [`program`] how git is started, [`refs`] names to commits, [`repository`] commits to disk, [`worktree`]
 //! and [`submodules`] commits to files.
 
+mod access;
 mod error;
 mod program;
 mod refs;
@@ -33,7 +34,9 @@ use solver::seam::LogSink;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
+pub use access::{Access, Agent, Authorization};
 pub use error::GitError;
+pub use remote::is_over_ssh;
 
 use super::Connectivity;
 use program::Git;
@@ -58,6 +61,8 @@ pub struct GitSource {
     pub mtime_commit: bool,
     /// Whether `commit`, when it is whole, is asked for itself, whatever `reference` means now.
     pub fetch_by_commit: bool,
+    /// What of the user's may be used for it.
+    pub access: Access,
 }
 
 /// What a [`GitSource`] means, once and for all.
@@ -88,7 +93,7 @@ pub async fn resolve(
     if connectivity == Connectivity::Offline {
         return refs::last_said(store, &remote, source);
     }
-    let git = Git::new(store, connectivity, cancel)?;
+    let git = Git::new(store, connectivity, cancel)?.using(&source.access);
     refs::ask(&git, store, &remote, source).await
 }
 
@@ -109,7 +114,7 @@ pub async fn checkout(
 ) -> Result<i64, GitError> {
     let remote = Remote::parse(&source.url)?;
     refs::check_commit(&pin.commit, &remote)?;
-    let git = Git::new(store, connectivity, cancel)?;
+    let git = Git::new(store, connectivity, cancel)?.using(&source.access);
     worktree::fill(&git, &remote, source, pin, into, log).await
 }
 

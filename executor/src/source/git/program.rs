@@ -18,6 +18,7 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::GitError;
+use super::access::{Access, Authorization, Kind};
 use super::remote::{Remote, Transport};
 use crate::source::Connectivity;
 
@@ -114,6 +115,7 @@ pub(super) struct Git<'a> {
     folder: PathBuf,
     connectivity: Connectivity,
     cancel: &'a CancellationToken,
+    access: Access,
     list_memory_kib: u64,
 }
 
@@ -173,8 +175,15 @@ impl<'a> Git<'a> {
             folder,
             connectivity,
             cancel,
+            access: Access::default(),
             list_memory_kib: LIST_MEMORY_KIB,
         })
+    }
+
+    /// With what of the user's it may use.
+    pub fn using(mut self, access: &Access) -> Self {
+        self.access = access.clone();
+        self
     }
 
     /// Where repositories are kept.
@@ -309,13 +318,31 @@ impl<'a> Git<'a> {
         }
         if remote.transport == Transport::Ssh {
             command.env("GIT_SSH_COMMAND", SSH).env("GIT_SSH_VARIANT", "ssh");
-            if let Some(agent) = std::env::var_os("SSH_AUTH_SOCK") {
+            if let Some(agent) = self.access.agent.socket() {
                 command.env("SSH_AUTH_SOCK", agent);
             }
         }
         if let Some((user, password)) = &remote.credentials {
             settings.push((format!("credential.{}.helper", remote.origin), CREDENTIALS));
             command.env("RBUILD_GIT_USER", user).env("RBUILD_GIT_PASSWORD", password);
+            return;
+        }
+        let host = remote.origin.split_once("://").map_or("", |(_, host)| host);
+        let is_http = matches!(remote.transport, Transport::Https | Transport::Http);
+        match self.access.hosts.iter().find(|(known, _)| is_http && known == host) {
+            None => {}
+            Some((_, Authorization(Kind::Password { user, password }))) => {
+                settings.push((format!("credential.{}.helper", remote.origin), CREDENTIALS));
+                command.env("RBUILD_GIT_USER", user).env("RBUILD_GIT_PASSWORD", password.as_str());
+            }
+            Some((_, Authorization(Kind::Header(value)))) => {
+                // git would send it along wherever it is sent on to.
+                settings.push(("http.followRedirects".to_owned(), "false"));
+                command
+                    .env("GIT_CONFIG_COUNT", "1")
+                    .env("GIT_CONFIG_KEY_0", format!("http.{}/.extraHeader", remote.origin));
+                command.env("GIT_CONFIG_VALUE_0", format!("Authorization: {}", value.as_str()));
+            }
         }
     }
 }

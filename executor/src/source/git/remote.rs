@@ -10,6 +10,11 @@ use oci::http::reqwest::Url;
 use super::GitError;
 use crate::source::address::{self, MASK, masked};
 
+/// Whether an address is one of ssh, if it is one at all.
+pub fn is_over_ssh(text: &str) -> bool {
+    Remote::parse(text).is_ok_and(|remote| remote.transport == Transport::Ssh)
+}
+
 /// How a remote is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Transport {

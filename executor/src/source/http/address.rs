@@ -4,7 +4,7 @@
 //! and a plain file name. Deliberately absent: where a redirect may lead, which is [`super::ask`]'s.
 
 use oci::http::reqwest::Url;
-use oci::http::reqwest::header::HeaderMap;
+use oci::http::reqwest::header::{HeaderMap, HeaderValue};
 
 use super::HttpError;
 use crate::source::address::{decoded, masked};
@@ -21,6 +21,8 @@ pub(super) struct Address {
     pub url: Url,
     /// User name and password.
     pub credentials: Option<(String, String)>,
+    /// The value of `Authorization`, if `credentials` say nothing.
+    pub authorization: Option<HeaderValue>,
     /// What notes are kept under.
     pub key: String,
     /// For messages.
@@ -47,7 +49,7 @@ impl Address {
             return Err(refused("it has no host"));
         }
         url.set_fragment(None);
-        Ok(Self { key: url.to_string(), credentials, shown: masked(text), url })
+        Ok(Self { key: url.to_string(), credentials, authorization: None, shown: masked(text), url })
     }
 }
 

@@ -4,7 +4,7 @@
 //! to HTTP; the address's credentials are for its own origin, and from the first step beyond nobody gets them any more.
 //! Deliberately absent: tries, what the answer means.
 
-use oci::http::reqwest::header::{HeaderMap, LOCATION};
+use oci::http::reqwest::header::{AUTHORIZATION, HeaderMap, LOCATION};
 use oci::http::reqwest::{self, Url};
 use oci::http::{is_certificate, same_origin};
 
@@ -35,6 +35,8 @@ impl Web<'_> {
             let mut request = client.get(url.clone()).headers(headers.clone());
             if let Some((user, password)) = address.credentials.as_ref().filter(|_| !left) {
                 request = request.basic_auth(user, Some(password));
+            } else if let Some(value) = address.authorization.as_ref().filter(|_| !left) {
+                request = request.header(AUTHORIZATION, value);
             }
             let response = match tokio::time::timeout(self.idle_timeout, request.send()).await {
                 Ok(sent) => sent.map_err(|error| broken(&address.shown, error))?,

@@ -16,6 +16,7 @@ mod sink;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use oci::http::reqwest::header::HeaderValue;
 use oci::http::{Clients, Pace, RealPace, USER_AGENT};
 use oci::model::Digest;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,8 @@ pub struct HttpSource {
     pub url: String,
     /// What the bytes must be.
     pub checksum: Option<Checksum>,
+    /// `Authorization` for its own server; that of the address stands above it.
+    pub authorization: Option<HeaderValue>,
 }
 
 /// A file of the web that is in the store.
@@ -124,7 +127,7 @@ impl Web<'_> {
     }
 
     async fn run(&self, store: &Store, source: &HttpSource, log: &dyn LogSink) -> Result<HttpFile, HttpError> {
-        let address = Address::parse(&source.url)?;
+        let address = Address { authorization: source.authorization.clone(), ..Address::parse(&source.url)? };
         let mut known = known(store, &address).await?;
         if let (Some(Checksum::Sha256(digest)), Some(note)) = (&source.checksum, &known)
             && note.digest == *digest

@@ -210,7 +210,7 @@ async fn a_canceled_download_leaves_nothing() {
             }
         })
     });
-    let source = HttpSource { url: server.url("/a"), checksum: None };
+    let source = HttpSource { url: server.url("/a"), checksum: None, authorization: None };
     let log = Log::default();
     let fetching = fetch(&bench.store, &source, Connectivity::Online, &log, &cancel);
     let stopping = async {

@@ -54,7 +54,11 @@ impl Bench {
     }
 
     async fn get_as(&self, url: &str, checksum: Option<&str>) -> Result<HttpFile, HttpError> {
-        let source = HttpSource { url: url.to_owned(), checksum: checksum.map(|text| text.parse().unwrap()) };
+        let source = HttpSource {
+            url: url.to_owned(),
+            checksum: checksum.map(|text| text.parse().unwrap()),
+            authorization: None,
+        };
         let web = Web {
             clients: &self.clients,
             pace: self.pace.clone(),

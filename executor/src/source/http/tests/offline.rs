@@ -8,7 +8,11 @@ async fn offline_takes_what_was_fetched_and_asks_nobody() {
     let server = Server::new(|_| Reply::new(200, &[("ETag", "\"1\"")], "bytes"));
     let url = server.url("/a?token=secret");
     let offline = async |url: &str, checksum: Option<&str>| {
-        let source = HttpSource { url: url.to_owned(), checksum: checksum.map(|text| text.parse().unwrap()) };
+        let source = HttpSource {
+            url: url.to_owned(),
+            checksum: checksum.map(|text| text.parse().unwrap()),
+            authorization: None,
+        };
         fetch(&bench.store, &source, Connectivity::Offline, &Log::default(), &CancellationToken::new()).await
     };
     let is_named = |result: Result<HttpFile, HttpError>| {
