@@ -58,6 +58,9 @@ fn obey(environment: &Environment) -> Result<u8, Failure> {
         Request::Print(text) => cmd::print(&text).map(|()| 0),
         Request::Do(cli) => {
             log_to_stderr(&cli.global, environment)?;
+            if let Err(error) = executor::sandbox::raise_open_files() {
+                tracing::debug!(%error, "the limit of open files stays as it is");
+            }
             cmd::run(*cli, environment)
         }
     }

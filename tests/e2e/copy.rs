@@ -186,3 +186,24 @@ fn parents_are_kept_for_what_is_named_and_nothing_else_counts() {
         .build(&context, ["-t", "app:2"])
         .fails_saying(&["`a/b/x.txt` is excluded from the build context by .dockerignore:1"]);
 }
+
+#[test]
+fn more_things_are_copied_than_files_may_be_open_and_steps_keep_the_limit() {
+    let store = Store::with_busybox();
+    let context = Context::new(
+        "FROM busybox AS all\nCOPY d*/f* /files/\nCOPY n/* /contents/\nCOPY n /n/\n\
+         FROM busybox\nCOPY --from=all /files/* /n/*/x* /copied/\nCOPY --from=all /n/* /c/\nRUN rm /copied/x1??\n\
+         RUN echo it is $(ls /copied | wc -l) $(ls /c | wc -l) of $(ulimit -Sn):$(ulimit -Hn)\n",
+    );
+    for i in 0..3_000 {
+        context.write(&format!("d{}/f{i}", i % 30), "");
+    }
+    for i in 0..1_200 {
+        context.write(&format!("n/{i}/x{i}"), "");
+    }
+    let build = store.build_command(&context, ["-t", "app:1"]);
+    let mut limited = Command::new("prlimit");
+    limited.arg("--nofile=128:256").arg(build.get_program()).args(build.get_args()).env_clear();
+    limited.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    Outcome::of(&mut limited).ok().says(&["it is 4100 1200 of 128:256"]);
+}

@@ -21,8 +21,8 @@ use crate::ops::file::copy::find_in_result;
 use crate::select::tree::{Match, Sink, walk_selected};
 use crate::source::SourceError;
 use crate::source::local::CopyPatterns;
-use crate::tree::TreeError;
 use crate::tree::walk::Entry;
+use crate::tree::{Root, TreeError};
 use crate::worker::{Silent, Worker};
 
 const FORM: &[u8] = b"rbuild selected content 1";
@@ -64,12 +64,12 @@ impl Worker {
             return Ok(Some(ContentDigest(digest.finalize().into())));
         }
         let mounted = self.view(result)?;
-        let found = match find_in_result(selection, &mounted) {
+        let (root, found) = match find_in_result(selection, &mounted) {
             Ok(found) => found,
             Err(error) if leads_nowhere(&error) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        digest_matches(&found, selection, is_image, cancel)
+        digest_matches(&root, &found, selection, is_image, cancel)
     }
 }
 
@@ -98,6 +98,7 @@ fn leads_nowhere(error: &FileError) -> bool {
 }
 
 fn digest_matches(
+    root: &Root,
     found: &[Match],
     selection: &Selection,
     is_image: bool,
@@ -111,7 +112,7 @@ fn digest_matches(
     entries.mark("from", if is_image { b"image" } else { b"build" }).map_err(stopped)?;
     for one in found {
         let Some(stat) = &one.place.stat else { return Ok(None) };
-        let place = &one.place;
+        let place = root.reopen(&one.place).map_err(stopped)?;
         if !place.is_dir() {
             if filter.takes_leaf(&one.base, &place.path) {
                 let entry =

@@ -32,6 +32,7 @@ mod exe;
 mod host;
 mod init;
 mod mount;
+mod open_files;
 mod output;
 mod perform;
 pub mod plan;
@@ -50,6 +51,7 @@ mod wire;
 
 pub use error::SandboxError;
 pub use init::{ARGV0, init_if_asked};
+pub use open_files::raise_open_files;
 pub use plan::{Act, Plan};
 pub use privilege::own_capabilities;
 pub use run::{Exit, Finished, Io, Output, Settings, Stdin, Usage, run, run_with};

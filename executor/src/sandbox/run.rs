@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::SandboxError;
 use super::exe::Executable;
 use super::init::ARGV0;
+use super::open_files;
 use super::output::Pump;
 use super::plan::plan;
 use super::spec::{Descriptors, ProcessSpec};
@@ -200,6 +201,7 @@ pub async fn run_with(
     spec.surroundings = settings.surroundings;
     spec.terminal = terminal.then(terminal::window_size);
     spec.stdin = !terminal && !matches!(io.stdin, Stdin::Null);
+    open_files::restore(&mut spec.limits);
     let input = matches!(io.stdin, Stdin::Inherit);
     let stdio = |act| move |source| SandboxError::Stdio { act, source };
 

@@ -13,7 +13,7 @@ use solver::pattern::patterns::clean;
 
 use super::tree::{Effect, Filter, Match, Rule, RuleScope, SelectError, Sink, unescaped, walk_selected};
 use crate::tree::walk::Entry;
-use crate::tree::{Place, Root, TreeError, joined};
+use crate::tree::{Found, Root, TreeError, joined};
 
 /// A name that leads to nothing.
 pub(crate) enum Unmet {
@@ -51,7 +51,7 @@ pub(crate) fn first_unmet(
 ) -> Result<Option<Unmet>, SelectError> {
     for name in names {
         if has_wildcard(name) {
-            if !allow_empty && !is_met(found, name, filter)? {
+            if !allow_empty && !is_met(root, found, name, filter)? {
                 return Ok(Some(Unmet::Pattern(name.clone())));
             }
             continue;
@@ -59,7 +59,7 @@ pub(crate) fn first_unmet(
         let mut unmet = None;
         for one in found {
             match follow(root, one, name)? {
-                Ok(place) if is_left(filter, &place)? => {
+                Ok(place) if is_left(root, filter, &place)? => {
                     unmet = None;
                     break;
                 }
@@ -75,7 +75,7 @@ pub(crate) fn first_unmet(
 }
 
 /// Follows a plain name from a matched directory, whose path is without links.
-fn follow(root: &Root, from: &Match, name: &str) -> Result<Result<Place, Unmet>, TreeError> {
+fn follow(root: &Root, from: &Match, name: &str) -> Result<Result<Found, Unmet>, TreeError> {
     let cleaned = clean(&format!("/{}", unescaped(name)));
     let whole = joined(&from.place.path, &cleaned.as_bytes()[1..]);
     let mut path = from.place.path.clone();
@@ -91,16 +91,16 @@ fn follow(root: &Root, from: &Match, name: &str) -> Result<Result<Place, Unmet>,
         path = joined(&path, component.as_bytes());
         place = root.resolve_no_follow(&path)?;
     }
-    Ok(if place.stat.is_some() { Ok(place) } else { Err(Unmet::Missing(whole)) })
+    Ok(if place.stat.is_some() { Ok(place.let_go()) } else { Err(Unmet::Missing(whole)) })
 }
 
 /// Whether any of the directories holds something that the pattern matches and the rules of the source leave.
-fn is_met(found: &[Match], pattern: &str, filter: &Filter<'_>) -> Result<bool, SelectError> {
+fn is_met(root: &Root, found: &[Match], pattern: &str, filter: &Filter<'_>) -> Result<bool, SelectError> {
     let only = Patterns::new(&[pattern])?;
     for one in found.iter().filter(|one| one.place.is_dir()) {
         let only = Rule { patterns: &only, effect: Effect::KeepOnly, scope: RuleScope::Match };
         let rules = source_rules(filter).chain([only]).collect();
-        if holds_anything(one.place.open_dir()?, &one.place.path, &Filter { rules })? {
+        if holds_anything(root.reopen(&one.place)?.open_dir()?, &one.place.path, &Filter { rules })? {
             return Ok(true);
         }
     }
@@ -113,14 +113,14 @@ fn source_rules<'a>(filter: &'a Filter<'a>) -> impl Iterator<Item = Rule<'a>> {
 }
 
 /// Whether the rules of the source leave anything of what is there.
-pub(crate) fn is_left(filter: &Filter<'_>, place: &Place) -> Result<bool, TreeError> {
+pub(crate) fn is_left(root: &Root, filter: &Filter<'_>, place: &Found) -> Result<bool, TreeError> {
     let path = &place.path;
     let hidden = source_rules(filter).any(|rule| rule.patterns.matches(path) != (rule.effect == Effect::KeepOnly));
     if !hidden || path.is_empty() || !place.is_dir() {
         return Ok(!hidden || path.is_empty());
     }
     // A directory that is left out is there all the same when a later pattern takes back something in it.
-    holds_anything(place.open_dir()?, path, &Filter { rules: source_rules(filter).collect() })
+    holds_anything(root.reopen(place)?.open_dir()?, path, &Filter { rules: source_rules(filter).collect() })
 }
 
 /// Whether a filter leaves anything of a directory.

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::Stat;
 
 use crate::tree::walk::{Descend, Entry, Visitor, names, walk};
-use crate::tree::{Place, Root, TreeError, joined};
+use crate::tree::{Found, Place, Root, TreeError, joined};
 use solver::pattern::glob::{Dialect, Glob, GlobError, has_wildcard};
 use solver::pattern::{Marks, Patterns};
 
@@ -17,8 +17,8 @@ use solver::pattern::{Marks, Patterns};
 pub(crate) struct Match {
     /// The last name of the path as it was asked for: what a copy is called.
     pub base: Vec<u8>,
-    /// Where it is, links resolved as asked for.
-    pub place: Place,
+    /// Where it is, links resolved as asked for. Not held open: a wildcard may match more than a process may open.
+    pub place: Found,
 }
 
 /// How a path is meant.
@@ -47,7 +47,7 @@ pub(crate) fn find(root: &Root, wanted: &Wanted<'_>) -> Result<Vec<Match>, Selec
     let resolve = |path: &[u8]| if wanted.follow_symlinks { root.resolve(path) } else { root.resolve_no_follow(path) };
     let one = |path: Vec<u8>, place: Place| {
         let base = path.split(|b| *b == b'/').rfind(|name| !name.is_empty() && *name != b"." && *name != b"..");
-        Match { base: base.unwrap_or_default().to_vec(), place }
+        Match { base: base.unwrap_or_default().to_vec(), place: place.let_go() }
     };
     if !wanted.wildcard || !has_wildcard(wanted.path) {
         // A pattern without wildcards may still hold escapes.

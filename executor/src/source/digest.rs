@@ -16,7 +16,7 @@ mod read;
 mod walk;
 
 use std::collections::{HashMap, HashSet};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
@@ -26,11 +26,11 @@ use solver::seam::Selection;
 use store::{Node, NodeEntry, NodeKind};
 
 use self::read::{Looked, read};
-use self::walk::{Matched, Walk};
+use self::walk::Walk;
 use super::look::{Look, Moment, is_trusted};
 use super::stat_cache::{Counted, Directory, StatCache};
 use crate::select::tree::{Filter, Match};
-use crate::tree::{TreeError, joined};
+use crate::tree::{Root, TreeError, joined};
 
 /// What became of a selection.
 pub(crate) struct Digested {
@@ -80,6 +80,8 @@ impl Seen {
 /// What it takes to digest a selection.
 #[derive(Clone, Copy)]
 pub(super) struct Digesting<'a> {
+    /// Where it is selected.
+    pub root: &'a Root,
     /// What the selection leaves of what its path leads to.
     pub filter: &'a Filter<'a>,
     /// What is remembered.
@@ -96,10 +98,9 @@ impl Digesting<'_> {
         // Links may lead several matches to one place.
         let mut places = HashSet::new();
         let dirs = found.iter().filter(|one| one.place.is_dir() && places.insert(one.place.path.as_slice()));
-        let matched = dirs.map(Matched::of).collect::<Result<Vec<_>, TreeError>>()?;
+        let matched: Vec<&[u8]> = dirs.map(|one| one.place.path.as_slice()).collect();
         let (digests, mut beneath) = Walk::new(self).count(&matched)?;
-        let digests: HashMap<&[u8], ContentDigest> =
-            matched.iter().map(|one| one.path.as_slice()).zip(digests).collect();
+        let digests: HashMap<&[u8], ContentDigest> = matched.iter().copied().zip(digests).collect();
         let leaves = self.leaves(found, &mut beneath.directories, &mut beneath.read)?;
         let (mut matches, mut looks) = (Vec::new(), Vec::new());
         for one in found {
@@ -117,10 +118,10 @@ impl Digesting<'_> {
             matches.push(match selection.dir_contents_only {
                 true => NodeEntry::contents(digest),
                 false => {
-                    let place = &one.place;
+                    let place = self.root.reopen(&one.place)?;
                     let itself = Looked { dir: place.dir.as_fd(), name: &place.name, path: &place.path, stat };
                     let entry = read(&itself, Some(NodeKind::Directory(digest)), self.stop)?;
-                    looks.push((place.path.clone(), Seen { look: Look::of(stat), unproven: Some(entry.clone()) }));
+                    looks.push((place.path, Seen { look: Look::of(stat), unproven: Some(entry.clone()) }));
                     NodeEntry { name: one.base.clone(), ..entry }
                 }
             });
@@ -187,23 +188,18 @@ impl Digesting<'_> {
         if let Some(known) = position.ok().map(|at| &recalled[at]).filter(|known| known.look == look) {
             return Ok(Leaf::Counted(known.clone(), false));
         }
-        let looked = Looked { dir: place.dir.as_fd(), name: &place.name, path: &place.path, stat };
+        let dir = self.root.reopen(place)?.dir;
+        let looked = Looked { dir: dir.as_fd(), name: &place.name, path: &place.path, stat };
         let entry = read(&looked, None, self.stop)?;
-        let certain = self.is_trusted(one, &look) && self.moment.is_after(&look);
+        let certain = is_trusted_in(&dir, &look) && self.moment.is_after(&look);
         Ok(Leaf::Counted(Counted { entry, look, certain }, true))
-    }
-
-    /// Whether the file system that the match is on is to be believed: that of the directory it is in.
-    fn is_trusted(self, one: &Match, look: &Look) -> bool {
-        let above = rustix::fs::fstat(&one.place.dir);
-        above.is_ok_and(|above| Look::of(&above).same_device(look)) && is_trusted(&one.place.dir)
     }
 }
 
-impl Matched {
-    fn of(one: &Match) -> Result<Self, TreeError> {
-        Ok(Self { fd: one.place.open_dir()?, path: one.place.path.clone() })
-    }
+/// Whether the file system that a match is on is to be believed: that of the directory it is in.
+fn is_trusted_in(dir: &OwnedFd, look: &Look) -> bool {
+    let above = rustix::fs::fstat(dir);
+    above.is_ok_and(|above| Look::of(&above).same_device(look)) && is_trusted(dir)
 }
 
 /// A match that is no directory.

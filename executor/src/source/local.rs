@@ -133,6 +133,11 @@ impl LocalSource {
         &self.context
     }
 
+    /// The tree beneath it.
+    pub(crate) fn root(&self) -> &Root {
+        &self.root
+    }
+
     /// Its root directory.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.root.fd()
@@ -177,7 +182,8 @@ impl LocalSource {
         // Before anything is looked at.
         let moment = (self.clock)();
         let found = self.find(patterns, selection, &filter)?;
-        let made = Digesting { filter: &filter, cache: &cache, moment, stop }.digest(&found, selection);
+        let made =
+            Digesting { root: &self.root, filter: &filter, cache: &cache, moment, stop }.digest(&found, selection);
         let (digested, listing) = made.map_err(|error| self.tree_error(error))?;
         cache.learn(&listing.directories);
         let mut seen = self.seen();
@@ -241,7 +247,7 @@ impl LocalSource {
                 if one.place.stat.is_none() {
                     return Err(self.not_found(selection));
                 }
-                if !is_left(filter, &one.place).map_err(|error| self.tree_error(error))? {
+                if !is_left(&self.root, filter, &one.place).map_err(|error| self.tree_error(error))? {
                     let ignored = self.ignored(patterns, &one.place.path, &selection.path);
                     return Err(ignored.unwrap_or_else(|| self.not_found(selection)));
                 }
@@ -251,7 +257,7 @@ impl LocalSource {
         }
         let mut visible = Vec::new();
         for one in found {
-            if is_left(filter, &one.place).map_err(|error| self.tree_error(error))? {
+            if is_left(&self.root, filter, &one.place).map_err(|error| self.tree_error(error))? {
                 visible.push(one);
             }
         }

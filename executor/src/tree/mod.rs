@@ -14,7 +14,7 @@ pub(crate) mod walk;
 
 use std::io;
 
-pub(crate) use resolve::{NewDir, Place, Root};
+pub(crate) use resolve::{Found, NewDir, Place, Root};
 
 /// Why a tree could not be read or changed.
 #[derive(Debug, thiserror::Error)]

@@ -17,6 +17,8 @@ use super::{TreeError, attrs, joined, shown};
 const LINKS_MAX: usize = 40;
 /// PATH_MAX: the kernel takes no longer path, so neither does a Dockerfile.
 const PATH_MAX_BYTES: usize = 4096;
+/// Paths that are opened in one piece: less than PATH_MAX, which a path has more than when links lengthen it.
+const PATH_PIECE_BYTES: usize = 2048;
 
 /// The root of a tree.
 #[derive(Debug)]
@@ -50,10 +52,44 @@ pub(crate) struct Place {
     pub stat: Option<Stat>,
 }
 
+/// A [`Place`] that is not held open: as many of them as there are cost no descriptor.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Its name in its directory; empty for the root, and for a directory that a path led out of again by `..`.
+    pub name: Vec<u8>,
+    /// Path from the root, without links.
+    pub path: Vec<u8>,
+    /// What was there when it was found; `None` when nothing was.
+    pub stat: Option<Stat>,
+}
+
+impl Found {
+    /// Whether a directory was there.
+    pub fn is_dir(&self) -> bool {
+        is_dir(self.stat.as_ref())
+    }
+
+    /// Path of the directory that holds it, or its own when it has no name.
+    fn held_in(&self) -> &[u8] {
+        self.path
+            .strip_suffix(self.name.as_slice())
+            .map_or(&self.path, |above| above.strip_suffix(b"/").unwrap_or(above))
+    }
+}
+
+fn is_dir(stat: Option<&Stat>) -> bool {
+    stat.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
+}
+
 impl Place {
     /// Whether a directory is there.
     pub fn is_dir(&self) -> bool {
-        self.stat.as_ref().is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir())
+        is_dir(self.stat.as_ref())
+    }
+
+    /// The same without its descriptor; [`Root::reopen`] gives it back.
+    pub fn let_go(self) -> Found {
+        Found { name: self.name, path: self.path, stat: self.stat }
     }
 
     /// Opens the directory that is there, for reading its entries.
@@ -71,6 +107,29 @@ impl Place {
 pub(crate) fn open_dir_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     fs::openat(dir, name, flags, Mode::empty())
+}
+
+/// Opens a directory along its path, beneath `root` and through no link; an empty path is the root. `how` is added to
+/// what an opened directory is for: nothing for reading its entries, `PATH` for naming things in it.
+pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &[u8], how: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | how;
+    let mut at: Option<OwnedFd> = None;
+    let mut rest = if path.is_empty() { b"." } else { path };
+    loop {
+        let cut = match rest.len() <= PATH_PIECE_BYTES {
+            true => rest.len(),
+            // A name is at most 255 bytes long, so there is a slash.
+            false => rest[..PATH_PIECE_BYTES].iter().rposition(|byte| *byte == b'/').ok_or(Errno::NAMETOOLONG)?,
+        };
+        let from = at.as_ref().map_or(root, |fd| fd.as_fd());
+        let next = fs::openat2(from, &rest[..cut], flags, Mode::empty(), resolve)?;
+        if cut == rest.len() {
+            return Ok(next);
+        }
+        rest = &rest[cut + 1..];
+        at = Some(next);
+    }
 }
 
 /// What is at `name`, `None` when nothing is.
@@ -116,6 +175,18 @@ impl Root {
         parents.extend_from_slice(b"/.");
         let place = self.walk(&parents, true, Some(new))?;
         if place.is_dir() { Ok(place) } else { Err(TreeError::NotADirectory { path: shown(path) }) }
+    }
+
+    /// Holds open again what was found in this tree. Its directory is reached by its path and through no link: if one
+    /// stands there now, or nothing, the tree has changed.
+    pub fn reopen(&self, found: &Found) -> Result<Place, TreeError> {
+        let above = found.held_in();
+        let dir = match above {
+            b"" => rustix::io::fcntl_dupfd_cloexec(&self.fd, 3).map_err(TreeError::io("duplicate the root", b""))?,
+            above => open_beneath(self.fd(), above, OFlags::PATH)
+                .map_err(TreeError::changed_if_gone("open directory", above))?,
+        };
+        Ok(Place { dir, name: found.name.clone(), path: found.path.clone(), stat: found.stat })
     }
 
     fn walk(&self, path: &[u8], follow_last: bool, make: Option<&NewDir>) -> Result<Place, TreeError> {

@@ -77,14 +77,18 @@ pub(crate) fn perform_until(
     let patterns = CopyPatterns::new(&action.include_patterns, &action.exclude_patterns)?;
     let owner = action.owner.as_ref().map(|owner| owner::resolve(owner, root)).transpose()?;
     let mode = action.mode.as_ref().map(ModeChange::new).transpose()?;
-    let (found, filter, looks) = match source {
+    let mut result = None;
+    let (from, found, filter, looks) = match source {
         CopySource::Local(local, ignore) => {
             let filter = patterns.filter(Some(ignore));
             let selection = selection(action);
             let found = local.find(ignore, &selection, &filter)?;
-            (found, filter, local.looks(ignore, &selection))
+            (local.root(), found, filter, local.looks(ignore, &selection))
         }
-        CopySource::Result(mounted) => (find_in_result(&selection(action), mounted)?, patterns.filter(None), None),
+        CopySource::Result(mounted) => {
+            let (from, found) = find_in_result(&selection(action), mounted)?;
+            (&*result.insert(from), found, patterns.filter(None), None)
+        }
     };
     let local = matches!(source, CopySource::Local(..));
     let change = |old: u32, is_dir: bool| mode.as_ref().map_or(old, |mode| mode.apply(old, is_dir));
@@ -99,6 +103,7 @@ pub(crate) fn perform_until(
     let (uid, gid) = owner.unwrap_or((0, 0));
     let mut copying = Copying {
         action,
+        from,
         root,
         filter,
         looks,
@@ -120,8 +125,8 @@ pub(crate) fn perform_until(
 /// How the tree of another result is called.
 const RESULT: &str = "the tree that is copied from";
 
-/// What a selection's path leads to in the tree of a result; at least one thing, unless a pattern may match nothing.
-pub(crate) fn find_in_result(selection: &Selection, mounted: &Mounted) -> Result<Vec<Match>, FileError> {
+/// The tree of a result, and what a selection's path leads to in it; at least one thing, unless a pattern may match nothing.
+pub(crate) fn find_in_result(selection: &Selection, mounted: &Mounted) -> Result<(Root, Vec<Match>), FileError> {
     let fd = mounted.fd().try_clone_to_owned().map_err(|source| {
         FileError::tree("read the source")(TreeError::Io { act: "open", path: "/".into(), source })
     })?;
@@ -143,13 +148,16 @@ pub(crate) fn find_in_result(selection: &Selection, mounted: &Mounted) -> Result
     let (names, allow_empty) = (&selection.required_paths, selection.allow_empty_wildcard);
     let unmet = first_unmet(&root, &found, names, allow_empty, &Filter::default());
     match unmet.map_err(SourceError::in_context(RESULT))? {
-        None => Ok(found),
+        None => Ok((root, found)),
         Some(unmet) => Err(SourceError::unmet(unmet.absolute(), RESULT).into()),
     }
 }
 
 struct Copying<'a> {
     action: &'a CopyAction,
+    /// The tree that is copied from.
+    from: &'a Root,
+    /// The tree that is changed.
     root: &'a Root,
     filter: Filter<'a>,
     looks: Option<Arc<Looks>>,
@@ -176,10 +184,12 @@ impl Copying<'_> {
         if !is_dir && !self.filter.takes_leaf(&one.base, &one.place.path) {
             return Ok(false);
         }
+        let from = self.from.reopen(&one.place).map_err(self.failed())?;
+        let entry = Entry { dir: from.dir.as_fd(), name: &from.name, path: &from.path, stat };
         if is_dir && !self.action.dir_contents_only {
-            check_look(self.looks.as_deref(), &mut self.seen, &one.place.path, stat).map_err(self.failed())?;
+            check_look(self.looks.as_deref(), &mut self.seen, entry.path, stat).map_err(self.failed())?;
         }
-        if !is_dir && self.unpack(one, stat)? {
+        if !is_dir && self.unpack(&entry)? {
             return Ok(false);
         }
         let place = self.destination()?;
@@ -189,11 +199,10 @@ impl Copying<'_> {
                 false => (place.name.clone(), place.path.clone()),
             };
             let dir = if place.is_dir() { place.open_dir().map_err(self.failed())? } else { place.dir };
-            self.copy_leaf(one, stat, dir.as_fd(), &name, &path).map_err(self.failed())?;
+            self.copy_leaf(&entry, dir.as_fd(), &name, &path).map_err(self.failed())?;
             return Ok(true);
         }
         let (target, path, was_made) = self.target_directory(one, place).map_err(self.failed())?;
-        let entry_path = one.place.path.clone();
         let failed = self.failed();
         let to = DirStack::new(target).map_err(FileError::tree("copy"))?;
         let mut sink = Contents {
@@ -201,17 +210,16 @@ impl Copying<'_> {
             root: self.root.fd(),
             to,
             to_path: path.clone(),
-            from_path: entry_path,
+            from_path: from.path.clone(),
             looks: self.looks.as_deref(),
             seen: &mut self.seen,
         };
-        let walked = one.place.open_dir().and_then(|dir| walk_selected(dir, &one.place.path, &self.filter, &mut sink));
+        let walked = from.open_dir().and_then(|dir| walk_selected(dir, &from.path, &self.filter, &mut sink));
         walked.map_err(failed)?;
         if was_made && !self.action.dir_contents_only {
-            let entry = Entry { dir: one.place.dir.as_fd(), name: &one.place.name, path: &one.place.path, stat };
             let made = self.root.resolve_no_follow(&path).map_err(self.failed())?;
             self.copier.directory_attributes(&entry, made.dir.as_fd(), &made.name, &path).map_err(self.failed())?;
-            let seen = self.looks.as_deref().and_then(|looks| looks.get(&one.place.path));
+            let seen = self.looks.as_deref().and_then(|looks| looks.get(entry.path));
             check_copy(seen, &entry, made.dir.as_fd(), &made.name).map_err(self.failed())?;
         }
         Ok(true)
@@ -255,18 +263,10 @@ impl Copying<'_> {
         Ok((place.open_dir()?, place.path, false))
     }
 
-    fn copy_leaf(
-        &mut self,
-        one: &Match,
-        stat: &Stat,
-        to: BorrowedFd<'_>,
-        name: &[u8],
-        path: &[u8],
-    ) -> Result<(), TreeError> {
-        let seen = check_look(self.looks.as_deref(), &mut self.seen, &one.place.path, stat)?;
-        let entry = Entry { dir: one.place.dir.as_fd(), name: &one.place.name, path: &one.place.path, stat };
-        self.copier.copy_leaf(&entry, self.root.fd(), to, name, path)?;
-        check_copy(seen, &entry, to, name)
+    fn copy_leaf(&mut self, entry: &Entry<'_>, to: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<(), TreeError> {
+        let seen = check_look(self.looks.as_deref(), &mut self.seen, entry.path, entry.stat)?;
+        self.copier.copy_leaf(entry, self.root.fd(), to, name, path)?;
+        check_copy(seen, entry, to, name)
     }
 
     /// Everything that was digested must have been copied.
@@ -279,19 +279,18 @@ impl Copying<'_> {
     }
 
     /// Unpacks the match into `dest` if the action wants that and it is an archive.
-    fn unpack(&mut self, one: &Match, stat: &Stat) -> Result<bool, FileError> {
-        if !self.action.unpack_archives || FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+    fn unpack(&mut self, entry: &Entry<'_>) -> Result<bool, FileError> {
+        if !self.action.unpack_archives || entry.kind() != FileType::RegularFile {
             return Ok(false);
         }
         let failed = self.failed();
-        let seen = check_look(self.looks.as_deref(), &mut self.seen, &one.place.path, stat).map_err(self.failed())?;
-        let entry = Entry { dir: one.place.dir.as_fd(), name: &one.place.name, path: &one.place.path, stat };
-        let file = std::fs::File::from(crate::tree::copy::open_file(&entry).map_err(self.failed())?);
+        let seen = check_look(self.looks.as_deref(), &mut self.seen, entry.path, entry.stat).map_err(self.failed())?;
+        let file = std::fs::File::from(crate::tree::copy::open_file(entry).map_err(self.failed())?);
         let owner = self.action.owner.as_ref().map(|_| (self.new.uid, self.new.gid));
-        let unpacked = super::archive::unpack(&file, &one.place.path, self.root, &self.action.dest, &self.new, owner)?;
+        let unpacked = super::archive::unpack(&file, entry.path, self.root, &self.action.dest, &self.new, owner)?;
         if unpacked {
             // Nothing of it can be compared: it has to be what it was all the while.
-            check_copy(seen, &entry, entry.dir, entry.name).map_err(failed)?;
+            check_copy(seen, entry, entry.dir, entry.name).map_err(failed)?;
         }
         Ok(unpacked)
     }

@@ -323,7 +323,8 @@ fn remove_path(root: &Root, path: &str, allow_not_found: bool, wildcard: bool) -
         }
         if one.place.stat.is_some() {
             nothing = false;
-            remove(one.place.dir.as_fd(), &one.place.name, &one.place.path).map_err(failed())?;
+            let place = root.reopen(&one.place).map_err(failed())?;
+            remove(place.dir.as_fd(), &place.name, &place.path).map_err(failed())?;
         }
     }
     if nothing && !allow_not_found {

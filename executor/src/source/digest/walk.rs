@@ -1,21 +1,20 @@
 //! What is selected beneath directories of the context: walked, looked at and read on all cores.
 //!
-//! In: matched directories, a filter, what is remembered. Out: a digest for each, the [`Node`]s beneath it, and every
+//! In: paths of matched directories, a filter, what is remembered. Out: a digest for each, the [`Node`]s beneath it, and every
 //! [`Directory`] that was counted. What the filter leaves out is neither opened nor looked at.
 //!
 //! Each directory is a task; one with many names has a task for every few hundred of them, and what has to be read is
 //! split by its size. A directory is done when all its tasks and all directories in it are: the last one makes its node
 //! and tells the directory above. So nothing recurses, whatever the depth. A subdirectory is opened from the descriptor
-//! of the one above it; when too many are open, along its path from the matched directory, beneath it and through no
-//! link. Either way it must be what was looked at.
+//! of the one above it; when too many are open, along its path, beneath the context and through no link. Either way it must be what was looked at.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rayon::Scope;
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
-use rustix::io::Errno;
+use rustix::fs::{self, AtFlags, FileType, OFlags, Stat};
+use rustix::process::{Resource, getrlimit};
 use solver::key::ContentDigest;
 use solver::pattern::Marks;
 use store::{Node, NodeEntry, NodeKind, attributes_digest};
@@ -25,7 +24,7 @@ use super::read::{Looked, read};
 use crate::select::tree::Verdict;
 use crate::source::look::{Look, is_trusted};
 use crate::source::stat_cache::{Counted, Directory};
-use crate::tree::resolve::open_dir_at;
+use crate::tree::resolve::{open_beneath, open_dir_at};
 use crate::tree::{TreeError, attrs, joined, shown};
 
 /// Names of one directory that are looked at in one task.
@@ -33,12 +32,12 @@ const NAMES_AT_ONCE: usize = 512;
 /// Files that are read in one task, and bytes after which it ends.
 const FILES_AT_ONCE: usize = 64;
 const BYTES_AT_ONCE: u64 = 1 << 20;
-/// Far less descriptors than a process may have.
+/// Far less descriptors than a process usually may have.
 const HELD_MAX: usize = 256;
+/// And no larger part of those that it may have.
+const HELD_PART: u64 = 4;
 /// As deep as other walks go.
 const DEPTH_MAX: usize = 10_000;
-/// Paths that are opened in one piece: less than PATH_MAX.
-const PATH_PIECE_BYTES: usize = 2048;
 /// Room for a directory's names, as the kernel gives them.
 const LISTING_BYTES: usize = 32 * 1024;
 
@@ -66,14 +65,6 @@ pub(super) struct Found {
     pub read: usize,
 }
 
-/// A directory that a selection's path led to.
-pub(super) struct Matched {
-    /// Open.
-    pub fd: OwnedFd,
-    /// Its path in the context.
-    pub path: Vec<u8>,
-}
-
 /// A directory that is being counted.
 struct Dir<'a> {
     root: &'a Root<'a>,
@@ -96,7 +87,8 @@ struct Dir<'a> {
 }
 
 struct Root<'a> {
-    matched: &'a Matched,
+    /// Path of the matched directory in the context.
+    path: &'a [u8],
     digest: OnceLock<ContentDigest>,
 }
 
@@ -136,12 +128,14 @@ impl Drop for Dir<'_> {
 impl<'a> Walk<'a> {
     pub fn new(with: Digesting<'a>) -> Self {
         let (halted, failed) = (AtomicBool::new(false), Mutex::default());
-        Self { with, held_max: HELD_MAX, halted, failed, held: AtomicUsize::new(0), found: Mutex::default() }
+        let may_open = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let held_max = usize::try_from(may_open / HELD_PART).unwrap_or(HELD_MAX).min(HELD_MAX);
+        Self { with, held_max, halted, failed, held: AtomicUsize::new(0), found: Mutex::default() }
     }
 
-    /// Digests of the contents of directories, in their order.
-    pub fn count(self, matched: &[Matched]) -> Result<(Vec<ContentDigest>, Found), TreeError> {
-        let roots: Vec<Root<'_>> = matched.iter().map(|matched| Root { matched, digest: OnceLock::new() }).collect();
+    /// Digests of the contents of directories, given by their paths without links, in their order.
+    pub fn count(self, matched: &[&[u8]]) -> Result<(Vec<ContentDigest>, Found), TreeError> {
+        let roots: Vec<Root<'_>> = matched.iter().map(|path| Root { path, digest: OnceLock::new() }).collect();
         rayon::in_place_scope(|scope| {
             for root in &roots {
                 scope.spawn(|scope| self.begin(scope, root));
@@ -155,17 +149,17 @@ impl<'a> Walk<'a> {
     }
 
     fn begin<'s>(&'s self, scope: &Scope<'s>, root: &'s Root<'s>) {
-        let Matched { fd, path } = root.matched;
-        let opened = open_dir_at(fd.as_fd(), b".").and_then(|fd| Ok((fs::fstat(&fd)?, fd)));
+        let path = root.path;
+        let opened = open_beneath(self.with.root.fd(), path, OFlags::NONBLOCK).and_then(|fd| Ok((fs::fstat(&fd)?, fd)));
         let (stat, fd) = match opened {
             Ok(opened) => opened,
-            Err(errno) => return self.fail(TreeError::io("open directory", path)(errno)),
+            Err(errno) => return self.fail(TreeError::changed_if_gone("open directory", path)(errno)),
         };
         let dir = Arc::new(Dir {
             root,
             above: None,
             name: Vec::new(),
-            path: path.clone(),
+            path: path.to_vec(),
             depth: 0,
             look: Look::of(&stat),
             attributes: OnceLock::from((None, false)),
@@ -222,7 +216,7 @@ impl<'a> Walk<'a> {
         self.check()?;
         let opened = match &above {
             Some(above) => open_dir_at(above.fd.as_fd(), &dir.name),
-            None => open_beneath(dir.root.matched.fd.as_fd(), beneath(dir.root, &dir.path)),
+            None => open_beneath(self.with.root.fd(), &dir.path, OFlags::NONBLOCK),
         };
         let fd = opened.map_err(TreeError::changed_if_gone("open directory", &dir.path))?;
         drop(above);
@@ -466,31 +460,9 @@ impl Dir<'_> {
 
 /// The part of a path that lies beneath a matched directory.
 fn beneath<'p>(root: &Root<'_>, path: &'p [u8]) -> &'p [u8] {
-    match root.matched.path.len() {
+    match root.path.len() {
         0 => path,
         length => &path[length + 1..],
-    }
-}
-
-/// Opens a directory along its path, beneath `root` and through no link.
-fn open_beneath(root: BorrowedFd<'_>, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let mut at: Option<OwnedFd> = None;
-    let mut rest = path;
-    loop {
-        let cut = match rest.len() <= PATH_PIECE_BYTES {
-            true => rest.len(),
-            // A name is at most 255 bytes long, so there is a slash.
-            false => rest[..PATH_PIECE_BYTES].iter().rposition(|byte| *byte == b'/').ok_or(Errno::NAMETOOLONG)?,
-        };
-        let from = at.as_ref().map_or(root, |fd| fd.as_fd());
-        let next = fs::openat2(from, &rest[..cut], flags, Mode::empty(), resolve)?;
-        if cut == rest.len() {
-            return Ok(next);
-        }
-        rest = &rest[cut + 1..];
-        at = Some(next);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 use std::path::Path;
 
+use rustix::fs::Mode;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use solver::pattern::Patterns;
 
@@ -11,20 +12,20 @@ use crate::select::tree::{Effect, Filter, Rule, RuleScope};
 use crate::source::look::Moment;
 use crate::source::stat_cache::StatCache;
 use crate::testing::{build, open};
+use crate::tree;
 
 /// Digest of the contents of `dir` with at most so many descriptors kept, on that many threads.
 fn digest(dir: &Path, ignore: &[&str], held_max: usize, threads: usize) -> Result<ContentDigest, TreeError> {
     let exclude = Patterns::new(ignore).unwrap();
     let filter =
         Filter { rules: vec![Rule { patterns: &exclude, effect: Effect::LeaveOut, scope: RuleScope::Source }] };
-    let (cache, stop) = (StatCache::default(), || false);
+    let (root, cache, stop) = (tree::Root::new(open(dir)), StatCache::default(), || false);
     let walk = Walk {
         held_max,
-        ..Walk::new(Digesting { filter: &filter, cache: &cache, moment: Moment::now(), stop: &stop })
+        ..Walk::new(Digesting { root: &root, filter: &filter, cache: &cache, moment: Moment::now(), stop: &stop })
     };
-    let matched = [Matched { fd: open(dir), path: Vec::new() }];
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-    pool.install(|| walk.count(&matched)).map(|(digests, _)| digests[0])
+    pool.install(|| walk.count(&[b""])).map(|(digests, _)| digests[0])
 }
 
 #[test]
@@ -58,12 +59,11 @@ fn a_tree_deeper_than_any_path_is_walked_and_left_on_a_failure() {
     let expected = digest(dir.path(), &[], HELD_MAX, 2).unwrap();
     assert_eq!(digest(dir.path(), &[], 0, 2).unwrap(), expected);
     // What cannot be in a digest fails at the very bottom, with all directories above it waiting.
-    let (cache, filter) = (StatCache::default(), Filter::default());
+    let (root, cache, filter) = (tree::Root::new(open(dir.path())), StatCache::default(), Filter::default());
     let asked = AtomicUsize::new(0);
     let stop = || asked.fetch_add(1, Ordering::Relaxed) > DEPTH + 10;
-    let walk = Walk::new(Digesting { filter: &filter, cache: &cache, moment: Moment::now(), stop: &stop });
-    let matched = [Matched { fd: open(dir.path()), path: Vec::new() }];
-    assert!(matches!(walk.count(&matched), Err(TreeError::Stopped)));
+    let walk = Walk::new(Digesting { root: &root, filter: &filter, cache: &cache, moment: Moment::now(), stop: &stop });
+    assert!(matches!(walk.count(&[b""]), Err(TreeError::Stopped)));
     crate::tree::copy::clear(open(dir.path())).unwrap();
 }
 
