@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use oci::model::{Descriptor, DiffId, Digest, ImageConfig, Manifest, media_type};
+use oci::model::{Descriptor, DiffId, Digest, ImageConfig, Index, Manifest, media_type};
 use serde_json::Value;
 
 use super::format::{CONFIG_TYPE, Cache, DOCUMENT_MAX_BYTES, INLINE_KEY, Refusals};
@@ -14,6 +14,9 @@ use super::format::{CONFIG_TYPE, Cache, DOCUMENT_MAX_BYTES, INLINE_KEY, Refusals
 /// image-spec manifest.md, "Guidance for an Empty Descriptor": some registries want a layer at least.
 const EMPTY_TYPE: &str = "application/vnd.oci.empty.v1+json";
 const EMPTY: &[u8] = b"{}";
+
+/// So many entries of an index are told.
+const NAMED_MAX: usize = 4;
 
 /// A cache as it is sent.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,13 +69,15 @@ pub(super) struct Found {
 impl Found {
     /// What bytes from a place are; in words, why they are no cache.
     pub fn read(manifest: &[u8]) -> Result<Self, String> {
+        if let Some(reason) = several(manifest) {
+            return Err(reason);
+        }
         let manifest: Manifest = oci::json::parse(manifest).map_err(|error| error.to_string())?;
         let inline = match manifest.config.media_type.as_str() {
             CONFIG_TYPE => false,
             media_type::OCI_CONFIG | media_type::DOCKER_CONFIG => true,
             other => {
-                let other: String = other.chars().filter(|c| !c.is_control()).take(80).collect();
-                return Err(format!("its config is of the unknown kind `{other}`"));
+                return Err(format!("its config is of the unknown kind `{}`", plain(other)));
             }
         };
         if manifest.config.size > DOCUMENT_MAX_BYTES {
@@ -93,4 +98,32 @@ impl Found {
         let text = |value: &Value| serde_json::to_vec(value).expect("a JSON value is always JSON");
         Cache::read_with(&text(inline), &blob_of).map(Some)
     }
+}
+
+/// Why an index is no cache; `None`: it is none. It names manifests for several platforms, of which only a person knows
+/// which one is meant.
+fn several(bytes: &[u8]) -> Option<String> {
+    let value: Value = oci::json::parse(bytes).ok()?;
+    if value.get("config").is_some() {
+        return None;
+    }
+    let index: Index = serde_json::from_value(value).ok()?;
+    let named = index.manifests.iter().take(NAMED_MAX).map(|entry| match &entry.platform {
+        Some(platform) => format!("{} for {}", entry.digest, plain(&platform.to_string())),
+        None => entry.digest.to_string(),
+    });
+    let named: Vec<String> = named.collect();
+    let more = if index.manifests.len() > NAMED_MAX { ", …" } else { "" };
+    Some(match named.as_slice() {
+        [] => "it is an index without entries".into(),
+        _ => format!(
+            "it is an index; name one of its entries by its digest (`NAME@sha256:…`): {}{more}",
+            named.join(", ")
+        ),
+    })
+}
+
+/// Another's words, fit for a line.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(80).collect()
 }

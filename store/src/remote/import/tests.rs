@@ -190,6 +190,22 @@ async fn what_a_place_holds_instead_of_a_cache_is_refused_in_one_line() {
     check(manifest("other", kind, 2), "{}", "does not have the blob").await;
     check(manifest("{}", kind, 2), "{}", "missing field").await;
     check(manifest("{}", media_type::OCI_CONFIG, 2), "{}", "nothing there").await;
+    let entry = |platform: &str| {
+        let mut entry =
+            serde_json::json!({"mediaType": media_type::OCI_MANIFEST, "digest": Digest::of(b"x"), "size": 1});
+        if !platform.is_empty() {
+            entry["platform"] = serde_json::json!({"os": "linux", "architecture": platform});
+        }
+        entry
+    };
+    let index = |entries: &[serde_json::Value]| {
+        serde_json::json!({"schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries}).to_string()
+    };
+    let told =
+        format!("name one of its entries by its digest (`NAME@sha256:…`): {0} for linux/am d64, {0}", Digest::of(b"x"));
+    check(index(&[entry("am\u{1b} d64"), entry("")]), "", &told).await;
+    check(index(&vec![entry("arm64"); 9]), "", "arm64, …").await;
+    check(index(&[]), "", "an index without entries").await;
     let inline = r#"{"vnd.rbuild.cache.v1":{"version":1,"layers":[{"diff_id":"x"}],"records":[7]}}"#;
     check(manifest(inline, media_type::OCI_CONFIG, inline.len() as u64), inline, "0 records, Some(\"layer 0: ").await;
 }
