@@ -18,12 +18,13 @@ use store::{ImageRecord, Layer, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::{Assembled, assemble};
-use super::cache::{self, Exports, LayersWanted, Remotes, Solving, Wanted};
+use super::cache::{self, Exports, LOSSES_MAX, LayersWanted, Remotes, Solving, Wanted};
 use super::context::{Context, Opener};
+use super::export::{self, Unsent};
 use super::history::Recorder;
 use super::resolve::{Ask, Resolver};
 use super::task::{Task, in_background};
-use super::{Failure, Problem, Settings, export, words};
+use super::{Failure, Problem, Settings, words};
 use crate::options::{BuildOptions, OutputKind};
 
 /// A build that went well.
@@ -90,35 +91,45 @@ async fn recorded(
     let jobs = super::pressure::places(options.jobs, progress.clone());
     let solving = Solving { worker: &worker, store, remotes: &remotes, jobs, cancel };
     let wanted = Wanted { edge: output.edge, layers: LayersWanted::of(options, &output) };
-    let solution = solving.solve(&graph, wanted).await.map_err(|error| unsolved(error, &context, &spans))?;
-    let top = output.edge.and_then(|edge| solution.results.get(&edge).cloned());
-    let result = top.clone();
-
-    let exporting = Task::start("exporting to image", &progress);
-    let exported = async {
-        let top = super::epoch::top(&worker, top, &output).await?;
-        let chain = chain_with_diff_ids(&worker, top.as_ref()).await?;
-        let annotations = options.annotations.manifest.clone();
-        let mut image = Assembled { annotations, ..assemble(&output, &chain)? };
-        if remotes.is_inline_wanted(options, &output) {
-            let cache = cache::inline(store, &remotes.watch, &graph, result.as_ref(), &chain)?;
-            image = image.with_inline_cache(cache);
+    let (mut exporting, mut losses) = (None, 0);
+    let (solution, result, exported) = loop {
+        let solution = solving.solve(&graph, wanted).await.map_err(|error| unsolved(error, &context, &spans))?;
+        let result = output.edge.and_then(|edge| solution.results.get(&edge).cloned());
+        let exporting = exporting.get_or_insert_with(|| Task::start("exporting to image", &progress));
+        let exported = async {
+            let top = super::epoch::top(&worker, result.clone(), &output).await?;
+            let chain = chain_with_diff_ids(&worker, top.as_ref(), cancel).await?;
+            let annotations = options.annotations.manifest.clone();
+            let mut image = Assembled { annotations, ..assemble(&output, &chain)? };
+            if remotes.is_inline_wanted(options, &output) {
+                let cache = cache::inline(store, &remotes.watch, &graph, result.as_ref(), &chain)?;
+                image = image.with_inline_cache(cache);
+            }
+            let record = keep(store, &image, top, output.platform.clone())?;
+            let out = export::Exporter { store, registry: &registry, worker: &worker, progress: &progress, cancel };
+            let sent = out.export(options, &image, exporting.vertex).await?;
+            store.add_image(&record).map_err(|error| words::store(&error))?;
+            for name in &options.tags {
+                store.tag(name, &record).map_err(|error| words::store(&error))?;
+            }
+            in_background(store, |store| store.sync().map_err(|error| words::store(&error))).await?;
+            Ok::<_, Unsent>((image, record, sent))
+        };
+        let exported = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(words::canceled().into()),
+            exported = exported => exported,
+        };
+        match exported {
+            // Its steps run, and then it is another image.
+            Err(Unsent::Lost(lost)) if losses < LOSSES_MAX => {
+                losses += 1;
+                remotes.lost(&lost)?;
+            }
+            exported => break (solution, result, exported.map_err(Failure::from)),
         }
-        let record = keep(store, &image, top, output.platform.clone())?;
-        let out = export::Exporter { store, registry: &registry, worker: &worker, progress: &progress };
-        let sent = out.export(options, &image, exporting.vertex).await?;
-        store.add_image(&record).map_err(|error| words::store(&error))?;
-        for name in &options.tags {
-            store.tag(name, &record).map_err(|error| words::store(&error))?;
-        }
-        in_background(store, |store| store.sync().map_err(|error| words::store(&error))).await?;
-        Ok::<_, Failure>((image, record, sent))
     };
-    let exported = tokio::select! {
-        biased;
-        () = cancel.cancelled() => Err(words::canceled()),
-        exported = exported => exported,
-    };
+    let exporting = exporting.expect("every round begins it");
     let (image, record, sent) = exporting.end(exported)?;
 
     let exports = Exports {
@@ -224,15 +235,28 @@ pub(super) fn unsolved(
 }
 
 /// The chain of a result, every record that is not empty with its `diff_id`. Bottom up: a chain id needs those beneath.
-async fn chain_with_diff_ids(worker: &Worker, top: Option<&ResultId>) -> Result<Vec<Layer>, Failure> {
+async fn chain_with_diff_ids(
+    worker: &Worker,
+    top: Option<&ResultId>,
+    cancel: &CancellationToken,
+) -> Result<Vec<Layer>, Failure> {
     let top = top.cloned().unwrap_or_else(|| ResultId(SCRATCH.to_owned()));
-    let chain = worker.blocking(move |worker| {
-        for layer in worker.layers().chain(&top)?.iter().filter(|layer| !layer.empty && layer.diff_id.is_none()) {
-            worker.layers().ensure_diff_id(&layer.id)?;
-        }
-        Ok(worker.layers().chain(&top)?)
-    });
-    chain.await.map_err(|error| words::exec(&error))
+    let chain = async || {
+        let top = top.clone();
+        let chain = worker.blocking(move |worker| Ok(worker.layers().chain(&top)?)).await;
+        chain.map_err(|error| words::exec(&error))
+    };
+    let known = chain().await?;
+    let mut unknown = known.iter().filter(|layer| !layer.empty && layer.diff_id.is_none()).peekable();
+    if unknown.peek().is_none() {
+        return Ok(known);
+    }
+    for layer in unknown {
+        let id = layer.id.clone();
+        let hashed = worker.on_core(cancel, move |worker| Ok(worker.layers().ensure_diff_id(&id).map(drop)?)).await;
+        hashed.map_err(|error| words::exec(&error))?;
+    }
+    chain().await
 }
 
 /// Puts config and manifest into the store. The local manifest describes base layers as they were pulled and the

@@ -1,7 +1,8 @@
 //! Where an image goes beside the local store: registries, archives, directories.
 //!
 //! In comes an assembled image, out go bytes; layers are compressed here at the latest, once, and remembered. A file
-//! is written aside and renamed, so nobody sees half of one; see [`super::destination`].
+//! is written aside and renamed, so nobody sees half of one; see [`super::destination`]. A layer of a cache that is
+//! neither here nor where it should be is [`Unsent::Lost`]: the build can make it.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use store::{Layer, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::Assembled;
+use super::cache::Lost;
 use super::destination::write_to;
 use super::task::in_background;
 use super::{Failure, words};
@@ -35,6 +37,8 @@ pub struct Exporter<'a> {
     pub worker: &'a Worker,
     /// Who watches.
     pub progress: &'a Arc<dyn Progress>,
+    /// The user may stop it.
+    pub cancel: &'a CancellationToken,
 }
 
 /// What was sent.
@@ -46,13 +50,37 @@ pub struct Sent {
     pub wrote: Vec<String>,
 }
 
+/// Why an image did not go out.
+#[derive(Debug)]
+pub enum Unsent {
+    /// It cannot.
+    Failed(Failure),
+    /// A layer that a cache had promised is nowhere to be had; once its step has run, it can.
+    Lost(Lost),
+}
+
+impl From<Failure> for Unsent {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Unsent> for Failure {
+    fn from(unsent: Unsent) -> Self {
+        match unsent {
+            Unsent::Failed(failure) => failure,
+            Unsent::Lost(lost) => Self::new(format!("a layer of the image cannot be had: {}", lost.why)),
+        }
+    }
+}
+
 impl Exporter<'_> {
     /// Does everything that the options ask for, in their order, the push last.
-    pub async fn export(&self, options: &BuildOptions, image: &Assembled, task: VertexId) -> Result<Sent, Failure> {
+    pub async fn export(&self, options: &BuildOptions, image: &Assembled, task: VertexId) -> Result<Sent, Unsent> {
         let mut sent = Sent::default();
         let archives = options.outputs.iter().any(|out| matches!(out.kind, OutputKind::Oci | OutputKind::Docker));
         if archives || options.push {
-            let manifest = compress(self.store, self.worker, image).await?;
+            let manifest = compress(self.store, self.worker, image, self.cancel).await?;
             let annotations = options.annotations.manifest_descriptor.clone();
             sent.manifest = Some(Descriptor { annotations, ..manifest });
         }
@@ -82,19 +110,28 @@ impl Exporter<'_> {
 
 /// Makes a blob of every layer and stores the manifest over them; its descriptor is returned. What was compressed
 /// before, or came compressed, is taken as it is.
-pub async fn compress(store: &Store, worker: &Worker, image: &Assembled) -> Result<Descriptor, Failure> {
-    let layers = image.layers.clone();
-    let blobs = worker.blocking(move |worker| {
-        let codec = Codec::new(Compression::Gzip);
-        let blob_of = |layer: &Layer| match &layer.blob {
+pub async fn compress(
+    store: &Store,
+    worker: &Worker,
+    image: &Assembled,
+    cancel: &CancellationToken,
+) -> Result<Descriptor, Failure> {
+    let codec = Codec::new(Compression::Gzip);
+    let mut blobs = Vec::with_capacity(image.layers.len());
+    for layer in &image.layers {
+        let blob = match &layer.blob {
             // It is not here and nobody unpacked it: where it came from, or goes to, has it.
-            Some(blob) if layer.name.is_none() => Ok(blob.clone()),
-            _ => Ok(worker.layers().ensure_blob(&layer.id, &codec, false)?),
+            Some(blob) if layer.name.is_none() => blob.clone(),
+            _ => {
+                let id = layer.id.clone();
+                let made =
+                    worker.on_all_cores(cancel, move |worker| Ok(worker.layers().ensure_blob(&id, &codec, false)?));
+                made.await.map_err(|error| words::exec(&error))?
+            }
         };
-        layers.iter().map(blob_of).collect::<Result<Vec<_>, _>>()
-    });
-    let layers = blobs.await.map_err(|error| words::exec(&error))?;
-    let manifest = image.manifest(layers.into_iter().map(as_oci).collect())?;
+        blobs.push(as_oci(blob));
+    }
+    let manifest = image.manifest(blobs)?;
     oci::content::put_bytes(store.blobs(), &manifest.manifest_bytes).map_err(|error| words::content(&error))?;
     Ok(manifest.descriptor)
 }
@@ -117,20 +154,25 @@ impl Exporter<'_> {
         let top = image.layers.last().map_or_else(|| ResultId(SCRATCH.to_owned()), |layer| layer.id.clone());
         let view = self.worker.blocking(move |worker| worker.view(&top)).await.map_err(|error| words::exec(&error))?;
         let output = output.clone();
-        in_background(self.store, move |_| match (output.kind, output.dest.as_deref()) {
-            (OutputKind::Local, Some(dest)) => {
-                executor::copy_tree_out(&view, dest).map_err(|error| Failure::from_error(&error))
-            }
-            (_, dest) => write_to(dest, |out| oci::layer::write_tree(view.fd(), out).map(drop)),
-        })
-        .await
+        let written = self.worker.on_core(self.cancel, move |_| {
+            Ok(match (output.kind, output.dest.as_deref()) {
+                (OutputKind::Local, Some(dest)) => {
+                    executor::copy_tree_out(&view, dest).map_err(|error| Failure::from_error(&error))
+                }
+                (_, dest) => write_to(dest, |out| oci::layer::write_tree(view.fd(), out).map(drop)),
+            })
+        });
+        written.await.map_err(|error| words::exec(&error))?
     }
 
     /// Brings the layers that are not here.
-    async fn bring(&self, image: &Assembled, task: VertexId) -> Result<(), Failure> {
+    async fn bring(&self, image: &Assembled, task: VertexId) -> Result<(), Unsent> {
         let log = VertexLog { vertex: task, progress: &**self.progress };
         let top = image.layers.last().map_or_else(|| ResultId(SCRATCH.to_owned()), |layer| layer.id.clone());
-        self.worker.ensure_blobs(&top, &log, &CancellationToken::new()).await.map_err(|error| words::exec(&error))
+        self.worker.ensure_blobs(&top, &log, self.cancel).await.map_err(|error| match Lost::of(&error) {
+            Some(lost) => Unsent::Lost(lost),
+            None => words::exec(&error).into(),
+        })
     }
 
     async fn push(
@@ -139,7 +181,7 @@ impl Exporter<'_> {
         image: &Assembled,
         manifest: &Descriptor,
         task: VertexId,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Unsent> {
         let bytes = super::read_blob(self.store, &manifest.digest)?;
         let parsed: oci::model::Manifest = serde_json::from_slice(&bytes)
             .map_err(|error| Failure::new("the manifest just made is not readable").note(error.to_string()))?;

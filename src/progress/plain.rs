@@ -183,7 +183,10 @@ fn note(all: &mut Vec<Waiting>, now: Duration, index: usize, vertex: &Vertex, ch
     }
     match change {
         // An empty line stands for the heading alone.
-        Change::Started => waiting.lines.push_back(String::new()),
+        Change::Started => {
+            waiting.lines.push_back(String::new());
+            waiting.transfers.clear();
+        }
         Change::Line(at, text) => waiting.lines.push_back(format!("{} {text}", amount::log_time(at))),
         Change::Notice(text) => waiting.lines.push_back(format!("WARN: {text}")),
         Change::Why => {
@@ -280,6 +283,26 @@ mod tests {
         #4 0.123 cc -c main.c
         #4 0.123 cc -c other.c
         #4 DONE 1.2s
+        ");
+    }
+
+    #[test]
+    fn a_cached_step_that_runs_after_all_is_shown_again() {
+        let text = check(&[
+            Step::declare(0, 1, "[1/1] RUN make"),
+            Step::cached(0, 1),
+            Step::log(5, 1, "not heard\n"),
+            Step::start(10, 1),
+            Step::log(20, 1, "cc\n"),
+            Step::done(110, 1),
+        ]);
+        insta::assert_snapshot!(text, @"
+        #1 [1/1] RUN make
+        #1 CACHED
+
+        #1 [1/1] RUN make
+        #1 0.010 cc
+        #1 DONE 0.1s
         ");
     }
 

@@ -125,7 +125,7 @@ impl Trace {
     }
 
     /// Takes note of an event and tells `change` what is different now, and of which vertex. Events of a vertex that
-    /// was not declared declare it; events after its end change nothing.
+    /// was not declared declare it; events after its end change nothing, but that one that was cached may start.
     pub fn apply(&mut self, now: Duration, event: Event, mut change: impl FnMut(usize, &Vertex, Change)) {
         let (id, name) = match &event {
             Event::Declared { vertex, name, .. } => (*vertex, Some(name)),
@@ -163,6 +163,12 @@ impl Trace {
             self.vertices.len() - 1
         });
         let vertex = &mut self.vertices[index];
+        if matches!(event, Event::Started(_)) && vertex.state == State::Cached {
+            // What it was taken for could not be had after all.
+            let (number, name) = (vertex.number, std::mem::take(&mut vertex.name));
+            *vertex = Vertex { number, started: now, state: State::Running, ..Vertex::new(name) };
+            return change(index, vertex, Change::Started);
+        }
         if matches!(event, Event::Declared { .. }) || vertex.state.ended() {
             return;
         }

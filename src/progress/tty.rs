@@ -218,7 +218,7 @@ impl Paint {
 }
 
 /// The beginning of a text, no wider than `width`; tabs count and are shown as one blank.
-fn fit(text: &str, width: usize) -> String {
+pub fn fit(text: &str, width: usize) -> String {
     let text = text.replace('\t', " ");
     if text.width() <= width {
         return text;
@@ -346,6 +346,40 @@ mod tests {
         steps.extend((0..1000).map(|at| Step::log(at, 1, "line\n")));
         let frames = check(SIZE, false, &steps).matches("[+] Building").count();
         assert!((10..=11).contains(&frames), "{frames} frames in a second");
+    }
+
+    #[test]
+    fn the_reason_stands_beneath_its_step_while_it_runs_and_after() {
+        let steps = [
+            Step::declare(0, 1, "[1/2] COPY a ."),
+            Step::declare(0, 2, "[2/2] RUN make"),
+            Step::cached(0, 1),
+            Step::start(0, 2),
+            Step::why(10, 2, "RUN: the command\x1b changed, and this is longer than the line"),
+            Step::log(110, 2, "cc\n"),
+            Step::tick(200),
+            Step::done(1200, 2),
+        ];
+        insta::assert_snapshot!(check(SIZE, false, &steps), @"
+        <hide>[+] Building 0.0s (0/1)
+        <end>
+        <esc>[1A[+] Building 0.1s (1/2)
+         => CACHED [1/2] COPY a .                    0.0s
+         => [2/2] RUN make                           0.1s
+         => => runs because RUN: the command\\x1b changed…
+         => => # 0.110 cc
+        <end>
+        <esc>[5A[+] Building 1.2s (2/2)
+         => CACHED [1/2] COPY a .                    0.0s
+         => [2/2] RUN make                           1.2s
+         => => ran because RUN: the command\\x1b changed,…
+        <end>
+        <esc>[4A[+] Building 1.2s (2/2) FINISHED
+         => CACHED [1/2] COPY a .                    0.0s
+         => [2/2] RUN make                           1.2s
+         => => ran because RUN: the command\\x1b changed,…
+        <end>
+        ");
     }
 
     #[test]

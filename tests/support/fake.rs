@@ -4,6 +4,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// What was asked.
 #[derive(Clone, Debug)]
@@ -33,17 +34,25 @@ pub struct Reply {
     pub body: Vec<u8>,
     /// What the head says of the body's length, if it lies.
     pub length: Option<usize>,
+    /// How long each byte of the body takes, if it is to take long.
+    pub pace: Option<Duration>,
 }
 
 impl Reply {
     /// A status with a body.
     pub fn new(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self { status, headers: Vec::new(), body: body.into(), length: None }
+        Self { status, headers: Vec::new(), body: body.into(), length: None, pace: None }
     }
 
     /// Says that the body has so many bytes.
     pub fn says(mut self, length: usize) -> Self {
         self.length = Some(length);
+        self
+    }
+
+    /// Sends its body byte by byte, each after so long.
+    pub fn paced(mut self, pace: Duration) -> Self {
+        self.pace = Some(pace);
         self
     }
 
@@ -114,7 +123,17 @@ fn serve(mut stream: TcpStream, kept: &Mutex<Vec<Request>>, answer: &dyn Fn(&Req
     kept.lock().expect("no test panics with it").push(request);
     // The client may hang up early: what it then says is what the test looks at.
     let _ = stream.write_all((head + "\r\n").as_bytes());
-    if !silent {
+    if silent {
+        return;
+    }
+    let Some(pace) = reply.pace else {
         let _ = stream.write_all(&reply.body);
+        return;
+    };
+    for byte in reply.body {
+        std::thread::sleep(pace);
+        if stream.write_all(&[byte]).is_err() {
+            return;
+        }
     }
 }

@@ -91,12 +91,16 @@ impl Exports<'_> {
         let selection = self.select(to.mode).await?;
         let blobs = self.blobs(&selection, to, task).await?;
         let (ids, codec) = (if to.mounts { mounts::ids(self.graph) } else { BTreeSet::new() }, to.codec);
-        let document = in_background(self.store, move |store| {
-            let mut cache = selection.cache(store, &blobs).map_err(|error| words::store(&error))?;
-            cache.mounts = mounts::archived(store, &ids, &codec)?;
-            Ok(Document::of(&cache))
-        });
-        let document = document.await?;
+        let mut cache = in_background(self.store, move |store| {
+            selection.cache(store, &blobs).map_err(|error| words::store(&error))
+        })
+        .await?;
+        if !ids.is_empty() {
+            let archived =
+                self.worker.on_all_cores(self.cancel, move |worker| Ok(mounts::archived(worker.store(), &ids, &codec)));
+            cache.mounts = archived.await.map_err(|error| words::exec(&error))??;
+        }
+        let document = in_background(self.store, move |_| Ok(Document::of(&cache))).await?;
         let heard = |blob: &Descriptor, done: bool| {
             self.progress.event(Event::Progress {
                 vertex: task.vertex,

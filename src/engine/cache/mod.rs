@@ -24,7 +24,7 @@ use store::{Flight, Store, StoreError};
 
 pub use export::{Exports, inline};
 pub use import::{Imports, Lost};
-pub use solve::{LayersWanted, Solving, Wanted};
+pub use solve::{LOSSES_MAX, LayersWanted, Solving, Wanted};
 pub use watch::Watch;
 
 use super::{Failure, Settings, words};
@@ -110,6 +110,16 @@ impl Remotes {
         }
         let imports = Imports::new(from, store.clone(), registry.clone(), watch.clone());
         Ok(Self { imports: Arc::new(imports), to, watch })
+    }
+
+    /// A layer was not to be had after the build was solved: what led to it is forgotten, so that its step runs.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub fn lost(&self, lost: &Lost) -> Result<(), Failure> {
+        self.imports.forget(lost).map_err(|error| words::store(&error))?;
+        self.watch.say(format!("a step runs that a cache knew: {}", lost.why));
+        Ok(())
     }
 
     /// Whether the image gets a cache into its config: not with an epoch, with which its layers are others than the

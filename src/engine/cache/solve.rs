@@ -20,7 +20,7 @@ use crate::engine::task::Task;
 use crate::options::BuildOptions;
 
 /// After so many losses the caches are not asked any more.
-const LOSSES_MAX: usize = 8;
+pub const LOSSES_MAX: usize = 8;
 /// What remains to be lost then is in this store, and each is lost once.
 const ROUNDS_MAX: usize = 64;
 

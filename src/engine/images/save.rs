@@ -36,7 +36,7 @@ pub async fn save(
     let saving = async {
         let mut whole = Vec::with_capacity(meant.len());
         for (found, names) in &meant {
-            whole.push((names.clone(), with_blobs(&store, &worker, found, &task.log()).await?));
+            whole.push((names.clone(), with_blobs(&store, &worker, found, &task.log(), &cancel).await?));
         }
         archive(&store, output, whole).await
     };
@@ -70,6 +70,7 @@ async fn with_blobs(
     worker: &Worker,
     found: &FoundImage,
     log: &dyn LogSink,
+    cancel: &CancellationToken,
 ) -> Result<Descriptor, Failure> {
     let image = &found.image;
     let opened = Image::open(store.blobs(), &image.manifest).map_err(|error| Failure::from_error(&error))?;
@@ -94,7 +95,7 @@ async fn with_blobs(
         })
         .await
         .map_err(|error| words::exec(&error))?;
-    compress(store, worker, &Assembled { config_bytes, layers, annotations: manifest.annotations }).await
+    compress(store, worker, &Assembled { config_bytes, layers, annotations: manifest.annotations }, cancel).await
 }
 
 fn all_here(store: &Store, manifest: &Manifest) -> Result<bool, Failure> {

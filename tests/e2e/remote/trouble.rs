@@ -4,9 +4,10 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::machine;
-use crate::support::fake::{Fake, Reply};
-use crate::support::{Context, Store};
+use super::{from as from_registry, machine, passed_on, to};
+use crate::support::fake::{Fake, Reply, Request};
+use crate::support::registry::Registry;
+use crate::support::{Context, Outcome, Store};
 
 const DOCKERFILE: &str = "FROM busybox\nRUN echo ran-a && echo a > /a\nRUN echo ran-b && cat /a > /b\n";
 
@@ -50,6 +51,97 @@ fn a_registry_that_is_down_slow_or_talks_nonsense_costs_one_warning() {
         assert!(!built.stderr.contains("\x1b[2J"), "{built}");
         assert!(began.elapsed() < Duration::from_secs(60), "{address}: {:?}", began.elapsed());
     }
+}
+
+/// Does all at the same time: each waits for somebody's patience.
+fn at_once(cases: &[&(dyn Fn() + Sync)]) {
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(case);
+        }
+    });
+}
+
+/// One warning that begins so, in less time than a minute.
+fn warned_once(words: &str, build: impl FnOnce() -> Outcome) -> Outcome {
+    let began = Instant::now();
+    let built = build();
+    let warnings = built.stderr.lines().filter(|line| line.contains("WARN: ") && line.contains("cache")).count();
+    assert_eq!(warnings, 1, "{built}");
+    assert!(built.stderr.contains(&format!("WARN: {words}")), "{built}");
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    built
+}
+
+/// A registry that passes on, at a byte a second what `is_slow` says.
+fn dripping(registry: &Registry, is_slow: impl Fn(&Request, &Reply) -> bool + Send + Sync + 'static) -> Fake {
+    let address = registry.address.clone();
+    Fake::start(move |request| {
+        let reply = passed_on(&address, request);
+        if is_slow(request, &reply) { reply.paced(Duration::from_secs(1)) } else { reply }
+    })
+}
+
+fn is_layer(reply: &Reply) -> bool {
+    reply.body.starts_with(&[0x1f, 0x8b])
+}
+
+#[test]
+fn a_registry_that_drips_costs_one_warning_whatever_drips() {
+    let registry = Registry::open();
+    machine().build(&context(), ["--cache-to", &to(&registry, "mode=max")]).ok();
+    let check = |slow: fn(&Request, &Reply) -> bool, words: &str| {
+        let (there, dripping) = (machine(), dripping(&registry, slow));
+        let cache = format!("{}/app:cache", dripping.address);
+        let built = warned_once(words, || there.build(&context(), ["--cache-from", &cache, "-t", "app"]).ok());
+        assert_eq!(built.lines_of_steps("ran-a"), 1, "{built}");
+        assert_eq!(there.rbuild(["run", "app", "cat", "/b"]).ok().stdout.trim(), "a");
+    };
+    at_once(&[
+        &|| check(|request, _| request.path.contains("/manifests/"), "the build does without a cache: the cache `"),
+        &|| check(|_, reply| reply.body.starts_with(b"{\"version\":"), "the build does without a cache: the cache `"),
+        &|| check(|_, reply| is_layer(reply), "a step runs that a cache knew: "),
+    ]);
+}
+
+#[test]
+fn a_registry_that_is_full_costs_one_warning_unless_it_may_fail_the_build() {
+    let check = |status: u16| {
+        let full = Fake::start(move |request| match (request.method.as_str(), request.path.as_str()) {
+            ("GET", "/v2/") => Reply::new(200, "{}"),
+            ("GET" | "HEAD", _) => Reply::new(404, ""),
+            _ => Reply::new(status, r#"{"errors":[{"code":"DENIED","message":"quota exceeded"}]}"#),
+        });
+        let store = machine();
+        let cache = format!("type=registry,ref={}/app:cache", full.address);
+        let build = || store.build(&context(), ["--cache-to", &cache]).ok();
+        warned_once("the cache was not sent: ", build).says(&[&status.to_string()]);
+        store.build(&context(), ["--cache-to", &format!("{cache},ignore-error=false")]).exits(1);
+    };
+    at_once(&[&|| check(507), &|| check(413), &|| check(500)]);
+}
+
+#[test]
+fn an_image_is_pushed_whose_layer_the_cache_has_lost() {
+    let (registry, other) = (Registry::open(), Registry::open());
+    machine().build(&context(), ["--cache-to", &to(&registry, "mode=max")]).ok();
+    let address = registry.address.clone();
+    let forgetful = Fake::start(move |request| match passed_on(&address, request) {
+        reply if is_layer(&reply) || (request.method == "HEAD" && request.path.contains("/blobs/")) => {
+            Reply::new(404, "")
+        }
+        reply => reply,
+    });
+    let (there, name) = (machine(), other.name("app:1"));
+    let cache = format!("{}/app:cache", forgetful.address);
+    let push = || there.build(&context(), ["--cache-from", &cache, "-t", &name, "--push"]).ok();
+    let built = warned_once("a step runs that a cache knew: ", push);
+    assert_eq!((built.lines_of_steps("ran-a"), built.lines_of_steps("ran-b")), (1, 1), "{built}");
+    let elsewhere = Store::new();
+    assert_eq!(elsewhere.rbuild(["run", &name, "cat", "/b"]).ok().stdout.trim(), "a");
+    // What the cache has is not asked of it twice.
+    let again = there.build(&context(), ["--cache-from", &from_registry(&registry), "-t", &name, "--push"]).ok();
+    again.never_prints(&["ran-"]).never_says(&["WARN: a step runs"]);
 }
 
 #[test]
