@@ -5,7 +5,8 @@
 #   make lint      formatting, clippy, licences and sources of the dependencies
 #   make bench     speed and memory, printed
 #   make soak      the fuzz targets, builds that are killed, crowds of builds and a changing
-#                  context for SOAK_SECONDS each, SOAK_CASES random builds, and what has limits, with them
+#                  context for SOAK_SECONDS each, SOAK_CASES random builds, what has limits, with them,
+#                  and caches in a bucket of garage, if that is installed (GARAGE=PATH)
 #   make install   the binary into $(DESTDIR)$(PREFIX)/bin
 #   make clean     what the above made
 PREFIX ?= /usr/local
@@ -52,6 +53,7 @@ soak: setup release
 	$(CARGO) bench --locked --package rbuild-frontend --bench large -- --enforce
 	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD)) --enforce
 	$(CARGO) bench --locked --package rbuild-solver --bench schedule -- --enforce
+	CARGO=$(CARGO) tests/garage.sh
 	RBUILD_SOAK_CASES=$(SOAK_CASES) $(CARGO) test --locked --package rbuild-solver --test solve random
 	RBUILD_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --package rbuild-executor --lib source::tests::hostile
 

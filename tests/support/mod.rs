@@ -6,6 +6,7 @@
 
 pub mod archive;
 pub mod bases;
+pub mod bucket;
 pub mod buildah;
 pub mod compare;
 pub mod fake;
