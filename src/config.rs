@@ -15,6 +15,7 @@ use solver::op::NetworkMode;
 
 pub use file::ConfigFile;
 
+use crate::amount::amount;
 use crate::cli::values::{self, ColorArg, ProgressArg};
 use crate::engine::Failure;
 use crate::environment::Environment;
@@ -29,7 +30,7 @@ const TTY_LOG_LINES: usize = 6;
 /// Builds in the history, unless told otherwise; BuildKit's number.
 const HISTORY_KEEP: usize = 50;
 /// More than anybody reads of one step, and less than fills a disk.
-const HISTORY_LOG_MAX_MIB: usize = 128;
+const HISTORY_LOG_MAX_BYTES: u64 = 128 << 20;
 
 /// A value and where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,8 +100,8 @@ pub struct Config {
     pub platform: Setting<Option<String>>,
     /// How many builds the history keeps; 0 records none.
     pub history_keep: Setting<usize>,
-    /// How much of what one step prints the history keeps, in MiB.
-    pub history_log_max_mib: Setting<usize>,
+    /// How much of what one step prints the history keeps.
+    pub history_log_max_bytes: Setting<u64>,
     /// Registries by `host` or `host:port`, as image names have it.
     pub registries: BTreeMap<String, RegistryConfig>,
 }
@@ -214,8 +215,8 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
     let platform = environment.text("DOCKER_DEFAULT_PLATFORM");
     let platform = first([flag("--platform", flags.platform), variable("DOCKER_DEFAULT_PLATFORM", platform)]);
     let history_keep = first([user.history_keep, system.history_keep]).unwrap_or(default(HISTORY_KEEP));
-    let history_log_max_mib =
-        first([user.history_log_max_mib, system.history_log_max_mib]).unwrap_or(default(HISTORY_LOG_MAX_MIB));
+    let history_log_max_bytes =
+        first([user.history_log_max_bytes, system.history_log_max_bytes]).unwrap_or(default(HISTORY_LOG_MAX_BYTES));
     let mut registries = system.registries;
     for (name, registry) in user.registries {
         let merged = registries.entry(name).or_default();
@@ -236,7 +237,7 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         ssh: first([user.ssh, system.ssh]).unwrap_or(default(Vec::new())),
         platform: optional(platform),
         history_keep,
-        history_log_max_mib,
+        history_log_max_bytes,
         registries,
     })
 }
@@ -334,7 +335,7 @@ impl Config {
             row("ssh", self.ssh.value.join(" "), &self.ssh.source),
             row("platform", platform, &self.platform.source),
             row("history.keep", self.history_keep.value.to_string(), &self.history_keep.source),
-            row("history.log_max_mib", self.history_log_max_mib.value.to_string(), &self.history_log_max_mib.source),
+            row("history.log_max_size", amount(self.history_log_max_bytes.value), &self.history_log_max_bytes.source),
         ];
         for (name, registry) in &self.registries {
             if let Some(insecure) = &registry.insecure {

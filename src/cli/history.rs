@@ -10,7 +10,7 @@ use super::manage::Format;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A build is named by its id or the beginning of it; `last` is the latest. The history keeps the last builds of the store
-(`history.keep` in config.toml, 50), and of each what every step printed (`history.log_max_mib`, 128 a step).
+(`history.keep` in config.toml, 50), and of each what every step printed (`history.log_max_size`, 128MiB a step).
 
 Examples:
   rbuild history ls --filter status=failed

@@ -11,7 +11,7 @@ use super::manage::Format;
     args_override_self = true,
     after_help = "\
 Takes the flags of `rbuild build`, resolves images and reads the context as a build does, looks every step up in the
-local store, and runs nothing. A step that stands on one that would run may still be cached, if that one gives what it
+local store and in the caches of `--cache-from`, and runs nothing, brings no layer and tells no `--cache-to`. A step that stands on one that would run may still be cached, if that one gives what it
 gave before. Afterwards, `rbuild why` tells what a build did; `rbuild debug plan` shows the operations themselves.
 
 Examples:

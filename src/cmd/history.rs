@@ -23,6 +23,8 @@ use crate::report;
 
 /// Some of the builds run.
 const SOME_LEFT: u8 = 1;
+/// What the table of steps takes on the left of their names, about.
+const COLUMNS_BEFORE_NAME: usize = 34;
 /// A log is shown in pieces of this size.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -33,7 +35,7 @@ pub async fn history(hall: &Hall<'_>, args: &HistoryArgs) -> Result<u8, Failure>
     match &args.verb {
         HistoryVerb::Ls(args) => ls(&store, args),
         HistoryVerb::Logs(args) => logs(hall, &store, args),
-        HistoryVerb::Inspect(args) => inspect(&store, args),
+        HistoryVerb::Inspect(args) => inspect(hall, &store, args),
         HistoryVerb::Rm(args) => rm(hall, &store, args),
     }
 }
@@ -143,7 +145,7 @@ fn show(file: File, out: &mut impl Write) -> std::io::Result<()> {
     failed.map_or(Ok(()), Err)
 }
 
-fn inspect(store: &Store, args: &HistoryInspectArgs) -> Result<u8, Failure> {
+fn inspect(hall: &Hall<'_>, store: &Store, args: &HistoryInspectArgs) -> Result<u8, Failure> {
     let build = past::open(store, &past::find(store, &args.build)?)?;
     let old = why::before(store, &build.head).map_err(|error| Failure::from_error(&error))?;
     let ran = why::ran(&build);
@@ -153,12 +155,12 @@ fn inspect(store: &Store, args: &HistoryInspectArgs) -> Result<u8, Failure> {
     };
     super::print(&match args.format {
         Format::Json => escape::json(&build_json(&build, &misses)),
-        Format::Table => text(&build, &misses, Timestamp::now()),
+        Format::Table => text(&build, &misses, Timestamp::now(), hall.columns()),
     })?;
     Ok(0)
 }
 
-fn text(build: &Build, misses: &[Miss], now: Timestamp) -> String {
+fn text(build: &Build, misses: &[Miss], now: Timestamp, columns: Option<usize>) -> String {
     let head = &build.head;
     let mut out = String::new();
     let mut fact = |name: &str, value: &str| {
@@ -192,7 +194,7 @@ fn text(build: &Build, misses: &[Miss], now: Timestamp) -> String {
         let step = &build.steps[*place];
         let number = step.number.map(|number| format!("#{number}")).unwrap_or_default();
         let log = step.log.as_ref().map(|log| amount(log.bytes)).unwrap_or_default();
-        [number, result(step).into(), time(step), log, escape::line(&step.name).into_owned()]
+        [number, result(step).into(), time(step), log, super::named(&step.name, COLUMNS_BEFORE_NAME, columns)]
     });
     let table = table::render(["STEP", "RESULT", "TIME", "LOG", "NAME"], rows);
     let mut lines = table.lines();

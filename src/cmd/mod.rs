@@ -152,7 +152,23 @@ pub fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
+/// A step's name behind `used` other characters: cut where a person's line ends, whole for everybody else.
+fn named(name: &str, used: usize, columns: Option<usize>) -> String {
+    /// Below that a name says nothing.
+    const NAME_MIN: usize = 20;
+    let name = crate::escape::line(name);
+    match columns {
+        Some(columns) => crate::progress::fit(&name, columns.saturating_sub(used).max(NAME_MIN)),
+        None => name.into_owned(),
+    }
+}
+
 impl Hall<'_> {
+    /// How many characters a line of standard output takes, if a person reads it there.
+    fn columns(&self) -> Option<usize> {
+        self.environment.stdout_terminal.then(|| crate::progress::terminal::stderr_size().columns)
+    }
+
     fn style(&self) -> Style {
         Style::of(std::io::stderr(), self.config.color_on(self.environment.color_stderr()))
     }
@@ -172,7 +188,7 @@ impl Hall<'_> {
             user: executor::rootless::entered_by().map(|(uid, _)| uid),
             history: HistorySettings {
                 keep: self.config.history_keep.value,
-                log_max_bytes: (self.config.history_log_max_mib.value as u64).saturating_mul(1 << 20),
+                log_max_bytes: self.config.history_log_max_bytes.value,
             },
         }
     }

@@ -22,18 +22,21 @@ pub async fn plan(hall: &Hall<'_>, args: &PlanArgs) -> Result<u8, Failure> {
         .await?;
     super::print(&match args.format {
         Format::Json => escape::json(&to_json(&foreseen)),
-        Format::Table => text(&foreseen),
+        Format::Table => text(&foreseen, hall.columns()),
     })?;
     Ok(0)
 }
 
-/// What would become of a step: its word, and the word for programs.
-fn outlook(foreseen: &Foreseen, place: usize) -> (&'static str, &'static str) {
+/// Before what is told of a step: as wide as the column of words.
+const INDENT: &str = "        ";
+
+/// What would become of a step, in a word for programs.
+fn outlook(foreseen: &Foreseen, place: usize) -> &'static str {
     match (foreseen.outlooks.get(&place), foreseen.build.steps[place].fate) {
-        (Some(Outlook::Runs), _) => ("runs", "runs"),
-        (Some(Outlook::RunsUnlessSame), _) => ("runs, unless what it stands on comes out the same", "runs_unless_same"),
-        (None, Fate::Cached) => ("cached", "cached"),
-        (None, _) => ("not needed", "not_needed"),
+        (Some(Outlook::Runs), _) => "runs",
+        (Some(Outlook::RunsUnlessSame), _) => "runs_unless_same",
+        (None, Fate::Cached) => "cached",
+        (None, _) => "not_needed",
     }
 }
 
@@ -41,28 +44,31 @@ fn operations(foreseen: &Foreseen) -> impl Iterator<Item = usize> {
     (0..foreseen.build.steps.len()).filter(|place| foreseen.build.steps[*place].is_operation())
 }
 
-fn text(foreseen: &Foreseen) -> String {
+fn text(foreseen: &Foreseen, columns: Option<usize>) -> String {
     let mut out = String::new();
     let mut line = |text: &str| writeln!(out, "{}", escape::line(text)).expect("writing to a String cannot fail");
     let (mut cached, mut runs, mut unsure) = (0, 0, 0);
     for place in operations(foreseen) {
         let step = &foreseen.build.steps[place];
-        let (words, word) = outlook(foreseen, place);
-        match word {
-            "cached" => cached += 1,
-            "runs" => runs += 1,
-            "runs_unless_same" => unsure += 1,
+        let (count, word, unless) = match outlook(foreseen, place) {
+            "cached" => (&mut cached, "cached", false),
+            "runs" => (&mut runs, "runs", false),
+            "runs_unless_same" => (&mut unsure, "runs", true),
             _ => continue,
-        }
-        line(&format!("{}  {words}", step.name));
+        };
+        *count += 1;
+        line(&format!("{word:<8}{}", super::named(&step.name, INDENT.len(), columns)));
         // A source that moved is told at the first step that stands on it.
         let because = foreseen.misses.iter().find(|miss| miss.steps.first() == Some(&place));
         if let Some(miss) = because {
             let root = &foreseen.build.steps[miss.root];
             let at = if miss.root == place { String::new() } else { format!(" {}:", root.name) };
             for told in &miss.reasons {
-                line(&format!("  because{at} {}", told.text));
+                line(&format!("{INDENT}because{at} {}", told.text));
             }
+        }
+        if unless {
+            line(&format!("{INDENT}unless what it stands on comes out the same"));
         }
     }
     if foreseen.old.is_none() && runs > 0 {
@@ -83,7 +89,7 @@ fn to_json(foreseen: &Foreseen) -> Value {
             "line": step.line,
             "vertex": step.vertex,
             "key": step.key,
-            "outlook": outlook(foreseen, place).1,
+            "outlook": outlook(foreseen, place),
             "because_of": because.map(|miss| &foreseen.build.steps[miss.root].name),
             "reasons": reasons,
         })

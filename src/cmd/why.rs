@@ -33,7 +33,7 @@ pub async fn why(hall: &Hall<'_>, args: &WhyArgs) -> Result<u8, Failure> {
         .await?;
     super::print(&match args.format {
         Format::Json => escape::json(&to_json(&answer)),
-        Format::Table => text(&answer, Timestamp::now()),
+        Format::Table => text(&answer, Timestamp::now(), hall.columns()),
     })?;
     Ok(0)
 }
@@ -63,7 +63,7 @@ fn question(hall: &Hall<'_>, args: &WhyArgs) -> Result<Question, Failure> {
     })
 }
 
-fn text(answer: &Answer, now: Timestamp) -> String {
+fn text(answer: &Answer, now: Timestamp, columns: Option<usize>) -> String {
     let Answer { build, old, step, verdict } = answer;
     let mut out = String::new();
     let against = match old {
@@ -78,13 +78,13 @@ fn text(answer: &Answer, now: Timestamp) -> String {
         }
         (Verdict::Cached, Some(step)) => {
             let step = &build.steps[*step];
-            line(&mut out, &format!("{} {}", titled(step), not_run(step)));
+            line(&mut out, &titled(step, &format!(" {}", not_run(step)), columns));
         }
         (Verdict::NoRecord, _) => line(&mut out, "no record: first build on this machine"),
         (Verdict::Misses(misses), _) => {
             for miss in misses {
                 out.push('\n');
-                tell(&mut out, build, miss, step.is_some());
+                tell(&mut out, build, miss, step.is_some(), columns);
             }
         }
     }
@@ -92,18 +92,19 @@ fn text(answer: &Answer, now: Timestamp) -> String {
 }
 
 /// One reason, and what it led to.
-fn tell(out: &mut String, build: &Build, miss: &Miss, of_one: bool) {
+fn tell(out: &mut String, build: &Build, miss: &Miss, of_one: bool, columns: Option<usize>) {
+    let titled = |step: &StepRecord, around: &str| titled(step, around, columns);
     let root = &build.steps[miss.root];
     let others: Vec<&StepRecord> =
         miss.steps.iter().filter(|place| **place != miss.root).map(|place| &build.steps[*place]).collect();
     let root_ran = root.fate.ran();
     match others.as_slice() {
         [only] if of_one => {
-            line(out, &format!("{} ran because of", titled(only)));
-            line(out, &format!("{}:", titled(root)));
+            line(out, &titled(only, " ran because of"));
+            line(out, &titled(root, ":"));
         }
-        _ if root_ran => line(out, &format!("{} ran because", titled(root))),
-        _ => line(out, &format!("{}:", titled(root))),
+        _ if root_ran => line(out, &titled(root, " ran because")),
+        _ => line(out, &titled(root, ":")),
     }
     for reason in &miss.reasons {
         line(out, &format!("  {}", reason.text));
@@ -125,7 +126,7 @@ fn tell(out: &mut String, build: &Build, miss: &Miss, of_one: bool) {
     };
     line(out, &format!("and so did {steps}:"));
     for other in others.iter().take(FOLLOWERS_MAX) {
-        line(out, &format!("  {}", titled(other)));
+        line(out, &format!("  {}", titled(other, "")));
     }
     let more = others.len().saturating_sub(FOLLOWERS_MAX);
     if more > 0 {
@@ -143,11 +144,13 @@ fn called(head: &Head, now: Timestamp) -> String {
     format!("{} of {}, {}", head.id, head.context, why::ago(now.duration_since(head.begun)))
 }
 
-/// `#4 [build 2/5] RUN make (line 12)`
-fn titled(step: &StepRecord) -> String {
+/// `#4 [build 2/5] RUN make (line 12)`, and what follows on that line.
+fn titled(step: &StepRecord, then: &str, columns: Option<usize>) -> String {
     let number = step.number.map(|number| format!("#{number} ")).unwrap_or_default();
     let place = step.line.map(|line| format!(" (line {line})")).unwrap_or_default();
-    format!("{number}{}{place}", step.name)
+    // Room for the indent of those that follow, too.
+    let used = number.len() + place.len() + then.len() + 2;
+    format!("{number}{}{place}{then}", super::named(&step.name, used, columns))
 }
 
 /// Why a step did not run.

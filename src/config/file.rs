@@ -16,7 +16,7 @@
 //!
 //! [history]                   # see `rbuild history`
 //! keep = 50                   # builds; 0 records none
-//! log_max_mib = 128           # of what one step prints
+//! log_max_size = "128MiB"     # of what one step prints
 //!
 //! [registry."localhost:5000"] # as image names have it
 //! insecure = true             # plain HTTP may be used
@@ -56,7 +56,7 @@ const KEYS: &[&str] = &[
     "registry",
     "history",
 ];
-const HISTORY_KEYS: &[&str] = &["keep", "log_max_mib"];
+const HISTORY_KEYS: &[&str] = &["keep", "log_max_size"];
 const REGISTRY_KEYS: &[&str] = &["insecure"];
 
 /// What one file says.
@@ -88,8 +88,8 @@ pub struct ConfigFile {
     pub ssh: Option<Setting<Vec<String>>>,
     /// `history.keep`.
     pub history_keep: Option<Setting<usize>>,
-    /// `history.log_max_mib`.
-    pub history_log_max_mib: Option<Setting<usize>>,
+    /// `history.log_max_size`, in bytes.
+    pub history_log_max_bytes: Option<Setting<u64>>,
     /// `[registry."…"]`.
     pub registries: BTreeMap<String, RegistryConfig>,
 }
@@ -157,7 +157,7 @@ impl ConfigFile {
         for (key, value) in settings {
             match key.get_ref().as_ref() {
                 "keep" => self.history_keep = reader.number(value, values::number),
-                "log_max_mib" => self.history_log_max_mib = reader.number(value, values::number),
+                "log_max_size" => self.history_log_max_bytes = reader.text(value, bytes),
                 _ => reader.unknown(key, HISTORY_KEYS),
             }
         }
@@ -180,6 +180,14 @@ impl ConfigFile {
                 }
             }
         }
+    }
+}
+
+/// A size that is no share of anything.
+fn bytes(text: &str) -> Result<u64, String> {
+    match text.parse()? {
+        Size::Bytes(bytes) => Ok(bytes),
+        Size::Percent(_) => Err(format!("`{text}` is a share; a size is expected: `128MiB`")),
     }
 }
 
@@ -271,7 +279,7 @@ mod tests {
     fn every_documented_key_is_known() {
         let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\noffline = true\nsecret = ['id=x,env=X']\nssh = []\n\
             max_size = '10%'\nkeep_for = '60d'\n\
-            [registry.'localhost:5000']\ninsecure = true\n[history]\nkeep = 7\nlog_max_mib = 1\n";
+            [registry.'localhost:5000']\ninsecure = true\n[history]\nkeep = 7\nlog_max_size = '1MiB'\n";
         let file = ConfigFile::parse(Path::new("c.toml"), text).expect("all keys are known");
         assert_eq!(file.jobs.map(|jobs| jobs.value), Some(3));
         assert_eq!(file.network.map(|network| network.value), Some(NetworkMode::None));

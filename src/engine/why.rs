@@ -265,10 +265,20 @@ fn nearest(store: &Store, build: &Build, wanted: &[usize]) -> Result<Verdict, St
     }
     let operation = Key(own.digest("operation key"));
     let closest = |known: Vec<Vec<Part>>| {
-        let others = known.into_iter().map(|parts| (explain::differing(&step.parts, &parts), parts));
+        // What another machine made has no parts here.
+        let others = known
+            .into_iter()
+            .filter(|parts| !parts.is_empty())
+            .map(|parts| (explain::differing(&step.parts, &parts), parts));
         others.filter(|(count, _)| *count > 0).min_by_key(|(count, _)| *count)
     };
-    let mut found = closest(store.recent_parts(Some(&operation))?);
+    let same = store.recent_parts(Some(&operation))?;
+    let is_foreign = same.iter().any(Vec::is_empty);
+    let mut found = closest(same);
+    if found.is_none() && is_foreign {
+        let reasons = vec![Told::new("known from another machine: its parts are not here")];
+        return Ok(Verdict::Misses(vec![Miss { root: first, steps: wanted.to_vec(), reasons }]));
+    }
     if found.is_none() {
         // Half of it another is another operation.
         found = closest(store.recent_parts(None)?).filter(|(count, _)| *count * 2 <= step.parts.len());
@@ -379,7 +389,9 @@ impl Compared<'_> {
             return Ok(Told::new("the result of the last build was lost"));
         }
         let Some(key) = step.key.as_deref().and_then(key) else { return Ok(Told::new("its result was lost")) };
-        Ok(Told::new(match self.store.pruned_at(&key)? {
+        // What was thrown away before the other build made it again is another story.
+        let since = self.old.head.ended.unwrap_or(self.old.head.begun).as_second();
+        Ok(Told::new(match self.store.pruned_at(&key)?.filter(|at| *at >= since) {
             Some(at) => {
                 let then = Timestamp::from_second(at).unwrap_or(Timestamp::UNIX_EPOCH);
                 format!("its record was pruned {}", ago(self.build.head.begun.duration_since(then)))

@@ -18,6 +18,7 @@ mod trace;
 mod tty;
 
 pub use lines::Lines;
+pub use tty::fit;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};

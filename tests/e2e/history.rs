@@ -127,7 +127,7 @@ fn the_history_is_bounded_and_can_be_switched_off() {
     let config = store.home().join(".config/rbuild/config.toml");
     std::fs::create_dir_all(config.parent().expect("it has one")).expect("the home is ours");
     let set = |keep: usize, mib: usize| {
-        let text = format!("[history]\nkeep = {keep}\nlog_max_mib = {mib}\n");
+        let text = format!("[history]\nkeep = {keep}\nlog_max_size = '{mib}MiB'\n");
         std::fs::write(&config, text).expect("the home is ours");
     };
     let context = Context::new("FROM busybox\nRUN head -c 3000000 /dev/zero | tr '\\0' 'y'\n");
@@ -144,7 +144,7 @@ fn the_history_is_bounded_and_can_be_switched_off() {
     set(5, 1);
     store.build(&context, ["--no-cache"]).ok();
     let log = store.rbuild(["history", "logs", "--step", "2/2"]).ok().stdout;
-    let end = "\n[rbuild: 1951424 bytes more were printed and are not kept; the limit is `history.log_max_mib`]\n";
+    let end = "\n[rbuild: 1951424 bytes more were printed and are not kept; the limit is `history.log_max_size`]\n";
     assert_eq!(log.len(), (1 << 20) + end.len());
     assert!(log.ends_with(end), "{}", &log[log.len() - 200..]);
 }

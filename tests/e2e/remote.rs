@@ -248,3 +248,26 @@ fn cache_mounts_travel_when_they_are_asked_to() {
     let built = machine().build(&context, ["--cache-from", &from(&other)]).ok();
     assert_eq!(built.lines_of_steps("ran-three-"), 1, "nobody asked for it: {built}");
 }
+
+#[test]
+fn a_plan_asks_the_caches_that_a_build_would_ask_and_brings_no_layer() {
+    let registry = Registry::open();
+    let context = Context::new(&twenty());
+    machine().build(&context, ["--cache-to", &to(&registry, "mode=max")]).ok();
+    let (there, counted) = (machine(), counted(&registry));
+    let cache = format!("type=registry,ref={}/app:cache", counted.address);
+    let path = context.path().to_str().expect("a plain path").to_owned();
+    let plan = |cache: &[&str]| there.rbuild([&["plan"], cache, &[path.as_str()]].concat()).ok().stdout;
+    assert!(plan(&[]).ends_with("20 steps: 0 cached, 20 would run\n"), "{}", plan(&[]));
+    let told = format!("type=registry,ref={}/app:told", counted.address);
+    let asks = ["--cache-from", cache.as_str(), "--cache-to", told.as_str()];
+    let known = plan(&asks);
+    assert!(known.ends_with("20 steps: 20 cached, 0 would run\n"), "{known}");
+    context.write("Dockerfile", twenty().replace("echo 18 >", "echo other >"));
+    let known = plan(&asks);
+    assert!(known.contains("20 steps: 18 cached, 1 would run"), "{known}");
+    assert!(brought(&counted) <= 2, "the list of records, for each plan: {:#?}", counted.requests());
+    assert!(counted.requests().iter().all(|request| matches!(request.method.as_str(), "GET" | "HEAD")));
+    let built = there.build(&context, ["--cache-from", &cache]).ok();
+    assert_eq!((built.lines_of_steps("ran-17"), built.lines_of_steps("ran-18")), (0, 1), "{built}");
+}

@@ -220,3 +220,58 @@ fn the_first_step_that_runs_says_why_while_the_build_goes_on() {
     let line = line.expect("it is told");
     assert!(line.ends_with(" runs because RUN: the command changed"), "{line}");
 }
+
+#[test]
+fn results_that_were_lost_or_pruned_are_told_as_such() {
+    let (store, context) = (Store::with_busybox(), context());
+    let told = || {
+        let why = json(&store, &["why"], &context);
+        why["misses"][0]["reasons"][0]["text"].as_str().unwrap_or_default().to_owned()
+    };
+    store.build(&context, [] as [&str; 0]).ok();
+    // One layer's tree is another now.
+    let mut folders = vec![store.root().join("layers")];
+    let mut damaged = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder of the store") {
+            let path = entry.expect("it can be read").path();
+            if path.symlink_metadata().expect("it is there").is_dir() {
+                folders.push(path);
+            } else if path.ends_with("log") {
+                std::fs::write(path, "damaged").expect("the store is ours");
+                damaged += 1;
+            }
+        }
+    }
+    assert_eq!(damaged, 1, "the file that the step made");
+    store.rbuild(["verify"]).exits(1);
+    store.build(&context, [] as [&str; 0]).ok();
+    assert_eq!(told(), "nothing changed, but its result was lost or damaged");
+
+    store.rbuild(["prune"]).ok();
+    store.build(&context, [] as [&str; 0]).ok();
+    let pruned = told();
+    assert!(pruned.starts_with("its record was pruned ") && pruned.ends_with(" ago"), "{pruned}");
+}
+
+#[test]
+fn a_key_of_another_machine_is_told_to_have_no_parts_here() {
+    let (here, context) = (Store::with_busybox(), Context::new("FROM scratch\nCOPY a /\n").file("a", "1"));
+    let dir = here.path("cache");
+    here.build(&context, ["--cache-to", &format!("type=local,dest={}", dir.display())]).ok();
+    let there = Store::new();
+    let from = format!("type=local,src={}", dir.display());
+    there.build(&context, ["--cache-from", &from]).ok();
+    context.write("a", "2");
+    there.build(&context, [] as [&str; 0]).ok();
+    let known = json(&there, &["why", "--against", "cache"], &context);
+    let known = known["misses"][0]["reasons"][0]["text"].as_str().unwrap_or_default();
+    assert!(known.starts_with("COPY a: content changed"), "what was looked up here has its parts: {known}");
+
+    let path = context.path().to_str().expect("a plain path").to_owned();
+    let other = Store::new();
+    other.rbuild(["plan", "--cache-from", &from, &path]).ok();
+    other.build(&context, ["--cache-from", &from]).ok();
+    let foreign = other.rbuild(["why", "--against", "cache", &path]).ok();
+    assert!(foreign.stdout.contains("known from another machine: its parts are not here"), "{foreign}");
+}

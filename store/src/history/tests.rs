@@ -109,7 +109,7 @@ fn a_log_that_is_too_long_is_cut_and_says_so() {
     std::io::Read::read_to_string(&mut store.build_log(entry, 0).unwrap().unwrap(), &mut text).unwrap();
     assert_eq!(
         text,
-        "abcdabcdab\n[rbuild: 10 bytes more were printed and are not kept; the limit is `history.log_max_mib`]\n"
+        "abcdabcdab\n[rbuild: 10 bytes more were printed and are not kept; the limit is `history.log_max_size`]\n"
     );
 }
 

@@ -154,7 +154,7 @@ impl LogWriter {
     pub fn end(mut self) -> Result<LogFile, StoreError> {
         if self.dropped > 0 {
             let line = format!(
-                "\n[rbuild: {} bytes more were printed and are not kept; the limit is `history.log_max_mib`]\n",
+                "\n[rbuild: {} bytes more were printed and are not kept; the limit is `history.log_max_size`]\n",
                 self.dropped
             );
             self.file.write_all(line.as_bytes()).map_err(|source| StoreError::io("write", &self.path, source))?;
