@@ -4,6 +4,7 @@
 //! and [`crate::engine`] obeys. Of files only those of `--build-arg-file` are read here ([`args`]). Deliberately absent:
 //! the words of the command line ([`crate::cli`]).
 
+pub mod allow;
 pub mod annotation;
 pub mod args;
 pub mod build;
@@ -11,6 +12,7 @@ pub mod cache;
 pub mod context;
 pub mod input;
 pub mod output;
+pub mod provisions;
 pub mod run;
 pub mod secrets;
 pub mod size;
@@ -74,6 +76,8 @@ pub struct BuildOptions {
     pub jobs: usize,
     /// What RUN steps may do, get and use.
     pub steps: StepSettings,
+    /// What RUN steps find around them.
+    pub provisions: provisions::Provisions,
     /// `--cache-from`, in order.
     pub cache_from: Vec<cache::CacheFrom>,
     /// `--cache-to`, in order.
@@ -127,6 +131,8 @@ pub struct RunOptions {
     pub network: Option<NetworkMode>,
     /// What the process may do, get and use.
     pub steps: StepSettings,
+    /// What the process finds around it.
+    pub provisions: provisions::Provisions,
     /// `-p`, as (host address, host port, container port); only checked, since the network is the host's.
     pub publish: Vec<Publish>,
 }

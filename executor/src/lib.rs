@@ -8,6 +8,7 @@
 //! back), [`select`] (which paths are meant), and at the bottom `tree`, where every path of a stranger is resolved.
 
 mod content;
+pub mod devices;
 pub mod error;
 pub mod isolation;
 pub mod layers;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 
 use crate::secrets::SecretSource;
 use crate::secrets::agent::AgentSource;
@@ -14,6 +15,8 @@ use crate::secrets::agent::AgentSource;
 pub struct StepSettings {
     /// What steps may ask for beyond the default.
     pub grants: Grants,
+    /// Where devices are described (CDI); empty is [`crate::devices::DIRECTORIES`].
+    pub device_directories: Vec<PathBuf>,
     /// Whom steps ask for addresses, where their network is their own.
     pub dns: Dns,
     /// Where secrets are, by their names; values are read when a step asks for them.
@@ -42,4 +45,18 @@ pub struct Grants {
     pub host_network: bool,
     /// `secrets.in-layers`: layers may hold the values of secrets that their steps have seen.
     pub secrets_in_layers: bool,
+    /// `device`: devices by CDI name (`vendor.com/class=name`); a kind (`vendor.com/class`) is all of that kind, `*` is
+    /// all devices.
+    pub devices: Vec<String>,
+}
+
+impl Grants {
+    /// Whether a step may use the device, or the kind of devices, of this name.
+    pub fn device(&self, name: &str) -> bool {
+        let kind = name.split_once('=').map_or(name, |(kind, _)| kind);
+        let grants = |granted: &String| {
+            granted == "*" || granted == name || granted == kind || granted.strip_suffix("=*") == Some(kind)
+        };
+        self.devices.iter().any(grants)
+    }
 }

@@ -74,15 +74,6 @@ pub use suggest::{did_you_mean, nearest};
 /// Every error of the file, in the order of the text, with the warnings between them; and warnings of rules alone when
 /// the file says `check=error=true`.
 pub fn plan(text: &str, options: &PlanOptions, answers: &Answers) -> Result<Planned, Vec<Diagnostic>> {
-    plan_supporting(text, options, answers, lower::refuse::Supported::NOW)
-}
-
-fn plan_supporting(
-    text: &str,
-    options: &PlanOptions,
-    answers: &Answers,
-    supported: lower::refuse::Supported,
-) -> Result<Planned, Vec<Diagnostic>> {
     if let Some(empty) = empty(text) {
         return Err(vec![empty]);
     }
@@ -93,7 +84,7 @@ fn plan_supporting(
         found.extend(lint::warnings_as_error(&found, &checks));
         found
     };
-    match lower::plan(&file, options, answers, supported, found).map_err(settle)? {
+    match lower::plan(&file, options, answers, found).map_err(settle)? {
         Planned::Plan(mut plan) => {
             plan.warnings = settle(std::mem::take(&mut plan.warnings));
             // What was a plan has warnings only, unless they are made errors.

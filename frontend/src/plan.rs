@@ -28,6 +28,14 @@ pub struct PlanOptions {
     pub no_cache_stages: Vec<String>,
     /// The network of every RUN step, whatever the file says; only `--network=none` of a step stays.
     pub network: Option<NetworkMode>,
+    /// Limits of every RUN step's processes: (name, soft, hard).
+    pub ulimits: Vec<(String, i64, i64)>,
+    /// Size of every RUN step's `/dev/shm`; 0 is the default.
+    pub shm_size_bytes: u64,
+    /// Lines of every RUN step's `/etc/hosts`: (name, address).
+    pub extra_hosts: Vec<(String, String)>,
+    /// Host name of every RUN step; empty leaves it to the build arg `BUILDKIT_SANDBOX_HOSTNAME`, or to the default.
+    pub hostname: String,
     /// The patterns of the ignore file, in order.
     pub ignore_patterns: Vec<String>,
     /// `--build-context`, by name; `name::os/arch` counts for that platform only and beats `name`. None is called

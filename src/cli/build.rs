@@ -78,6 +78,14 @@ pub struct BuildArgs {
     /// Run so many steps at once, fewer while memory is short [default: 4 per processor, 16 at least]
     #[arg(long, help_heading = "Steps", value_name = "N", value_parser = values::jobs)]
     pub jobs: Option<usize>,
+    /// Let steps ask for more than the default: security.insecure (RUN --security=insecure), network.host (RUN
+    /// --network=host), device or device=NAME (RUN --device); may be given again
+    #[arg(long, help_heading = "Steps", value_name = "WHAT", action = ArgAction::Append)]
+    pub allow: Vec<String>,
+    /// Where devices are described, as JSON files of the Container Device Interface; may be given again [default:
+    /// /etc/cdi, /var/run/cdi]
+    #[arg(long = "cdi-spec-dir", help_heading = "Steps", value_name = "DIR", action = ArgAction::Append)]
+    pub device_directories: Vec<PathBuf>,
     /// What RUN steps may do, get and use.
     #[command(flatten)]
     pub steps: StepArgs,

@@ -13,6 +13,18 @@ pub struct StepArgs {
     /// Network of the steps: default, host or none
     #[arg(long, help_heading = "Steps", value_name = "MODE", value_parser = values::network)]
     pub network: Option<NetworkMode>,
+    /// Limit a resource of each process: NAME=SOFT[:HARD], like nofile=1024:4096, -1 for unlimited; may be given again
+    #[arg(long = "ulimit", help_heading = "Steps", value_name = "NAME=SOFT[:HARD]", action = ArgAction::Append)]
+    pub ulimits: Vec<String>,
+    /// Size of /dev/shm [default: 64m]
+    #[arg(long, help_heading = "Steps", value_name = "SIZE")]
+    pub shm_size: Option<String>,
+    /// Know this host: NAME=ADDRESS or NAME:ADDRESS; the address host-gateway is this machine; may be given again
+    #[arg(long = "add-host", help_heading = "Steps", value_name = "NAME=ADDRESS", action = ArgAction::Append)]
+    pub add_hosts: Vec<String>,
+    /// Host name of the steps
+    #[arg(long, help_heading = "Steps", value_name = "NAME")]
+    pub hostname: Option<String>,
     /// Ask this server for addresses of names, instead of the host's; may be given again
     #[arg(long, help_heading = "Steps", value_name = "ADDRESS", action = ArgAction::Append)]
     pub dns: Vec<IpAddr>,

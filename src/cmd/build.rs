@@ -227,6 +227,7 @@ mod tests {
             metadata_file: None,
             jobs: 1,
             steps: executor::StepSettings::default(),
+            provisions: options::provisions::Provisions::default(),
             cache_from: Vec::new(),
             cache_to: Vec::new(),
         }

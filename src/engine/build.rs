@@ -173,6 +173,10 @@ pub(super) async fn plan(
         no_cache: options.no_cache,
         no_cache_stages: options.no_cache_stages.clone(),
         network: options.network,
+        ulimits: options.provisions.ulimits.clone(),
+        shm_size_bytes: options.provisions.shm_size_bytes,
+        extra_hosts: options.provisions.extra_hosts.clone(),
+        hostname: options.provisions.hostname.clone(),
         ..context.plan_options(settings, &options.input)
     };
     let mut answers = Answers::new();
@@ -180,7 +184,10 @@ pub(super) async fn plan(
         let planned = frontend::plan(&context.dockerfile.text, &asked_of_frontend, &answers)
             .map_err(|found| words::diagnostics(&found, &context.dockerfile))?;
         match planned {
-            Planned::Plan(plan) => return Ok(*plan),
+            Planned::Plan(plan) => {
+                super::grants::check(&plan, &options.steps, &context.dockerfile)?;
+                return Ok(*plan);
+            }
             Planned::Need(asked) => resolver.answer(&asked, &mut answers, &context.dockerfile).await?,
         }
     }

@@ -19,6 +19,7 @@ pub mod doctor;
 mod epoch;
 mod export;
 pub mod foresee;
+mod grants;
 pub mod history;
 mod pressure;
 mod resolve;

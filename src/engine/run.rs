@@ -60,7 +60,12 @@ pub async fn run(
         tty: options.tty,
         interactive: options.interactive,
         network: options.network.unwrap_or_default(),
-        hostname: String::new(),
+        provisions: executor::ops::exec::Provisions {
+            ulimits: options.provisions.ulimits.clone(),
+            shm_size_bytes: options.provisions.shm_size_bytes,
+            extra_hosts: options.provisions.extra_hosts.clone(),
+            hostname: options.provisions.hostname.clone(),
+        },
     };
     running.cancel();
     let exit = run_image(&worker, &top, spec, &cancel).await.map_err(|error| not_run(&error))?;
@@ -182,6 +187,7 @@ mod tests {
             tty,
             network: None,
             steps: StepSettings::default(),
+            provisions: crate::options::provisions::Provisions::default(),
             publish: Vec::new(),
         }
     }

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use executor::StepSettings;
+use executor::steps::Grants;
 use oci::model::Platform;
+use solver::op::NetworkMode;
 
 use super::annotation::annotations;
-use super::{BuildOptions, Output, args as build_args, cache, output, secrets, steps};
+use super::{BuildOptions, Output, allow, args as build_args, cache, output, provisions, secrets, steps};
 use crate::cli::BuildArgs;
 use crate::config::Config;
 use crate::engine::Failure;
@@ -47,9 +49,17 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
         metadata_file: args.metadata_file.clone(),
         jobs: config.jobs.value,
         steps: given(args, config, environment)?,
+        provisions: provisions::provisions(&args.steps)?,
         cache_from: cache_from(args, environment)?,
         cache_to: args.cache_to.iter().map(|text| cache::to(text, environment)).collect::<Result<_, _>>()?,
     })
+}
+
+/// What steps may ask for: `--allow`, and the host's network if the user asks for it for all steps.
+fn grants(args: &BuildArgs, config: &Config) -> Result<Grants, Failure> {
+    let mut grants = allow::grants(&args.allow)?;
+    grants.host_network |= config.network.value == Some(NetworkMode::Host);
+    Ok(grants)
 }
 
 /// The flags that were given and change nothing, as written.
@@ -88,6 +98,9 @@ pub fn inert(args: &BuildArgs) -> Result<Vec<String>, Failure> {
 /// What RUN steps may do, get and use; what is given on the command line stands above what the config files give.
 fn given(args: &BuildArgs, config: &Config, environment: &Environment) -> Result<StepSettings, Failure> {
     let mut steps = steps::steps(&args.steps)?;
+    steps.grants = grants(args, config)?;
+    steps.device_directories =
+        args.device_directories.iter().map(|path| environment.working_directory.join(path)).collect();
     steps.secrets = secrets::secrets(&config.secrets.value, environment)?;
     steps.secrets.extend(secrets::secrets(&args.secrets.secrets, environment)?);
     steps.agents = secrets::agents(&config.ssh.value, environment)?;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use super::{Publish, RunOptions, Volume, args, steps};
+use super::{Publish, RunOptions, Volume, args, provisions, steps};
 use crate::cli::RunArgs;
 use crate::engine::Failure;
 use crate::environment::Environment;
@@ -33,6 +33,7 @@ pub fn run(args: &RunArgs, environment: &Environment) -> Result<RunOptions, Fail
         tty: args.tty,
         network: args.steps.network,
         steps: steps::steps(&args.steps)?,
+        provisions: provisions::provisions(&args.steps)?,
         publish: args.publish.iter().map(|text| publish(text)).collect::<Result<_, _>>()?,
     })
 }

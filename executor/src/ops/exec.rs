@@ -12,21 +12,26 @@
 mod cache;
 mod error;
 mod foreground;
+mod insecure;
 mod process;
 mod secret;
 mod ssh;
 mod trees;
 
-use solver::op::{ExecOp, MountKind, SecurityMode};
+use std::path::PathBuf;
+
+use solver::op::{ExecOp, MountKind, NetworkMode, SecurityMode};
 use solver::seam::{Job, LogSink, ResultId};
 use tokio_util::sync::CancellationToken;
 
 pub use error::StepError;
-pub use foreground::{RunSpec, Volume, run_image};
+pub use foreground::{Provisions, RunSpec, Volume, run_image};
 
+use crate::devices;
 use crate::error::ExecError;
-use crate::sandbox::{self, Descriptors, Exit, Io, Output, Plan, Stdin};
+use crate::sandbox::{self, Descriptors, Exit, Io, Output, Plan, ProcessSpec, Stdin};
 use crate::secrets::mask::Masked;
+use crate::steps::Grants;
 use crate::worker::{Inputs, Worker};
 use error::NO_ROOT;
 use process::process;
@@ -41,6 +46,7 @@ pub(crate) async fn run(
     cancel: &CancellationToken,
 ) -> Result<Vec<ResultId>, ExecError> {
     refuse_unsupported(exec)?;
+    refuse_ungranted(exec, &worker.steps().grants)?;
     // First, while nothing else is held.
     let caches = cache::take(worker, job, exec, log, cancel).await?;
     let trees = {
@@ -53,6 +59,7 @@ pub(crate) async fn run(
     let inputs = Inputs::of(job);
     let (secrets, agents) = (secret::take(worker, exec, cancel).await?, ssh::take(worker, exec, cancel).await?);
     let mut spec = process(exec, &trees)?;
+    give_devices(&mut spec, exec, worker, log)?;
     let mut descriptors = Descriptors::default();
     secrets.give(&mut spec, &mut descriptors);
     agents.give(&mut spec, &mut descriptors);
@@ -85,6 +92,25 @@ pub(crate) async fn run(
         .await
 }
 
+/// Adds what the devices of `exec` come with. Reading their descriptions takes no time that counts.
+fn give_devices(spec: &mut ProcessSpec, exec: &ExecOp, worker: &Worker, log: &dyn LogSink) -> Result<(), StepError> {
+    let directories = match worker.steps().device_directories.as_slice() {
+        [] => devices::DIRECTORIES.map(PathBuf::from).to_vec(),
+        given => given.to_vec(),
+    };
+    let gifts = devices::gifts(&exec.devices, &directories).map_err(|source| StepError::Device { source })?;
+    for name in &gifts.missing {
+        log.notice(&format!("there is no device `{name}`; the step runs without it"));
+    }
+    spec.mounts.extend(gifts.mounts);
+    let is_set = |pair: &String| {
+        let name = pair.split('=').next().unwrap_or_default();
+        exec.env.iter().any(|own| own.split('=').next() == Some(name))
+    };
+    spec.env.extend(gifts.env.into_iter().filter(|pair| !is_set(pair)));
+    Ok(())
+}
+
 /// The acts by which `exec` would be run, for people to read: its trees are shown without layers.
 pub fn preview(exec: &ExecOp) -> Result<Plan, StepError> {
     refuse_unsupported(exec)?;
@@ -102,12 +128,6 @@ fn refuse_unsupported(exec: &ExecOp) -> Result<(), StepError> {
     let refused = |what: &str| Err(StepError::Unsupported { what: what.into() });
     if exec.args.is_empty() {
         return Err(StepError::Malformed { what: "it has no command" });
-    }
-    if exec.security != SecurityMode::Sandbox {
-        return refused("`--security=insecure`");
-    }
-    if !exec.devices.is_empty() {
-        return refused("`--device`");
     }
     if !exec.cgroup_parent.is_empty() {
         return refused("`--cgroup-parent`");
@@ -129,6 +149,21 @@ fn refuse_unsupported(exec: &ExecOp) -> Result<(), StepError> {
         }
     }
     Ok(())
+}
+
+/// What the user did not grant is refused where steps run too, whoever made the graph.
+fn refuse_ungranted(exec: &ExecOp, grants: &Grants) -> Result<(), StepError> {
+    let refused = |what: &str| Err(StepError::NotGranted { what: what.into() });
+    if exec.security == SecurityMode::Insecure && !grants.insecure {
+        return refused("`--security=insecure`");
+    }
+    if exec.network == NetworkMode::Host && !grants.host_network {
+        return refused("`--network=host`");
+    }
+    match exec.devices.iter().find(|device| !grants.device(&device.name)) {
+        Some(device) => refused(&format!("the device `{}`", device.name)),
+        None => Ok(()),
+    }
 }
 
 /// Throws drafts away where blocking is fine: deleting may take as long as writing did.

@@ -29,6 +29,7 @@
 mod beneath;
 mod error;
 mod exe;
+mod groups;
 mod host;
 mod init;
 mod mount;

@@ -92,7 +92,8 @@ fn logged(context: impl AsFd, what: &str, errno: Errno) -> MountError {
     MountError { errno, words }
 }
 
-fn attributes(flags: Flags) -> MountAttrFlags {
+/// As the mount API has them.
+pub fn attributes(flags: Flags) -> MountAttrFlags {
     let Flags { readonly, nosuid, nodev, noexec } = flags;
     [
         (readonly, MountAttrFlags::MOUNT_ATTR_RDONLY),

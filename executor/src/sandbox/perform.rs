@@ -26,7 +26,7 @@ use super::stub::{Stub, StubKind};
 use super::trouble::{Trouble, with};
 use super::user::{self, Identity};
 use super::wire::{self, Failure, Report};
-use super::{host, policy, privilege, seccomp, sys};
+use super::{groups, host, policy, privilege, seccomp, sys};
 
 /// What a process that never became the command exits with; the report says more.
 const SETUP_FAILED: i32 = 255;
@@ -99,6 +99,7 @@ impl Step<'_> {
             Act::Stage => self.stage = Some(Stage::new()?),
             Act::Root(root) => self.mount_root(root)?,
             Act::FileSystem(file_system) => self.mount_file_system(file_system)?,
+            Act::ControlGroups { readonly } => groups::show(self.root(), *readonly)?,
             Act::Device { name, major, minor } => self.make_device(name, *major, *minor)?,
             Act::HostDevice { name, major, minor } => host::bind_device(self.dev(), name, *major, *minor)?,
             Act::HostSys => {

@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::groups;
 use super::policy;
 use super::seccomp::{self, Insn};
 use super::secret::{AgentSocket, SecretFile, SecretVariable};
@@ -40,6 +41,11 @@ pub enum Act {
     Root(RootFs),
     /// Mounts a kernel file system.
     FileSystem(FileSystem),
+    /// Shows the step's own control groups at `/sys/fs/cgroup`.
+    ControlGroups {
+        /// Whether writes are refused.
+        readonly: bool,
+    },
     /// Makes a device node in `/dev`.
     Device {
         /// Name in `/dev`.
@@ -185,7 +191,7 @@ pub struct Flags {
 }
 
 /// nosuid, nodev, noexec: for file systems that hold neither programs nor devices.
-const INERT: Flags = Flags { readonly: false, nosuid: true, nodev: true, noexec: true };
+pub const INERT: Flags = Flags { readonly: false, nosuid: true, nodev: true, noexec: true };
 
 /// Builds the acts for `spec`. Pure.
 pub fn plan(spec: &ProcessSpec) -> Plan {
@@ -260,9 +266,10 @@ fn standard_mounts(spec: &ProcessSpec) -> Vec<Act> {
         mount("proc", "/proc", &[], INERT),
         // The kernel shows a new sysfs only to the owner of the network that it would show.
         match shows_host_sys(spec) {
-            false => mount("sysfs", "/sys", &[], Flags { readonly: true, ..INERT }),
+            false => mount("sysfs", "/sys", &[], Flags { readonly: !spec.kernel_writable, ..INERT }),
             true => Act::HostSys,
         },
+        Act::ControlGroups { readonly: !spec.kernel_writable },
         mount("tmpfs", "/dev", &[("mode", "755"), ("size", "65536k")], device_flags),
     ];
     let bound = spec.surroundings.user_namespace;
@@ -335,6 +342,9 @@ impl fmt::Display for Act {
             Act::FileSystem(fs) => {
                 write!(f, "mount {} on {:?}{}", fs.kind, fs.target, Words(fs.flags))?;
                 fs.options.iter().try_for_each(|(name, value)| write!(f, " {name}={value}"))
+            }
+            Act::ControlGroups { readonly } => {
+                write!(f, "control groups on {:?} {}", groups::PLACE, if *readonly { "ro" } else { "rw" })
             }
             Act::Device { name, major, minor } => write!(f, "device /dev/{name} {major}:{minor}"),
             Act::HostDevice { name, major, minor } => write!(f, "the host's /dev/{name} {major}:{minor}"),

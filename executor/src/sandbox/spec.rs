@@ -45,6 +45,8 @@ pub struct ProcessSpec {
     pub capabilities: Vec<String>,
     /// Whether system calls are filtered; see [`super::seccomp`].
     pub filter: bool,
+    /// Whether `/sys` and the control groups may be written to, as far as the capabilities allow.
+    pub kernel_writable: bool,
     /// Paths that are hidden; see [`policy::MASKED`]. A missing path is skipped.
     pub masked: Vec<String>,
     /// Paths that are made read-only; see [`policy::READ_ONLY`]. A missing path is skipped.
@@ -77,6 +79,7 @@ impl ProcessSpec {
             resolv_conf: String::new(),
             capabilities: owned(policy::CAPABILITIES),
             filter: true,
+            kernel_writable: false,
             masked: owned(policy::MASKED),
             read_only: owned(policy::READ_ONLY),
             terminal: None,

@@ -13,7 +13,7 @@ use rbuild_executor::ops::exec::StepError;
 use rbuild_executor::source::image::{BlobFetcher, FetchError};
 use rbuild_executor::{ExecError, StepSettings, Worker, WorkerConfig};
 use solver::graph::{Edge, Vertex, VertexId};
-use solver::op::{ExecOp, Mount, MountKind, NetworkMode, Op, OpMeta, SecurityMode, SourceOp};
+use solver::op::{Device, ExecOp, Mount, MountKind, NetworkMode, Op, OpMeta, SecurityMode, SourceOp};
 use solver::seam::{Executor, Job, ResultId};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -217,18 +217,30 @@ async fn the_context_is_a_private_view_without_what_is_ignored() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_yet_is_refused_before_anything_runs() {
+async fn what_is_not_granted_is_refused_where_steps_run_too() {
     let bench = Bench::new();
-    let mut insecure = exec("touch /ran");
+    let [mut insecure, mut host, mut device] = [(); 3].map(|()| exec("touch /ran"));
     insecure.security = SecurityMode::Insecure;
-    let mut ssh = exec("touch /ran");
-    let kind = MountKind::Ssh { id: "default".into(), uid: 0, gid: 0, mode: 0o600, optional: true };
-    ssh.mounts.push(Mount { kind, ..bind("/agent", None, "", false, None) });
-    for (exec, words) in [(insecure, "`--security=insecure`"), (ssh, "`--mount=type=ssh`")] {
+    host.network = NetworkMode::Host;
+    device.devices = vec![Device { name: "v.com/gpu=0".into(), required: false }];
+    for (exec, words) in
+        [(insecure, "`--security=insecure`"), (host, "`--network=host`"), (device, "the device `v.com/gpu=0`")]
+    {
         let (result, _) = bench.run(Op::Exec(Box::new(exec)), vec![bench.base.clone()]).await;
         match result {
-            Err(ExecError::Step(StepError::Unsupported { what })) => assert_eq!(what, words),
+            Err(ExecError::Step(StepError::NotGranted { what })) => assert_eq!(what, words),
             result => panic!("{words}: {result:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_yet_is_refused_before_anything_runs() {
+    let bench = Bench::new();
+    let exec = ExecOp { cgroup_parent: "parent".into(), ..exec("touch /ran") };
+    let (result, _) = bench.run(Op::Exec(Box::new(exec)), vec![bench.base.clone()]).await;
+    match result {
+        Err(ExecError::Step(StepError::Unsupported { what })) => assert_eq!(what, "`--cgroup-parent`"),
+        result => panic!("{result:?}"),
     }
 }

@@ -1,9 +1,9 @@
 //! What the probe tells from inside, compared with what the default is documented to be.
 
-use rbuild_executor::sandbox::own_capabilities;
+use rbuild_executor::sandbox::{Limit, own_capabilities};
 
 use crate::probe::Width;
-use crate::support::{Rig, facts};
+use crate::support::{Rig, facts, output, ran};
 
 /// The 14 capabilities of a default container.
 const DEFAULT: &str = "00000000a80425fb";
@@ -45,7 +45,7 @@ async fn descriptors_environment_and_limits_are_exactly_those_that_were_asked_fo
     let rig = Rig::new();
     let mut spec = rig.probe(Width::Native, &["descriptors", "environment", "limits", "devices"]);
     spec.env = vec!["A=b=c".into(), "EMPTY=".into()];
-    spec.limits = vec![rbuild_executor::sandbox::Limit { name: "nofile".into(), soft: 64, hard: 128 }];
+    spec.limits = vec![Limit { name: "nofile".into(), soft: 64, hard: 128 }];
     let told = facts(&spec).await;
     let numbers: Vec<_> = told.section("descriptors").into_iter().map(|(number, _)| number).collect();
     assert_eq!(numbers, ["0", "1", "2"]);
@@ -218,4 +218,57 @@ async fn set_uid_programs_give_a_user_the_rights_of_a_default_container() {
         assert_eq!(told.of(&format!("status.{set}")), NONE, "{set}");
     }
     assert_eq!(told.of("status.Seccomp"), "2");
+}
+
+#[tokio::test]
+async fn control_groups_are_seen_from_the_steps_own_and_cannot_be_changed() {
+    let rig = Rig::new();
+    let script = "cat /proc/self/cgroup | cut -d: -f3 | sort -u; \
+        for f in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/*/cgroup.procs; do [ -e $f ] || continue; \
+        (echo $$ > $f) 2>&1 | grep -o 'Read-only file system'; mkdir ${f%/*}/made 2>&1 | grep -o 'Read-only file system'; \
+        done; (echo x > /sys/fs/cgroup/made) 2>&1 | grep -o 'Read-only file system'";
+    let told = output(&rig.overlay(script)).await;
+    let mut lines = told.lines();
+    assert_eq!(lines.next(), Some("/"), "every group is the top of what is seen");
+    let refusals: Vec<_> = lines.collect();
+    assert!(refusals.len() >= 3, "{told}");
+    for refusal in refusals {
+        assert_eq!(refusal, "Read-only file system", "{told}");
+    }
+}
+
+#[tokio::test]
+async fn a_raised_limit_without_the_right_to_raise_it_fails_before_the_step() {
+    let rig = Rig::new();
+    let mut spec = rig.overlay("touch /ran");
+    // Above what anybody may have: the kernel's own bound.
+    spec.limits = vec![Limit { name: "nofile".into(), soft: 1 << 40, hard: 1 << 40 }];
+    let error = ran(&spec).await.map(|ran| ran.exit).unwrap_err().to_string();
+    assert!(error.contains("limit nofile 1099511627776:1099511627776"), "{error}");
+    assert!(error.contains("raising that takes CAP_SYS_RESOURCE"), "{error}");
+    assert!(!rig.path("upper/ran").exists());
+}
+
+/// As many as a large build has, all at once, beside a builder that leaks.
+#[tokio::test]
+async fn two_hundred_steps_at_once_get_three_descriptors_and_nothing_of_the_builders_environment() {
+    let rig = Rig::new();
+    for directory in ["dev", "proc", "sys"] {
+        std::fs::create_dir(rig.base().join(directory)).unwrap();
+    }
+    for file in ["hosts", "resolv.conf"] {
+        std::fs::write(rig.base().join("etc").join(file), "").unwrap();
+    }
+    let mut spec = rig.probe(Width::Native, &["descriptors", "environment"]);
+    spec.root = rig.tree("").root;
+    // SAFETY: nextest runs each test in a process of its own, and no other thread reads the environment now.
+    unsafe { std::env::set_var("CANARY", "builder") };
+    let leak = std::fs::File::open("/etc/passwd").unwrap();
+    rustix::io::fcntl_setfd(&leak, rustix::io::FdFlags::empty()).unwrap();
+    let steps: Vec<_> = (0..200).map(|_| facts(&spec)).collect();
+    for told in futures_util::future::join_all(steps).await {
+        let numbers: Vec<_> = told.section("descriptors").into_iter().map(|(number, _)| number).collect();
+        assert_eq!(numbers, ["0", "1", "2"], "{told:?}");
+        assert_eq!(told.section("environment"), [("PATH", "/bin"), ("HOME", "/root")]);
+    }
 }

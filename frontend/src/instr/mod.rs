@@ -5,6 +5,7 @@
 
 pub mod command;
 pub mod copy;
+pub mod device;
 pub mod duration;
 pub mod flags;
 pub mod from;

@@ -1,8 +1,9 @@
 //! RUN.
 
-use solver::op::{NetworkMode, SecurityMode};
+use solver::op::{Device, NetworkMode, SecurityMode};
 
 use super::command::{CommandLine, command_line};
+use super::device;
 use super::flags::{Flags, Takes};
 use super::mount::{self, MountSpec};
 use crate::ast::Statement;
@@ -22,12 +23,10 @@ pub struct Run {
     pub mounts: Vec<MountSpec>,
     /// `--network`.
     pub network: NetworkMode,
-    /// `--security`, with its place when it was given.
+    /// `--security`.
     pub security: SecurityMode,
-    /// `--security` as written.
-    pub security_word: Option<Word>,
-    /// `--device`, unread.
-    pub devices: Vec<Word>,
+    /// `--device`, in order.
+    pub devices: Vec<Device>,
 }
 
 impl Run {
@@ -69,26 +68,24 @@ pub fn read(statement: &Statement, found: &mut Vec<Diagnostic>) -> Option<Run> {
             }
         },
     };
-    let security_word = flags.text("security");
-    let security = match &security_word {
+    let security = match flags.text("security") {
         None => SecurityMode::Sandbox,
         Some(word) => match word.text.as_str() {
             "sandbox" => SecurityMode::Sandbox,
             "insecure" => SecurityMode::Insecure,
             _ => {
-                found.push(unknown("security", word, &["sandbox", "insecure"]));
+                found.push(unknown("security", &word, &["sandbox", "insecure"]));
                 SecurityMode::Sandbox
             }
         },
     };
-    let devices = flags.list("device").cloned().collect();
+    let devices = flags.list("device").filter_map(|word| device::read(word, found)).collect();
     (found.len() == before).then(|| Run {
         command,
         heredocs: statement.heredocs.clone(),
         mounts,
         network,
         security,
-        security_word,
         devices,
     })
 }

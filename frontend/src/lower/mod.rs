@@ -3,7 +3,7 @@
 //! The order of things: every FROM line is understood ([`resolve::Names::bases`]), what the target needs is found
 //! ([`needs::needs`]), what must be known about images is asked for, and then each needed stage is lowered in
 //! order, instruction by instruction ([`stage`]). Read [`state`] for what a stage has become, [`env`] for its
-//! variables, [`history`] and [`steps`] for the words that people see, [`refuse`] for what rbuild cannot do yet.
+//! variables, [`history`] and [`steps`] for the words that people see.
 
 pub mod check;
 pub mod contexts;
@@ -18,7 +18,6 @@ pub mod needs;
 pub mod origin;
 pub mod outline;
 pub mod paths;
-pub mod refuse;
 pub mod remote;
 pub mod resolve;
 pub mod state;
@@ -48,7 +47,6 @@ use crate::span::Word;
 use crate::stage::Dockerfile;
 use contexts::Contexts;
 use env::Env;
-use refuse::Supported;
 use resolve::{Names, ResolvedStage};
 use state::State;
 
@@ -77,10 +75,9 @@ pub fn plan(
     file: &Dockerfile,
     options: &PlanOptions,
     answers: &Answers,
-    supported: Supported,
     found: Vec<Diagnostic>,
 ) -> Result<Planned, Vec<Diagnostic>> {
-    let lowered = lower(file, options, answers, supported, Purpose::Build, found)?;
+    let lowered = lower(file, options, answers, Purpose::Build, found)?;
     if !lowered.asked.is_empty() {
         return Ok(Planned::Need(lowered.asked));
     }
@@ -94,8 +91,7 @@ pub fn check(
     answers: &Answers,
     found: Vec<Diagnostic>,
 ) -> (Vec<Diagnostic>, Vec<Asked>) {
-    // What this version cannot run yet is no fault of the file.
-    match lower(file, options, answers, Supported::ALL, Purpose::Check, found) {
+    match lower(file, options, answers, Purpose::Check, found) {
         Err(found) => (found, Vec::new()),
         Ok(Lowered { mut lowering, asked, .. }) => {
             if lowering.budget.spend(0).is_err() {
@@ -119,7 +115,6 @@ fn lower<'a>(
     file: &'a Dockerfile,
     options: &'a PlanOptions,
     answers: &'a Answers,
-    supported: Supported,
     purpose: Purpose,
     mut found: Vec<Diagnostic>,
 ) -> Result<Lowered<'a>, Vec<Diagnostic>> {
@@ -168,7 +163,7 @@ fn lower<'a>(
     }
     let last = if purpose == Purpose::Check { stages.len() - 1 } else { known_target };
     stages.iter_mut().for_each(|stage| stage.needed = purpose == Purpose::Check);
-    let asked = needs::needs(&names, &mut stages, last, answers, supported, &budget, &mut found);
+    let asked = needs::needs(&names, &mut stages, last, answers, &budget, &mut found);
     if purpose == Purpose::Build && is_faulty(&found) {
         return Err(found);
     }

@@ -8,7 +8,6 @@ use std::collections::HashSet;
 
 use super::INSTRUCTION_BYTES;
 use super::origin::Origin;
-use super::refuse::Supported;
 use super::resolve::{Base, ImageBase, Names, ResolvedStage};
 use crate::error::Diagnostic;
 use crate::expand::Budget;
@@ -17,13 +16,11 @@ use crate::plan::{Answers, Asked, ImageQuestion};
 use crate::span::Span;
 
 /// Finds what the target needs. Questions without an answer are returned in the order of the text.
-#[allow(clippy::too_many_arguments, reason = "one call, each argument of its own type")]
 pub fn needs(
     names: &Names<'_>,
     stages: &mut [ResolvedStage],
     target: usize,
     answers: &Answers,
-    supported: Supported,
     budget: &Budget,
     found: &mut Vec<Diagnostic>,
 ) -> Vec<Asked> {
@@ -88,7 +85,6 @@ pub fn needs(
         let mut needed = Vec::new();
         for (command, origin) in commands {
             let mut refused = Vec::new();
-            supported.refuse(command, &mut refused);
             for name in command.references() {
                 match names.tree(name, index) {
                     Ok(Base::Stage(stage)) => needed.push(stage),

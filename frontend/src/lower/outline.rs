@@ -6,7 +6,6 @@ use std::rc::Rc;
 use solver::op::{MountKind, Op};
 
 use super::env::Env;
-use super::refuse::Supported;
 use super::{Lowered, Purpose, lower};
 use crate::error::Diagnostic;
 use crate::plan::{Answers, PlanOptions};
@@ -56,7 +55,7 @@ pub fn outline(
     answers: &Answers,
     found: Vec<Diagnostic>,
 ) -> Result<Taken, Vec<Diagnostic>> {
-    let Lowered { lowering, target, .. } = lower(file, options, answers, Supported::ALL, Purpose::Outline, found)?;
+    let Lowered { lowering, target, .. } = lower(file, options, answers, Purpose::Outline, found)?;
     let states = lowering.states.iter().enumerate().rev();
     let stages = states.filter_map(|(index, state)| Some((index, state.as_ref()?)));
     let stages = stages.map(|(index, state)| TakenStage { index, args: state.args.clone() }).collect();

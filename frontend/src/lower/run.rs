@@ -1,5 +1,8 @@
 //! RUN: one exec operation.
 
+#[cfg(test)]
+mod tests;
+
 use solver::graph::Edge;
 use solver::op::{
     ExecOp, FileAction, FileActionKind, FileOp, Mount, MountKind, NetworkMode, Op, OpMeta, Owner, SecretEnv, UserRef,
@@ -65,6 +68,7 @@ impl StageInProgress<'_, '_> {
             env = env.iter().cloned().chain(parts.env).collect();
         }
         let created_by = format!("RUN {} # buildkit", self.command_string(&args));
+        let options = self.lowering.options;
         let network = match (self.lowering.options.network, run.network) {
             (_, NetworkMode::None) => NetworkMode::None,
             (Some(forced), _) => forced,
@@ -80,13 +84,16 @@ impl StageInProgress<'_, '_> {
             network,
             security: run.security,
             secret_env: parts.secret_env,
-            extra_hosts: Vec::new(),
-            hostname: self.lowering.options.build_args.get(HOSTNAME).cloned().unwrap_or_default(),
-            ulimits: Vec::new(),
-            shm_size_bytes: 0,
+            extra_hosts: options.extra_hosts.clone(),
+            hostname: match options.hostname.as_str() {
+                "" => options.build_args.get(HOSTNAME).cloned().unwrap_or_default(),
+                name => name.to_owned(),
+            },
+            ulimits: options.ulimits.clone(),
+            shm_size_bytes: options.shm_size_bytes,
             cgroup_parent: String::new(),
             valid_exit_codes: Vec::new(),
-            devices: Vec::new(),
+            devices: run.devices.clone(),
         };
         let text = match run.script() {
             Some(script) => format!("{} ({})", instruction.source, steps::summary(&script.body.text)),

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::devices::DeviceError;
 use crate::error::ExecError;
 use crate::sandbox::{Exit, SandboxError};
 use crate::secrets::SecretError;
@@ -43,6 +44,27 @@ pub enum StepError {
         id: String,
         /// The path in it.
         path: String,
+    },
+    /// It asks for what its user did not grant.
+    #[error("{what} is not allowed")]
+    NotGranted {
+        /// What.
+        what: String,
+    },
+    /// A device that cannot be had.
+    #[error(transparent)]
+    Device {
+        /// Why not.
+        source: DeviceError,
+    },
+    /// `host-gateway` where there is no way to the host.
+    #[error("`host-gateway` has no meaning with `--network=none`: nothing is reached from there")]
+    NoGateway,
+    /// The builder's own rights.
+    #[error("could not read the builder's own capabilities")]
+    OwnCapabilities {
+        /// Why not.
+        source: io::Error,
     },
     /// A file that the set-up needs.
     #[error("could not {act} `{}`", path.display())]

@@ -9,11 +9,11 @@ use solver::op::NetworkMode;
 use solver::seam::ResultId;
 use tokio_util::sync::CancellationToken;
 
-use super::process::set_network;
+use super::process::{provide, set_network};
 use super::trees::stack;
 use super::{StepError, discard};
 use crate::error::ExecError;
-use crate::sandbox::{self, Bind, BindSource, Exit, Io, Mount, Output, ProcessSpec, RootFs, Stdin, policy};
+use crate::sandbox::{self, Bind, BindSource, Exit, Io, Mount, Output, ProcessSpec, RootFs, Stdin};
 use crate::worker::Worker;
 
 /// What a person wants to run.
@@ -35,7 +35,20 @@ pub struct RunSpec {
     pub interactive: bool,
     /// Which network.
     pub network: NetworkMode,
-    /// Host name; empty is the default one.
+    /// What it finds around it.
+    pub provisions: Provisions,
+}
+
+/// What a command finds around it; empty and 0 are the defaults. As [`solver::op::ExecOp`] has them.
+#[derive(Clone, Debug, Default)]
+pub struct Provisions {
+    /// Resource limits: (name, soft, hard).
+    pub ulimits: Vec<(String, i64, i64)>,
+    /// Size of `/dev/shm` in bytes.
+    pub shm_size_bytes: u64,
+    /// Extra lines of `/etc/hosts`: (name, address).
+    pub extra_hosts: Vec<(String, String)>,
+    /// Host name.
     pub hostname: String,
 }
 
@@ -70,7 +83,7 @@ pub async fn run_image(
     spec.env = wanted.env;
     spec.cwd = if wanted.cwd.is_empty() { "/".into() } else { wanted.cwd };
     spec.user = wanted.user;
-    spec.hostname = if wanted.hostname.is_empty() { policy::HOSTNAME.into() } else { wanted.hostname };
+    provide(&mut spec, &wanted.provisions, wanted.network)?;
     set_network(&mut spec, wanted.network)?;
     let volumes = wanted.volumes.into_iter().map(|Volume { source, target, readonly }| {
         let bind = Bind { source: BindSource::Path(source), subpath: String::new(), readonly };

@@ -5,10 +5,12 @@
 use std::io::{self, Read};
 use std::path::Path;
 
-use solver::op::{ExecOp, NetworkMode};
+use solver::op::{ExecOp, NetworkMode, SecurityMode};
 
 use super::cache;
 use super::error::{NO_ROOT, StepError};
+use super::foreground::Provisions;
+use super::insecure;
 use super::trees::{Source, Tree};
 use crate::sandbox::{self, Bind, BindSource, Limit, Mount, Network, ProcessSpec, RootFs, Tmpfs};
 
@@ -16,6 +18,8 @@ use crate::sandbox::{self, Bind, BindSource, Limit, Mount, Network, ProcessSpec,
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The kernel's resolver reads six name servers; a page of comments fits as well.
 const RESOLV_CONF_MAX_BYTES: u64 = 64 << 10;
+/// The address that stands for this machine.
+const HOST_GATEWAY: &str = "host-gateway";
 /// Permission bits of a memory mount's directory.
 const TMPFS_MODE: u32 = 0o1777;
 
@@ -33,18 +37,40 @@ pub(super) fn process(exec: &ExecOp, trees: &[Tree]) -> Result<ProcessSpec, Step
     spec.env = environment(&exec.env, &exec.proxy_env);
     spec.cwd = exec.cwd.clone();
     spec.user = exec.user.clone();
-    if !exec.hostname.is_empty() {
-        spec.hostname = exec.hostname.clone();
-    }
-    if exec.shm_size_bytes > 0 {
-        spec.shm_size_bytes = exec.shm_size_bytes;
-    }
-    spec.extra_hosts = exec.extra_hosts.clone();
-    let limits = exec.ulimits.iter().cloned();
-    spec.limits = limits.map(|(name, soft, hard)| Limit { name, soft, hard }).collect();
+    let provisions = Provisions {
+        ulimits: exec.ulimits.clone(),
+        shm_size_bytes: exec.shm_size_bytes,
+        extra_hosts: exec.extra_hosts.clone(),
+        hostname: exec.hostname.clone(),
+    };
+    provide(&mut spec, &provisions, exec.network)?;
     set_network(&mut spec, exec.network)?;
     spec.mounts = others.iter().filter_map(bound).collect();
+    if exec.security == SecurityMode::Insecure {
+        insecure::widen(&mut spec)?;
+    }
     Ok(spec)
+}
+
+/// Gives the process what it shall find around it.
+pub(super) fn provide(spec: &mut ProcessSpec, given: &Provisions, network: NetworkMode) -> Result<(), StepError> {
+    if !given.hostname.is_empty() {
+        spec.hostname = given.hostname.clone();
+    }
+    if given.shm_size_bytes > 0 {
+        spec.shm_size_bytes = given.shm_size_bytes;
+    }
+    let address = |address: &String| match (address.as_str(), network) {
+        (HOST_GATEWAY, NetworkMode::None) => Err(StepError::NoGateway),
+        // On the host's network this machine is itself.
+        (HOST_GATEWAY, _) => Ok("127.0.0.1".to_owned()),
+        _ => Ok(address.clone()),
+    };
+    let hosts = given.extra_hosts.iter().map(|(name, written)| Ok((name.clone(), address(written)?)));
+    spec.extra_hosts = hosts.collect::<Result<_, StepError>>()?;
+    let limits = given.ulimits.iter().cloned();
+    spec.limits = limits.map(|(name, soft, hard)| Limit { name, soft, hard }).collect();
+    Ok(())
 }
 
 /// The mount of a tree; what is none comes otherwise.

@@ -1,7 +1,6 @@
 //! `RUN --mount` in every form, from the text to the mount of the operation, or to what is said about it.
 
-use crate::lower::refuse::Supported;
-use crate::{Answers, PlanOptions, Planned, debug, plan_supporting};
+use crate::{Answers, PlanOptions, Planned, debug, plan};
 
 /// The mounts of a step in `/w` with these `--mount` values, as the plan shows them without `mount `; or the first
 /// error, behind `! `. There are a stage `base` with files and an ARG `DIR=dir`.
@@ -10,7 +9,7 @@ fn check(rows: &[(&str, &str)]) {
     for (mounts, expected) in rows {
         let flags: String = mounts.split(' ').map(|mount| format!("--mount={mount} ")).collect();
         let text = format!("FROM scratch AS base\nWORKDIR /b\nFROM scratch\nARG DIR=dir\nWORKDIR /w\nRUN {flags}x\n");
-        let shown = match plan_supporting(&text, &PlanOptions::default(), &Answers::new(), Supported::ALL) {
+        let shown = match plan(&text, &PlanOptions::default(), &Answers::new()) {
             Ok(Planned::Plan(plan)) => debug::plan(&plan),
             Ok(Planned::Need(asked)) => format!("mount asks {}", asked[0].question.reference.familiar()),
             Err(found) => format!("mount ! {}", found[0].message),
