@@ -9,9 +9,11 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rbuild_executor::StepLimits;
+use rbuild_executor::limits::Groups;
 use rbuild_executor::sandbox::spec::Upper;
 use rbuild_executor::sandbox::{
-    Exit, Io, Network, Output, Overlay, ProcessSpec, RootFs, Settings, Stdin, init_if_asked, run,
+    Descriptors, Exit, Io, Network, Output, Overlay, ProcessSpec, RootFs, Settings, Stdin, init_if_asked, run_with,
 };
 use solver::seam::{LogSink, Stream};
 use tokio_util::sync::CancellationToken;
@@ -29,9 +31,12 @@ fn main() {
     let bare = measure(|| bare(directory.path()));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let settings = Settings::of_this_process().expect("root");
-    let host = measure(|| runtime.block_on(step(&settings, directory.path(), Network::Host, true)));
-    let none = measure(|| runtime.block_on(step(&settings, directory.path(), Network::None, true)));
-    let unfiltered = measure(|| runtime.block_on(step(&settings, directory.path(), Network::None, false)));
+    let host = measure(|| runtime.block_on(step(&settings, directory.path(), Network::Host, true, None)));
+    let none = measure(|| runtime.block_on(step(&settings, directory.path(), Network::None, true, None)));
+    let unfiltered = measure(|| runtime.block_on(step(&settings, directory.path(), Network::None, false, None)));
+    let groups = Groups::new(StepLimits::default()).expect("nothing is asked for");
+    let grouped = groups.make(None).expect("nothing is asked for").is_some();
+    let group = measure(|| runtime.block_on(step(&settings, directory.path(), Network::None, true, Some(&groups))));
     println!("{RUNS} runs, {LAYERS} layers          minimum     median");
     let line = |name: &str, (minimum, median): (Duration, Duration)| {
         println!("{name:<26} {:>8.2} ms {:>8.2} ms", minimum.as_secs_f64() * 1e3, median.as_secs_f64() * 1e3);
@@ -40,6 +45,7 @@ fn main() {
     line("RUN true, host network", host);
     line("RUN true, no network", none);
     line("the same, calls unfiltered", unfiltered);
+    line(if grouped { "in a control group" } else { "(no control groups here)" }, group);
     println!(
         "ratio of the medians, host network: {:.2} (goal: at most 3)",
         host.1.as_secs_f64() / bare.1.as_secs_f64()
@@ -92,7 +98,7 @@ impl LogSink for Nowhere {
     fn notice(&self, _: &str) {}
 }
 
-async fn step(settings: &Settings, directory: &Path, network: Network, filter: bool) {
+async fn step(settings: &Settings, directory: &Path, network: Network, filter: bool, groups: Option<&Groups>) {
     let overlay = Overlay {
         layers_dir: directory.join("layers"),
         lowers: (0..LAYERS).map(|layer| format!("l{layer}")).collect(),
@@ -102,7 +108,11 @@ async fn step(settings: &Settings, directory: &Path, network: Network, filter: b
     spec.network = network;
     spec.filter = filter;
     let io = Io { stdin: Stdin::Null, output: Output::Log(&Nowhere), forward_signals: false };
-    let finished = run(settings, &spec, io, &CancellationToken::new()).await.expect("a working sandbox");
+    let group = groups.and_then(|groups| groups.make(None).expect("nothing is asked for"));
+    let mut descriptors = Descriptors::default();
+    spec.group = group.as_ref().map(|group| group.hand(&mut descriptors));
+    let cancel = CancellationToken::new();
+    let finished = run_with(settings, &spec, io, &descriptors, &cancel).await.expect("a working sandbox");
     assert_eq!(finished.exit, Exit::Code(0));
 }
 

@@ -11,6 +11,7 @@ mod debug;
 mod doctor;
 mod history;
 mod input;
+mod limits;
 mod manage;
 mod plan;
 mod run;
@@ -33,6 +34,7 @@ pub use history::{
     HistoryArgs, HistoryInspectArgs, HistoryLogsArgs, HistoryLsArgs, HistoryRmArgs, HistoryVerb, WhyArgs,
 };
 pub use input::InputArgs;
+pub use limits::LimitArgs;
 pub use manage::{ConfigArgs, Format, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, SaveFormat};
 pub use plan::PlanArgs;
 pub use run::RunArgs;

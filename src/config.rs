@@ -4,6 +4,7 @@
 //! out comes a [`Config`]. Deliberately absent: what only one build is about, which is [`crate::options`]'s.
 
 mod file;
+mod limits;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +15,7 @@ use executor::isolation::Wanted;
 use solver::op::NetworkMode;
 
 pub use file::ConfigFile;
+pub use limits::{LimitConfig, Written};
 
 use crate::amount::amount;
 use crate::cli::values::{self, ColorArg, ProgressArg};
@@ -102,6 +104,8 @@ pub struct Config {
     pub history_keep: Setting<usize>,
     /// How much of what one step prints the history keeps.
     pub history_log_max_bytes: Setting<u64>,
+    /// What each step may use, as far as files say.
+    pub limits: LimitConfig,
     /// Registries by `host` or `host:port`, as image names have it.
     pub registries: BTreeMap<String, RegistryConfig>,
 }
@@ -238,6 +242,7 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         platform: optional(platform),
         history_keep,
         history_log_max_bytes,
+        limits: user.limits.or(system.limits),
         registries,
     })
 }
@@ -337,6 +342,7 @@ impl Config {
             row("history.keep", self.history_keep.value.to_string(), &self.history_keep.source),
             row("history.log_max_size", amount(self.history_log_max_bytes.value), &self.history_log_max_bytes.source),
         ];
+        rows.extend(self.limits.rows().map(|(key, text, source)| row(key, text, source)));
         for (name, registry) in &self.registries {
             if let Some(insecure) = &registry.insecure {
                 let key = format!("registry.\"{name}\".insecure");

@@ -11,6 +11,7 @@ pub mod build;
 pub mod cache;
 pub mod context;
 pub mod input;
+pub mod limits;
 pub mod output;
 pub mod provisions;
 pub mod run;

@@ -3,6 +3,7 @@
 use solver::seam::ResultId;
 
 use crate::layers::LayersError;
+use crate::limits::LimitError;
 use crate::ops::exec::StepError;
 use crate::ops::file::FileError;
 use crate::snapshot::SnapshotError;
@@ -21,6 +22,9 @@ pub enum ExecError {
     /// A process.
     #[error(transparent)]
     Step(#[from] StepError),
+    /// A limit that cannot be had.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// A layer's tree or blob.
     #[error(transparent)]
     Layers(#[from] LayersError),
@@ -74,6 +78,8 @@ impl ExecError {
         match self {
             Self::Source(error) => error.help(),
             Self::Step(StepError::Secret(error)) => error.help(),
+            Self::Limit(error) => error.help(),
+            Self::Step(StepError::Limit { hit, .. }) => Some(hit.help()),
             Self::Fetch { source, .. } => source.downcast_ref::<oci::registry::RegistryError>()?.help(),
             _ => None,
         }

@@ -12,6 +12,7 @@ pub mod devices;
 pub mod error;
 pub mod isolation;
 pub mod layers;
+pub mod limits;
 mod merge;
 pub mod ops;
 pub mod rootless;
@@ -29,6 +30,7 @@ mod tree;
 pub mod worker;
 
 pub use error::ExecError;
+pub use limits::StepLimits;
 pub use snapshot::copy_tree_out;
 pub use steps::StepSettings;
 pub use worker::{Worker, WorkerConfig};

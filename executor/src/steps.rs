@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::limits::StepLimits;
 use crate::secrets::SecretSource;
 use crate::secrets::agent::AgentSource;
 
@@ -15,6 +16,8 @@ use crate::secrets::agent::AgentSource;
 pub struct StepSettings {
     /// What steps may ask for beyond the default.
     pub grants: Grants,
+    /// What each may use of the machine.
+    pub limits: StepLimits,
     /// Where devices are described (CDI); empty is [`crate::devices::DIRECTORIES`].
     pub device_directories: Vec<PathBuf>,
     /// Whom steps ask for addresses, where their network is their own.

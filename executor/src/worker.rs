@@ -31,6 +31,7 @@ pub(crate) use supply::Silent;
 use crate::content::Contents;
 use crate::error::ExecError;
 use crate::layers::Layers;
+use crate::limits::Groups;
 use crate::merge;
 use crate::sandbox;
 use crate::secrets::Secrets;
@@ -89,12 +90,15 @@ struct Inner {
     steps: StepSettings,
     secrets: Arc<Secrets>,
     agents: Arc<Agents>,
+    /// Makes the control groups of steps.
+    groups: Groups,
     /// How steps are started; made by the first one.
     sandbox: OnceLock<sandbox::Settings>,
 }
 
 impl Worker {
-    /// A worker. Opens nothing but the store's layers directory.
+    /// A worker. Opens nothing but the store's layers directory, unless steps are limited: then a control group is made
+    /// and removed, so that a limit that cannot be had is told before anything runs.
     pub fn new(config: WorkerConfig) -> Result<Self, ExecError> {
         let snapshots = match config.snapshots {
             Some(snapshots) => snapshots,
@@ -114,6 +118,7 @@ impl Worker {
                 fetcher: config.fetcher,
                 secrets,
                 agents,
+                groups: Groups::new(config.steps.limits.clone())?,
                 steps: config.steps,
                 sandbox: OnceLock::new(),
                 clock: config.clock,
@@ -143,6 +148,11 @@ impl Worker {
     /// The ssh agents of this build.
     pub(crate) fn agents(&self) -> &Agents {
         &self.inner.agents
+    }
+
+    /// Makes the control groups of steps.
+    pub(crate) fn groups(&self) -> &Groups {
+        &self.inner.groups
     }
 
     /// How steps are started.

@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -201,6 +202,43 @@ pub trait LogSink: Send + Sync {
 
     /// A line for the user about this operation.
     fn notice(&self, text: &str);
+
+    /// What its process used, once that has ended, however it did.
+    fn used(&self, usage: &Usage) {
+        let _ = usage;
+    }
+}
+
+/// What a process and all that it started used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Usage {
+    /// Processor time in programs.
+    #[serde(rename = "user_us", with = "micros")]
+    pub user: Duration,
+    /// Processor time in the kernel.
+    #[serde(rename = "system_us", with = "micros")]
+    pub system: Duration,
+    /// The most memory that all of them had at once, with the files that they held in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_peak_bytes: Option<u64>,
+    /// The largest resident set of one of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rss_bytes: Option<u64>,
+}
+
+/// Durations as microseconds.
+mod micros {
+    use std::time::Duration;
+
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_micros)
+    }
 }
 
 /// Which of its two streams a process wrote to.
@@ -297,6 +335,13 @@ pub enum Event {
         /// What follows `because`.
         text: String,
     },
+    /// What its process used.
+    Used {
+        /// Whose.
+        vertex: VertexId,
+        /// How much.
+        usage: Usage,
+    },
     /// It ended well.
     Done(VertexId),
     /// It ended badly.
@@ -336,5 +381,9 @@ impl LogSink for VertexLog<'_> {
 
     fn notice(&self, text: &str) {
         self.progress.event(Event::Notice { vertex: self.vertex, text: text.to_owned() });
+    }
+
+    fn used(&self, usage: &Usage) {
+        self.progress.event(Event::Used { vertex: self.vertex, usage: *usage });
     }
 }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::{ArgAction, Args};
 use solver::op::NetworkMode;
 
-use super::values;
+use super::{LimitArgs, values};
 
 /// What processes may do, get and use.
 #[derive(Debug, Default, Args)]
@@ -34,4 +34,7 @@ pub struct StepArgs {
     /// An option of resolv.conf, instead of the host's: ndots:2; may be given again
     #[arg(long, help_heading = "Steps", value_name = "OPTION", alias = "dns-opt", action = ArgAction::Append)]
     pub dns_option: Vec<String>,
+    /// Limits of each.
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }

@@ -194,9 +194,11 @@ fn text(build: &Build, misses: &[Miss], now: Timestamp, columns: Option<usize>) 
         let step = &build.steps[*place];
         let number = step.number.map(|number| format!("#{number}")).unwrap_or_default();
         let log = step.log.as_ref().map(|log| amount(log.bytes)).unwrap_or_default();
-        [number, result(step).into(), time(step), log, super::named(&step.name, COLUMNS_BEFORE_NAME, columns)]
+        let (cpu, memory) = used(step);
+        let name = super::named(&step.name, COLUMNS_BEFORE_NAME, columns);
+        [number, result(step).into(), time(step), cpu, memory, log, name]
     });
-    let table = table::render(["STEP", "RESULT", "TIME", "LOG", "NAME"], rows);
+    let table = table::render(["STEP", "RESULT", "TIME", "CPU", "MEMORY", "LOG", "NAME"], rows);
     let mut lines = table.lines();
     out.extend(lines.next().map(|heading| format!("{heading}\n")));
     for (line, place) in lines.zip(order) {
@@ -235,6 +237,13 @@ fn time(step: &StepRecord) -> String {
     }
 }
 
+/// Processor time, and the most memory at once: of all processes of the step, or else of its largest.
+fn used(step: &StepRecord) -> (String, String) {
+    let Some(usage) = &step.usage else { return Default::default() };
+    let memory = usage.memory_peak_bytes.or(usage.max_rss_bytes).map(amount);
+    (seconds(usage.user + usage.system), memory.unwrap_or_default())
+}
+
 fn build_json(build: &Build, misses: &[Miss]) -> Value {
     let mut value = head_json(&build.head);
     let steps = build.steps.iter().enumerate().map(|(place, step)| {
@@ -253,6 +262,7 @@ fn build_json(build: &Build, misses: &[Miss]) -> Value {
             "started_us": step.started_us,
             "ended_us": step.ended_us,
             "log": step.log,
+            "usage": step.usage,
             "because_of": because.map(|miss| &build.steps[miss.root].name),
             "reasons": reasons,
         })

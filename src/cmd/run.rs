@@ -11,7 +11,7 @@ use crate::progress::Mode;
 
 /// Runs an image in the foreground and returns the exit code of its process.
 pub async fn run(hall: &Hall<'_>, args: &RunArgs) -> Result<u8, Failure> {
-    let options = options::run::run(args, hall.environment)?;
+    let options = options::run::run(args, &hall.config, hall.environment)?;
     // The process owns the terminal: a display that is redrawn would write over what it prints.
     let mode = match hall.config.progress.value {
         ProgressArg::Quiet => Mode::Quiet,

@@ -18,6 +18,16 @@
 //! keep = 50                   # builds; 0 records none
 //! log_max_size = "128MiB"     # of what one step prints
 //!
+//! [limits]                    # of each step; flags of the same names
+//! memory = "4g"               # 512m, 2g
+//! memory_swap = "4g"          # memory and swap together; "-1" is as much swap as there is
+//! cpus = "2"                  # processors, also in part
+//! cpu_shares = "512"          # weight, 2 to 262144
+//! pids = "4096"               # processes and threads; "-1" is as many as the machine has
+//! timeout = "1h"
+//! disk = "20GB"               # written into a layer
+//! min_free = "5%"             # of the store's disk, or an amount; "0" is none
+//!
 //! [registry."localhost:5000"] # as image names have it
 //! insecure = true             # plain HTTP may be used
 //! ```
@@ -35,7 +45,7 @@ use solver::op::NetworkMode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{RegistryConfig, Setting, Source};
+use super::{LimitConfig, RegistryConfig, Setting, Source};
 use crate::cli::values::{self, ColorArg, ProgressArg};
 use crate::engine::{Failure, FailureKind, Problem, Snippet};
 use crate::options::size::Size;
@@ -55,6 +65,7 @@ const KEYS: &[&str] = &[
     "keep_for",
     "registry",
     "history",
+    "limits",
 ];
 const HISTORY_KEYS: &[&str] = &["keep", "log_max_size"];
 const REGISTRY_KEYS: &[&str] = &["insecure"];
@@ -90,6 +101,8 @@ pub struct ConfigFile {
     pub history_keep: Option<Setting<usize>>,
     /// `history.log_max_size`, in bytes.
     pub history_log_max_bytes: Option<Setting<u64>>,
+    /// `[limits]`.
+    pub limits: LimitConfig,
     /// `[registry."…"]`.
     pub registries: BTreeMap<String, RegistryConfig>,
 }
@@ -144,6 +157,7 @@ impl ConfigFile {
                 "history" => self.fill_history(value, reader),
                 "max_size" => self.max_size = reader.text(value, str::parse),
                 "keep_for" => self.keep_for = reader.text(value, values::duration),
+                "limits" => self.limits.fill(value, reader),
                 "registry" => self.fill_registries(value, reader),
                 _ => reader.unknown(key, KEYS),
             }
@@ -197,14 +211,14 @@ fn absolute(text: &str) -> Result<PathBuf, String> {
 }
 
 /// Collects what is wrong.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     path: &'a Path,
     text: Arc<str>,
     problems: Vec<Problem>,
 }
 
 impl Reader<'_> {
-    fn text<T>(
+    pub(super) fn text<T>(
         &mut self,
         value: &Spanned<DeValue<'_>>,
         parse: impl FnOnce(&str) -> Result<T, String>,
@@ -249,7 +263,7 @@ impl Reader<'_> {
         }
     }
 
-    fn unknown(&mut self, key: &Spanned<std::borrow::Cow<'_, str>>, known: &[&str]) {
+    pub(super) fn unknown(&mut self, key: &Spanned<std::borrow::Cow<'_, str>>, known: &[&str]) {
         let name = key.get_ref();
         self.problem(&format!("there is no setting `{name}`"), key.span());
         let help = match frontend::nearest(name, known.iter().copied()) {
@@ -261,7 +275,7 @@ impl Reader<'_> {
         }
     }
 
-    fn problem(&mut self, message: &str, span: Range<usize>) {
+    pub(super) fn problem(&mut self, message: &str, span: Range<usize>) {
         let file = self.path.display().to_string();
         let path = Some(self.path.to_owned());
         let snippet = Snippet { file, path, text: Arc::clone(&self.text), span, label: String::new() };
@@ -279,12 +293,20 @@ mod tests {
     fn every_documented_key_is_known() {
         let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\noffline = true\nsecret = ['id=x,env=X']\nssh = []\n\
             max_size = '10%'\nkeep_for = '60d'\n\
-            [registry.'localhost:5000']\ninsecure = true\n[history]\nkeep = 7\nlog_max_size = '1MiB'\n";
+            [registry.'localhost:5000']\ninsecure = true\n[history]\nkeep = 7\nlog_max_size = '1MiB'\n\
+            [limits]\nmemory = '1g'\nmemory_swap = '-1'\ncpus = '1.5'\ncpu_shares = '2'\npids = '64'\ntimeout = '1h'\n\
+            disk = '1GB'\nmin_free = '5%'\n";
         let file = ConfigFile::parse(Path::new("c.toml"), text).expect("all keys are known");
         assert_eq!(file.jobs.map(|jobs| jobs.value), Some(3));
         assert_eq!(file.network.map(|network| network.value), Some(NetworkMode::None));
         assert_eq!(file.history_keep.map(|keep| keep.value), Some(7));
-        assert!(KEYS.iter().chain(REGISTRY_KEYS).chain(HISTORY_KEYS).all(|key| text.contains(key)));
+        assert!(
+            KEYS.iter()
+                .chain(REGISTRY_KEYS)
+                .chain(HISTORY_KEYS)
+                .chain(crate::config::limits::KEYS)
+                .all(|key| text.contains(key))
+        );
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub fn inert(args: &BuildArgs) -> Result<Vec<String>, Failure> {
 
 /// What RUN steps may do, get and use; what is given on the command line stands above what the config files give.
 fn given(args: &BuildArgs, config: &Config, environment: &Environment) -> Result<StepSettings, Failure> {
-    let mut steps = steps::steps(&args.steps)?;
+    let mut steps = steps::steps(&args.steps, config)?;
     steps.grants = grants(args, config)?;
     steps.device_directories =
         args.device_directories.iter().map(|path| environment.working_directory.join(path)).collect();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::{Publish, RunOptions, Volume, args, provisions, steps};
 use crate::cli::RunArgs;
+use crate::config::Config;
 use crate::engine::Failure;
 use crate::environment::Environment;
 
@@ -12,7 +13,7 @@ use crate::environment::Environment;
 ///
 /// # Errors
 /// With advice, for what has no meaning here.
-pub fn run(args: &RunArgs, environment: &Environment) -> Result<RunOptions, Failure> {
+pub fn run(args: &RunArgs, config: &Config, environment: &Environment) -> Result<RunOptions, Failure> {
     let mut env = Vec::new();
     for text in &args.env {
         match text.split_once('=') {
@@ -32,7 +33,7 @@ pub fn run(args: &RunArgs, environment: &Environment) -> Result<RunOptions, Fail
         interactive: args.interactive,
         tty: args.tty,
         network: args.steps.network,
-        steps: steps::steps(&args.steps)?,
+        steps: steps::steps(&args.steps, config)?,
         provisions: provisions::provisions(&args.steps)?,
         publish: args.publish.iter().map(|text| publish(text)).collect::<Result<_, _>>()?,
     })

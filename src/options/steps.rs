@@ -3,15 +3,18 @@
 use executor::StepSettings;
 use executor::steps::Dns;
 
+use super::limits;
 use crate::cli::StepArgs;
+use crate::config::Config;
 use crate::engine::Failure;
 
 /// What steps may do, get and use.
 ///
 /// # Errors
 /// With advice, for what has no meaning here.
-pub fn steps(args: &StepArgs) -> Result<StepSettings, Failure> {
-    Ok(StepSettings { dns: dns(args)?, ..StepSettings::default() })
+pub fn steps(args: &StepArgs, config: &Config) -> Result<StepSettings, Failure> {
+    let limits = limits::limits(&args.limits, &config.limits)?;
+    Ok(StepSettings { dns: dns(args)?, limits, ..StepSettings::default() })
 }
 
 /// What the flags say of `/etc/resolv.conf`. Each word is to be one word of one line there.
@@ -39,7 +42,7 @@ mod tests {
                 dns_option: vec![option.to_owned()],
                 ..StepArgs::default()
             };
-            let failed = steps(&args).err().map(|failure| failure.problems[0].message.clone());
+            let failed = dns(&args).err().map(|failure| failure.problems[0].message.clone());
             assert_eq!(failed.as_deref(), expected, "{search:?} {option:?}");
         };
         check("example.com", "ndots:2", None);

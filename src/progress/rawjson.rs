@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde::Serialize;
 use solver::graph::VertexId;
-use solver::seam::{Event, Stream};
+use solver::seam::{Event, Stream, Usage};
 
 use super::Renderer;
 
@@ -50,6 +50,9 @@ struct Vertex {
     cached: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     error: String,
+    /// What its process used: a word of ours, which BuildKit's stream has not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
 }
 
 #[derive(Serialize)]
@@ -95,6 +98,7 @@ impl RawJson {
             completed: None,
             cached: false,
             error: String::new(),
+            usage: None,
         })
     }
 }
@@ -157,6 +161,11 @@ impl Renderer for RawJson {
                     completed: done.then(|| now.clone()),
                     timestamp: now,
                 });
+            }
+            // It comes with the end of the vertex.
+            Event::Used { vertex, usage } => {
+                self.vertex(vertex).usage = Some(usage);
+                return;
             }
             // BuildKit's stream has no word for these.
             Event::Keyed { .. } | Event::Missed(_) | Event::Unchanged(_) | Event::Why { .. } => return,

@@ -138,8 +138,8 @@ impl Trace {
             | Event::Notice { vertex, .. }
             | Event::Why { vertex, .. }
             | Event::Failed { vertex, .. } => (*vertex, None),
-            // What is known of keys is not shown here.
-            Event::Keyed { .. } | Event::Missed(_) | Event::Unchanged(_) => return,
+            // What is known of keys, and what was used, is not shown here.
+            Event::Keyed { .. } | Event::Missed(_) | Event::Unchanged(_) | Event::Used { .. } => return,
         };
         if let Event::Notice { vertex, text } = &event {
             let text = escape::line(text).into_owned();
@@ -187,6 +187,7 @@ impl Trace {
             | Event::Keyed { .. }
             | Event::Missed(_)
             | Event::Why { .. }
+            | Event::Used { .. }
             | Event::Unchanged(_) => return,
             Event::Log { stream, bytes, .. } => {
                 let mut found = Vec::new();

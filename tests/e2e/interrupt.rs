@@ -19,17 +19,28 @@ struct Running {
     child: Child,
     stderr: BufReader<ChildStderr>,
     step: OwnedFd,
+    number: u64,
     /// Read in place, so it must outlive the build.
     _context: Context,
 }
 
+/// What a step that never ends is made of: `NUMBER` is the argument by which its last process is found.
+const PLAIN: &str = "exec sleep NUMBER";
+/// The same, with children that do not want to go: in sessions of their own, orphaned, deaf to what asks them to end.
+const STUBBORN: &str = "trap '' TERM INT HUP QUIT; setsid sh -c 'trap \"\" TERM INT HUP; sleep 0NUMBER; true' & \
+    (setsid sleep 00NUMBER & ); sleep NUMBER; true";
+
 /// Builds `FROM busybox`, `RUN touch /first`, and a step that never ends.
 fn start(store: &Store) -> Running {
+    start_with(store, PLAIN)
+}
+
+fn start_with(store: &Store, script: &str) -> Running {
     // The number makes the process findable among those of other tests, processes and threads of this one.
     static STARTED: AtomicU64 = AtomicU64::new(0);
     let number = 100_000_000 + u64::from(std::process::id()) * 100 + STARTED.fetch_add(1, Ordering::Relaxed);
-    let dockerfile =
-        format!("FROM busybox\nRUN echo ran-first && touch /first\nRUN echo begun && exec sleep {number}\n");
+    let script = script.replace("NUMBER", &number.to_string());
+    let dockerfile = format!("FROM busybox\nRUN echo ran-first && touch /first\nRUN echo begun; {script}\n");
     let context = Context::new(&dockerfile);
     let mut command = store.build_command(&context, ["-t", "x:1"]);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
@@ -45,7 +56,24 @@ fn start(store: &Store) -> Running {
         }
         std::thread::yield_now();
     };
-    Running { child, stderr, step, _context: context }
+    Running { child, stderr, step, number, _context: context }
+}
+
+/// Whether none of the processes of a [`STUBBORN`] step is left, in time.
+fn all_end(number: u64) -> bool {
+    let begun = std::time::Instant::now();
+    let left = || {
+        [number.to_string(), format!("0{number}"), format!("00{number}")]
+            .iter()
+            .any(|argument| process_with_argument(argument).is_some())
+    };
+    while left() {
+        if begun.elapsed() > std::time::Duration::from_secs(10) {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
 }
 
 /// The process outside of any shell whose arguments hold `argument` as one of them.
@@ -106,6 +134,21 @@ fn interrupt_ends_everything_with_code_130() {
         assert_eq!(status.code(), Some(130), "after {signal:?}: {rest}");
         assert!(rest.contains(" CANCELED"), "{rest}");
         assert!(ends(&running.step), "the step outlives its builder");
+        store_is_usable(&store);
+    }
+}
+
+#[test]
+fn children_that_do_not_want_to_go_are_gone_whatever_ends_the_builder() {
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP, Signal::KILL] {
+        let store = Store::with_busybox();
+        let mut running = start_with(&store, STUBBORN);
+        kill_process(Pid::from_child(&running.child), signal).expect("it is running");
+        let mut rest = String::new();
+        running.stderr.read_to_string(&mut rest).expect("it is text");
+        running.child.wait().expect("it is ours");
+        assert!(ends(&running.step), "the step outlives its builder after {signal:?}: {rest}");
+        assert!(all_end(running.number), "children outlive the builder after {signal:?}: {rest}");
         store_is_usable(&store);
     }
 }

@@ -22,6 +22,7 @@ mod interrupt;
 mod kill;
 mod language;
 mod layers;
+mod limits;
 mod matrix;
 mod mounts;
 mod offline;

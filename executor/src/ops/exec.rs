@@ -29,6 +29,7 @@ pub use foreground::{Provisions, RunSpec, Volume, run_image};
 
 use crate::devices;
 use crate::error::ExecError;
+use crate::limits::{Limited, Outcome};
 use crate::sandbox::{self, Descriptors, Exit, Io, Output, Plan, ProcessSpec, Stdin};
 use crate::secrets::mask::Masked;
 use crate::steps::Grants;
@@ -56,6 +57,11 @@ pub(crate) async fn run(
         worker.layers().left_out().iter().for_each(|text| log.notice(text));
         prepared.trees
     };
+    let limited = {
+        let parent = Some(exec.cgroup_parent.clone()).filter(|parent| !parent.is_empty());
+        let uppers = trees.iter().filter_map(Tree::upper).collect();
+        worker.blocking(move |worker| Ok(Limited::prepare(worker, parent.as_deref(), uppers)?)).await?
+    };
     let inputs = Inputs::of(job);
     let (secrets, agents) = (secret::take(worker, exec, cancel).await?, ssh::take(worker, exec, cancel).await?);
     let mut spec = process(exec, &trees)?;
@@ -68,28 +74,45 @@ pub(crate) async fn run(
     let masked = Masked::new(log, &worker.secrets().seen());
     let io = Io { stdin: Stdin::Null, output: Output::Log(&masked), forward_signals: false };
     trees.iter().filter_map(Tree::lock).for_each(|lock| descriptors.hold(lock));
-    let finished = sandbox::run_with(&settings, &spec, io, &descriptors, cancel).await;
+    let outcome = limited.run(&settings, &mut spec, io, descriptors, cancel).await;
     masked.finish();
-    let finished = finished?;
-    let succeeded = match (finished.exit, exec.valid_exit_codes.as_slice()) {
+    discard(worker, limited).await?;
+    let Outcome { finished, usage, hit } = outcome?;
+    usage.iter().for_each(|usage| log.used(usage));
+    let exit = finished.as_ref().map(|finished| finished.exit);
+    match (finished, hit) {
+        (Some(finished), hit) if succeeded(exec, finished.exit) => {
+            hit.iter().for_each(|hit| log.notice(&format!("the process {hit}, and ended well all the same")));
+            let stop = cancel.clone();
+            worker
+                .on_core(cancel, move |worker| {
+                    clean(&trees, &finished.stubs)?;
+                    if !worker.steps().grants.secrets_in_layers {
+                        secrets.check_layers(&trees, &stop)?;
+                    }
+                    commit_all(worker, trees, &inputs)
+                })
+                .await
+        }
+        (finished, hit) => {
+            discard(worker, trees).await?;
+            let command = exec.args.join(" ");
+            Err(match (finished, hit) {
+                (_, Some(hit)) => StepError::Limit { command, hit, exit },
+                (Some(finished), None) => StepError::Process { command, exit: finished.exit },
+                (None, None) => unreachable!("a process is stopped for a limit or not at all"),
+            }
+            .into())
+        }
+    }
+}
+
+fn succeeded(exec: &ExecOp, exit: Exit) -> bool {
+    match (exit, exec.valid_exit_codes.as_slice()) {
         (Exit::Code(code), []) => code == 0,
         (Exit::Code(code), valid) => valid.contains(&code),
         (Exit::Signal(_), _) => false,
-    };
-    if !succeeded {
-        discard(worker, trees).await?;
-        return Err(StepError::Process { command: exec.args.join(" "), exit: finished.exit }.into());
     }
-    let stop = cancel.clone();
-    worker
-        .on_core(cancel, move |worker| {
-            clean(&trees, &finished.stubs)?;
-            if !worker.steps().grants.secrets_in_layers {
-                secrets.check_layers(&trees, &stop)?;
-            }
-            commit_all(worker, trees, &inputs)
-        })
-        .await
 }
 
 /// Adds what the devices of `exec` come with. Reading their descriptions takes no time that counts.
@@ -125,12 +148,8 @@ pub fn preview(exec: &ExecOp) -> Result<Plan, StepError> {
 
 /// What nobody can give yet fails before anything is prepared: a step must not run with less than it asks for.
 fn refuse_unsupported(exec: &ExecOp) -> Result<(), StepError> {
-    let refused = |what: &str| Err(StepError::Unsupported { what: what.into() });
     if exec.args.is_empty() {
         return Err(StepError::Malformed { what: "it has no command" });
-    }
-    if !exec.cgroup_parent.is_empty() {
-        return refused("`--cgroup-parent`");
     }
     for mount in &exec.mounts {
         match mount.kind {

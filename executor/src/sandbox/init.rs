@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::cgroup;
 use super::perform::perform;
 use super::plan::{Act, Namespace, Plan};
 use super::sys::{self, Cloned};
@@ -49,9 +50,18 @@ fn helper() -> io::Result<()> {
     });
     let (act, flags) = namespaces.ok_or(io::ErrorKind::InvalidData)?;
     let this = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+    // Born in its group a process costs less than moved there.
+    let born = cgroup::birthplace(&plan.0, &handed);
     // SAFETY: nothing before `init_if_asked` starts a thread, and nothing here has.
-    let (pid, pidfd) = match unsafe { sys::clone_into(flags) } {
-        Ok(Cloned::Child) => perform(&plan, &socket, this, stdin, &handed),
+    let cloned = unsafe {
+        match born.map(|group| sys::clone_into_group(flags, group)) {
+            Some(Err(error)) if cgroup::is_missing(&error) => (sys::clone_into(flags), false),
+            Some(cloned) => (cloned, true),
+            None => (sys::clone_into(flags), false),
+        }
+    };
+    let (pid, pidfd) = match cloned.0 {
+        Ok(Cloned::Child) => perform(&plan, &socket, this, stdin, &handed, cloned.1),
         Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
         Err(error) => {
             let errno = error.raw_os_error().unwrap_or_default();

@@ -27,6 +27,7 @@
 //! [`init`] and `perform` (the acts done), [`beneath`] (paths inside a hostile root), [`run`] (the builder's side).
 
 mod beneath;
+mod cgroup;
 mod error;
 mod exe;
 mod groups;
@@ -50,6 +51,7 @@ mod trouble;
 mod user;
 mod wire;
 
+pub use cgroup::ControlGroup;
 pub use error::SandboxError;
 pub use init::{ARGV0, init_if_asked};
 pub use open_files::raise_open_files;

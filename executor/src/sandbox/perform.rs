@@ -26,15 +26,24 @@ use super::stub::{Stub, StubKind};
 use super::trouble::{Trouble, with};
 use super::user::{self, Identity};
 use super::wire::{self, Failure, Report};
-use super::{groups, host, policy, privilege, seccomp, sys};
+use super::{cgroup, groups, host, policy, privilege, seccomp, sys};
 
 /// What a process that never became the command exits with; the report says more.
 const SETUP_FAILED: i32 = 255;
 
-/// Performs `plan` and does not return: either this process becomes the command, or it reports and exits.
-pub fn perform(plan: &Plan, socket: &OwnedFd, helper: OwnedFd, stdin: Option<OwnedFd>, handed: &[OwnedFd]) -> ! {
+/// Performs `plan` and does not return: either this process becomes the command, or it reports and exits. It may have
+/// been `born` in its control group.
+pub fn perform(
+    plan: &Plan,
+    socket: &OwnedFd,
+    helper: OwnedFd,
+    stdin: Option<OwnedFd>,
+    handed: &[OwnedFd],
+    born: bool,
+) -> ! {
     let mut step = Step {
         socket,
+        born,
         helper,
         stdin,
         handed,
@@ -70,6 +79,7 @@ pub fn perform(plan: &Plan, socket: &OwnedFd, helper: OwnedFd, stdin: Option<Own
 /// What earlier acts left for later ones.
 struct Step<'a> {
     socket: &'a OwnedFd,
+    born: bool,
     helper: OwnedFd,
     stdin: Option<OwnedFd>,
     /// What travelled with the plan.
@@ -91,6 +101,7 @@ impl Step<'_> {
     fn act(&mut self, act: &Act) -> Result<(), Trouble> {
         match act {
             Act::Namespaces(_) => {} // The helper's, done.
+            Act::ControlGroup(group) => cgroup::enter(group, self.handed, self.born)?,
             Act::DieWithHelper => self.die_with_helper()?,
             Act::NewSession => drop(rustix::process::setsid()?),
             Act::PrivateMounts => mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?,

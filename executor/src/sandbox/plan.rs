@@ -8,6 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::ControlGroup;
 use super::groups;
 use super::policy;
 use super::seccomp::{self, Insn};
@@ -25,6 +26,8 @@ pub struct Plan(pub Vec<Act>);
 pub enum Act {
     /// Starts the process in new namespaces. The helper's act; all others are the new process's own.
     Namespaces(Vec<Namespace>),
+    /// Goes into a control group, and sees no other from then on.
+    ControlGroup(ControlGroup),
     /// Asks the kernel to kill the process when the helper dies.
     DieWithHelper,
     /// Leaves the terminal and process group of whoever started the builder.
@@ -196,11 +199,17 @@ pub const INERT: Flags = Flags { readonly: false, nosuid: true, nodev: true, noe
 /// Builds the acts for `spec`. Pure.
 pub fn plan(spec: &ProcessSpec) -> Plan {
     use Namespace::*;
-    let mut namespaces = vec![Mount, Pid, Uts, Ipc, Cgroup];
+    let mut namespaces = vec![Mount, Pid, Uts, Ipc];
+    // The namespace's root is the group that the process is in when it is made: with a group, after entering that.
+    if spec.group.is_none() {
+        namespaces.push(Cgroup);
+    }
     if spec.network == NetworkMode::None {
         namespaces.push(Network);
     }
-    let mut acts = vec![Act::Namespaces(namespaces), Act::DieWithHelper, Act::NewSession, Act::PrivateMounts];
+    let mut acts = vec![Act::Namespaces(namespaces)];
+    acts.extend(spec.group.clone().map(Act::ControlGroup));
+    acts.extend([Act::DieWithHelper, Act::NewSession, Act::PrivateMounts]);
     if spec.network == NetworkMode::None {
         acts.push(Act::Loopback);
     }
@@ -224,7 +233,7 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     // Read-only before masks: a mask below a read-only path must stay on top.
     acts.extend(spec.read_only.iter().cloned().map(Act::ReadOnly));
     acts.extend(spec.masked.iter().cloned().map(Act::Mask));
-    if shows_host_sys(spec) {
+    if shows_host_sys(spec) && spec.group.is_none() {
         // What is mounted in the host's /sys came along, and nothing of it is for steps.
         acts.push(Act::Mask("/sys/fs/cgroup".into()));
     }
@@ -331,6 +340,7 @@ impl fmt::Display for Act {
                 f.write_str("new namespaces")?;
                 kinds.iter().try_for_each(|kind| write!(f, " {}", format!("{kind:?}").to_lowercase()))
             }
+            Act::ControlGroup(_) => f.write_str("enter the control group, new namespace cgroup"),
             Act::DieWithHelper => f.write_str("die with the helper"),
             Act::NewSession => f.write_str("new session"),
             Act::PrivateMounts => f.write_str("make all mounts private"),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::ControlGroup;
 use super::policy;
 use super::secret::{AgentSocket, SecretFile, SecretVariable};
 use crate::rootless::Surroundings;
@@ -57,6 +58,8 @@ pub struct ProcessSpec {
     pub stdin: bool,
     /// What the builder's user namespace lets the set-up do; [`super::run`] knows.
     pub surroundings: Surroundings,
+    /// The control group that it is put into; `None`: it stays in the builder's.
+    pub group: Option<ControlGroup>,
 }
 
 impl ProcessSpec {
@@ -85,6 +88,7 @@ impl ProcessSpec {
             terminal: None,
             stdin: false,
             surroundings: Surroundings::default(),
+            group: None,
         }
     }
 }

@@ -4,9 +4,11 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::thread::UnshareFlags;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -52,6 +54,39 @@ pub unsafe fn clone_into(flags: libc::c_int) -> io::Result<Cloned> {
         // SAFETY: the kernel has just opened `pidfd` for us and nobody else knows it.
         pid => Ok(Cloned::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
     }
+}
+
+/// clone3(2); the constant of libc does not fit into its own type.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+/// As [`clone_into`], with the new process in the control group of version 2 whose directory is `group` from its first
+/// moment on. clone3(2) with `CLONE_INTO_CGROUP`, Linux 5.7.
+///
+/// # Safety
+/// As for [`clone_into`].
+pub unsafe fn clone_into_group(flags: libc::c_int, group: BorrowedFd<'_>) -> io::Result<Cloned> {
+    let mut pidfd: libc::c_int = -1;
+    // SAFETY: an all-zero clone_args is a valid one.
+    let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
+    arguments.flags = (flags | libc::CLONE_PIDFD) as u64 | CLONE_INTO_CGROUP;
+    arguments.pidfd = (&raw mut pidfd) as u64;
+    arguments.exit_signal = libc::SIGCHLD as u64;
+    arguments.cgroup = group.as_raw_fd() as u64;
+    // SAFETY: without CLONE_VM and with a null stack the call behaves as fork(2); `arguments` and `pidfd` outlive it;
+    // the caller promises a single thread.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut arguments, size_of::<libc::clone_args>()) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Cloned::Child),
+        // SAFETY: the kernel has just opened `pidfd` for us and nobody else knows it.
+        pid => Ok(Cloned::Parent { pid: pid as i32, pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) } }),
+    }
+}
+
+/// Makes the control groups of this process the roots of what it sees of control groups.
+pub fn unshare_control_groups() -> Result<(), Errno> {
+    // SAFETY: no memory and no descriptor is unshared.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }
 }
 
 /// Sets `MOUNT_ATTR_*` on the mount of `tree`, and on all below it when `recursive`. mount_setattr(2), Linux 5.12.

@@ -48,6 +48,11 @@ impl Bench {
 
     /// With what steps may do and get.
     pub fn with(steps: StepSettings) -> Self {
+        Self::try_with(steps).unwrap()
+    }
+
+    /// With what the machine may not be able to give.
+    pub fn try_with(steps: StepSettings) -> Result<Self, ExecError> {
         let rig = Rig::new();
         fs::create_dir_all(rig.path("context/src")).unwrap();
         fs::write(rig.path("context/src/main.c"), "int main;\n").unwrap();
@@ -67,9 +72,9 @@ impl Bench {
             snapshots: None,
             clock: || jiff::Timestamp::UNIX_EPOCH,
         };
-        let worker = Worker::new(config).unwrap();
+        let worker = Worker::new(config)?;
         worker.start_steps_with(settings());
-        Self { worker, base, rig }
+        Ok(Self { worker, base, rig })
     }
 
     pub async fn run(&self, op: Op, inputs: Vec<ResultId>) -> (Result<Vec<ResultId>, ExecError>, Collected) {
@@ -235,12 +240,13 @@ async fn what_is_not_granted_is_refused_where_steps_run_too() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_yet_is_refused_before_anything_runs() {
+async fn a_control_group_that_cannot_be_is_refused_before_anything_runs() {
     let bench = Bench::new();
-    let exec = ExecOp { cgroup_parent: "parent".into(), ..exec("touch /ran") };
+    let exec = ExecOp { cgroup_parent: "../up".into(), ..exec("touch /ran") };
     let (result, _) = bench.run(Op::Exec(Box::new(exec)), vec![bench.base.clone()]).await;
-    match result {
-        Err(ExecError::Step(StepError::Unsupported { what })) => assert_eq!(what, "`--cgroup-parent`"),
-        result => panic!("{result:?}"),
-    }
+    let error = result.expect_err("it leads out of where groups may be made").to_string();
+    assert!(
+        error.starts_with("`--cgroup-parent=../up` names no control group") || error.contains("none are mounted"),
+        "{error}"
+    );
 }

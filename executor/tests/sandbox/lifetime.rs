@@ -24,7 +24,7 @@ fn stubborn(seconds: u32) -> String {
 }
 
 /// How many `sleep <seconds>` live on this machine.
-fn sleepers(seconds: u32) -> usize {
+pub fn sleepers(seconds: u32) -> usize {
     let wanted = format!("sleep\0{seconds}\0");
     let count = |entry: std::io::Result<fs::DirEntry>| {
         let command = entry.ok().and_then(|entry| fs::read(entry.path().join("cmdline")).ok());

@@ -9,6 +9,7 @@ mod exec;
 mod facts;
 mod hostile;
 mod lifetime;
+mod limits;
 mod policy;
 mod secrets;
 mod streams;

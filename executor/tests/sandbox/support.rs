@@ -9,7 +9,7 @@ use rbuild_executor::sandbox::spec::Upper;
 use rbuild_executor::sandbox::{
     Exit, Io, Output, Overlay, ProcessSpec, RootFs, SandboxError, Settings, Stdin, Stub, run,
 };
-use solver::seam::{LogSink, Stream};
+use solver::seam::{LogSink, Stream, Usage};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -128,11 +128,12 @@ pub fn settings() -> Settings {
 }
 
 /// Collects output.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Collected {
     pub stdout: Mutex<Vec<u8>>,
     pub stderr: Mutex<Vec<u8>>,
     pub notices: Mutex<Vec<String>>,
+    pub usage: Mutex<Option<Usage>>,
     said: tokio::sync::Notify,
 }
 
@@ -154,6 +155,10 @@ impl LogSink for Collected {
     fn notice(&self, text: &str) {
         self.notices.lock().unwrap().push(text.to_owned());
         self.said.notify_one();
+    }
+
+    fn used(&self, usage: &Usage) {
+        *self.usage.lock().unwrap() = Some(*usage);
     }
 }
 

@@ -105,6 +105,11 @@ impl Steps {
             }
             Event::Canceled(vertex) => Some((self.end(vertex, Fate::Canceled, at_us), Turn::Ended)),
             Event::Log { vertex, bytes, .. } => Some((self.step(vertex), Turn::Printed(bytes))),
+            Event::Used { vertex, usage } => {
+                let step = self.step(vertex);
+                self.list[step].usage = Some(usage);
+                None
+            }
             Event::Missed(_) | Event::Progress { .. } | Event::Notice { .. } | Event::Why { .. } => None,
         }
     }

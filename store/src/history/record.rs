@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use solver::canon::Part;
 use solver::explain::Fate;
-use solver::seam::Hit;
+use solver::seam::{Hit, Usage};
 
 /// Raised by every change of the lines that an older program would misread.
 pub(super) const FORMAT: u32 = 1;
@@ -192,6 +192,8 @@ pub struct StepRecord {
     pub ended_us: Option<u64>,
     /// What it printed, if it printed anything.
     pub log: Option<LogFile>,
+    /// What its process used, if it had one.
+    pub usage: Option<Usage>,
 }
 
 /// A build with its steps.
@@ -296,6 +298,8 @@ struct Line {
     ended_us: Option<u64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     log: Option<LogFile>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     parts: Vec<usize>,
 }
@@ -317,6 +321,7 @@ impl Line {
             started_us: step.started_us,
             ended_us: step.ended_us,
             log: step.log.clone(),
+            usage: step.usage,
             parts,
         }
     }
@@ -342,6 +347,7 @@ impl Line {
             started_us: self.started_us,
             ended_us: self.ended_us,
             log: self.log,
+            usage: self.usage,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::devices::DeviceError;
 use crate::error::ExecError;
+use crate::limits::Hit;
 use crate::sandbox::{Exit, SandboxError};
 use crate::secrets::SecretError;
 
@@ -18,6 +19,16 @@ pub enum StepError {
         command: String,
         /// How it ended.
         exit: Exit,
+    },
+    /// It ran into a limit.
+    #[error("process `{command}` {hit}{}", exit.map(|exit| format!(" ({exit})")).unwrap_or_default())]
+    Limit {
+        /// The command, words joined by spaces.
+        command: String,
+        /// Which.
+        hit: Hit,
+        /// How it ended; `None` when it was stopped for that.
+        exit: Option<Exit>,
     },
     /// It could not be run.
     #[error(transparent)]
@@ -85,7 +96,7 @@ impl StepError {
     /// and 126 for one that cannot be executed.
     pub fn exit_code(&self) -> Option<i32> {
         match self {
-            StepError::Process { exit, .. } => Some(exit.code()),
+            StepError::Process { exit, .. } | StepError::Limit { exit: Some(exit), .. } => Some(exit.code()),
             StepError::Sandbox(SandboxError::Exec { source, .. }) => {
                 Some(if source.kind() == io::ErrorKind::NotFound { 127 } else { 126 })
             }

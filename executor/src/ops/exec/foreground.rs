@@ -13,7 +13,8 @@ use super::process::{provide, set_network};
 use super::trees::stack;
 use super::{StepError, discard};
 use crate::error::ExecError;
-use crate::sandbox::{self, Bind, BindSource, Exit, Io, Mount, Output, ProcessSpec, RootFs, Stdin};
+use crate::limits::{Limited, Outcome};
+use crate::sandbox::{self, Bind, BindSource, Descriptors, Exit, Io, Mount, Output, ProcessSpec, RootFs, Stdin};
 use crate::worker::Worker;
 
 /// What a person wants to run.
@@ -96,7 +97,17 @@ pub async fn run_image(
         forward_signals: true,
     };
     let settings = worker.sandbox()?;
-    let finished = sandbox::run(&settings, &spec, io, cancel).await;
-    discard(worker, draft).await?;
-    Ok(finished?.exit)
+    let uppers = draft.iter().map(|draft| draft.fs().to_owned()).collect();
+    let limited = worker.blocking(move |worker| Ok(Limited::prepare(worker, None, uppers)?)).await?;
+    let command = spec.args.join(" ");
+    let outcome = limited.run(&settings, &mut spec, io, Descriptors::default(), cancel).await;
+    discard(worker, (limited, draft)).await?;
+    match outcome? {
+        Outcome { finished: Some(finished), hit, .. } => match hit.filter(|_| finished.exit != Exit::Code(0)) {
+            Some(hit) => Err(StepError::Limit { command, hit, exit: Some(finished.exit) }.into()),
+            None => Ok(finished.exit),
+        },
+        Outcome { hit: Some(hit), .. } => Err(StepError::Limit { command, hit, exit: None }.into()),
+        Outcome { .. } => unreachable!("a process is stopped for a limit or not at all"),
+    }
 }

@@ -59,6 +59,14 @@ impl Tree {
         }
     }
 
+    /// Where what is written goes, when it becomes a layer or is thrown away.
+    pub(super) fn upper(&self) -> Option<PathBuf> {
+        match &self.source {
+            Source::Layers { draft: Some(draft), .. } => Some(draft.fs().to_owned()),
+            _ => None,
+        }
+    }
+
     /// The lock of a cache mount.
     pub(super) fn lock(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {

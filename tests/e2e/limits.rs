@@ -1,0 +1,84 @@
+//! Limits by flags and settings: a step that runs into one is named with it, and neither the builder nor its other steps
+//! suffer. What the control groups of this machine can give is tested with the sandbox.
+
+use std::io::Read as _;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::{Context, Store, soak};
+
+#[test]
+fn a_step_that_runs_into_a_limit_says_which_and_how_to_raise_it() {
+    let store = Store::with_busybox();
+    let check = |flag: &str, script: &str, expected: &str| {
+        let built = store.build(&Context::new(&format!("FROM busybox\nRUN {script}\n")), [flag, "-t", "x:1"]).exits(1);
+        let name = flag.split('=').next().unwrap_or_default();
+        assert!(built.stderr.contains(expected), "{flag}: {built}");
+        assert!(built.stderr.contains(&format!("raise it with `{name}`")), "{flag}: {built}");
+    };
+    check("--timeout=1s", "sleep 97001", "was stopped: it took longer than the limit of 1 s");
+    let filler = "while :; do head -c 1000000 /dev/zero >> /big; done";
+    check("--disk-limit=4MiB", filler, "and the limit is 4 MiB");
+    // None of it is in a key.
+    let context = Context::new("FROM busybox\nRUN echo ran > /x\n");
+    store.build(&context, ["-t", "x:1"]).ok();
+    let again = store.build(&context, ["--timeout=9s", "--disk-limit=1GB", "-t", "x:1"]).ok();
+    assert!(again.stderr.contains(" 1 cached"), "{again}");
+    let ran = store.rbuild(["run", "--rm", "--network=none", "--timeout=1s", "x:1", "sleep", "97002"]).exits(1);
+    assert!(ran.stderr.contains("took longer than the limit of 1 s"), "{ran}");
+}
+
+#[test]
+fn what_a_step_used_is_in_its_record() {
+    let store = Store::with_busybox();
+    let context = Context::new("FROM busybox\nRUN n=0; while [ $n -lt 20000 ]; do n=$((n+1)); done; echo $n > /n\n");
+    store.build(&context, ["-t", "x:1"]).ok();
+    let listed = store.rbuild(["history", "ls", "--quiet"]).ok();
+    let id = listed.stdout.trim();
+    let shown = store.rbuild(["history", "inspect", id]).ok();
+    assert!(shown.stdout.contains("CPU") && shown.stdout.contains("MEMORY"), "{shown}");
+    let told = store.rbuild(["history", "inspect", "--format", "json", id]).ok();
+    let told: Value = serde_json::from_str(&told.stdout).expect("it is JSON");
+    let steps = told["all_steps"].as_array().expect("a list");
+    let used: Vec<&Value> = steps.iter().filter(|step| !step["usage"].is_null()).collect();
+    let [step] = used[..] else { panic!("one step has a process: {told}") };
+    assert!(step["name"].as_str().is_some_and(|name| name.contains("RUN")), "{step}");
+    let number = |name: &str| step["usage"][name].as_u64().unwrap_or_default();
+    assert!(number("user_us") + number("system_us") > 1000, "{step}");
+    assert!(number("max_rss_bytes") > 100_000, "{step}");
+}
+
+/// The largest resident set that a builder had while a step printed so much.
+fn resident_kib(script: &str) -> u64 {
+    let store = Store::with_busybox();
+    let context = Context::new(&format!("FROM busybox\nRUN {script}\n"));
+    let mut command = store.build_command(&context, ["-t", "x:1"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let status = format!("/proc/{}/status", child.id());
+    let mut stderr = child.stderr.take().expect("it is piped");
+    let (mut most, mut piece) = (0, vec![0; 1 << 20]);
+    while stderr.read(&mut piece).expect("a pipe") > 0 {
+        // Nothing is told of a process that has ended.
+        let text = std::fs::read_to_string(&status).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        most = line.and_then(|line| line.trim().split(' ').next()?.parse().ok()).unwrap_or(0).max(most);
+    }
+    assert!(child.wait().expect("it is ours").success(), "{script}");
+    most
+}
+
+#[test]
+fn output_without_end_or_line_break_does_not_fill_the_builders_memory() {
+    // All of it when soaking: the 1 GB line. What is kept meanwhile are two queues of 16 MiB.
+    let mebibytes = if std::env::var_os("RBUILD_SOAK_SECONDS").is_some() && !soak(0).is_zero() { 1024 } else { 160 };
+    let before = resident_kib("echo little");
+    for script in [
+        format!("head -c {mebibytes}m /dev/zero | tr '\\0' x"),
+        format!("yes 'a line of output as it is usual' | head -c {mebibytes}m"),
+    ] {
+        let after = resident_kib(&script);
+        println!("{before} KiB, and {after} KiB with {mebibytes} MiB of output: {script}");
+        assert!(after < before + (96 << 10), "{before} KiB became {after} KiB: {script}");
+    }
+}
