@@ -318,10 +318,6 @@ mod tests {
         error: `rbuild build` has no flag `--no-cahce`
         help: did you mean `--no-cache`?
         ");
-        insta::assert_snapshot!(report("--secret id=x ."), @"
-        error: `--secret` is not supported by this version of rbuild
-        help: nothing takes its place yet; do not pass a secret as a build argument, it would stay in the image
-        ");
         insta::assert_snapshot!(report("--cache-ttl=1h ."), @"
         error: `--cache-ttl` is not supported by this version of rbuild
         help: leave it out: what is known does not grow old

@@ -11,6 +11,7 @@ packages=(
     skopeo umoci runc                   # readers of images that are not ours
     buildah                             # builds the same Dockerfiles, to be compared with
     git                                 # repositories, as sources and served ones
+    openssh-client                      # agents, and keys for them
     attr bzip2 xz-utils zstd python3    # tools that tests compare with
     strace time                         # counting system calls and memory
 )

@@ -11,7 +11,4 @@ pub struct SecretArgs {
     /// Let steps, and ADD of repositories, sign with an ssh agent: default, ID=SOCKET or ID=KEY[,KEY…]; may be given again
     #[arg(long, help_heading = "Steps", value_name = "ID[=…]", action = ArgAction::Append)]
     pub ssh: Vec<String>,
-    /// Keep layers into which a step writes a secret that it sees
-    #[arg(long, help_heading = "Steps")]
-    pub allow_secrets_in_layers: bool,
 }

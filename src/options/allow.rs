@@ -14,11 +14,12 @@ pub fn grants(words: &[String]) -> Result<Grants, Failure> {
         match word.split_once('=').map_or((word, None), |(kind, name)| (kind, Some(name))) {
             ("security.insecure", None) => grants.insecure = true,
             ("network.host", None) => grants.host_network = true,
+            ("secrets.in-layers", None) => grants.secrets_in_layers = true,
             ("device", None) => grants.devices.push("*".into()),
             ("device", Some(name)) if !name.is_empty() => grants.devices.push(name.to_owned()),
             _ => {
                 return Err(Failure::new(format!("`--allow {}`: there is nothing of that name", word.escape_debug()))
-                    .help("`security.insecure`, `network.host`, `device` or `device=NAME` can be allowed"));
+                    .help("`security.insecure`, `network.host`, `device`, `device=NAME` or `secrets.in-layers` can be allowed"));
             }
         }
     }
@@ -39,6 +40,7 @@ mod tests {
         check(&[], Some(none()));
         check(&["security.insecure"], Some(Grants { insecure: true, ..none() }));
         check(&["security.insecure,network.host"], Some(Grants { insecure: true, host_network: true, ..none() }));
+        check(&["secrets.in-layers"], Some(Grants { secrets_in_layers: true, ..none() }));
         check(&["device"], Some(Grants { devices: vec!["*".into()], ..none() }));
         check(&["device=a/b=c"], Some(Grants { devices: vec!["a/b=c".into()], ..none() }));
         for word in ["", "security", "security.insecur", "network.none", "network.host=1", "device=", "*", "fs.read=/"]

@@ -105,7 +105,6 @@ fn given(args: &BuildArgs, config: &Config, environment: &Environment) -> Result
     steps.secrets.extend(secrets::secrets(&args.secrets.secrets, environment)?);
     steps.agents = secrets::agents(&config.ssh.value, environment)?;
     steps.agents.extend(secrets::agents(&args.secrets.ssh, environment)?);
-    steps.grants.secrets_in_layers = args.secrets.allow_secrets_in_layers;
     Ok(steps)
 }
 

@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use solver::redact;
 use unicode_width::UnicodeWidthChar as _;
 
 use super::place::{Cursor, ceil, floor};
@@ -72,7 +73,8 @@ impl Lines {
                 shown.text.push('\n');
             }
             let line = shown.text.len();
-            let span = visible(&text[from..to], meant, &mut shown.text);
+            // Passwords of addresses are not shown again; every place stays what it is.
+            let span = visible(&redact::addresses_in_place(&text[from..to]), meant, &mut shown.text);
             shown.span = if number == first { span } else { shown.span.start..span.end };
             if last > first {
                 cut(&mut shown, line, columns);

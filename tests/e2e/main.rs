@@ -32,6 +32,8 @@ mod progress;
 mod registry;
 mod remote;
 mod run;
+mod secrets;
 mod space;
 mod store;
+mod targets;
 mod why;

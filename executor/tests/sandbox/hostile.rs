@@ -235,49 +235,6 @@ async fn removing_stubs_follows_no_link_that_the_step_made() {
     assert!(!rig.base().join("dev").exists());
 }
 
-#[tokio::test]
-async fn a_parent_swapped_for_a_link_while_mounting_leads_nowhere_else() {
-    let rig = Rig::new();
-    let shared = rig.path("shared");
-    fs::create_dir_all(shared.join("dir")).unwrap();
-    symlink(rig.path("canary"), shared.join("link")).unwrap();
-    let canary = rig.canary();
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let (flag, place) = (stop.clone(), shared.clone());
-    let swapper = std::thread::spawn(move || {
-        let mut swaps = 0_u32;
-        while !flag.load(std::sync::atomic::Ordering::Relaxed) {
-            rustix::fs::renameat_with(
-                rustix::fs::CWD,
-                place.join("dir"),
-                rustix::fs::CWD,
-                place.join("link"),
-                rustix::fs::RenameFlags::EXCHANGE,
-            )
-            .unwrap();
-            swaps += 1;
-        }
-        swaps
-    });
-    let volume = Bind { source: BindSource::Path(shared), subpath: String::new(), readonly: false };
-    let tmpfs = MountKind::Tmpfs(Tmpfs { size_bytes: 0, mode: 0o755 });
-    for _ in 0..100 {
-        let mut spec = rig.overlay("touch /shared/dir/empty/x /shared/dir/new/x 2>/dev/null; true");
-        spec.mounts = vec![
-            Mount { target: "/shared".into(), kind: MountKind::Bind(volume.clone()) },
-            Mount { target: "/shared/dir/empty".into(), kind: tmpfs.clone() },
-            Mount { target: "/shared/dir/new".into(), kind: tmpfs.clone() },
-        ];
-        // Either it is mounted inside, or the swap was noticed.
-        if let Err(error) = ran(&spec).await {
-            assert!(error.to_string().contains("/shared/dir"), "{error}");
-        }
-    }
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
-    assert!(swapper.join().unwrap() > 1000);
-    assert_eq!(rig.canary(), canary);
-}
-
 #[test]
 fn the_helpers_binary_cannot_be_written_through_proc() {
     let directory = tempfile::tempdir().unwrap();

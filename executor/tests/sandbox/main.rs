@@ -11,6 +11,7 @@ mod hostile;
 mod lifetime;
 mod limits;
 mod policy;
+mod race;
 mod secrets;
 mod streams;
 mod support;

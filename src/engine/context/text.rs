@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
-use solver::redact;
 
 use crate::engine::{Failure, Snippet};
 
@@ -41,8 +40,7 @@ impl Text {
         Snippet {
             file: self.name.clone(),
             path: self.path.clone(),
-            // Passwords of addresses are not shown again; every place stays what it is.
-            text: redact::addresses_in_place(&self.text).into(),
+            text: self.text.clone(),
             span,
             label: label.to_owned(),
         }
