@@ -92,6 +92,8 @@ pub struct Config {
     pub max_size: Setting<Option<Size>>,
     /// How long what is not used stays; `None`: as long as there is room.
     pub keep_for: Setting<Option<Duration>>,
+    /// How large all cache mounts together may become; `None` is half of `max_size`.
+    pub mounts_max_size: Setting<Option<Size>>,
     /// Whether no connection may be made.
     pub offline: Setting<bool>,
     /// `--secret` of every build, as written; its own stand above them.
@@ -210,6 +212,8 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
     let max_size = first([max_size, user.max_size, system.max_size]);
     let keep_for = parsed(environment, "RBUILD_KEEP_FOR", values::duration)?;
     let keep_for = first([keep_for, user.keep_for, system.keep_for]);
+    let mounts_max_size = parsed(environment, "RBUILD_CACHE_MOUNTS_MAX_SIZE", str::parse)?;
+    let mounts_max_size = first([mounts_max_size, user.mounts_max_size, system.mounts_max_size]);
     let offline = first([
         flag("--offline", flags.offline),
         parsed(environment, "RBUILD_OFFLINE", values::yes_or_no)?,
@@ -236,6 +240,7 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         isolation: optional(isolation),
         max_size: optional(max_size),
         keep_for: optional(keep_for),
+        mounts_max_size: optional(mounts_max_size),
         offline: offline.unwrap_or(default(false)),
         secrets: first([user.secrets, system.secrets]).unwrap_or(default(Vec::new())),
         ssh: first([user.ssh, system.ssh]).unwrap_or(default(Vec::new())),
@@ -323,6 +328,7 @@ impl Config {
         let network = self.network.value.map_or("default", values::network_name);
         let isolation = self.isolation.value.map_or("full for root, else rootless".into(), values::isolation_name);
         let max_size = self.max_size.value.map_or("a share of the disk".into(), |size| size.to_string());
+        let mounts_max_size = self.mounts_max_size.value.map_or("half of max_size".into(), |size| size.to_string());
         let keep_for = self.keep_for.value.map_or("as long as there is room".into(), values::duration_name);
         let platform = self.platform.value.clone().unwrap_or_else(|| oci::model::Platform::native().to_string());
         let mut rows = vec![
@@ -335,6 +341,7 @@ impl Config {
             row("isolation", isolation, &self.isolation.source),
             row("max_size", max_size, &self.max_size.source),
             row("keep_for", keep_for, &self.keep_for.source),
+            row("cache_mounts.max_size", mounts_max_size, &self.mounts_max_size.source),
             row("offline", self.offline.value.to_string(), &self.offline.source),
             row("secret", self.secrets.value.join(" "), &self.secrets.source),
             row("ssh", self.ssh.value.join(" "), &self.ssh.source),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::json;
-use store::{Holder, Kind, Usage, Used};
+use store::{Holder, Kind, Limit, Usage, Used};
 
 use super::images::ago;
 use super::prune::filtered;
@@ -20,7 +20,8 @@ pub async fn du(hall: &Hall<'_>, args: &DuArgs) -> Result<u8, Failure> {
     let wish = filtered(&args.filters)?;
     let settings = &hall.settings();
     let mode = if args.format == Format::Json { Mode::Quiet } else { Mode::Plain };
-    let mut usage = hall.under_display(mode, async |progress, _| engine::usage(settings, progress).await).await?;
+    let (mut usage, limit) =
+        hall.under_display(mode, async |progress, _| engine::usage(settings, progress).await).await?;
     let now = Timestamp::now();
     if !args.filters.is_empty() {
         usage.things.retain(|used| {
@@ -32,7 +33,7 @@ pub async fn du(hall: &Hall<'_>, args: &DuArgs) -> Result<u8, Failure> {
         usage.other.clear();
         usage.total_bytes = usage.things.iter().map(|used| used.bytes).sum();
     }
-    super::print(&text(&usage, args, now))?;
+    super::print(&text(&usage, &limit, args, now))?;
     Ok(0)
 }
 
@@ -55,7 +56,7 @@ pub(super) fn by_kind(things: &[Used]) -> BTreeMap<&'static str, Sum> {
     kinds
 }
 
-fn text(usage: &Usage, args: &DuArgs, now: Timestamp) -> String {
+fn text(usage: &Usage, limit: &Limit, args: &DuArgs, now: Timestamp) -> String {
     let free: u64 = usage.things.iter().filter(|used| used.held.is_none()).map(|used| used.bytes).sum();
     if args.format == Format::Json {
         let things: Vec<_> = usage.things.iter().map(|used| row(used, now)).collect();
@@ -64,6 +65,8 @@ fn text(usage: &Usage, args: &DuArgs, now: Timestamp) -> String {
             "other": usage.other,
             "total_bytes": usage.total_bytes,
             "reclaimable_bytes": free,
+            "max_bytes": limit.max_bytes,
+            "max_mount_bytes": limit.max_mount_bytes,
         });
         return serde_json::to_string_pretty(&value).expect("a JSON value is always JSON") + "\n";
     }
@@ -83,7 +86,11 @@ fn text(usage: &Usage, args: &DuArgs, now: Timestamp) -> String {
     let others = usage.other.iter().filter(|(_, bytes)| **bytes > 0);
     let others = others.map(|(name, bytes)| [escape::line(name).into(), "-".into(), amount(*bytes), "-".into()]);
     text += &table::render(["KIND", "COUNT", "SIZE", "RECLAIMABLE"], cells.chain(others));
-    text + &format!("Reclaimable: {}\nTotal: {}\n", amount(free), amount(usage.total_bytes))
+    if let (Some(mounts), Some(max)) = (kinds.get(Kind::Mount.word()), limit.max_mount_bytes) {
+        text += &format!("Cache mounts: {}, may take {}\n", amount(mounts.bytes), amount(max));
+    }
+    let (free, total, max) = (amount(free), amount(usage.total_bytes), amount(limit.max_bytes));
+    text + &format!("Reclaimable: {free}\nTotal: {total}, may take {max}\n")
 }
 
 /// Kind, id, size, and what it is.
@@ -156,7 +163,8 @@ mod tests {
             total_bytes: 3_005_796,
         };
         let args = DuArgs { verbose, filters: Vec::new(), format };
-        text(&usage, &args, Timestamp::from_second(7200).expect("a time"))
+        let limit = Limit { max_bytes: 10_000_000, max_mount_bytes: Some(5_000_000), ..Limit::default() };
+        text(&usage, &limit, &args, Timestamp::from_second(7200).expect("a time"))
     }
 
     #[test]
@@ -168,8 +176,9 @@ mod tests {
         layer   2       3.00MB   1.00MB
         mount   1       500B     0B
         index   -       700B     -
+        Cache mounts: 500B, may take 5.00MB
         Reclaimable: 1.00MB
-        Total: 3.01MB
+        Total: 3.01MB, may take 10.00MB
         ");
         insta::assert_snapshot!(check(true, Format::Table), @"
         KIND    ID               SIZE     LAST USED     WHAT          KEPT BECAUSE
@@ -185,8 +194,9 @@ mod tests {
         layer   2       3.00MB   1.00MB
         mount   1       500B     0B
         index   -       700B     -
+        Cache mounts: 500B, may take 5.00MB
         Reclaimable: 1.00MB
-        Total: 3.01MB
+        Total: 3.01MB, may take 10.00MB
         ");
         let json: serde_json::Value = serde_json::from_str(&check(false, Format::Json)).expect("it is JSON");
         assert_eq!(json["reclaimable_bytes"], 1_000_500);

@@ -184,6 +184,7 @@ impl Hall<'_> {
             offline: self.config.offline.value,
             max_size: self.config.max_size.value,
             keep_for: self.config.keep_for.value,
+            mounts_max_size: self.config.mounts_max_size.value,
             native_platform: Platform::native(),
             user: executor::rootless::entered_by().map(|(uid, _)| uid),
             history: HistorySettings {

@@ -14,6 +14,9 @@
 //! ssh = ["default"]           # likewise, as --ssh
 //! offline = true              # no connection to registries, web and git servers, remote caches
 //!
+//! [cache_mounts]              # of RUN --mount=type=cache
+//! max_size = "5GB"            # of all together, as above
+//!
 //! [history]                   # see `rbuild history`
 //! keep = 50                   # builds; 0 records none
 //! log_max_size = "128MiB"     # of what one step prints
@@ -66,8 +69,10 @@ const KEYS: &[&str] = &[
     "registry",
     "history",
     "limits",
+    "cache_mounts",
 ];
 const HISTORY_KEYS: &[&str] = &["keep", "log_max_size"];
+const CACHE_MOUNTS_KEYS: &[&str] = &["max_size"];
 const REGISTRY_KEYS: &[&str] = &["insecure"];
 
 /// What one file says.
@@ -97,6 +102,8 @@ pub struct ConfigFile {
     pub secrets: Option<Setting<Vec<String>>>,
     /// `ssh`.
     pub ssh: Option<Setting<Vec<String>>>,
+    /// `cache_mounts.max_size`.
+    pub mounts_max_size: Option<Setting<Size>>,
     /// `history.keep`.
     pub history_keep: Option<Setting<usize>>,
     /// `history.log_max_size`, in bytes.
@@ -155,6 +162,7 @@ impl ConfigFile {
                 "log_lines" => self.log_lines = reader.number(value, values::number),
                 "jobs" => self.jobs = reader.number(value, values::jobs),
                 "history" => self.fill_history(value, reader),
+                "cache_mounts" => self.fill_cache_mounts(value, reader),
                 "max_size" => self.max_size = reader.text(value, str::parse),
                 "keep_for" => self.keep_for = reader.text(value, values::duration),
                 "limits" => self.limits.fill(value, reader),
@@ -173,6 +181,18 @@ impl ConfigFile {
                 "keep" => self.history_keep = reader.number(value, values::number),
                 "log_max_size" => self.history_log_max_bytes = reader.text(value, bytes),
                 _ => reader.unknown(key, HISTORY_KEYS),
+            }
+        }
+    }
+
+    fn fill_cache_mounts(&mut self, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) {
+        let Some(settings) = value.get_ref().as_table() else {
+            return reader.problem("a table is expected: `[cache_mounts]`", value.span());
+        };
+        for (key, value) in settings {
+            match key.get_ref().as_ref() {
+                "max_size" => self.mounts_max_size = reader.text(value, str::parse),
+                _ => reader.unknown(key, CACHE_MOUNTS_KEYS),
             }
         }
     }
@@ -294,19 +314,15 @@ mod tests {
         let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\noffline = true\nsecret = ['id=x,env=X']\nssh = []\n\
             max_size = '10%'\nkeep_for = '60d'\n\
             [registry.'localhost:5000']\ninsecure = true\n[history]\nkeep = 7\nlog_max_size = '1MiB'\n\
+            [cache_mounts]\nmax_size = '5GB'\n\
             [limits]\nmemory = '1g'\nmemory_swap = '-1'\ncpus = '1.5'\ncpu_shares = '2'\npids = '64'\ntimeout = '1h'\n\
             disk = '1GB'\nmin_free = '5%'\n";
         let file = ConfigFile::parse(Path::new("c.toml"), text).expect("all keys are known");
         assert_eq!(file.jobs.map(|jobs| jobs.value), Some(3));
         assert_eq!(file.network.map(|network| network.value), Some(NetworkMode::None));
         assert_eq!(file.history_keep.map(|keep| keep.value), Some(7));
-        assert!(
-            KEYS.iter()
-                .chain(REGISTRY_KEYS)
-                .chain(HISTORY_KEYS)
-                .chain(crate::config::limits::KEYS)
-                .all(|key| text.contains(key))
-        );
+        assert_eq!(file.mounts_max_size.map(|size| size.value), Some(Size::Bytes(5_000_000_000)));
+        assert!([KEYS, REGISTRY_KEYS, HISTORY_KEYS, CACHE_MOUNTS_KEYS, crate::config::limits::KEYS].concat().iter().all(|key| text.contains(key)));
     }
 
     #[test]

@@ -30,6 +30,8 @@ pub struct Settings {
     pub max_size: Option<Size>,
     /// How long what is not used stays; `None`: as long as there is room.
     pub keep_for: Option<Duration>,
+    /// How large all cache mounts together may become; `None` is half of what the store may.
+    pub mounts_max_size: Option<Size>,
     /// The machine's own platform.
     pub native_platform: Platform,
     /// Who runs this process, where it looks like root to itself.

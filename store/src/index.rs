@@ -15,7 +15,7 @@ use crate::durability::{self, Stamp};
 use crate::layout::Folder;
 
 /// `user_version` of the database. Raised by every change of [`SCHEMA`] that an older program would misread.
-pub(crate) const SCHEMA_VERSION: i64 = 3;
+pub(crate) const SCHEMA_VERSION: i64 = 4;
 const FILE: &str = "index.db";
 /// The database and the files SQLite keeps beside it.
 const FILES: [&str; 3] = ["index.db", "index.db-wal", "index.db-shm"];
@@ -29,14 +29,17 @@ const CACHED_STATEMENTS: usize = 64;
 /// `boot` and `generation` are the row's [`Stamp`]; `used_at` is in seconds since 1970, `used_tick` a count of uses that
 /// no clock disturbs (`state.tick`). `keys.operation` and `layers.content` are digests, `layers.tree_bytes` what the tree
 /// takes on disk. `uses` holds the last uses of what has no row of its own. `state.bytes` is what the store took at
-/// `measured_at` and grew by since. `pruned` remembers for a while which keys were thrown away. `nodes` are directories of digested trees.
-/// `mounts.name` is the directory of a cache mount, `mounts.created` in seconds since 1970. `layers.chain_id`: NULL is not known yet, the empty blob is "no
+/// `measured_at` and grew by since; `state.floor_bytes` what it took when that was more than it may and nothing but named
+/// things was left, `state.held_bytes` what these took; the first is 0 as soon as a name has come, moved or gone. `pruned` remembers for a while which keys were thrown away. `nodes` are directories of digested trees.
+/// `mounts.name` is the directory of a cache mount, `mounts.created` in seconds since 1970, `mounts.size_bytes` NULL from a
+/// use until it is measured, `mounts.counted_bytes` what `state.bytes` has of it. `layers.chain_id`: NULL is not known yet, the empty blob is "no
 /// layer that is not empty".
 const SCHEMA: &str = "
 CREATE TABLE state (
     only INTEGER PRIMARY KEY CHECK (only = 1),
     boot TEXT NOT NULL, generation INTEGER NOT NULL, written INTEGER NOT NULL, synced INTEGER NOT NULL,
-    tick INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0, measured_at INTEGER NOT NULL DEFAULT 0
+    tick INTEGER NOT NULL DEFAULT 0, bytes INTEGER NOT NULL DEFAULT 0, measured_at INTEGER NOT NULL DEFAULT 0,
+    floor_bytes INTEGER NOT NULL DEFAULT 0, held_bytes INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE TABLE layers (
     id TEXT PRIMARY KEY, parent TEXT, empty INTEGER NOT NULL, pulled INTEGER NOT NULL,
@@ -64,7 +67,8 @@ CREATE TABLE uses (
 CREATE TABLE nodes (digest BLOB PRIMARY KEY, body BLOB NOT NULL, used_tick INTEGER NOT NULL DEFAULT 0) STRICT;
 CREATE TABLE mounts (
     name TEXT PRIMARY KEY, id TEXT NOT NULL, seed TEXT NOT NULL, sharing TEXT NOT NULL, created INTEGER NOT NULL,
-    size_bytes INTEGER, used_tick INTEGER NOT NULL DEFAULT 0, used_at INTEGER NOT NULL DEFAULT 0
+    size_bytes INTEGER, used_tick INTEGER NOT NULL DEFAULT 0, used_at INTEGER NOT NULL DEFAULT 0,
+    counted_bytes INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX mounts_by_id ON mounts (id);
 CREATE TABLE images (
@@ -82,6 +86,9 @@ CREATE TABLE blob_variants (
 CREATE TABLE blob_sources (
     digest BLOB NOT NULL, repository TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (digest, repository)
 ) STRICT;
+CREATE TRIGGER name_came AFTER INSERT ON tags BEGIN UPDATE state SET floor_bytes = 0; END;
+CREATE TRIGGER name_moved AFTER UPDATE OF manifest ON tags BEGIN UPDATE state SET floor_bytes = 0; END;
+CREATE TRIGGER name_went AFTER DELETE ON tags BEGIN UPDATE state SET floor_bytes = 0; END;
 ";
 
 /// From schema 1, which knew no derived layers. Processes that have the index open go on: columns with defaults do not
@@ -119,6 +126,17 @@ CREATE TABLE mounts (
     size_bytes INTEGER, used_tick INTEGER NOT NULL DEFAULT 0, used_at INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX mounts_by_id ON mounts (id);
+";
+
+/// From schema 3, which did not know what cache mounts grew by, and looked at everything as long as names held too much.
+const FROM_3: &str = "
+ALTER TABLE state ADD COLUMN floor_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE state ADD COLUMN held_bytes INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE mounts ADD COLUMN counted_bytes INTEGER NOT NULL DEFAULT 0;
+UPDATE mounts SET counted_bytes = coalesce(size_bytes, 0);
+CREATE TRIGGER name_came AFTER INSERT ON tags BEGIN UPDATE state SET floor_bytes = 0; END;
+CREATE TRIGGER name_moved AFTER UPDATE OF manifest ON tags BEGIN UPDATE state SET floor_bytes = 0; END;
+CREATE TRIGGER name_went AFTER DELETE ON tags BEGIN UPDATE state SET floor_bytes = 0; END;
 ";
 
 /// The tables whose rows are stamped.
@@ -315,7 +333,7 @@ impl Index {
 fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    for (older, steps) in [(1, FROM_1), (2, FROM_2)] {
+    for (older, steps) in [(1, FROM_1), (2, FROM_2), (3, FROM_3)] {
         if version <= older {
             transaction.execute_batch(steps)?;
         }

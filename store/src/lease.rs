@@ -186,6 +186,12 @@ impl Lease {
         Ok(())
     }
 
+    /// The names of all things of a kind that this process relies on.
+    pub(crate) fn names_of(&self, kind: Kind) -> HashSet<String> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.held.iter().filter(|(known, _)| *known == kind).map(|(_, name)| name.clone()).collect()
+    }
+
     /// Notes that the store grew.
     pub(crate) fn add_bytes(&self, bytes: u64) {
         self.added_bytes.fetch_add(bytes, Ordering::Relaxed);

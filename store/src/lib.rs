@@ -73,7 +73,7 @@ pub use gc::{Collected, Holder, Limit, Usage, Used, Wish};
 pub use images::{FoundImage, ImageRecord};
 pub use layers::{Imported, Layer, Made};
 pub use lease::Kind;
-pub use mounts::{BusyMount, HeldMount, MountEntry, MountKey, MountSeed, MountTurn, MountWish, Taken};
+pub use mounts::{BusyMount, HeldMount, MountEntry, MountKey, MountSeed, MountTurn, MountWish, Taken, shown_mount_id};
 pub use nodes::{Node, NodeEntry, NodeKind, attributes_digest};
 pub use store::Store;
 pub use verify::Damage;

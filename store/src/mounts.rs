@@ -33,7 +33,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use solver::op::CacheSharing;
 
-pub use keep::MountEntry;
+pub use keep::{MountEntry, shown_mount_id};
 pub(crate) use keep::{rebuild, sweep};
 
 use crate::durability::write_file;
@@ -397,7 +397,6 @@ impl Store {
     }
 
     /// Whether there is any directory of that key.
-    /// Whether there is a directory of that cache mount.
     pub fn has_mount(&self, key: &MountKey) -> Result<bool, StoreError> {
         self.index().read("find a cache mount", |connection| Ok(is_known(connection, key)?))
     }

@@ -43,6 +43,7 @@ impl Place {
             insecure_registries: Vec::new(),
             offline: false,
             max_size: None,
+            mounts_max_size: None,
             keep_for: None,
             native_platform: Platform::normalised("linux", "arm64", ""),
             user: None,

@@ -3,7 +3,8 @@
 //! A store has one size that it may take; it counts everything under the root. When a build has ended, [`Store::collect`]
 //! looks at one number that the index keeps; only when that is too large, or was last found by measuring more than a day
 //! ago, everything is looked at. Then the things go whose last use is longest ago, until the store is a tenth below its
-//! size, so that not every build has something to do. [`Store::prune`] does the same when somebody asks, and
+//! size, so that not every build has something to do. Cache mounts, which only grow, may have a size of their own beside
+//! that; those that the build used are measured at its end. [`Store::prune`] does the same when somebody asks, and
 //! [`Store::usage`] only tells. What a name or a running process holds stays; if that alone is too much, that is said.
 //!
 //! ```text
@@ -68,6 +69,8 @@ pub struct Collected {
     pub held_bytes: u64,
     /// What it may take; 0 where nobody asked.
     pub max_bytes: u64,
+    /// What cache mounts alone may take, where anybody says so.
+    pub max_mount_bytes: Option<u64>,
 }
 
 impl Collected {
@@ -125,10 +128,17 @@ impl Store {
     /// large, or things too old, takes what was not used for longest. In constant time when nothing is due; without
     /// waiting for others.
     pub fn collect(&self, limit: Limit) -> Result<Collected, StoreError> {
+        let mounts = self.lease().names_of(Kind::Mount);
         self.lease().end()?;
         let now = Timestamp::now().as_second();
-        if !self.is_due(limit, now)? {
-            return Ok(Collected::default());
+        // What steps wrote there, nobody told.
+        mounts::measure_used(self, &mounts)?;
+        match self.outlook(limit, now)? {
+            Outlook::Due => {}
+            Outlook::Fits => return Ok(Collected::default()),
+            Outlook::NamesAlone { total_bytes, held_bytes, max_bytes } => {
+                return Ok(Collected { total_bytes, held_bytes, max_bytes, ..Collected::default() });
+            }
         }
         let Some(_lock) = self.gc_lock()?.try_exclusive()? else { return Ok(Collected::default()) };
         let newest = self.newest_use()?;
@@ -147,11 +157,17 @@ impl Store {
                 newest.is_some_and(|newest| u64::try_from(now - newest).is_ok_and(|age| age >= keep_for.as_secs()));
             let wish = Wish { unused_for: Some(keep_for), all: true, ..Wish::default() };
             let aged = if slept { Vec::new() } else { choose(&census.things, census.total_bytes, &wish, now) };
-            if aged.len() > chosen.len() {
-                chosen = merged(&chosen, &aged, &census);
-            }
+            chosen = merged(chosen, &aged, &census);
         }
-        Ok(Collected { max_bytes, ..self.carry_out(&census, &chosen, trash::EMPTYING_BUDGET)? })
+        let max_mount_bytes = limit.max_mount_bytes;
+        let mount_bytes: u64 = census.things.iter().filter(|thing| thing.kind == Kind::Mount).map(|it| it.bytes).sum();
+        if let Some(max) = max_mount_bytes.filter(|max| mount_bytes > *max) {
+            let keep_bytes = Some(max / LOW_WATER.1 * LOW_WATER.0);
+            let wish = Wish { kinds: vec![Kind::Mount], keep_bytes, ..Wish::default() };
+            chosen = merged(chosen, &choose(&census.things, mount_bytes, &wish, now), &census);
+        }
+        let collected = self.carry_out(&census, &chosen, max_bytes, trash::EMPTYING_BUDGET)?;
+        Ok(Collected { max_bytes, max_mount_bytes, ..collected })
     }
 
     /// Takes what is wished for, if it may go. `dry_run` only tells what would go. Waits for another process that collects.
@@ -165,12 +181,20 @@ impl Store {
             let freed: u64 = gone.iter().map(|gone| gone.bytes).sum();
             let total_bytes = census.total_bytes.saturating_sub(freed);
             let held_bytes = held(&census);
-            return Ok(Collected { gone, examined: census.things.len(), total_bytes, held_bytes, max_bytes: 0 });
+            let examined = census.things.len();
+            return Ok(Collected { gone, examined, total_bytes, held_bytes, ..Collected::default() });
         }
-        self.carry_out(&census, &chosen, PRUNE_BUDGET)
+        self.carry_out(&census, &chosen, u64::MAX, PRUNE_BUDGET)
     }
 
-    fn carry_out(&self, census: &Census, chosen: &[usize], budget: Duration) -> Result<Collected, StoreError> {
+    /// `max_bytes` is what the store may take, as far as is known.
+    fn carry_out(
+        &self,
+        census: &Census,
+        chosen: &[usize],
+        max_bytes: u64,
+        budget: Duration,
+    ) -> Result<Collected, StoreError> {
         let things: Vec<&Thing> = chosen.iter().map(|&at| &census.things[at]).collect();
         let deadline = Instant::now() + budget;
         let taken = match remove::take(self, &things) {
@@ -189,19 +213,28 @@ impl Store {
         let gone = told(&census.things, taken.iter().map(|&at| chosen[at]));
         let again = (!taken.is_empty()).then(|| Census::take(self)).transpose()?;
         let after = again.as_ref().unwrap_or(census);
+        let (total_bytes, held_bytes) = (after.total_bytes, held(after));
+        // As long as names alone are too much, nothing is gained by looking again.
+        let by_names = |thing: &Thing| matches!(thing.holder, Some(Holder::Tag(_)));
+        let is_floor = total_bytes > max_bytes && after.things.iter().all(by_names);
+        let floor_bytes = if is_floor { total_bytes } else { 0 };
         self.index().transaction("note what the store takes", |transaction| {
             transaction.execute(
-                "UPDATE state SET bytes = ?1, measured_at = ?2",
-                (after.total_bytes.cast_signed(), Timestamp::now().as_second()),
+                "UPDATE state SET bytes = ?1, measured_at = ?2, floor_bytes = ?3, held_bytes = ?4",
+                (
+                    total_bytes.cast_signed(),
+                    Timestamp::now().as_second(),
+                    floor_bytes.cast_signed(),
+                    held_bytes.cast_signed(),
+                ),
             )?;
             Ok(())
         })?;
-        let (total_bytes, held_bytes) = (after.total_bytes, held(after));
-        Ok(Collected { gone, examined: census.things.len(), total_bytes, held_bytes, max_bytes: 0 })
+        Ok(Collected { gone, examined: census.things.len(), total_bytes, held_bytes, ..Collected::default() })
     }
 
-    /// Whether everything must be looked at: one row and a few numbers say so.
-    fn is_due(&self, limit: Limit, now: i64) -> Result<bool, StoreError> {
+    /// Whether everything must be looked at: one row, a few numbers, and those of the cache mounts say so.
+    fn outlook(&self, limit: Limit, now: i64) -> Result<Outlook, StoreError> {
         let added = self.lease().take_added_bytes();
         if added > 0 {
             self.index().transaction("note what the store takes", |transaction| {
@@ -210,15 +243,26 @@ impl Store {
                 Ok(())
             })?;
         }
-        let (bytes, measured_at): (i64, i64) = self.index().read("tell what the store takes", |connection| {
-            let mut query = connection.prepare_cached("SELECT bytes, measured_at FROM state")?;
-            Ok(query.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
+        type Row = (i64, i64, i64, i64);
+        let (bytes, measured_at, floor, held): Row = self.index().read("tell what the store takes", |connection| {
+            let mut query =
+                connection.prepare_cached("SELECT bytes, measured_at, floor_bytes, held_bytes FROM state")?;
+            Ok(query.query_row([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?)
         })?;
         let every = if limit.keep_for.is_some() { AGED_EVERY_SECONDS } else { MEASURED_EVERY_SECONDS };
         let is_old = !(0..every).contains(&(now - measured_at));
         let is_long = usage::uses_bytes(self.layout())? > USES_MAX_BYTES;
-        let bytes = bytes.unsigned_abs();
-        Ok(is_old || is_long || bytes > allowed(limit, bytes, self.free_bytes()?))
+        let mounts_fit = match limit.max_mount_bytes {
+            Some(max) => self.counted_mount_bytes()? <= max,
+            None => true,
+        };
+        let (bytes, floor_bytes, held_bytes) = (bytes.unsigned_abs(), floor.unsigned_abs(), held.unsigned_abs());
+        let max_bytes = allowed(limit, bytes, self.free_bytes()?);
+        if is_old || is_long || !mounts_fit || bytes > max_bytes.max(floor_bytes) {
+            return Ok(Outlook::Due);
+        }
+        let names_alone = Outlook::NamesAlone { total_bytes: bytes, held_bytes, max_bytes };
+        Ok(if bytes > max_bytes { names_alone } else { Outlook::Fits })
     }
 
     /// Bytes of the disk that the store lies on, for programs that are not root's too.
@@ -314,8 +358,21 @@ fn note_use(transaction: &Transaction<'_>, kind: Kind, name: &str, tick: i64, at
     Ok(())
 }
 
+/// What there is to be done at the end of a build.
+enum Outlook {
+    /// Nothing: the store is within its size.
+    Fits,
+    /// Nothing, although it is not: when it was looked at last, names alone held all of this.
+    NamesAlone { total_bytes: u64, held_bytes: u64, max_bytes: u64 },
+    /// Everything must be looked at.
+    Due,
+}
+
 /// Both choices, in an order that leaves nothing standing on what is gone.
-fn merged(one: &[usize], other: &[usize], census: &Census) -> Vec<usize> {
+fn merged(one: Vec<usize>, other: &[usize], census: &Census) -> Vec<usize> {
+    if other.is_empty() {
+        return one;
+    }
     let mut wanted: Vec<bool> = vec![false; census.things.len()];
     for &at in one.iter().chain(other) {
         wanted[at] = true;

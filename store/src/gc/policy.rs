@@ -67,6 +67,8 @@ pub struct Limit {
     pub at_least_bytes: u64,
     /// What was not used for longer goes even if there is room.
     pub keep_for: Option<Duration>,
+    /// All cache mounts together, in bytes; `None`: whatever the store may take.
+    pub max_mount_bytes: Option<u64>,
 }
 
 /// What a store that takes `total` may take when the disk has `free` left.
@@ -260,7 +262,7 @@ mod tests {
     #[test]
     fn the_disk_presses_a_store_that_is_within_its_size() {
         let check = |total, free, expected| {
-            let limit = Limit { max_bytes: 100, keep_free_bytes: 50, at_least_bytes: 20, keep_for: None };
+            let limit = Limit { max_bytes: 100, keep_free_bytes: 50, at_least_bytes: 20, ..Limit::default() };
             assert_eq!(allowed(limit, total, free), expected, "{total} with {free} free");
         };
         check(80, 60, 80);

@@ -3,7 +3,7 @@
 //! One that is in use is never dropped: whoever drops takes its lock first, in the transaction that forgets it.
 
 use jiff::Timestamp;
-use rusqlite::Transaction;
+use rusqlite::{OptionalExtension, Transaction};
 
 use super::{About, Dir, MountKey, TREE, insert, seconds};
 use crate::index::{Index, Trouble};
@@ -52,13 +52,15 @@ impl Store {
         })
     }
 
-    /// Whether somebody uses it now.
+    /// Whether somebody uses it now. Within a transaction: its lock is had for a moment, and no taker must see that.
     pub fn mount_in_use(&self, name: &str) -> Result<bool, StoreError> {
-        let folder = &self.layout().mounts;
-        match Dir::open(folder, name)? {
-            Some(dir) => Ok(!dir.try_alone(folder)?),
-            None => Ok(false),
-        }
+        self.index().transaction("look whether a cache mount is used", |_| {
+            let folder = &self.layout().mounts;
+            match Dir::open(folder, name)? {
+                Some(dir) => Ok(!dir.try_alone(folder)?),
+                None => Ok(false),
+            }
+        })
     }
 
     /// Forgets a directory and throws its files away. `false`: it is in use, and stays.
@@ -70,27 +72,60 @@ impl Store {
             {
                 return Ok(false);
             }
-            transaction.execute("DELETE FROM mounts WHERE name = ?1", [name])?;
+            let mut drop = transaction.prepare_cached("DELETE FROM mounts WHERE name = ?1 RETURNING counted_bytes")?;
+            let counted: Option<i64> = drop.query_row([name], |row| row.get(0)).optional()?;
+            grow(transaction, -counted.unwrap_or_default())?;
             trash::discard(self.layout(), folder, name)?;
             Ok(true)
         })
     }
 
-    /// Remembers what a directory was measured to take, unless it has been used since `entry` was read.
+    /// Remembers what a directory was measured to take, and that the store grew by what that is more than before. If it
+    /// has been used since `entry` was read, it is to be measured again all the same.
     pub fn set_mount_size(&self, entry: &MountEntry, size_bytes: u64) -> Result<(), StoreError> {
+        let size = i64::try_from(size_bytes).unwrap_or(i64::MAX);
         self.index().transaction("note the size of a cache mount", |transaction| {
-            transaction.execute(
-                "UPDATE mounts SET size_bytes = ?2 WHERE name = ?1 AND used_tick = ?3 AND used_at = ?4",
-                (
-                    &entry.name,
-                    i64::try_from(size_bytes).unwrap_or(i64::MAX),
-                    entry.used_tick,
-                    entry.used_at.as_second(),
-                ),
-            )?;
+            let mut query = transaction.prepare_cached("SELECT counted_bytes FROM mounts WHERE name = ?1")?;
+            let counted: Option<i64> = query.query_row([&entry.name], |row| row.get(0)).optional()?;
+            let Some(counted) = counted else { return Ok(()) };
+            grow(transaction, size.saturating_sub(counted))?;
+            transaction
+                .prepare_cached(
+                    "UPDATE mounts SET counted_bytes = ?2,
+                         size_bytes = iif(used_tick = ?3 AND used_at = ?4, ?2, size_bytes) WHERE name = ?1",
+                )?
+                .execute((&entry.name, size, entry.used_tick, entry.used_at.as_second()))?;
             Ok(())
         })
     }
+
+    /// What all cache mounts took when each was measured last.
+    pub(crate) fn counted_mount_bytes(&self) -> Result<u64, StoreError> {
+        self.index().read("tell what cache mounts take", |connection| {
+            let mut sum = connection.prepare_cached("SELECT coalesce(sum(counted_bytes), 0) FROM mounts")?;
+            Ok(sum.query_row([], |row| row.get::<_, i64>(0))?.unsigned_abs())
+        })
+    }
+}
+
+/// An id as its author wrote it, for people: without the empty namespace, on one line and no longer than that.
+pub fn shown_mount_id(id: &str) -> String {
+    /// A hostile one may be as long as a line of a Dockerfile.
+    const MAX_CHARS: usize = 100;
+    let id = id.strip_prefix('/').unwrap_or(id);
+    let mut shown: String = id.chars().take(MAX_CHARS).flat_map(char::escape_debug).collect();
+    if id.chars().nth(MAX_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// The store takes so much more, or less.
+fn grow(transaction: &Transaction<'_>, bytes: i64) -> rusqlite::Result<()> {
+    if bytes != 0 {
+        transaction.prepare_cached("UPDATE state SET bytes = max(0, bytes + ?1)")?.execute([bytes])?;
+    }
+    Ok(())
 }
 
 /// Moves directories that no row names into the trash: of a process that died between making one and noting it.

@@ -1,9 +1,12 @@
 //! What is given back and what stays: names, running processes, uses; and what a killed collection leaves.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oci::content::put_bytes;
-use rbuild_store::{Collected, Holder, Kind, Limit, Store, StoreError, Wish};
+use rbuild_store::{Collected, HeldMount, Holder, Kind, Limit, MountKey, MountWish, Store, StoreError, Taken, Wish};
+use solver::op::CacheSharing;
 use solver::seam::ResultId;
 
 use crate::support::{Place, built, content, diff, image, key, name, parts, place, remember, time};
@@ -264,4 +267,128 @@ fn pruned_keys_are_remembered_for_who_asks() {
         index.query_row("SELECT key, at FROM pruned", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
     assert_eq!(pruned, key("a").0);
     assert!(at > 0);
+}
+
+/// A process of its own with a step that leaves so much in a cache mount.
+fn fill_mount(place: &Place, id: &str, kilobytes: usize) -> Collected {
+    fill_mount_under(place, id, kilobytes, Limit { max_bytes: 1 << 40, ..Limit::default() })
+}
+
+fn fill_mount_under(place: &Place, id: &str, kilobytes: usize, limit: Limit) -> Collected {
+    let store = place.open();
+    drop(mount(&store, id, kilobytes));
+    store.collect(limit).expect("a collection")
+}
+
+fn mount(store: &Store, id: &str, kilobytes: usize) -> Vec<Arc<HeldMount>> {
+    let key = MountKey { id: id.into(), seed: String::new() };
+    let wishes = [MountWish { key, sharing: CacheSharing::Shared }];
+    let Ok(Taken::All(held)) = store.take_mounts(&wishes, &mut BTreeMap::new(), None) else { panic!("it is free") };
+    std::fs::write(held[0].path().join("bulk"), vec![1; kilobytes << 10]).expect("a file");
+    held
+}
+
+fn mounts(store: &Store) -> Vec<String> {
+    let mut ids: Vec<String> = store.mounts().unwrap().into_iter().map(|mount| mount.key.id).collect();
+    ids.sort();
+    ids
+}
+
+#[test]
+fn what_a_step_writes_into_a_cache_mount_counts_at_the_end_of_its_build() {
+    let place = place();
+    fill_mount(&place, "/a", 4);
+    let limit = Limit { max_bytes: 2 << 20, ..Limit::default() };
+    // Nothing but the mount grows, by less than the limit and then beyond it.
+    assert_eq!(fill_mount_under(&place, "/a", 200, limit).examined, 0, "it fits, and nothing else is looked at");
+    let store = place.open();
+    assert_eq!(store.collect(limit).unwrap().examined, 0);
+    assert!(store.mounts().unwrap()[0].size_bytes.is_some_and(|bytes| bytes >= 200 << 10), "it was measured");
+    drop(store);
+    let collected = fill_mount_under(&place, "/a", 4 << 10, limit);
+    assert!(collected.examined > 0 && collected.freed_bytes() >= 4 << 20, "{collected:?}");
+    assert!(collected.total_bytes <= limit.max_bytes, "{collected:?}");
+    // What shrinks gives room: the count follows in both directions, and so do mounts that are dropped.
+    fill_mount_under(&place, "/b", 1500, limit);
+    fill_mount_under(&place, "/b", 10, limit);
+    assert_eq!(fill_mount_under(&place, "/c", 1000, limit).examined, 0);
+    let store = place.open();
+    store.mounts().unwrap().iter().for_each(|mount| assert!(store.drop_mount(&mount.name).unwrap()));
+    assert_eq!(fill_mount_under(&place, "/d", 1500, limit).examined, 0);
+}
+
+#[test]
+fn what_a_killed_build_left_in_a_cache_mount_is_measured_by_the_next_that_uses_one() {
+    let place = place();
+    fill_mount(&place, "/mine", 4);
+    let killed = place.open();
+    drop(mount(&killed, "/left", 3 << 10));
+    // It never comes to its collection.
+    drop(killed);
+    let limit = Limit { max_bytes: 2 << 20, ..Limit::default() };
+    assert_eq!(place.open().collect(limit).unwrap().examined, 0, "who uses none measures none");
+    let collected = fill_mount_under(&place, "/mine", 4, limit);
+    assert!(collected.freed_bytes() >= 3 << 20, "{collected:?}");
+    assert!(!mounts(&place.open()).contains(&"/left".to_owned()));
+}
+
+#[test]
+fn cache_mounts_have_a_cap_of_their_own_the_longest_unused_goes_and_none_in_use() {
+    let place = place();
+    build(&place, &["a step"]);
+    for id in ["/a", "/b", "/c", "/d"] {
+        fill_mount(&place, id, 1000);
+        // Each use is a use of its own.
+        place.open().usage().unwrap();
+    }
+    let limit = Limit { max_bytes: 1 << 40, max_mount_bytes: Some(3500 << 10), ..Limit::default() };
+    let busy = place.open();
+    let held = mount(&busy, "/a", 1000);
+    place.open().usage().unwrap();
+    fill_mount_under(&place, "/b", 1000, limit);
+    let store = place.open();
+    assert_eq!(mounts(&store), ["/a", "/b", "/d"], "`/c` was used longest ago");
+    assert!(knows(&store, "a step"), "nothing else goes");
+    assert_eq!(store.collect(limit).unwrap().examined, 0, "they fit now");
+    drop(store);
+    let tight = Limit { max_mount_bytes: Some(1), ..limit };
+    let collected = place.open().collect(tight).unwrap();
+    assert_eq!(mounts(&place.open()), ["/a"], "a step uses it");
+    assert_eq!((collected.gone.len(), collected.max_mount_bytes), (2, Some(1)), "{collected:?}");
+    assert!(collected.gone.iter().all(|gone| gone.kind == Kind::Mount && gone.label.starts_with("cache mount ")));
+    drop(held);
+    busy.collect(tight).unwrap();
+    assert_eq!(mounts(&place.open()), [""; 0]);
+}
+
+#[test]
+fn a_store_that_names_alone_make_too_large_is_looked_at_once() {
+    let place = place();
+    let kept = build(&place, &["kept"]);
+    let store = place.open();
+    store.tag(&name("app:1"), &image(&store, "app", kept.last())).unwrap();
+    drop(store);
+    let limit = Limit { max_bytes: 50 << 10, ..Limit::default() };
+    let collect = || place.open().collect(limit).unwrap();
+    assert!(collect().examined > 0);
+    let again = collect();
+    assert_eq!((again.examined, again.max_bytes), (0, limit.max_bytes), "{again:?}");
+    assert!(again.total_bytes > limit.max_bytes && again.held_bytes > 100 << 10, "it is told all the same");
+    // What is added does not stay.
+    let store = place.open();
+    let blob = put_bytes(store.blobs(), b"added").unwrap().0;
+    let collected = store.collect(limit).unwrap();
+    assert!(collected.examined > 0 && store.blobs().size(&blob).unwrap().is_none(), "{collected:?}");
+    assert_eq!(collect().examined, 0);
+    // A name that goes gives room, one that comes holds more.
+    for change in [
+        (|store: &Store| drop(store.tag(&name("app:2"), &image(store, "app", None)))) as fn(&Store),
+        |store| assert!(store.untag(&name("app:2")).unwrap()),
+        |store| assert!(store.untag(&name("app:1")).unwrap()),
+    ] {
+        change(&place.open());
+        assert!(collect().examined > 0);
+    }
+    assert_eq!(place.names("layers"), [""; 0]);
+    assert_eq!(collect().held_bytes, 0);
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use oci::model::Digest;
 use solver::op::{CopyAction, ExecOp, Mount, MountKind};
 use solver::seam::{Executor as _, Job, LogSink, Read, ResultId, Selection};
-use store::{BusyMount, HeldMount, MountKey, MountSeed, MountTurn, MountWish, StoreError, Taken};
+use store::{BusyMount, HeldMount, MountKey, MountSeed, MountTurn, MountWish, StoreError, Taken, shown_mount_id};
 use tokio_util::sync::CancellationToken;
 
 use super::StepError;
@@ -30,8 +30,6 @@ use crate::worker::{Inputs, Notices, Worker};
 
 /// Nobody is told of waits that are over at once.
 const SILENT_WAIT: Duration = Duration::from_secs(1);
-/// An id in a message; a hostile one may be as long as a line of a Dockerfile.
-const ID_SHOWN_MAX_CHARS: usize = 100;
 
 /// One cache mount of a step.
 struct Wanted {
@@ -109,7 +107,7 @@ pub(super) async fn take(
             let (held, path) = (held.clone(), mount.selector.clone());
             let found = worker.blocking(move |_| Ok(find_below(&held, &path)?)).await?;
             if !found {
-                return Err(StepError::CacheSource { id: shown_id(id), path: mount.selector.clone() }.into());
+                return Err(StepError::CacheSource { id: shown_mount_id(id), path: mount.selector.clone() }.into());
             }
         }
     }
@@ -119,16 +117,6 @@ pub(super) async fn take(
 /// Which path of its own a cache mount shows: a seed is already what it starts as.
 pub(super) fn subpath(mount: &Mount) -> &str {
     if mount.input.is_some() { "" } else { &mount.selector }
-}
-
-/// An id as the user wrote it, for messages: without the empty namespace, on one line.
-pub(super) fn shown_id(id: &str) -> String {
-    let id = id.strip_prefix('/').unwrap_or(id);
-    let mut shown: String = id.chars().take(ID_SHOWN_MAX_CHARS).flat_map(char::escape_debug).collect();
-    if id.chars().nth(ID_SHOWN_MAX_CHARS).is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 fn is_whole(path: &str) -> bool {
@@ -230,7 +218,7 @@ async fn wait(
     told: &mut bool,
     cancel: &CancellationToken,
 ) -> Result<MountTurn, ExecError> {
-    let notice = format!("waits for the cache mount `{}`, which another step uses", shown_id(&busy.key.id));
+    let notice = format!("waits for the cache mount `{}`, which another step uses", shown_mount_id(&busy.key.id));
     let (tell, turn) = tokio::sync::oneshot::channel();
     // A thread of its own: a runtime waits for its blocking threads, and this wait may outlast the build.
     std::thread::Builder::new()

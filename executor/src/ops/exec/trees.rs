@@ -12,7 +12,6 @@ use solver::op::{self, CopyAction, MountKind};
 use solver::seam::{LogSink, ResultId};
 use store::{Draft, HeldMount};
 
-use super::cache;
 use super::error::{NO_ROOT, StepError};
 use crate::error::ExecError;
 use crate::layers::SCRATCH;
@@ -40,7 +39,7 @@ impl Tree {
         let source = match &mount.kind {
             MountKind::Tmpfs { size_bytes } => Source::Memory { size_bytes: *size_bytes },
             MountKind::Cache { id, .. } => {
-                Source::Cache { dir: format!("cache mount {}", cache::shown_id(id)).into(), held: None }
+                Source::Cache { dir: format!("cache mount {}", store::shown_mount_id(id)).into(), held: None }
             }
             MountKind::Secret { .. } | MountKind::Ssh { .. } => Source::Given,
             MountKind::Bind => {
