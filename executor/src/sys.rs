@@ -5,6 +5,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::thread::JoinHandleExt;
+use std::thread::JoinHandle;
 
 use rustix::thread::UnshareFlags;
 
@@ -18,6 +20,26 @@ pub(crate) fn unshare_working_directory() -> io::Result<()> {
 pub(crate) fn unshare_mounts() -> io::Result<()> {
     // SAFETY: as above; CLONE_NEWNS touches no descriptor.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }.map_err(Into::into)
+}
+
+/// Interrupts the system call that a thread is in, which then fails with `EINTR`. One that it is about to make is not.
+/// signal(7), "Interruption of system calls by signal handlers".
+pub(crate) fn interrupt<T>(thread: &JoinHandle<T>) -> io::Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SIGURG does nothing to whom it reaches by mistake. The handler is the same every time, so it may be set again.
+    let handler: extern "C" fn(libc::c_int) = nothing;
+    // SAFETY: a `sigaction` of zeros is valid: an empty mask, and no flags, so calls are not begun again.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as libc::sighandler_t;
+    // SAFETY: the handler does nothing, which is safe in any thread at any time; the structure lives until the return.
+    if unsafe { libc::sigaction(libc::SIGURG, &action, std::ptr::null_mut()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the handle has neither been joined nor detached, so the id is still this thread's.
+    match unsafe { libc::pthread_kill(thread.as_pthread_t(), libc::SIGURG) } {
+        0 | libc::ESRCH => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error)),
+    }
 }
 
 /// Adds the attributes `set` (`MOUNT_ATTR_*`) to the mount that `mount` is the root of. mount_setattr(2), Linux 5.12.

@@ -5,7 +5,7 @@
 //! the way. Deliberately absent: files, processes, network, the clock, Dockerfiles, containers.
 //!
 //! Read in this order: [`op`] says what can be done, [`graph`] how operations hang together, [`canon`] how both
-//! become bytes, [`key`] what makes two runs the same, [`mod@pattern`] which paths are meant, [`redact`] what of an address nobody else may see, [`schedule`] what happens next (pure), [`run`] makes it happen, [`foresee`] only imagines it, [`explain`] says why.
+//! become bytes, [`key`] what makes two runs the same, [`mod@pattern`] which paths are meant, [`redact`] what of an address nobody else may see, [`schedule`] what happens next (pure), [`run`] makes it happen, [`place`] is how a job that waits lets others run, [`foresee`] only imagines it, [`explain`] says why.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,8 @@ pub mod pattern;
 pub mod redact;
 
 pub mod seam;
+
+pub mod place;
 
 pub mod schedule;
 

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::graph::{Edge, Graph, VertexId};
 use crate::key::{ContentDigest, Key};
+use crate::place::{Move, Place};
 use crate::schedule::{Action, DigestSlot, Schedule};
 use crate::seam::{CacheStore, Event, Executor, Job, Pin, Progress, Read, Record, ResultId, VertexLog};
 
@@ -122,6 +123,7 @@ impl<E: Executor, C: CacheStore> Solver<E, C> {
     ) -> Result<Solution, ErrorOf<E, C>> {
         let mut jobs = self.jobs.clone();
         let places = *jobs.borrow_and_update();
+        let (mover, moves) = mpsc::unbounded_channel();
         let mut build = Build {
             solver: self,
             schedule: Schedule::new(graph.clone(), wants, places),
@@ -132,6 +134,9 @@ impl<E: Executor, C: CacheStore> Solver<E, C> {
             todo: VecDeque::new(),
             flights: HashMap::new(),
             running: HashSet::new(),
+            mover,
+            moves,
+            away: HashMap::new(),
         };
         let ended = build.drive().await;
         build.end().await;
@@ -159,6 +164,11 @@ struct Build<'a, E: Executor, C: CacheStore> {
     flights: HashMap<VertexId, C::Flight>,
     /// Vertices that were told to have started and not to have ended.
     running: HashSet<VertexId>,
+    /// What jobs do with their places, for them and from them.
+    mover: mpsc::UnboundedSender<Move>,
+    moves: mpsc::UnboundedReceiver<Move>,
+    /// Jobs that wait for a place to go on.
+    away: HashMap<VertexId, oneshot::Sender<()>>,
 }
 
 impl<E: Executor, C: CacheStore> Build<'_, E, C> {
@@ -187,6 +197,7 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
                     jobs_may_change = changed.is_ok();
                     self.schedule.set_places(*self.jobs.borrow_and_update());
                 }
+                Some(told) = self.moves.recv() => self.moved(told),
                 answer = self.tasks.join_next() => match answer {
                     None => return Ok(()),
                     Some(answer) => self.take(answer.map_err(SolveError::Broken)?)?,
@@ -227,6 +238,11 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
             Action::Claim(id, key) => self.claim(id, key),
             Action::Release(id) => drop(self.flights.remove(&id)),
             Action::Run(id, inputs) => self.run(id, inputs),
+            Action::GoOn(id) => {
+                // One that does not wait any more is about to end.
+                let heard = self.away.remove(&id).is_some_and(|job| job.send(()).is_ok());
+                tracing::trace!(vertex = %id, heard, "has a place again");
+            }
             Action::Settle { vertex, fresh, known } => {
                 let (executor, _, stop) = self.shared();
                 self.tasks.spawn(async move { Answer::Settled(vertex, executor.settle(fresh, &known, &stop).await) });
@@ -297,14 +313,25 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
     fn run(&mut self, id: VertexId, inputs: Vec<ResultId>) {
         let (executor, graph, stop) = self.shared();
         let progress = self.solver.progress.clone();
+        let place = Place::new(id, self.mover.clone());
         self.tasks.spawn(async move {
             let vertex = graph.get(&id).expect("in the graph");
             let meta = graph.meta(&id).expect("in the graph");
             let log = VertexLog { vertex: id, progress: &*progress };
             let sources = vertex.inputs.iter().map(|edge| source_at(&graph, &edge.vertex)).collect();
-            let results = executor.run(Job { id, vertex, meta, inputs, sources }, &log, &stop).await;
+            let results = executor.run(Job { id, vertex, meta, inputs, sources, place }, &log, &stop).await;
             Answer::Ran(id, results)
         });
+    }
+
+    fn moved(&mut self, told: Move) {
+        match told {
+            Move::Left(id) => self.schedule.left(id),
+            Move::Returns(id, job) => {
+                self.away.insert(id, job);
+                self.schedule.returns(id);
+            }
+        }
     }
 
     fn take(&mut self, answer: AnswerOf<E, C>) -> Result<(), ErrorOf<E, C>> {
@@ -355,6 +382,10 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
     /// Stops what still runs, and waits for it: when a build has ended, nothing of it is left.
     async fn end(&mut self) {
         self.stop.cancel();
+        // Nobody gets a place any more: who waits for one is told to end.
+        self.moves.close();
+        while self.moves.try_recv().is_ok() {}
+        self.away.clear();
         let late: Vec<Action> = self.todo.drain(..).chain(self.schedule.stop()).collect();
         self.keep(late);
         while let Some(answer) = self.tasks.join_next().await {

@@ -7,7 +7,8 @@
 //!    a result, what it reads of them is digested and its content key looked up ([`mod@contents`]).
 //! 3. **Turns** ([`mod@turns`]): what is still unknown waits for a place, the one with most standing on it first; when its
 //!    turn comes it claims its definition key, so that of all builds on a cache one runs it. While another has the
-//!    claim it waits without a place, and looks again. Then it runs.
+//!    claim it waits without a place, and looks again. Then it runs. One that waits for something outside of the build
+//!    leaves its place meanwhile, and gets the next one that is free when it goes on.
 //! 4. What ran is settled, if its operation gave results before: exchanged for one of them if it is the same. It is
 //!    recorded under both keys; what its content key lacks is digested while it runs and beside what runs next.
 //!
@@ -23,7 +24,7 @@ mod results;
 mod turns;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use self::contents::{Content, Contents};
@@ -63,8 +64,10 @@ pub enum Action {
     Claim(VertexId, Key),
     /// Give the claim back.
     Release(VertexId),
-    /// Run a vertex on these inputs; [`Schedule::ran`].
+    /// Run a vertex on these inputs; [`Schedule::ran`]. Meanwhile it may leave its place: [`Schedule::left`].
     Run(VertexId, Vec<ResultId>),
+    /// Tell a vertex that runs, and left its place, that it has one again.
+    GoOn(VertexId),
     /// Exchange what it has just made for one of the results that are known, if it is the same; [`Schedule::settled`].
     Settle {
         /// Who ran.
@@ -193,11 +196,13 @@ struct Queue {
     taken: usize,
     /// Highest first, then in graph order.
     ready: BinaryHeap<(usize, Reverse<usize>)>,
+    /// Those that have begun, left their place and want one again, in that order; they come first.
+    returning: VecDeque<usize>,
 }
 
 impl Queue {
     fn new(places: usize) -> Self {
-        Self { places: places.max(1), taken: 0, ready: BinaryHeap::new() }
+        Self { places: places.max(1), taken: 0, ready: BinaryHeap::new(), returning: VecDeque::new() }
     }
 
     /// Who is next, if there is a place.
@@ -205,7 +210,8 @@ impl Queue {
         if self.taken >= self.places {
             return None;
         }
-        let (_, Reverse(node)) = self.ready.pop()?;
+        let next = || self.ready.pop().map(|(_, Reverse(node))| node);
+        let node = self.returning.pop_front().or_else(next)?;
         self.taken += 1;
         Some(node)
     }

@@ -13,6 +13,7 @@ use crate::canon::Part;
 use crate::graph::{Vertex, VertexId};
 use crate::key::{ContentDigest, Key};
 use crate::op::{OpMeta, SourceOp};
+use crate::place::Place;
 
 /// Name of a result, given by the executor, understood by the executor and the store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -75,6 +76,8 @@ pub struct Job<'a> {
     pub inputs: Vec<ResultId>,
     /// The operations of those inputs that are sources, likewise.
     pub sources: Vec<Option<&'a SourceOp>>,
+    /// Its place among those that run at once, to be left while it waits for something that is not its build's.
+    pub place: Place,
 }
 
 /// What an operation reads of one of its inputs: what its content key takes in from there.

@@ -27,7 +27,7 @@ use crate::{Store, StoreError};
 const HEAD: &[u8] = b"rbuild context 1\n";
 const FOLDER: &str = "contexts";
 /// Some ten million files. What is remembered of a larger context is not kept.
-const FILE_MAX_BYTES: u64 = 1 << 30;
+pub(crate) const FILE_MAX_BYTES: u64 = 1 << 30;
 /// How exact the time of last use is.
 const USE_GRANULARITY: Duration = Duration::from_secs(24 * 60 * 60);
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -160,6 +160,15 @@ impl Store {
             Err(source) => Err(StoreError::io("open", root.join(FOLDER), source)),
         }
     }
+}
+
+/// Whether a file is whole, and that of the context which its name says.
+pub(crate) fn is_whole(file: &[u8], name: &str) -> bool {
+    let path = file.strip_prefix(HEAD).and_then(|rest| rest.get(4..)).and_then(|rest| {
+        let (length, rest) = rest.split_first_chunk()?;
+        rest.get(..usize::try_from(u32::from_le_bytes(*length)).ok()?)
+    });
+    path.is_some_and(|path| Digest::of(path).hex() == name && body_of(file, path).is_some())
 }
 
 /// Where in the file of the context at `path` that begins which is remembered; `None` for anything but a whole file.

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use solver::op::CacheSharing;
 
 pub use keep::{MountEntry, shown_mount_id};
-pub(crate) use keep::{rebuild, sweep};
+pub(crate) use keep::{State, rebuild, sweep};
 
 use crate::durability::write_file;
 use crate::index::Trouble;
@@ -129,15 +129,17 @@ pub struct BusyMount {
 }
 
 impl BusyMount {
-    /// Waits until nobody uses it. Blocks for as long as that takes.
-    pub fn wait(self) -> Result<MountTurn, StoreError> {
-        loop {
+    /// Waits until nobody uses it. Blocks for as long as that takes. Whenever a signal interrupts it, it asks whether it
+    /// is `given_up`; then there is no turn.
+    pub fn wait(self, given_up: &dyn Fn() -> bool) -> Result<Option<MountTurn>, StoreError> {
+        while !given_up() {
             match rustix::fs::flock(&self.dir.fd, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(MountTurn(self.dir)),
+                Ok(()) => return Ok(Some(MountTurn(self.dir))),
                 Err(Errno::INTR) => {}
                 Err(source) => return Err(StoreError::io("lock", &self.dir.name, source)),
             }
         }
+        Ok(None)
     }
 }
 
@@ -187,6 +189,16 @@ impl Dir {
         Ok((mine.st_dev, mine.st_ino) == (theirs.st_dev, theirs.st_ino))
     }
 
+    /// Writes anew what it says of itself.
+    fn write_about(&self, folder: &Folder, about: &About) -> Result<(), StoreError> {
+        let path = folder.join(&self.name);
+        let fd = self.fd.try_clone().map_err(|source| StoreError::io("open", &path, source))?;
+        let own = Folder::opened(path, fd);
+        // What stands there may be anything by now.
+        own.remove_file(ABOUT)?;
+        write_file(&own, ABOUT, &about.encoded(), false)
+    }
+
     /// What it says of itself; `None` if that cannot be read.
     fn about(&self, folder: &Folder) -> Result<Option<About>, StoreError> {
         let path = || folder.join(&self.name).join(ABOUT);
@@ -203,7 +215,7 @@ impl Dir {
 }
 
 /// What stands in `about.json`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct About {
     #[serde(flatten)]
     key: MountKey,
@@ -211,6 +223,12 @@ struct About {
     sharing: String,
     /// Seconds since 1970.
     created: i64,
+}
+
+impl About {
+    fn encoded(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("plain data becomes JSON")
+    }
 }
 
 fn sharing_name(sharing: CacheSharing) -> &'static str {
@@ -370,9 +388,8 @@ impl Store {
         // Whole seconds, rounded down: nothing in it is older than what is noted.
         let created = created.as_second();
         let about = About { key: key.clone(), sharing: sharing_name(sharing).into(), created };
-        let about = serde_json::to_vec(&about).expect("plain data becomes JSON");
         let unfinished = Folder::opened(aside.clone(), fd);
-        write_file(&unfinished, ABOUT, &about, false)?;
+        write_file(&unfinished, ABOUT, &about.encoded(), false)?;
         rustix::fs::renameat(draft.dir_fd(), "fs", &unfinished, TREE).map_err(failed("move", draft.fs()))?;
         let dir = Dir { name: name.clone(), fd: unfinished.into_fd() };
         // Before it has its name: from then on a sweep may find it.

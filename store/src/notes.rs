@@ -19,7 +19,7 @@ use crate::layout::{fresh_name, try_flock};
 use crate::{Store, StoreError};
 
 /// A note is a few lines; a longer file is none of ours.
-const NOTE_MAX_BYTES: u64 = 1 << 20;
+pub(crate) const NOTE_MAX_BYTES: u64 = 1 << 20;
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 impl Store {
@@ -102,6 +102,14 @@ impl Store {
         }
         Ok(folder)
     }
+}
+
+/// Whether bytes may be a note: a digest, or JSON.
+pub(crate) fn is_note(bytes: &[u8]) -> bool {
+    let is_digest = |text: &str| text.trim_end().parse::<Digest>().is_ok();
+    bytes.len() as u64 <= NOTE_MAX_BYTES
+        && std::str::from_utf8(bytes)
+            .is_ok_and(|text| is_digest(text) || serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok())
 }
 
 fn note_name(key: &str) -> String {

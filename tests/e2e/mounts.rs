@@ -312,3 +312,25 @@ fn archives_do_not_tell_how_old_a_cache_is() {
         assert_eq!(times[name], EPOCH, "{name}: {times:?}");
     }
 }
+
+#[test]
+fn a_step_that_waits_for_a_mount_gives_its_place_among_the_jobs_to_others() {
+    let store = Store::with_busybox();
+    let first = Running::staying(&store, "sharing=locked");
+    // What the waiting step makes is wanted by more steps, so its turn comes first.
+    let context = Context::new(
+        "FROM busybox AS waits\nRUN --mount=type=cache,target=/c,sharing=locked cat /c/f > /out && echo got-it\n\
+         RUN cat /out > /two\nRUN cat /two > /three\n\
+         FROM busybox\nRUN echo meanwhile > /m && cat /m\nCOPY --from=waits /three /three\n",
+    );
+    let mut command = store.build_command(&context, ["-t", "x:2", "--jobs", "1"]);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut second = Running { child, stderr, said: String::new(), _context: context };
+    second.until(" meanwhile\n");
+    assert!(!second.said.contains(" got-it\n"), "{}", second.said);
+    let_go(&store);
+    first.ok();
+    let said = second.ok();
+    assert!(said.contains(" got-it\n"), "{said}");
+}

@@ -199,7 +199,7 @@ fn one_flipped_byte_in_each_class_of_file_is_named_and_healed() {
 fn cache_mounts_keep_within_their_size_and_du_says_what_they_are() {
     let store = Store::with_busybox();
     let build = |id: &str, mib: usize| {
-        let step = format!("head -c {} /dev/urandom > /c/bulk", mib << 20);
+        let step = format!("echo {id} && head -c {} /dev/urandom > /c/bulk", mib << 20);
         let context = Context::new(&format!("FROM busybox\nRUN --mount=type=cache,id={id},target=/c {step}\n"));
         let mut command = store.build_command(&context, [""; 0]);
         command.env("RBUILD_CACHE_MOUNTS_MAX_SIZE", "7MiB");
@@ -208,7 +208,7 @@ fn cache_mounts_keep_within_their_size_and_du_says_what_they_are() {
     build("first", 3);
     build("second", 3);
     let both = store.rbuild(["du", "--verbose"]).ok().stdout;
-    for line in ["cache mount first", "cache mount second", "Cache mounts: 6.3", "may take "] {
+    for line in ["cache mount first", "cache mount second", "Cache mounts: 6.", "may take "] {
         assert!(both.contains(line), "`{line}`: {both}");
     }
     let told = build("third", 3);

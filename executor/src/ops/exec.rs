@@ -17,6 +17,7 @@ mod process;
 mod secret;
 mod ssh;
 mod trees;
+mod wait;
 
 use std::path::PathBuf;
 

@@ -89,6 +89,7 @@ impl Bench {
             meta: &OpMeta::default(),
             inputs: inputs.iter().map(|id| (*id).clone()).collect(),
             sources: vec![base],
+            place: solver::place::Place::uncounted(VertexId::of_name("test")),
         };
         let before = mounts();
         let result = self.worker.run(job, &Log::default(), &CancellationToken::new()).await;
@@ -285,7 +286,14 @@ async fn a_failed_operation_leaves_nothing_behind() {
     canceled.cancel();
     let vertex = Vertex { op: Op::File(FileOp { actions: vec![] }), inputs: Vec::new(), platform: None };
     let (id, inputs) = (VertexId::of_name("x"), vec![base.clone()]);
-    let job = Job { id, vertex: &vertex, meta: &OpMeta::default(), inputs, sources: Vec::new() };
+    let job = Job {
+        id,
+        vertex: &vertex,
+        meta: &OpMeta::default(),
+        inputs,
+        sources: Vec::new(),
+        place: solver::place::Place::uncounted(id),
+    };
     let error = bench.worker.run(job, &Log::default(), &canceled).await.unwrap_err();
     assert!(matches!(error, ExecError::Canceled));
     assert_eq!(listing(), before);

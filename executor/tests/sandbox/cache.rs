@@ -222,6 +222,7 @@ async fn who_waits_can_be_stopped_and_holds_nothing() {
         meta: &meta,
         inputs: vec![bench.base.clone()],
         sources: Vec::new(),
+        place: solver::place::Place::uncounted(VertexId::of_name("test")),
     };
     let (log, cancel) = (Collected::default(), CancellationToken::new());
     let waiting = bench.worker.run(job(), &log, &cancel);

@@ -83,7 +83,14 @@ impl Bench {
         let edges = inputs.iter().map(|_| Edge { vertex: id, output: 0 }).collect();
         let vertex = Vertex { op, inputs: edges, platform: None };
         let meta = OpMeta::default();
-        let job = Job { id, vertex: &vertex, meta: &meta, inputs, sources: Vec::new() };
+        let job = Job {
+            id,
+            vertex: &vertex,
+            meta: &meta,
+            inputs,
+            sources: Vec::new(),
+            place: solver::place::Place::uncounted(id),
+        };
         let results = self.worker.run(job, &log, &CancellationToken::new()).await;
         (results, log)
     }

@@ -23,6 +23,9 @@ impl Schedule {
     /// There is a place for a vertex. Whoever runs whatever is known asks nobody.
     pub(super) fn turn(&mut self, node: usize) {
         self.nodes[node].has_place = true;
+        if matches!(self.nodes[node].state, State::Running) {
+            return self.actions.push(Action::GoOn(self.order[node]));
+        }
         match self.nodes[node].key.as_ref().map(|(key, _)| *key) {
             Some(key) if !self.nodes[node].anew && !self.nodes[node].claims => {
                 self.nodes[node].state = State::Claiming;
@@ -81,10 +84,29 @@ impl Schedule {
         is_merge && !self.nodes[node].anew && inputs[1..].iter().all(|(input, _)| self.nodes[*input].cached)
     }
 
+    /// A vertex that runs leaves its place to others, and does nothing until it [`Self::returns`].
+    pub fn left(&mut self, id: VertexId) {
+        let node = self.position(&id);
+        // Its end may have been told before.
+        if matches!(self.nodes[node].state, State::Running) {
+            self.leave_place(node);
+        }
+    }
+
+    /// A vertex that left its place wants one again.
+    pub fn returns(&mut self, id: VertexId) {
+        let node = self.position(&id);
+        if matches!(self.nodes[node].state, State::Running) && !self.nodes[node].has_place {
+            self.queue_of(node).returning.push_back(node);
+        }
+    }
+
     /// A vertex ran and gave these results, one per output.
     pub fn ran(&mut self, id: VertexId, results: Vec<ResultId>) {
         let node = self.position(&id);
         self.leave_place(node);
+        // It may have ended without waiting for its place.
+        self.queue_of(node).returning.retain(|returning| *returning != node);
         if self.settles(node) {
             let known = std::mem::take(&mut self.nodes[node].known);
             self.nodes[node].state = State::Settling(results.clone());

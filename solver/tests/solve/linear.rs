@@ -42,7 +42,7 @@ impl Answers {
             ContentDigest(bytes)
         };
         match action {
-            Action::Tell(_) | Action::Release(_) => {}
+            Action::Tell(_) | Action::Release(_) | Action::GoOn(_) => {}
             Action::Pin(id) => {
                 let name = &sketch.graph.meta(&id).expect("in the graph").description;
                 let pinned = Pin::Content(ContentDigest([self.pin; 32]));

@@ -4,7 +4,7 @@ use solver::run::SolveError;
 use solver::seam::Event;
 use tokio_util::sync::CancellationToken;
 
-use crate::toys::{Behaviour, Sketch};
+use crate::toys::{Awaits, Behaviour, Sketch};
 use crate::{World, chain};
 
 #[test]
@@ -157,4 +157,63 @@ fn ten_thousand_steps_in_a_row_do_not_exhaust_the_stack() {
     }
     let outcome = World::new().build(&sketch, &[&below], 1);
     assert_eq!(outcome.solution.unwrap().ran, 10_000);
+}
+
+/// Three processes on one base, in this order; what awaits what.
+fn three(awaits: &[(&str, Awaits)], jobs: usize) -> crate::Outcome {
+    let mut sketch = Sketch::default();
+    sketch.source("docker-image://base");
+    for name in ["a", "b", "c"] {
+        sketch.run(name, &["docker-image://base"]);
+    }
+    let mut world = World::new();
+    world.executor.awaits = awaits.iter().map(|(name, awaits)| ((*name).to_owned(), awaits.clone())).collect();
+    world.build(&sketch, &["a", "b", "c"], jobs)
+}
+
+#[test]
+fn who_waits_for_something_outside_of_the_build_leaves_its_place_to_others() {
+    // Each waits for one that can only run in its place.
+    let outcome = three(&[("a", Awaits::Start("b")), ("b", Awaits::Start("c"))], 1);
+    assert_eq!(outcome.solution.unwrap().ran, 3);
+    assert_eq!(outcome.most, 1, "none goes on beside another");
+    let place = |name: &str| outcome.ran.iter().position(|ran| ran == name).expect("it ran");
+    assert!(place("a") < place("b") && place("b") < place("c"), "{:?}", outcome.ran);
+    assert!(place("a goes on") > place("b") && place("b goes on") > place("c"), "{:?}", outcome.ran);
+}
+
+#[test]
+fn who_goes_on_comes_before_those_that_have_not_begun() {
+    let mut sketch = Sketch::default();
+    sketch.source("docker-image://base");
+    let names: Vec<String> = (0..20).map(|i| format!("step{i}")).collect();
+    for name in &names {
+        sketch.run(name, &["docker-image://base"]);
+    }
+    let mut world = World::new();
+    world.executor.awaits.insert("step0".into(), Awaits::Start("step1"));
+    let wants: Vec<&str> = names.iter().map(String::as_str).collect();
+    // On one thread every task gets its turn after every other.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let outcome = runtime.block_on(world.build_until(&sketch, &wants, 1, CancellationToken::new()));
+    assert_eq!(outcome.solution.unwrap().ran, 20);
+    // By then at most one other has begun in its place after the one that it waits for.
+    let at = outcome.ran.iter().position(|ran| ran == "step0 goes on").expect("it went on");
+    let begun = outcome.ran[..at].iter().filter(|ran| ran.starts_with("step")).count();
+    assert!(begun <= 4, "{:?}", outcome.ran);
+}
+
+#[test]
+fn a_failure_ends_who_is_away_and_who_waits_for_a_place() {
+    for awaits in [Awaits::Ever, Awaits::Start("b")] {
+        let mut sketch = Sketch::default();
+        sketch.source("docker-image://base").run("a", &["docker-image://base"]).run("b", &["docker-image://base"]);
+        let mut world = World::new();
+        world.executor.awaits.insert("a".into(), awaits);
+        world.executor.behaviour.insert("b".into(), Behaviour::Fail);
+        match world.build(&sketch, &["a", "b"], 1).solution {
+            Err(SolveError::Failed { vertex, .. }) => assert_eq!(vertex, sketch.edge("b").vertex),
+            other => panic!("expected a failure, got {other:?}"),
+        }
+    }
 }

@@ -16,7 +16,7 @@ use solver::seam::Event;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::toys::{Behaviour, Listener, MemoryCache, Sketch, ToyError, ToyExecutor, piece, worked};
+use crate::toys::{Awaits, Behaviour, Listener, MemoryCache, Sketch, ToyError, ToyExecutor, piece, worked};
 
 /// No build of toys takes that long unless it waits for what never comes.
 const DEADLOCK: Duration = Duration::from_secs(60);
@@ -27,6 +27,8 @@ struct Step {
     kind: Kind,
     inputs: Vec<usize>,
     delay: usize,
+    /// For so many turns of the runtime it waits for something else, without its place.
+    away: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +74,10 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (0..4usize).prop_map(Kind::Copy),
         1 => Just(Kind::Merge),
     ];
-    let step = (kind, proptest::collection::vec(0..1000usize, 1..4), 0..6usize);
-    proptest::collection::vec(step.prop_map(|(kind, inputs, delay)| Step { kind, inputs, delay }), 1..18)
+    let away = prop_oneof![3 => Just(None), 1 => (0..12usize).prop_map(Some)];
+    let step = (kind, proptest::collection::vec(0..1000usize, 1..4), 0..6usize, away);
+    let step = step.prop_map(|(kind, inputs, delay, away)| Step { kind, inputs, delay, away });
+    proptest::collection::vec(step, 1..18)
 }
 
 fn rounds() -> impl Strategy<Value = Vec<Round>> {
@@ -232,6 +236,9 @@ impl Life {
     fn new(steps: Vec<Step>, threads: usize) -> Self {
         let mut executor = ToyExecutor::default();
         executor.delays = steps.iter().enumerate().map(|(i, step)| (format!("step{i}"), step.delay)).collect();
+        let away =
+            steps.iter().enumerate().filter_map(|(i, step)| Some((format!("step{i}"), Awaits::Turns(step.away?))));
+        executor.awaits = away.collect();
         let runtime = match threads {
             0 => tokio::runtime::Builder::new_current_thread().enable_time().build(),
             threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_time().build(),
@@ -279,6 +286,9 @@ impl Life {
             ended
         });
         self.executor = Arc::into_inner(executor).expect("no task outlives its build");
+        let places: usize = round.builds.iter().map(|each| each.places.iter().map(|n| *n.max(&1)).max().unwrap()).sum();
+        let most = self.executor.most.swap(0, std::sync::atomic::Ordering::SeqCst);
+        assert!(most <= places, "{most} processes on {places} places");
 
         for (each, ended) in round.builds.iter().zip(&ended) {
             self.judge(&sketch, &wants(each), each, ended);

@@ -18,7 +18,7 @@
 
 mod builds;
 mod census;
-mod files;
+pub(crate) mod files;
 mod measure;
 mod mounts;
 mod nodes;
@@ -36,7 +36,7 @@ pub use policy::{Holder, Limit, Wish};
 use crate::index::Trouble;
 use crate::layout::Lock;
 use crate::{Kind, Store, StoreError, lease, trash, usage};
-pub(crate) use census::{descriptor, layer_blobs, look};
+pub(crate) use census::{Place, descriptor, layer_blobs, look};
 
 use census::Census;
 use policy::{Thing, allowed, choose, last_uses};

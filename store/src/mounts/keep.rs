@@ -29,6 +29,14 @@ pub struct MountEntry {
     pub size_bytes: Option<u64>,
 }
 
+/// How a directory of a cache mount was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Whole,
+    Gone,
+    SaysOtherwise,
+}
+
 impl Store {
     /// All directories of cache mounts, those used last first.
     pub fn mounts(&self) -> Result<Vec<MountEntry>, StoreError> {
@@ -60,6 +68,30 @@ impl Store {
                 Some(dir) => Ok(!dir.try_alone(folder)?),
                 None => Ok(false),
             }
+        })
+    }
+
+    /// Whether a directory is there and says of itself what the index says. One that is gone is forgotten, and what it
+    /// says is written anew where it is damaged.
+    pub(crate) fn check_mount(&self, entry: &MountEntry) -> Result<State, StoreError> {
+        let folder = &self.layout().mounts;
+        self.index().transaction("check a cache mount", |transaction| {
+            // Dropped meanwhile.
+            let mut query = transaction.prepare_cached("SELECT 1 FROM mounts WHERE name = ?1")?;
+            if !query.exists([&entry.name])? {
+                return Ok(State::Whole);
+            }
+            let Some(dir) = Dir::open(folder, &entry.name)? else {
+                transaction.execute("DELETE FROM mounts WHERE name = ?1", [&entry.name])?;
+                return Ok(State::Gone);
+            };
+            let about =
+                About { key: entry.key.clone(), sharing: entry.sharing.clone(), created: entry.created.as_second() };
+            if dir.about(folder)?.as_ref() == Some(&about) {
+                return Ok(State::Whole);
+            }
+            dir.write_about(folder, &about)?;
+            Ok(State::SaysOtherwise)
         })
     }
 

@@ -4,9 +4,10 @@
 //! line by line; the index checks itself; what must be there is looked for. Trees are hashed by whoever can
 //! (the executor's `layers::check`), and dropped here. What is damaged is taken away where the next pull or build makes
 //! it anew, files that say what the index knows are written anew, and a healthy thing is never touched. Deliberately
-//! absent: notes and contexts, which are checked or found out again whenever they are read; what git and cache mounts
-//! hold, which only their programs understand.
+//! absent: git repositories, which git checks (the executor's `source::git`), and what steps keep in cache mounts, which
+//! only their programs understand.
 
+mod files;
 mod records;
 
 use std::collections::{HashMap, HashSet};
@@ -123,13 +124,14 @@ impl Store {
         self.blob_sources(&digest)
     }
 
-    /// Checks the index itself, the directories' nodes in it, and the record and image files against it. Those files say
-    /// nothing that the index does not know: a damaged one is written anew.
+    /// Checks the index itself, the directories' nodes in it, and the record and image files against it: these say
+    /// nothing that the index does not know, so a damaged one is written anew. Then notes, contexts and cache mounts.
     pub fn verify_records(&self) -> Result<Vec<Damage>, StoreError> {
         let mut damages = self.verify_index()?;
         damages.extend(self.verify_nodes()?);
         damages.extend(self.verify_layer_records()?);
         damages.extend(self.verify_image_files()?);
+        damages.extend(self.verify_files()?);
         Ok(damages)
     }
 

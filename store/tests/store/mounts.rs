@@ -105,7 +105,7 @@ fn locked_waits_for_everybody_else_and_is_always_the_same_directory() {
         write(&first, "by the other");
         let waiting = busy(&b, &[("/x", Locked)]);
         assert_eq!(waiting.key, key("/x"));
-        let waiter = std::thread::spawn(move || waiting.wait().expect("a turn"));
+        let waiter = std::thread::spawn(move || waiting.wait(&|| false).expect("the store answers").expect("a turn"));
         drop(first);
         let turn = waiter.join().unwrap();
         let Taken::All(held) = try_take(&b, &[("/x", Locked)], Some(turn)) else { panic!("it is our turn") };
@@ -156,7 +156,7 @@ fn many_takers_of_two_locked_mounts_all_get_them_once() {
                 let held = loop {
                     match try_take(&store, &wishes, turn.take()) {
                         Taken::All(held) => break held,
-                        Taken::Busy(busy) => turn = Some(busy.wait().expect("a turn")),
+                        Taken::Busy(busy) => turn = busy.wait(&|| false).expect("the store answers"),
                         other => panic!("{other:?}"),
                     }
                 };
@@ -249,7 +249,7 @@ fn what_is_in_use_is_not_dropped_and_what_is_dropped_starts_anew() {
     assert!(!b.mount_in_use(&entry.name).unwrap());
     assert!(b.drop_mount(&entry.name).unwrap());
     assert!(b.drop_mount(&entry.name).unwrap(), "twice is fine");
-    let turn = waiting.wait().unwrap();
+    let turn = waiting.wait(&|| false).unwrap().expect("a turn");
     let Taken::All(held) = try_take(&b, &[("/x", Locked)], Some(turn)) else { panic!("nobody has it") };
     assert_eq!(read(&held[0]), "");
     assert_eq!(b.mounts().unwrap().len(), 1);

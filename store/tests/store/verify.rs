@@ -1,11 +1,13 @@
 //! Bit rot: one byte flipped in each kind of file is found and named, and what is healthy stays untouched.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use oci::content::put_bytes;
 use oci::model::{Descriptor, media_type};
-use rbuild_store::{Damage, Imported, Kind, Node, NodeEntry, NodeKind, Store};
+use rbuild_store::{Damage, Imported, Kind, MountKey, MountWish, Node, NodeEntry, NodeKind, Store, Taken};
 use solver::key::ContentDigest;
+use solver::op::CacheSharing;
 
 use crate::support::{Place, built, diff, image, key, name, parts, place, remember, time};
 
@@ -39,6 +41,17 @@ fn filled() -> Place {
     store.sync().unwrap();
     drop(store);
     place
+}
+
+/// A note of each kind, what is remembered of a context, and a cache mount.
+fn with_files(place: &Place) {
+    let store = place.open();
+    store.set_note("http", "https://host/file", r#"{"etag":"x"}"#).unwrap();
+    store.set_note("tag", "registry.example/app:1", &oci::model::Digest::of(b"manifest").to_string()).unwrap();
+    store.set_context(b"/home/u/project", b"what is known").unwrap();
+    let key = MountKey { id: "/root/.cache".into(), seed: String::new() };
+    let wishes = [MountWish { key, sharing: CacheSharing::Shared }];
+    let Taken::All(_) = store.take_mounts(&wishes, &mut BTreeMap::new(), None).unwrap() else { panic!("it is free") };
 }
 
 fn verify(store: &Store) -> Vec<Damage> {
@@ -204,4 +217,82 @@ fn what_stands_on_a_damaged_tree_is_built_again_with_it() {
     assert!(store.drop_tree(&below).unwrap());
     let knows = |text: &str| store.lookup(&key(text)).unwrap().is_some();
     assert!(!knows("below") && !knows("above") && knows("apart"));
+}
+
+#[test]
+fn damaged_notes_and_contexts_are_dropped_and_cache_mounts_say_again_what_they_are() {
+    type Harm = fn(&Path);
+    let check = |folder: &str, file: &str, harm: Harm, kind: Kind, stays: bool| {
+        let place = place();
+        with_files(&place);
+        assert_eq!(verify(&place.open()), [], "whole as it is");
+        let dir = place.root.join(folder);
+        let first = dir.join(place.names(folder).remove(0));
+        let path = if file.is_empty() { first } else { first.join(file) };
+        harm(&path);
+        let damages = verify(&place.open());
+        assert_eq!(damages.iter().map(|damage| damage.kind).collect::<Vec<_>>(), [kind], "{damages:?}");
+        assert!(damages[0].healed.is_some());
+        assert_eq!(path.exists(), stays, "{}", path.display());
+        assert_eq!(verify(&place.open()), [], "healed");
+        place
+    };
+    let flip_first: Harm = |path| flip(path, 0);
+    let flip_last: Harm = |path| flip(path, usize::MAX - 7);
+    let empty: Harm = |path| std::fs::write(path, "").unwrap();
+    let link: Harm = |path| {
+        std::fs::remove_file(path).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", path).unwrap();
+    };
+    for harm in [flip_first, empty, link] {
+        check("notes/http", "", harm, Kind::Note, false);
+        check("notes/tag", "", harm, Kind::Note, false);
+    }
+    for harm in [flip_first, flip_last, empty, link] {
+        check("contexts", "", harm, Kind::Context, false);
+    }
+    for harm in [flip_first, empty, link, |path| std::fs::remove_file(path).unwrap()] {
+        let place = check("mounts", "about.json", harm, Kind::Mount, true);
+        // What it says serves an index that is made anew.
+        std::fs::remove_file(place.root.join("index.db")).unwrap();
+        assert_eq!(place.open().mounts().unwrap()[0].key.id, "/root/.cache");
+    }
+    let place = check("mounts", "", |path| std::fs::remove_dir_all(path).unwrap(), Kind::Mount, false);
+    assert_eq!(place.open().mounts().unwrap(), []);
+}
+
+#[test]
+fn a_flipped_byte_of_the_index_is_found_by_its_own_check_and_the_next_start_makes_it_anew() {
+    let place = filled();
+    let path = place.root.join("index.db");
+    let mut healed = 0;
+    let pages = std::fs::metadata(&path).unwrap().len() / 4096;
+    // The beginning of a page says where its cells are.
+    for page in 2..pages {
+        let place = filled();
+        let path = place.root.join("index.db");
+        let store = place.open();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = usize::try_from(page).unwrap() * 4096;
+        bytes[at..at + 8].fill(0xff);
+        std::fs::write(&path, &bytes).unwrap();
+        // Either its check says so, or a question that met the page. A process that has it open has what it read in
+        // memory: then the next one finds it.
+        let mut names = false;
+        for store in [Some(store), None] {
+            let store = store.unwrap_or_else(|| place.open());
+            names |= !store.notices().is_empty();
+            names |= store.verify_records().map_or(true, |damages| damages.iter().any(|it| it.name == "index.db"));
+            if names {
+                break;
+            }
+        }
+        assert!(names, "page {page}");
+        let store = place.open();
+        assert_eq!(store.images().unwrap().len(), 2, "page {page}");
+        assert!(store.lookup(&key("k")).unwrap().is_some(), "page {page}");
+        assert_eq!(verify(&store), [], "page {page}");
+        healed += 1;
+    }
+    assert!(healed > 10, "{healed}");
 }

@@ -6,30 +6,29 @@
 //! copied into it once; its name in the key is the digest of that content, so a cache survives that its seed is built
 //! again, and is another one when its seed has changed.
 //!
+//! Who waits leaves its place among `--jobs` to other steps.
+//!
 //! Deliberately absent: which directory one gets ([`store`] decides), what is mounted where ([`super`]).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use oci::model::Digest;
 use solver::op::{CopyAction, ExecOp, Mount, MountKind};
 use solver::seam::{Executor as _, Job, LogSink, Read, ResultId, Selection};
-use store::{BusyMount, HeldMount, MountKey, MountSeed, MountTurn, MountWish, StoreError, Taken, shown_mount_id};
+use store::{HeldMount, MountKey, MountSeed, MountWish, Taken, shown_mount_id};
 use tokio_util::sync::CancellationToken;
 
 use super::StepError;
+use super::wait::wait;
 use crate::error::ExecError;
 use crate::ops::file::copy::{self, CopySource};
 use crate::snapshot::{SnapshotError, open_directory};
 use crate::tree::copy::{Rules, copy_tree};
 use crate::tree::{Root, TreeError, resolve::open_dir_at};
 use crate::worker::{Inputs, Notices, Worker};
-
-/// Nobody is told of waits that are over at once.
-const SILENT_WAIT: Duration = Duration::from_secs(1);
 
 /// One cache mount of a step.
 struct Wanted {
@@ -68,6 +67,7 @@ pub(super) async fn take(
     let mut seeds = BTreeMap::new();
     let mut turn = None;
     let mut told = false;
+    let mut away = None;
     loop {
         if cancel.is_cancelled() {
             return Err(ExecError::Canceled);
@@ -96,7 +96,17 @@ pub(super) async fn take(
                 notices.iter().for_each(|text| log.notice(text));
                 seeds.insert(wish.key.clone(), seed);
             }
-            Taken::Busy(busy) => turn = Some(wait(busy, log, &mut told, cancel).await?),
+            Taken::Busy(busy) => {
+                away.get_or_insert_with(|| job.place.leave());
+                turn = Some(wait(busy, log, &mut told, cancel).await?);
+            }
+        }
+    }
+    // Nobody who has a place waits for what is held here: who waits has none.
+    if let Some(away) = away {
+        away.back().await;
+        if cancel.is_cancelled() {
+            return Err(ExecError::Canceled);
         }
     }
     // What the directories hold is what earlier steps put there: `source` is looked for again when it is mounted.
@@ -209,46 +219,6 @@ fn make_seed(
 
 fn snapshot(error: TreeError) -> SnapshotError {
     error.into()
-}
-
-/// Waits for a cache mount; after a moment it says so.
-async fn wait(
-    busy: BusyMount,
-    log: &dyn LogSink,
-    told: &mut bool,
-    cancel: &CancellationToken,
-) -> Result<MountTurn, ExecError> {
-    let notice = format!("waits for the cache mount `{}`, which another step uses", shown_mount_id(&busy.key.id));
-    let (tell, turn) = tokio::sync::oneshot::channel();
-    // A thread of its own: a runtime waits for its blocking threads, and this wait may outlast the build.
-    std::thread::Builder::new()
-        .name("cache-mount".into())
-        .spawn(move || {
-            // Who asked may be gone by now: then the turn is given up here.
-            drop(tell.send(busy.wait()));
-        })
-        .map_err(|source| StepError::Io {
-            act: "start a thread that waits for a",
-            path: "cache mount".into(),
-            source,
-        })?;
-    let mut turn = std::pin::pin!(turn);
-    let turn = tokio::select! {
-        biased;
-        () = cancel.cancelled() => return Err(ExecError::Canceled),
-        turn = &mut turn => turn,
-        () = tokio::time::sleep(SILENT_WAIT), if !*told => {
-            log.notice(&notice);
-            *told = true;
-            tokio::select! {
-                biased;
-                () = cancel.cancelled() => return Err(ExecError::Canceled),
-                turn = &mut turn => turn,
-            }
-        }
-    };
-    let turn: Result<MountTurn, StoreError> = turn.expect("the thread answers before it ends");
-    Ok(turn?)
 }
 
 /// Whether there is anything at `path` of a directory, links followed beneath it.

@@ -63,6 +63,7 @@ async fn run(worker: &Worker, op: &SourceOp) -> Result<ResultId, ExecError> {
         meta: &OpMeta::default(),
         inputs: Vec::new(),
         sources: Vec::new(),
+        place: solver::place::Place::uncounted(VertexId::of_name("test")),
     };
     Ok(worker.run(job, &Log::default(), &CancellationToken::new()).await?.remove(0))
 }
@@ -217,6 +218,7 @@ async fn a_failed_or_canceled_source_leaves_no_layer() {
         meta: &OpMeta::default(),
         inputs: Vec::new(),
         sources: Vec::new(),
+        place: solver::place::Place::uncounted(VertexId::of_name("test")),
     };
     assert!(matches!(build.run(job, &Log::default(), &stop).await, Err(ExecError::Canceled)));
     let count = |folder: &str| std::fs::read_dir(bench.store.root().join(folder)).unwrap().count();

@@ -37,6 +37,15 @@ pub enum Behaviour {
     Finish,
 }
 
+/// What a toy operation waits for, which is not its build's.
+#[derive(Clone, Debug)]
+pub enum Awaits {
+    Start(&'static str),
+    Turns(usize),
+    /// What never comes.
+    Ever,
+}
+
 /// An operation that gave results.
 #[derive(Clone, Debug)]
 pub struct Ended {
@@ -64,6 +73,8 @@ pub struct ToyExecutor {
     pub ended: Mutex<Vec<Ended>>,
     /// How often an operation gives way before it goes on, by the vertex's description.
     pub delays: HashMap<String, usize>,
+    /// Operations that wait without their place until another has begun to run, or so many turns of the runtime.
+    pub awaits: HashMap<String, Awaits>,
     now: AtomicUsize,
     /// The most processes at one time.
     pub most: AtomicUsize,
@@ -222,6 +233,30 @@ impl Executor for ToyExecutor {
         log.write(Stream::Stdout, name.as_bytes());
         for _ in 0..self.delays.get(&name).copied().unwrap_or(3) {
             tokio::task::yield_now().await;
+        }
+        if let Some(awaits) = self.awaits.get(&name) {
+            self.now.fetch_sub(usize::from(process), Ordering::SeqCst);
+            let away = job.place.leave();
+            match awaits {
+                Awaits::Start(other) => {
+                    while !self.ran.lock().unwrap().iter().any(|name| name == other) && !stop.is_cancelled() {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Awaits::Turns(turns) => {
+                    for _ in 0..*turns {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                Awaits::Ever => stop.cancelled().await,
+            }
+            away.back().await;
+            if stop.is_cancelled() {
+                return Err(ToyError(format!("{name} was stopped")));
+            }
+            let now = self.now.fetch_add(usize::from(process), Ordering::SeqCst) + usize::from(process);
+            self.most.fetch_max(now, Ordering::SeqCst);
+            self.ran.lock().unwrap().push(format!("{name} goes on"));
         }
         let outputs = job.vertex.outputs();
         let work = || {
