@@ -106,7 +106,7 @@ mod tests {
         let store = Store::open(&dir.path().join("store")).expect("a store");
         let key = MountKey { id: "/c".into(), seed: String::new() };
         let wish = [MountWish { key, sharing: CacheSharing::Locked }];
-        let mut take = || store.take_mounts(&wish, &mut BTreeMap::new(), None).expect("the store answers");
+        let take = || store.take_mounts(&wish, &mut BTreeMap::new(), None).expect("the store answers");
         let Taken::All(held) = take() else { panic!("it is free") };
         let Taken::Busy(busy) = take() else { panic!("it is not") };
         let (waiting, turn) = Waiting::start(busy).expect("a thread");
