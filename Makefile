@@ -57,6 +57,7 @@ soak: setup release
 	RBUILD_SOAK_CASES=$(SOAK_CASES) $(CARGO) test --locked --package rbuild-solver --test solve random
 	RBUILD_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --package rbuild-executor --lib source::tests::hostile
 	RBUILD_SOAK_SECONDS=60 $(CARGO) test --locked --package rbuild-executor --test sandbox race::
+	RBUILD_SOAK_SECONDS=60 $(CARGO) test --locked --package rbuild-executor --test sandbox swap::
 
 install: release
 	install -D --mode=755 $(RBUILD) $(DESTDIR)$(PREFIX)/bin/rbuild

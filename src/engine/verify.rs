@@ -1,6 +1,6 @@
 //! Whether everything in the store is still what it was, and what is done about what is not.
 //!
-//! The store checks its blobs, records and index, the executor the trees; here they are put together, on all cores, with
+//! The store checks its blobs, records and index, the executor the trees and the git repositories; here they are put together, on all cores, with
 //! progress. What is damaged has been dropped where the next pull or build makes it anew; with `repair` blobs are fetched
 //! again at once from a registry that is known to have them.
 
@@ -45,6 +45,9 @@ pub async fn verify(
         records(&worker, &mut verified).await?;
         blobs(&worker, &task.log(), &mut verified).await?;
         trees(&worker, &task.log(), &cancel, &mut verified).await?;
+        let repositories = executor::source::git::verify(&store, &cancel).await;
+        let failed = |error| words::exec(&executor::ExecError::from(executor::source::SourceError::from(error)));
+        verified.damages.extend(repositories.map_err(failed)?);
         if repair {
             fetch_again(&store, &registry, &task.log(), &mut verified).await;
         }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::support::registry::Registry;
 use crate::support::{Context, Outcome, Store, bases};
 
 /// How long builds run beside collections; longer in the soak run.
@@ -215,4 +216,34 @@ fn cache_mounts_keep_within_their_size_and_du_says_what_they_are() {
     assert_eq!(told.stderr.lines().filter(|line| line.contains("removed the cache mount used longest ago")).count(), 1);
     let left = store.rbuild(["du", "--verbose", "--filter", "type=mount"]).ok().stdout;
     assert!(!left.contains("first") && left.contains("second") && left.contains("third"), "{left}");
+}
+
+#[test]
+fn a_damaged_blob_comes_back_from_the_registry_that_it_was_pulled_from() {
+    let registry = Registry::open();
+    let name = registry.name("team/app:1");
+    Store::with_busybox().build(&bulky("a", 1), ["-t", &name, "--push"]).ok();
+    let store = Store::new();
+    store.build(&Context::new(&format!("FROM {name}\nRUN test -s /a\n")), ["-t", "app:1"]).ok();
+    // Layers are the large ones.
+    let blobs = files(store.root().join("blobs"));
+    let layers: Vec<_> = blobs.iter().filter(|path| path.metadata().expect("it is there").len() > 100_000).collect();
+    assert_eq!(layers.len(), 2, "{blobs:?}");
+    for layer in layers {
+        let whole = std::fs::read(layer).expect("a blob");
+        let mut damaged = whole.clone();
+        damaged[whole.len() / 2] ^= 1;
+        std::fs::write(layer, &damaged).expect("it is ours");
+        let repaired = store.rbuild(["verify", "--repair"]).exits(1);
+        let place = registry.name("team/app");
+        assert!(repaired.stdout.contains(&format!("fetched again from {place}")), "{repaired}");
+        assert!(std::fs::read(layer).is_ok_and(|bytes| bytes == whole), "as it was: {repaired}");
+        store.rbuild(["verify"]).ok();
+    }
+    // Without a registry it is told, and dropped all the same.
+    drop(registry);
+    let lost = blobs.iter().max_by_key(|path| path.metadata().expect("it is there").len()).expect("there are blobs");
+    std::fs::write(lost, "nothing like it").expect("it is ours");
+    let repaired = store.rbuild(["verify", "--repair"]).exits(1);
+    assert!(repaired.stdout.contains("dropped; it is made or fetched again") && !lost.exists(), "{repaired}");
 }

@@ -15,3 +15,4 @@ mod race;
 mod secrets;
 mod streams;
 mod support;
+mod swap;

@@ -20,6 +20,7 @@
 //! and [`submodules`] commits to files.
 
 mod access;
+mod check;
 mod error;
 mod program;
 mod refs;
@@ -35,6 +36,7 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 
 pub use access::{Access, Agent, Authorization};
+pub use check::verify;
 pub use error::GitError;
 pub use remote::is_over_ssh;
 

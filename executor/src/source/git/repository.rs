@@ -45,6 +45,33 @@ impl<'a> Repository<'a> {
         Ok(repository)
     }
 
+    /// The repository of that name, as it is; `None` if somebody works in it, or it is gone or was never finished, which
+    /// the next who wants it sees to.
+    pub fn if_free(git: &'a Git<'a>, remote: &'a Remote, name: &str) -> Result<Option<Self>, GitError> {
+        let lock_path = git.folder().join(format!("{name}.lock"));
+        let lock = lock_file(&lock_path)?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+            Err(errno) => return Err(GitError::io("lock", &lock_path)(errno.into())),
+        }
+        let format = if name.ends_with("-sha256") { "sha256" } else { "sha1" };
+        let repository = Self { git, remote, path: git.folder().join(name), lock, format, is_new: false };
+        Ok(repository.ready().is_file().then_some(repository))
+    }
+
+    /// Hashes every object again, and looks whether what the references lead to is there.
+    pub async fn check(&self) -> Result<(), GitError> {
+        self.sweep()?;
+        let tolerated = ["zeroPaddedFilemode", "badTimezone", "missingSpaceBeforeDate"];
+        let mut run = self.here("check", [""; 0]);
+        for mistake in tolerated {
+            run.args.extend(["-c".into(), format!("fsck.{mistake}=ignore").into()]);
+        }
+        run.args.extend(["fsck", "--full", "--no-dangling", "--no-progress"].map(Into::into));
+        self.git.run(run).await.map(drop)
+    }
+
     /// Says that the repository is whole.
     fn ready(&self) -> PathBuf {
         self.path.join("rbuild-ready")
@@ -214,12 +241,16 @@ impl<'a> Repository<'a> {
     }
 }
 
-/// Waits for a lock without holding up a thread that others need, and gives up when nobody wants it any more.
-async fn locked(path: PathBuf, git: &Git<'_>) -> Result<File, GitError> {
+fn lock_file(path: &std::path::Path) -> Result<File, GitError> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let options =
         std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).to_owned();
-    let file = options.open(&path).map_err(GitError::io("open", &path))?;
+    options.open(path).map_err(GitError::io("open", path))
+}
+
+/// Waits for a lock without holding up a thread that others need, and gives up when nobody wants it any more.
+async fn locked(path: PathBuf, git: &Git<'_>) -> Result<File, GitError> {
+    let file = lock_file(&path)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => return Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => {}
