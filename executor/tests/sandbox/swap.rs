@@ -3,7 +3,6 @@
 //!
 //! At least [`SWAPS`] exchanges by default; `RBUILD_SOAK_SECONDS` makes it go on for that long.
 
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -82,9 +81,10 @@ async fn what_changes_places_in_a_cache_mount_leads_nowhere_else() {
                     || end.is_some_and(|end| Instant::now() < end)
                 {
                     let read = "cat /p/f /p/sub/f /p/sec*t /p/*; echo bad > /p/written; echo bad > /p/nothing; rm -rf /p/empty";
-                    let one = bench.step(read, vec![cache("/place", "/p")], &[&bench.base]);
+                    let inputs = [&bench.base];
+                    let one = bench.step(read, vec![cache("/place", "/p")], &inputs);
                     let below = vec![cache("/place/sub", "/p"), cache("/link", "/q"), cache("", "/x")];
-                    let other = bench.step("cat /p/* /q/* /x/place/* /x/link/*; rm -rf /q/empty", below, &[&bench.base]);
+                    let other = bench.step("cat /p/* /q/* /x/place/* /x/link/*; rm -rf /q/empty", below, &inputs);
                     let (one, other) = tokio::join!(one, other);
                     for result in [one, other] {
                         // One may fail: what it is to mount was the link just then, which leads nowhere in the mount.

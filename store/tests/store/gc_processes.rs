@@ -164,7 +164,9 @@ fn a_collection_killed_anywhere_leaves_a_store_that_is_whole() {
         }
         std::thread::sleep(Duration::from_micros(300 * round as u64));
         dying.iter_mut().for_each(|child| child.kill().unwrap());
-        dying.iter_mut().for_each(|child| drop(child.wait().unwrap()));
+        for child in &mut dying {
+            child.wait().unwrap();
+        }
         let store = place.open();
         assert_eq!(store.verify_records().unwrap(), [], "round {round}");
         assert_eq!(store.verify_blobs(1, &|_| {}).unwrap(), [], "round {round}");

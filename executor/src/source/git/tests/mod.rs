@@ -1,5 +1,6 @@
 //! Real repositories behind real servers on loopback, honest ones and others.
 
+mod check;
 mod hostile;
 mod offline;
 mod servers;
