@@ -78,6 +78,7 @@ async fn what_changes_places_in_a_cache_mount_leads_nowhere_else() {
             tokio::runtime::Handle::current().block_on(async {
                 while racer.swaps.load(Ordering::Relaxed) < SWAPS
                     || rounds < ROUNDS
+                    || (mounted == 0 && rounds < 50 * ROUNDS)
                     || end.is_some_and(|end| Instant::now() < end)
                 {
                     let read = "cat /p/f /p/sub/f /p/sec*t /p/*; echo bad > /p/written; echo bad > /p/nothing; rm -rf /p/empty";
