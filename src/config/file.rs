@@ -322,7 +322,12 @@ mod tests {
         assert_eq!(file.network.map(|network| network.value), Some(NetworkMode::None));
         assert_eq!(file.history_keep.map(|keep| keep.value), Some(7));
         assert_eq!(file.mounts_max_size.map(|size| size.value), Some(Size::Bytes(5_000_000_000)));
-        assert!([KEYS, REGISTRY_KEYS, HISTORY_KEYS, CACHE_MOUNTS_KEYS, crate::config::limits::KEYS].concat().iter().all(|key| text.contains(key)));
+        assert!(
+            [KEYS, REGISTRY_KEYS, HISTORY_KEYS, CACHE_MOUNTS_KEYS, crate::config::limits::KEYS]
+                .concat()
+                .iter()
+                .all(|key| text.contains(key))
+        );
     }
 
     #[test]
