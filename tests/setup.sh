@@ -13,6 +13,7 @@ packages=(
     git                                 # repositories, as sources and served ones
     openssh-client                      # agents, and keys for them
     attr bzip2 xz-utils zstd python3    # tools that tests compare with
+    uidmap                              # ids of user namespaces, for builds without root
     strace time                         # counting system calls and memory
 )
 

@@ -63,7 +63,7 @@ mod tests {
         ];
         insta::assert_snapshot!(text(&Report { can_build: false, checks }), @r"
         ok       kernel           Linux 6
-        problem  user namespaces  none\u{1b}
+        problem  user namespaces  none\x1b
                                   help: `sudo sysctl a=1`
         Builds cannot run here
         ");

@@ -31,6 +31,7 @@ mod outputs;
 mod progress;
 mod registry;
 mod remote;
+mod rootless;
 mod run;
 mod secrets;
 mod space;

@@ -18,6 +18,7 @@ pub mod registry;
 pub mod s3;
 mod soak;
 pub mod tree;
+pub mod user;
 
 pub use archive::Archive;
 pub use rbuild::{Context, Outcome, Store};

@@ -1,12 +1,13 @@
 //! The binary under test: a store of its own, contexts to build from, and what a command said.
 
 use std::ffi::{OsStr, OsString};
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use tempfile::TempDir;
 
+use super::user::{User, check_reachable};
 use super::{bases, temp_dir};
 
 /// The binary under test.
@@ -15,6 +16,8 @@ pub const RBUILD: &str = env!("CARGO_BIN_EXE_rbuild");
 /// A store in a directory of its own, with a home directory of its own beside it.
 pub struct Store {
     dir: TempDir,
+    /// Who runs the commands, if it is not root.
+    user: Option<User>,
 }
 
 impl Store {
@@ -22,7 +25,27 @@ impl Store {
     pub fn new() -> Self {
         let dir = temp_dir();
         std::fs::create_dir(dir.path().join("home")).expect("the directory is new");
-        Self { dir }
+        Self { dir, user: None }
+    }
+
+    /// Nothing in it, and commands are run by `user`.
+    pub fn of(user: User) -> Self {
+        let store = Self { user: None, ..Self::new() };
+        user.give(store.dir.path());
+        check_reachable(Path::new(RBUILD));
+        Self { user: Some(user), ..store }
+    }
+
+    /// Holds `busybox:latest`, and commands are run by `user`.
+    pub fn of_with_busybox(user: User) -> Self {
+        let store = Self::of(user);
+        store.rbuild(["import".as_ref(), bases::busybox().as_os_str(), "busybox:latest".as_ref()]).ok();
+        store
+    }
+
+    /// Who runs the commands, if it is not root.
+    pub fn user(&self) -> Option<&User> {
+        self.user.as_ref()
     }
 
     /// Holds `busybox:latest`.
@@ -60,6 +83,9 @@ impl Store {
         command.args(args).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
         command.env("HOME", self.home()).env("RBUILD_ROOT", self.root()).current_dir(self.dir.path());
         command.stdin(Stdio::null());
+        if let Some(user) = &self.user {
+            command.uid(user.id).gid(user.id);
+        }
         command
     }
 
@@ -73,6 +99,9 @@ impl Store {
         let mut words: Vec<OsString> = ["build", "--progress=plain"].map(OsString::from).into();
         words.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         words.push(context.path().as_os_str().to_owned());
+        if let Some(user) = &self.user {
+            user.give(context.path());
+        }
         self.command(words)
     }
 

@@ -394,7 +394,11 @@ impl Step<'_> {
         // `/dev/stdout` is opened anew by name; a pipe or terminal that belonged to root would refuse the user.
         for stdio in [io::stdin().as_fd(), io::stdout().as_fd(), io::stderr().as_fd()] {
             if self.terminal.is_some() || file_type(stdio)? == FileType::Fifo {
-                rustix::fs::fchown(stdio, Some(Uid::from_raw(identity.uid)), None)?;
+                match rustix::fs::fchown(stdio, Some(Uid::from_raw(identity.uid)), None) {
+                    // Of whoever started a builder without the rights of root; the descriptor works all the same.
+                    Err(Errno::PERM) => {}
+                    given => given.map_err(privilege::no_such_id(format_args!("be the user {}", identity.uid)))?,
+                }
             }
         }
         privilege::become_user(&identity, groups)?;

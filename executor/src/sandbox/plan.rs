@@ -233,10 +233,6 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     // Read-only before masks: a mask below a read-only path must stay on top.
     acts.extend(spec.read_only.iter().cloned().map(Act::ReadOnly));
     acts.extend(spec.masked.iter().cloned().map(Act::Mask));
-    if shows_host_sys(spec) && spec.group.is_none() {
-        // What is mounted in the host's /sys came along, and nothing of it is for steps.
-        acts.push(Act::Mask("/sys/fs/cgroup".into()));
-    }
     acts.push(Act::Pivot);
     acts.extend(spec.limits.iter().cloned().map(Act::Limit));
     acts.push(Act::Stdio { stdin: spec.stdin });

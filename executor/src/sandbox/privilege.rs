@@ -61,24 +61,25 @@ pub fn bound(names: &[String]) -> Result<(), Trouble> {
     Ok(())
 }
 
+/// `(errno) => "words: errno"`, with what the kernel's "invalid argument" means of an id.
+pub fn no_such_id(words: impl std::fmt::Display) -> impl FnOnce(Errno) -> Trouble {
+    move |errno| match errno {
+        Errno::INVAL => with(format_args!("{words}: there is no such id here (`rbuild doctor` says why)"))(errno),
+        errno => with(words)(errno),
+    }
+}
+
 /// Takes on the groups (or keeps those that are, where nobody may choose) and the user, for good.
 pub fn become_user(identity: &Identity, choose_groups: bool) -> Result<(), Trouble> {
     let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
-    let refused = |what: &str| {
-        let what = what.to_owned();
-        move |errno| match errno {
-            // The kernel's word for an id that does not exist in this user namespace.
-            Errno::INVAL => with(format_args!("{what}: no such id is mapped here (`rbuild doctor` says why)"))(errno),
-            errno => with(what)(errno),
-        }
-    };
     if choose_groups {
         let groups: Vec<_> = identity.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
         rustix::thread::set_thread_groups(&groups)
-            .map_err(refused(&format!("set the groups {:?}", identity.groups)))?;
+            .map_err(no_such_id(format_args!("set the groups {:?}", identity.groups)))?;
     }
-    rustix::thread::set_thread_res_gid(gid, gid, gid).map_err(refused(&format!("set the group {}", identity.gid)))?;
-    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(refused(&format!("set the user {}", identity.uid)))
+    rustix::thread::set_thread_res_gid(gid, gid, gid)
+        .map_err(no_such_id(format_args!("set the group {}", identity.gid)))?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).map_err(no_such_id(format_args!("set the user {}", identity.uid)))
 }
 
 /// Keeps the capabilities of these names for root and none for anybody else; none can be inherited.

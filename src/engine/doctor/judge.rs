@@ -179,10 +179,12 @@ fn disk(path: &str, free_bytes: u64) -> Check {
     let name = "disk";
     let found = format!("{} free at `{path}`", amount::amount(free_bytes));
     let fix = "make room: `rbuild prune`, or keep the store elsewhere: `--root DIR` or `RBUILD_ROOT`";
-    match free_bytes {
-        ..DISK_MIN_BYTES => Check::problem(name, found, fix),
-        ..DISK_FEW_BYTES => Check::warning(name, found, fix),
-        _ => Check::ok(name, found),
+    if free_bytes < DISK_MIN_BYTES {
+        Check::problem(name, found, fix)
+    } else if free_bytes < DISK_FEW_BYTES {
+        Check::warning(name, found, fix)
+    } else {
+        Check::ok(name, found)
     }
 }
 
