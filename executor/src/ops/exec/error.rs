@@ -36,12 +36,6 @@ pub enum StepError {
     /// A secret or an agent, or what it did with one.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// It asks for what is not there yet.
-    #[error("{what} is not supported yet")]
-    Unsupported {
-        /// What.
-        what: String,
-    },
     /// The operation is malformed.
     #[error("malformed exec operation: {what}")]
     Malformed {
