@@ -109,8 +109,9 @@ fn binary_bytes(flag: &str, text: &str) -> Result<u64, Failure> {
 
 fn extra_host(text: &str) -> Result<(String, String), Failure> {
     let wrong = |reason: &str| {
-        Failure::new(format!("`--add-host {text}`: {reason}"))
-            .help("write `--add-host NAME=ADDRESS` or `NAME:ADDRESS`; `host-gateway` as the address is this machine")
+        Failure::new(format!("`--add-host {text}`: {reason}")).help(
+            "write `--add-host NAME=ADDRESS` or `NAME:ADDRESS`; with `--network=host`, `host-gateway` is this machine",
+        )
     };
     let equals = text.split_once('=');
     let (name, address) = equals.or_else(|| text.split_once(':')).ok_or_else(|| wrong("there is no address"))?;

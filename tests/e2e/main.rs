@@ -6,6 +6,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../probe/mod.rs"]
+mod probe;
+
 mod bad_input;
 mod build;
 mod cache;
@@ -33,6 +36,7 @@ mod registry;
 mod remote;
 mod rootless;
 mod run;
+mod sandbox;
 mod secrets;
 mod space;
 mod store;

@@ -258,3 +258,38 @@ fn the_helpers_binary_cannot_be_written_through_proc() {
     assert_eq!(opened(&binary), Ok(()), "the attack works on a plain binary");
     assert_eq!(opened(&settings.helper_path()), Err(Some(libc::EROFS)));
 }
+
+/// Whatever stands where devices, terminals and kernel files go, and of whatever kind it is.
+#[tokio::test]
+async fn every_kind_of_entry_at_every_kernel_place_is_covered_or_refused() {
+    let places =
+        ["dev/null", "dev/console", "dev/pts", "dev/shm", "dev/mqueue", "dev/ptmx", "dev/tty", "proc/self", "sys/fs"];
+    for kind in ["link", "file", "directory", "pipe", "missing"] {
+        let change = |rig: &Rig, base: &Path| {
+            for name in ["dev", "proc", "sys"] {
+                fs::create_dir_all(base.join(name)).unwrap();
+            }
+            for place in places {
+                let path = base.join(place);
+                match kind {
+                    "link" => link_out(rig, base, place, "secret"),
+                    "file" => fs::create_dir_all(path.parent().unwrap()).and_then(|()| fs::write(&path, "x")).unwrap(),
+                    "directory" => fs::create_dir_all(&path).unwrap(),
+                    "pipe" => {
+                        let fifo = rustix::fs::FileType::Fifo;
+                        rustix::fs::mknodat(rustix::fs::CWD, &path, fifo, 0o666.into(), 0).unwrap();
+                    }
+                    _ => {}
+                }
+            }
+        };
+        let script = "echo x > /dev/null; echo x > /dev/shm/x; stat -c %F /dev/null /dev/pts /dev/mqueue /sys/fs; \
+            readlink /proc/self; readlink /dev/ptmx; echo $$";
+        let ran = attempt(change, script, &[]).await.unwrap();
+        let expected = "character special file\ndirectory\ndirectory\ndirectory\n";
+        let (kinds, rest) = ran.text().split_at(expected.len());
+        assert_eq!(kinds, expected, "{kind}");
+        // `readlink` is a process of its own.
+        assert!(rest.ends_with("\npts/ptmx\n1\n"), "{kind}: {rest}");
+    }
+}

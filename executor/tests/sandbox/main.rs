@@ -3,6 +3,8 @@
 
 #[path = "../../../tests/probe/mod.rs"]
 mod probe;
+#[path = "../../../tests/probe/facts.rs"]
+mod told;
 
 mod cache;
 mod exec;

@@ -13,7 +13,8 @@ use solver::seam::{LogSink, Stream, Usage};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::probe::{self, Facts, Width};
+use crate::probe::{self, Width};
+use crate::told::Facts;
 
 /// Where Debian's package `busybox-static` has it.
 const BUSYBOX: &str = "/bin/busybox";

@@ -63,7 +63,9 @@ pub enum StepError {
         source: DeviceError,
     },
     /// `host-gateway` where there is no way to the host.
-    #[error("`host-gateway` has no meaning with `--network=none`: nothing is reached from there")]
+    #[error(
+        "`host-gateway` is an address on the host's network only: use `--network=host`, or an address of this machine"
+    )]
     NoGateway,
     /// The builder's own rights.
     #[error("could not read the builder's own capabilities")]

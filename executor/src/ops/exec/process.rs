@@ -61,9 +61,9 @@ pub(super) fn provide(spec: &mut ProcessSpec, given: &Provisions, network: Netwo
         spec.shm_size_bytes = given.shm_size_bytes;
     }
     let address = |address: &String| match (address.as_str(), network) {
-        (HOST_GATEWAY, NetworkMode::None) => Err(StepError::NoGateway),
-        // On the host's network this machine is itself.
-        (HOST_GATEWAY, _) => Ok("127.0.0.1".to_owned()),
+        // On the host's network this machine is itself; from a network of their own, steps do not reach it.
+        (HOST_GATEWAY, NetworkMode::Host) => Ok("127.0.0.1".to_owned()),
+        (HOST_GATEWAY, _) => Err(StepError::NoGateway),
         _ => Ok(address.clone()),
     };
     let hosts = given.extra_hosts.iter().map(|(name, written)| Ok((name.clone(), address(written)?)));

@@ -323,3 +323,18 @@ fn numbers_are_those_of_the_kernels_headers() {
         assert!(compared > 300, "{file}: {compared}");
     }
 }
+
+/// Fail closed: no step runs without its filter.
+#[test]
+fn without_the_capability_or_a_table_there_is_an_error_and_no_filter() {
+    // Capabilities are a thread's own, and every test has one.
+    let mut sets = rustix::thread::capabilities(None).expect("they can be asked");
+    sets.effective.remove(rustix::thread::CapabilitySet::SYS_ADMIN);
+    rustix::thread::set_capabilities(None, sets).expect("a thread may have less");
+    let said = |program: &[Insn]| super::install(program).err().map(|trouble| trouble.detail).unwrap_or_default();
+    let refused = said(&super::compiled(&names(policy::CAPABILITIES)));
+    assert!(refused.starts_with("it takes CAP_SYS_ADMIN, which this process lacks"), "{refused}");
+    assert!(said(&[]).starts_with("there is no table of system calls for"));
+    let status = std::fs::read_to_string("/proc/thread-self/status").expect("it can be read");
+    assert!(status.contains("\nSeccomp:\t0\n"), "{status}");
+}
