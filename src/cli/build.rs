@@ -79,7 +79,8 @@ pub struct BuildArgs {
     #[arg(long, help_heading = "Steps", value_name = "N", value_parser = values::jobs)]
     pub jobs: Option<usize>,
     /// Let steps ask for more than the default: security.insecure (RUN --security=insecure), network.host (RUN
-    /// --network=host), device or device=NAME (RUN --device); may be given again
+    /// --network=host), device or device=NAME (RUN --device), secrets.in-layers (a step may write a secret into its layer);
+    /// may be given again
     #[arg(long, help_heading = "Steps", value_name = "WHAT", action = ArgAction::Append)]
     pub allow: Vec<String>,
     /// Where devices are described, as JSON files of the Container Device Interface; may be given again [default:

@@ -142,12 +142,12 @@ fn an_address_that_cannot_be_read_is_not_told_with_its_password() {
         format!("http://user:p/{CANARY}@127.0.0.1/a"),
         format!("https://user:{CANARY}@/a"),
         format!("http://user:{CANARY}@127.0.0.1:1/a?token={CANARY}"),
-        format!("https://user:{CANARY}@127.0.0.1:1/a.git#{CANARY}@x"),
+        format!("https://user:{CANARY}@127.0.0.1:1/a.git#main@x"),
         format!("ssh://git:{CANARY}@127.0.0.1:1/a.git"),
     ] {
         let context = Context::new(&format!("FROM busybox\nADD {address} /a\n"));
         let outcome = store.build(&context, ["--debug"]).exits(1);
-        let said = format!("{}{}", outcome.stdout, outcome.stderr).replace(&format!("#{CANARY}@x"), "");
+        let said = format!("{}{}", outcome.stdout, outcome.stderr);
         assert!(!said.contains(CANARY), "{address}: {said}");
     }
 }
