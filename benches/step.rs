@@ -11,10 +11,12 @@ use std::time::{Duration, Instant};
 
 use rbuild_executor::StepLimits;
 use rbuild_executor::limits::Groups;
+use rbuild_executor::network::{NetworkSettings, Networks};
 use rbuild_executor::sandbox::spec::Upper;
 use rbuild_executor::sandbox::{
     Descriptors, Exit, Io, Network, Output, Overlay, ProcessSpec, RootFs, Settings, Stdin, init_if_asked, run_with,
 };
+use rbuild_executor::steps::Dns;
 use solver::seam::{LogSink, Stream};
 use tokio_util::sync::CancellationToken;
 
@@ -31,12 +33,31 @@ fn main() {
     let bare = measure(|| bare(directory.path()));
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let settings = Settings::of_this_process().expect("root");
-    let host = measure(|| runtime.block_on(step(&settings, directory.path(), Network::Host, true, None)));
-    let none = measure(|| runtime.block_on(step(&settings, directory.path(), Network::None, true, None)));
-    let unfiltered = measure(|| runtime.block_on(step(&settings, directory.path(), Network::None, false, None)));
+    let given = |network| {
+        measure(|| runtime.block_on(step(&settings, directory.path(), network, Descriptors::default(), true, None)))
+    };
+    let (host, none) = (given(Network::Host), given(Network::None));
+    let unfiltered = measure(|| {
+        runtime.block_on(step(&settings, directory.path(), Network::None, Descriptors::default(), false, None))
+    });
+    let networks = Networks::new(NetworkSettings::default(), Dns::default());
+    let begun = Instant::now();
+    runtime.block_on(networks.begin(&settings)).expect("a way out of a network namespace");
+    let begun = begun.elapsed();
+    let own = measure(|| {
+        runtime.block_on(async {
+            let network = networks.step(&settings).await.expect("a network");
+            let mut descriptors = Descriptors::default();
+            let joined = Network::Joined(descriptors.hand(network.namespace()));
+            step(&settings, directory.path(), joined, descriptors, true, None).await;
+        });
+    });
     let groups = Groups::new(StepLimits::default()).expect("nothing is asked for");
     let grouped = groups.make(None).expect("nothing is asked for").is_some();
-    let group = measure(|| runtime.block_on(step(&settings, directory.path(), Network::None, true, Some(&groups))));
+    let group = measure(|| {
+        let step = step(&settings, directory.path(), Network::None, Descriptors::default(), true, Some(&groups));
+        runtime.block_on(step);
+    });
     println!("{RUNS} runs, {LAYERS} layers          minimum     median");
     let line = |name: &str, (minimum, median): (Duration, Duration)| {
         println!("{name:<26} {:>8.2} ms {:>8.2} ms", minimum.as_secs_f64() * 1e3, median.as_secs_f64() * 1e3);
@@ -46,9 +67,13 @@ fn main() {
     line("RUN true, no network", none);
     line("the same, calls unfiltered", unfiltered);
     line(if grouped { "in a control group" } else { "(no control groups here)" }, group);
+    line("RUN true, default network", own);
+    println!("a build's network is begun in {:.1} ms, once", begun.as_secs_f64() * 1e3);
     println!(
-        "ratio of the medians, host network: {:.2} (goal: at most 3)",
-        host.1.as_secs_f64() / bare.1.as_secs_f64()
+        "ratios of the medians to bare: host network {:.2}, none {:.2}, default {:.2}",
+        host.1.as_secs_f64() / bare.1.as_secs_f64(),
+        none.1.as_secs_f64() / bare.1.as_secs_f64(),
+        own.1.as_secs_f64() / bare.1.as_secs_f64()
     );
 }
 
@@ -98,7 +123,14 @@ impl LogSink for Nowhere {
     fn notice(&self, _: &str) {}
 }
 
-async fn step(settings: &Settings, directory: &Path, network: Network, filter: bool, groups: Option<&Groups>) {
+async fn step(
+    settings: &Settings,
+    directory: &Path,
+    network: Network,
+    mut descriptors: Descriptors<'_>,
+    filter: bool,
+    groups: Option<&Groups>,
+) {
     let overlay = Overlay {
         layers_dir: directory.join("layers"),
         lowers: (0..LAYERS).map(|layer| format!("l{layer}")).collect(),
@@ -109,7 +141,6 @@ async fn step(settings: &Settings, directory: &Path, network: Network, filter: b
     spec.filter = filter;
     let io = Io { stdin: Stdin::Null, output: Output::Log(&Nowhere), forward_signals: false };
     let group = groups.and_then(|groups| groups.make(None).expect("nothing is asked for"));
-    let mut descriptors = Descriptors::default();
     spec.group = group.as_ref().map(|group| group.hand(&mut descriptors));
     let cancel = CancellationToken::new();
     let finished = run_with(settings, &spec, io, &descriptors, &cancel).await.expect("a working sandbox");

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use executor::isolation::Wanted;
+use executor::network::{Driver, Pool};
 use solver::op::NetworkMode;
 
 pub use file::ConfigFile;
@@ -88,6 +89,10 @@ pub struct Config {
     pub network: Setting<Option<NetworkMode>>,
     /// How strongly steps are kept apart; `None`: as suits the user.
     pub isolation: Setting<Option<Wanted>>,
+    /// How steps with a network of their own get out; `None` is the first way that works.
+    pub network_driver: Setting<Option<Driver>>,
+    /// Where their addresses come from; `None` is the first of the usual ranges that is free.
+    pub network_pool: Setting<Option<Pool>>,
     /// How large the store may become; `None` is a share of its disk.
     pub max_size: Setting<Option<Size>>,
     /// How long what is not used stays; `None`: as long as there is room.
@@ -208,6 +213,8 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         user.isolation,
         system.isolation,
     ]);
+    let network_driver = first([user.network_driver, system.network_driver]).unwrap_or(default(None));
+    let network_pool = optional(first([user.network_pool, system.network_pool]));
     let max_size = parsed(environment, "RBUILD_MAX_SIZE", str::parse)?;
     let max_size = first([max_size, user.max_size, system.max_size]);
     let keep_for = parsed(environment, "RBUILD_KEEP_FOR", values::duration)?;
@@ -238,6 +245,8 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         jobs,
         network: optional(network),
         isolation: optional(isolation),
+        network_driver,
+        network_pool,
         max_size: optional(max_size),
         keep_for: optional(keep_for),
         mounts_max_size: optional(mounts_max_size),
@@ -327,6 +336,8 @@ impl Config {
             |key: &str, value: String, source: &Source| Row { key: key.into(), value, source: source.to_string() };
         let network = self.network.value.map_or("default", values::network_name);
         let isolation = self.isolation.value.map_or("full for root, else rootless".into(), values::isolation_name);
+        let driver = self.network_driver.value.map_or("auto", Driver::name);
+        let pool = self.network_pool.value.map_or("the first usual range that is free".into(), |pool| pool.to_string());
         let max_size = self.max_size.value.map_or("a share of the disk".into(), |size| size.to_string());
         let mounts_max_size = self.mounts_max_size.value.map_or("half of max_size".into(), |size| size.to_string());
         let keep_for = self.keep_for.value.map_or("as long as there is room".into(), values::duration_name);
@@ -339,6 +350,8 @@ impl Config {
             row("jobs", self.jobs.value.to_string(), &self.jobs.source),
             row("network", network.into(), &self.network.source),
             row("isolation", isolation, &self.isolation.source),
+            row("network.driver", driver.into(), &self.network_driver.source),
+            row("network.pool", pool, &self.network_pool.source),
             row("max_size", max_size, &self.max_size.source),
             row("keep_for", keep_for, &self.keep_for.source),
             row("cache_mounts.max_size", mounts_max_size, &self.mounts_max_size.source),

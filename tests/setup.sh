@@ -14,6 +14,8 @@ packages=(
     openssh-client                      # agents, and keys for them
     attr bzip2 xz-utils zstd python3    # tools that tests compare with
     uidmap                              # ids of user namespaces, for builds without root
+    iproute2 nftables                   # networks of tests, and firewalls in them
+    passt slirp4netns                   # ways out of a network namespace
     strace time                         # counting system calls and memory
 )
 

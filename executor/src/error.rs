@@ -80,6 +80,7 @@ impl ExecError {
             Self::Step(StepError::Secret(error)) => error.help(),
             Self::Limit(error) => error.help(),
             Self::Step(StepError::Limit { hit, .. }) => Some(hit.help()),
+            Self::Step(StepError::Network(error)) => error.help(),
             Self::Fetch { source, .. } => source.downcast_ref::<oci::registry::RegistryError>()?.help(),
             _ => None,
         }

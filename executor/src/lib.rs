@@ -14,6 +14,7 @@ pub mod isolation;
 pub mod layers;
 pub mod limits;
 mod merge;
+pub mod network;
 pub mod ops;
 pub mod rootless;
 pub mod sandbox;

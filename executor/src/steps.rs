@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crate::limits::StepLimits;
+use crate::network::NetworkSettings;
 use crate::secrets::SecretSource;
 use crate::secrets::agent::AgentSource;
 
@@ -20,12 +21,14 @@ pub struct StepSettings {
     pub limits: StepLimits,
     /// Where devices are described (CDI); empty is [`crate::devices::DIRECTORIES`].
     pub device_directories: Vec<PathBuf>,
-    /// Whom steps ask for addresses, where their network is their own.
+    /// Whom steps ask for addresses, unless they have no network.
     pub dns: Dns,
     /// Where secrets are, by their names; values are read when a step asks for them.
     pub secrets: BTreeMap<String, SecretSource>,
     /// Where ssh agents are, by their names.
     pub agents: BTreeMap<String, AgentSource>,
+    /// How steps with a network of their own get out.
+    pub network: NetworkSettings,
 }
 
 /// What `/etc/resolv.conf` says instead of what the host's says; what is empty stays the host's.

@@ -42,6 +42,12 @@ pub(crate) fn interrupt<T>(thread: &JoinHandle<T>) -> io::Result<()> {
     }
 }
 
+/// Gives the calling thread a new network namespace; for helper processes, which have a single thread.
+pub(crate) fn unshare_network() -> io::Result<()> {
+    // SAFETY: CLONE_NEWNET touches no descriptor; sockets stay in the namespace that they were opened in.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }.map_err(Into::into)
+}
+
 /// Adds the attributes `set` (`MOUNT_ATTR_*`) to the mount that `mount` is the root of. mount_setattr(2), Linux 5.12.
 pub(crate) fn add_mount_attributes(mount: impl AsFd, set: u64) -> io::Result<()> {
     // How access times are kept is one value of several bits: the old one must be cleared for a new one.

@@ -14,6 +14,7 @@ mod supply;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use jiff::Timestamp;
@@ -33,6 +34,7 @@ use crate::error::ExecError;
 use crate::layers::Layers;
 use crate::limits::Groups;
 use crate::merge;
+use crate::network::Networks;
 use crate::sandbox;
 use crate::secrets::Secrets;
 use crate::secrets::agent::Agents;
@@ -92,6 +94,10 @@ struct Inner {
     agents: Arc<Agents>,
     /// Makes the control groups of steps.
     groups: Groups,
+    /// The networks of steps; begun by the first one that needs it.
+    networks: Networks,
+    /// Whether a step of this build needs a network of its own.
+    wants_network: AtomicBool,
     /// How steps are started; made by the first one.
     sandbox: OnceLock<sandbox::Settings>,
 }
@@ -119,6 +125,8 @@ impl Worker {
                 secrets,
                 agents,
                 groups: Groups::new(config.steps.limits.clone())?,
+                networks: Networks::new(config.steps.network.clone(), config.steps.dns.clone()),
+                wants_network: AtomicBool::new(false),
                 steps: config.steps,
                 sandbox: OnceLock::new(),
                 clock: config.clock,
@@ -153,6 +161,20 @@ impl Worker {
     /// Makes the control groups of steps.
     pub(crate) fn groups(&self) -> &Groups {
         &self.inner.groups
+    }
+
+    /// Says that a step of this build will need a network of its own; if none can be had, no step at all is run.
+    pub fn expect_network(&self) {
+        self.inner.wants_network.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn wants_network(&self) -> bool {
+        self.inner.wants_network.load(Ordering::Relaxed)
+    }
+
+    /// The networks of steps.
+    pub(crate) fn networks(&self) -> &Networks {
+        &self.inner.networks
     }
 
     /// How steps are started.

@@ -43,7 +43,7 @@ pub struct RunArgs {
     /// What the process may do, get and use.
     #[command(flatten)]
     pub steps: StepArgs,
-    /// Make a port reachable; both ports must be the same while the network is the host's
+    /// Make a port reachable; the network is the host's then, and both ports must be the same
     #[arg(short, long = "publish", value_name = "[ADDRESS:]PORT:PORT", action = ArgAction::Append)]
     pub publish: Vec<String>,
 }

@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write as _};
 use std::sync::Arc;
 
+use executor::network::NetworkSettings;
 use oci::model::Platform;
 use solver::seam::Progress;
 use tokio_util::sync::CancellationToken;
@@ -185,6 +186,7 @@ impl Hall<'_> {
             max_size: self.config.max_size.value,
             keep_for: self.config.keep_for.value,
             mounts_max_size: self.config.mounts_max_size.value,
+            network: NetworkSettings { driver: self.config.network_driver.value, pool: self.config.network_pool.value },
             native_platform: Platform::native(),
             user: executor::rootless::entered_by().map(|(uid, _)| uid),
             history: HistorySettings {

@@ -6,8 +6,8 @@
 //! color = "auto"              # auto, always, never
 //! log_lines = 6               # of a running step, on a terminal
 //! jobs = 4                    # RUN steps at once
-//! network = "none"            # of RUN steps: default, host, none
 //! isolation = "auto"          # full, rootless, auto; see docs/sandbox.md
+//! network = "none"            # of RUN steps: default, host, none; or as the table below
 //! max_size = "20GB"           # of the store: bytes, 20GB, 512MiB, or 10% of its disk
 //! keep_for = "60d"            # what was not used for longer is thrown away
 //! secret = ["id=NAME,env=VAR"] # given to builds, as --secret
@@ -16,6 +16,11 @@
 //!
 //! [cache_mounts]              # of RUN --mount=type=cache
 //! max_size = "5GB"            # of all together, as above
+//!
+//! [network]
+//! mode = "none"               # what `network = "none"` says
+//! driver = "pasta"            # how steps get out: auto, bridge, pasta, slirp4netns
+//! pool = "10.89.0.0/16"       # where their addresses come from
 //!
 //! [history]                   # see `rbuild history`
 //! keep = 50                   # builds; 0 records none
@@ -44,6 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use executor::isolation::Wanted;
+use executor::network::{Driver, Pool};
 use solver::op::NetworkMode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -73,6 +79,7 @@ const KEYS: &[&str] = &[
 ];
 const HISTORY_KEYS: &[&str] = &["keep", "log_max_size"];
 const CACHE_MOUNTS_KEYS: &[&str] = &["max_size"];
+const NETWORK_KEYS: &[&str] = &["mode", "driver", "pool"];
 const REGISTRY_KEYS: &[&str] = &["insecure"];
 
 /// What one file says.
@@ -92,6 +99,10 @@ pub struct ConfigFile {
     pub network: Option<Setting<NetworkMode>>,
     /// `isolation`.
     pub isolation: Option<Setting<Wanted>>,
+    /// `network.driver`; `None` within is `auto`.
+    pub network_driver: Option<Setting<Option<Driver>>>,
+    /// `network.pool`.
+    pub network_pool: Option<Setting<Pool>>,
     /// `max_size`.
     pub max_size: Option<Setting<Size>>,
     /// `keep_for`.
@@ -154,8 +165,8 @@ impl ConfigFile {
                 "root" => self.root = reader.text(value, absolute),
                 "progress" => self.progress = reader.text(value, str::parse),
                 "color" => self.color = reader.text(value, str::parse),
-                "network" => self.network = reader.text(value, values::network),
                 "isolation" => self.isolation = reader.text(value, values::isolation),
+                "network" => self.fill_network(value, reader),
                 "offline" => self.offline = reader.value(value, "true or false", |value| value.as_bool(), Ok),
                 "secret" => self.secrets = reader.texts(value),
                 "ssh" => self.ssh = reader.texts(value),
@@ -168,6 +179,22 @@ impl ConfigFile {
                 "limits" => self.limits.fill(value, reader),
                 "registry" => self.fill_registries(value, reader),
                 _ => reader.unknown(key, KEYS),
+            }
+        }
+    }
+
+    fn fill_network(&mut self, value: &Spanned<DeValue<'_>>, reader: &mut Reader<'_>) {
+        let Some(settings) = value.get_ref().as_table() else {
+            self.network = reader.text(value, values::network);
+            return;
+        };
+        let driver = |text: &str| if text == "auto" { Ok(None) } else { text.parse().map(Some) };
+        for (key, value) in settings {
+            match key.get_ref().as_ref() {
+                "mode" => self.network = reader.text(value, values::network),
+                "driver" => self.network_driver = reader.text(value, driver),
+                "pool" => self.network_pool = reader.text(value, str::parse),
+                _ => reader.unknown(key, NETWORK_KEYS),
             }
         }
     }
@@ -328,6 +355,24 @@ mod tests {
                 .iter()
                 .all(|key| text.contains(key))
         );
+        let text = "[network]\nmode = 'host'\ndriver = 'auto'\npool = '10.200.0.0/20'\n";
+        let file = ConfigFile::parse(Path::new("c.toml"), text).expect("all keys are known");
+        assert_eq!(file.network.map(|network| network.value), Some(NetworkMode::Host));
+        assert_eq!(file.network_driver.map(|driver| driver.value), Some(None));
+        assert_eq!(file.network_pool.map(|pool| pool.value.to_string()).as_deref(), Some("10.200.0.0/20"));
+        assert!(NETWORK_KEYS.iter().all(|key| text.contains(key)));
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_network_is_said() {
+        let check = |text: &str, expected: &str| {
+            let wrong = ConfigFile::parse(Path::new("c.toml"), text).expect_err("it is wrong");
+            assert!(wrong.problems[0].message.contains(expected), "{text}: {wrong:?}");
+        };
+        check("network = 'bridge'", "`bridge` is none of default, host, none");
+        check("[network]\ndriver = 'cni'", "`cni` is none of auto, bridge, pasta, slirp4netns");
+        check("[network]\npool = '10.0.0.1/16'", "does not begin at its first address");
+        check("[network]\npols = 'x'", "there is no setting `pols`");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use oci::model::{Descriptor, Digest, Reference};
 use serde_json::{Value, json};
 use solver::graph::VertexId;
+use solver::op::{NetworkMode, Op};
 use solver::run::SolveError;
 use solver::seam::{Event, Progress, ResultId};
 use store::{ImageRecord, Layer, Store};
@@ -79,7 +80,6 @@ async fn recorded(
     let plan = plan(settings, options, &context, store, &registry, &progress).await?;
     recorder.planned(&context.dockerfile, &plan);
     context.named.fetch_for(&plan.graph, &opener).await?;
-    say_shared_network(options, &plan, &*progress);
     say_lost_annotations(options, &*progress);
     let unused = context.named.unused(&context.dockerfile.text, &plan.graph);
 
@@ -87,6 +87,9 @@ async fn recorded(
     let remotes = Remotes::open(settings, options, store, &registry, &progress)?;
     worker.supply_from(remotes.imports.clone());
     let Plan { graph, output, spans, warnings, .. } = plan;
+    if graph.iter().any(|(_, vertex, _)| wants_network(&vertex.op)) {
+        worker.expect_network();
+    }
     let graph = Arc::new(graph);
     let jobs = super::pressure::places(options.jobs, progress.clone());
     let solving = Solving { worker: &worker, store, remotes: &remotes, jobs, cancel };
@@ -193,15 +196,9 @@ pub(super) async fn plan(
     }
 }
 
-/// Until a step can have a network of its own, the default is the host's; that is said, once.
-fn say_shared_network(options: &BuildOptions, plan: &Plan, progress: &dyn Progress) {
-    let shares = |op: &solver::op::Op| matches!(op, solver::op::Op::Exec(exec) if exec.network == solver::op::NetworkMode::Default);
-    if options.network.is_none_or(|mode| mode == solver::op::NetworkMode::Default)
-        && let Some((vertex, ..)) = plan.graph.iter().find(|(_, vertex, _)| shares(&vertex.op))
-    {
-        let text = "RUN steps use the host's network; say --network=host to accept that, --network=none for none";
-        progress.event(Event::Notice { vertex, text: text.to_owned() });
-    }
+/// Whether it runs in a network of its own.
+fn wants_network(op: &Op) -> bool {
+    matches!(op, Op::Exec(exec) if exec.network == NetworkMode::Default)
 }
 
 /// Annotations that have no place in what is made.

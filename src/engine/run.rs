@@ -7,6 +7,7 @@ use executor::ops::exec::{RunSpec, Volume, run_image};
 use executor::{ExecError, Worker};
 use frontend::ImageQuestion;
 use oci::model::{Config, Reference};
+use solver::op::NetworkMode;
 use solver::seam::{Progress, ResultId};
 use store::{ImageRecord, Store};
 use tokio_util::sync::CancellationToken;
@@ -59,7 +60,7 @@ pub async fn run(
         volumes: volumes.collect(),
         tty: options.tty,
         interactive: options.interactive,
-        network: options.network.unwrap_or_default(),
+        network: network(options),
         provisions: executor::ops::exec::Provisions {
             ulimits: options.provisions.ulimits.clone(),
             shm_size_bytes: options.provisions.shm_size_bytes,
@@ -115,8 +116,20 @@ fn not_there(name: &Reference) -> Failure {
         .help("`rbuild images` lists what is there; `rbuild -t NAME .` builds one")
 }
 
-/// On the host's network a port is where the process listens; nothing can be moved.
+/// The host's, unless a flag says otherwise: what runs in the foreground is there to be reached.
+fn network(options: &RunOptions) -> NetworkMode {
+    options.network.unwrap_or(NetworkMode::Host)
+}
+
+/// On the host's network a port is where the process listens; nothing can be moved. Into others nothing leads.
 fn check_ports(options: &RunOptions) -> Result<(), Failure> {
+    if let (false, Some(publish)) = (network(options) == NetworkMode::Host, options.publish.first()) {
+        return Err(Failure::new(format!(
+            "port {} cannot be published: only what is on the host's network can be reached",
+            publish.container_port
+        ))
+        .help("leave `--network` out, or say `--network=host`"));
+    }
     match options.publish.iter().find(|publish| publish.host_port != publish.container_port) {
         Some(publish) => Err(Failure::new(format!(
             "port {} cannot be published as {}: the process is on the host's network",
@@ -227,13 +240,20 @@ mod tests {
 
     #[test]
     fn a_port_that_would_have_to_move_is_refused() {
-        let publish = |host_port, container_port| {
+        let publish = |network, host_port, container_port| {
             let mut options = options(&[], None, &[], false);
+            options.network = network;
             options.publish = vec![crate::options::Publish { address: None, host_port, container_port }];
             check_ports(&options)
         };
-        assert!(publish(8000, 8000).is_ok());
-        let failure = publish(80, 8000).expect_err("the ports differ");
-        assert!(failure.problems[0].message.contains("port 8000 cannot be published as 80"));
+        for network in [None, Some(NetworkMode::Host)] {
+            assert!(publish(network, 8000, 8000).is_ok());
+            let failure = publish(network, 80, 8000).expect_err("the ports differ");
+            assert!(failure.problems[0].message.contains("port 8000 cannot be published as 80"));
+        }
+        for network in [NetworkMode::Default, NetworkMode::None] {
+            let failure = publish(Some(network), 8000, 8000).expect_err("nothing leads there");
+            assert!(failure.problems[0].message.contains("port 8000 cannot be published"));
+        }
     }
 }

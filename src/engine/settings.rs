@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use executor::StepSettings;
+use executor::network::NetworkSettings;
 use executor::source::Connectivity;
 use oci::model::Platform;
 use oci::registry::Client;
@@ -32,6 +33,8 @@ pub struct Settings {
     pub keep_for: Option<Duration>,
     /// How large all cache mounts together may become; `None` is half of what the store may.
     pub mounts_max_size: Option<Size>,
+    /// How steps with a network of their own get out.
+    pub network: NetworkSettings,
     /// The machine's own platform.
     pub native_platform: Platform,
     /// Who runs this process, where it looks like root to itself.
@@ -101,7 +104,7 @@ impl Settings {
             fetcher: Arc::new(registry.clone()),
             connectivity: self.connectivity(),
             snapshots: None,
-            steps,
+            steps: StepSettings { network: self.network.clone(), ..steps },
             clock: jiff::Timestamp::now,
         };
         executor::Worker::new(config).map_err(|error| words::exec(&error))

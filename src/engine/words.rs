@@ -69,7 +69,10 @@ pub fn exec(error: &ExecError) -> Failure {
     match error {
         ExecError::Canceled => canceled(),
         error => {
-            let failure = Failure::from_error(error);
+            let mut failure = Failure::from_error(error);
+            if let ExecError::Step(StepError::Network(error)) = error {
+                failure = error.notes().into_iter().fold(failure, Failure::note);
+            }
             match error.help() {
                 Some(help) => failure.help(help),
                 None => failure,

@@ -28,6 +28,7 @@ mod layers;
 mod limits;
 mod matrix;
 mod mounts;
+mod network;
 mod offline;
 mod oracle;
 mod outputs;

@@ -13,6 +13,7 @@ mod cache;
 mod error;
 mod foreground;
 mod insecure;
+mod network;
 mod process;
 mod secret;
 mod ssh;
@@ -49,6 +50,7 @@ pub(crate) async fn run(
 ) -> Result<Vec<ResultId>, ExecError> {
     refuse_unsupported(exec)?;
     refuse_ungranted(exec, &worker.steps().grants)?;
+    network::begin(worker, cancel).await?;
     // First, while nothing else is held.
     let caches = cache::take(worker, job, exec, log, cancel).await?;
     let trees = {
@@ -75,8 +77,11 @@ pub(crate) async fn run(
     let masked = Masked::new(log, &worker.secrets().seen());
     let io = Io { stdin: Stdin::Null, output: Output::Log(&masked), forward_signals: false };
     trees.iter().filter_map(Tree::lock).for_each(|lock| descriptors.hold(lock));
+    let network = network::prepare(worker, exec.network, cancel).await?;
+    network.give(&mut spec, &mut descriptors)?;
     let outcome = limited.run(&settings, &mut spec, io, descriptors, cancel).await;
     masked.finish();
+    drop(network);
     discard(worker, limited).await?;
     let Outcome { finished, usage, hit } = outcome?;
     usage.iter().for_each(|usage| log.used(usage));
@@ -144,6 +149,7 @@ pub fn preview(exec: &ExecOp) -> Result<Plan, StepError> {
     let mut spec = process(exec, &trees)?;
     secret::show(exec, &mut spec);
     ssh::show(exec, &mut spec);
+    spec.network = network::shown(exec.network);
     Ok(sandbox::plan::plan(&spec))
 }
 

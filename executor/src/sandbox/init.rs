@@ -24,7 +24,9 @@ pub const ARGV0: &str = "rbuild-init";
 /// Becomes the helper if this process was started as one, and then never returns. Call it first in `main`, before any
 /// thread: the helper clones itself.
 pub fn init_if_asked() {
-    if std::env::args_os().next().is_some_and(|name| name == ARGV0) {
+    let Some(name) = std::env::args_os().next() else { return };
+    crate::network::become_helper_if_asked(&name);
+    if name == ARGV0 {
         main()
     }
 }

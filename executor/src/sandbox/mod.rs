@@ -49,7 +49,7 @@ pub(crate) mod sys;
 mod terminal;
 mod trouble;
 mod user;
-mod wire;
+pub(crate) mod wire;
 
 pub use cgroup::ControlGroup;
 pub use error::SandboxError;

@@ -7,7 +7,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -15,13 +15,13 @@ use rustix::fs::{FileType, Mode, OFlags, Timespec};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::Signal;
-use rustix::thread::Uid;
+use rustix::thread::{LinkNameSpaceType, Uid, move_into_link_name_space};
 
 use super::beneath::{Root, file_type};
 use super::mount::{self, Stage};
 use super::plan::{Act, FileSystem, Flags, Plan};
 use super::secret::Given;
-use super::spec::{Bind, RootFs, WindowSize};
+use super::spec::{Bind, Handed, RootFs, WindowSize};
 use super::stub::{Stub, StubKind};
 use super::trouble::{Trouble, with};
 use super::user::{self, Identity};
@@ -105,6 +105,10 @@ impl Step<'_> {
             Act::DieWithHelper => self.die_with_helper()?,
             Act::NewSession => drop(rustix::process::setsid()?),
             Act::PrivateMounts => mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?,
+            Act::JoinNetwork(namespace) => {
+                let namespace = self.handed(*namespace)?;
+                move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
+            }
             Act::Loopback => sys::loopback_up()?,
             Act::Hostname(name) => rustix::system::sethostname(name.as_bytes())?,
             Act::Stage => self.stage = Some(Stage::new()?),
@@ -146,6 +150,10 @@ impl Step<'_> {
             Act::Exec { args, env } => self.execute(args, env)?,
         }
         self.report_stubs()
+    }
+
+    fn handed(&self, which: Handed) -> Result<BorrowedFd<'_>, Trouble> {
+        which.among(self.handed).ok_or_else(|| "a descriptor did not arrive".to_owned().into())
     }
 
     fn root(&self) -> &Root {

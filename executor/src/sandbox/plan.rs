@@ -14,7 +14,7 @@ use super::policy;
 use super::seccomp::{self, Insn};
 use super::secret::{AgentSocket, SecretFile, SecretVariable};
 use super::spec::{
-    Bind, BindSource, Limit, MountKind, Network as NetworkMode, Overlay, ProcessSpec, RootFs, Tmpfs, WindowSize,
+    Bind, BindSource, Handed, Limit, MountKind, Network as NetworkMode, Overlay, ProcessSpec, RootFs, Tmpfs, WindowSize,
 };
 
 /// The acts of one step, in order.
@@ -34,6 +34,8 @@ pub enum Act {
     NewSession,
     /// No mount made from now on reaches the host, nor the reverse.
     PrivateMounts,
+    /// Goes to a network namespace that was prepared.
+    JoinNetwork(Handed),
     /// Switches the loopback interface on.
     Loopback,
     /// Sets the host name.
@@ -210,8 +212,11 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     let mut acts = vec![Act::Namespaces(namespaces)];
     acts.extend(spec.group.clone().map(Act::ControlGroup));
     acts.extend([Act::DieWithHelper, Act::NewSession, Act::PrivateMounts]);
-    if spec.network == NetworkMode::None {
-        acts.push(Act::Loopback);
+    match spec.network {
+        NetworkMode::Host => {}
+        NetworkMode::None => acts.push(Act::Loopback),
+        // Before `/sys` is mounted, which shows the network of whoever mounts it.
+        NetworkMode::Joined(namespace) => acts.push(Act::JoinNetwork(namespace)),
     }
     acts.push(Act::Hostname(spec.hostname.clone()));
     // The stage before the root: both are stacked on the host's root, and the root must be on top to be pivoted to.
@@ -340,6 +345,7 @@ impl fmt::Display for Act {
             Act::DieWithHelper => f.write_str("die with the helper"),
             Act::NewSession => f.write_str("new session"),
             Act::PrivateMounts => f.write_str("make all mounts private"),
+            Act::JoinNetwork(_) => f.write_str("join the prepared network"),
             Act::Loopback => f.write_str("loopback up"),
             Act::Hostname(name) => write!(f, "host name {name:?}"),
             Act::Stage => f.write_str("stage for generated files"),

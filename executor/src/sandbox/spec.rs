@@ -166,6 +166,8 @@ pub enum Network {
     Host,
     /// Loopback only.
     None,
+    /// A namespace that was prepared, and travels with the spec.
+    Joined(Handed),
 }
 
 /// One mount.

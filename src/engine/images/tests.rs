@@ -45,6 +45,7 @@ impl Place {
             max_size: None,
             mounts_max_size: None,
             keep_for: None,
+            network: Default::default(),
             native_platform: Platform::normalised("linux", "arm64", ""),
             user: None,
             history: crate::engine::HistorySettings { keep: 0, log_max_bytes: 0 },

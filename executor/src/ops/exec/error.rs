@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::devices::DeviceError;
 use crate::error::ExecError;
 use crate::limits::Hit;
+use crate::network::NetworkError;
 use crate::sandbox::{Exit, SandboxError};
 use crate::secrets::SecretError;
 
@@ -36,6 +37,9 @@ pub enum StepError {
     /// A secret or an agent, or what it did with one.
     #[error(transparent)]
     Secret(#[from] SecretError),
+    /// It cannot have its network.
+    #[error(transparent)]
+    Network(NetworkError),
     /// The operation is malformed.
     #[error("malformed exec operation: {what}")]
     Malformed {
@@ -62,7 +66,7 @@ pub enum StepError {
         /// Why not.
         source: DeviceError,
     },
-    /// `host-gateway` where there is no way to the host.
+    /// `host-gateway` where there is no way to the host: without a network, or over a program.
     #[error(
         "`host-gateway` is an address on the host's network only: use `--network=host`, or an address of this machine"
     )]

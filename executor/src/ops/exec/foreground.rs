@@ -9,7 +9,8 @@ use solver::op::NetworkMode;
 use solver::seam::ResultId;
 use tokio_util::sync::CancellationToken;
 
-use super::process::{provide, set_network};
+use super::network;
+use super::process::provide;
 use super::trees::stack;
 use super::{StepError, discard};
 use crate::error::ExecError;
@@ -85,7 +86,6 @@ pub async fn run_image(
     spec.cwd = if wanted.cwd.is_empty() { "/".into() } else { wanted.cwd };
     spec.user = wanted.user;
     provide(&mut spec, &wanted.provisions, wanted.network)?;
-    set_network(&mut spec, wanted.network)?;
     let volumes = wanted.volumes.into_iter().map(|Volume { source, target, readonly }| {
         let bind = Bind { source: BindSource::Path(source), subpath: String::new(), readonly };
         Mount { target, kind: sandbox::MountKind::Bind(bind) }
@@ -97,10 +97,13 @@ pub async fn run_image(
         forward_signals: true,
     };
     let settings = worker.sandbox()?;
+    let network = network::prepare(worker, wanted.network, cancel).await?;
+    let mut descriptors = Descriptors::default();
+    network.give(&mut spec, &mut descriptors)?;
     let uppers = draft.iter().map(|draft| draft.fs().to_owned()).collect();
     let limited = worker.blocking(move |worker| Ok(Limited::prepare(worker, None, uppers)?)).await?;
     let command = spec.args.join(" ");
-    let outcome = limited.run(&settings, &mut spec, io, Descriptors::default(), cancel).await;
+    let outcome = limited.run(&settings, &mut spec, io, descriptors, cancel).await;
     discard(worker, (limited, draft)).await?;
     match outcome? {
         Outcome { finished: Some(finished), hit, .. } => match hit.filter(|_| finished.exit != Exit::Code(0)) {

@@ -2,9 +2,6 @@
 //!
 //! Deliberately absent: where the trees come from ([`super::trees`]), how the process is isolated ([`crate::sandbox`]).
 
-use std::io::{self, Read};
-use std::path::Path;
-
 use solver::op::{ExecOp, NetworkMode, SecurityMode};
 
 use super::cache;
@@ -12,18 +9,14 @@ use super::error::{NO_ROOT, StepError};
 use super::foreground::Provisions;
 use super::insecure;
 use super::trees::{Source, Tree};
-use crate::sandbox::{self, Bind, BindSource, Limit, Mount, Network, ProcessSpec, RootFs, Tmpfs};
+use crate::sandbox::{self, Bind, BindSource, Limit, Mount, ProcessSpec, RootFs, Tmpfs};
 
-/// The host's resolver configuration, which the host's network needs.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// The kernel's resolver reads six name servers; a page of comments fits as well.
-const RESOLV_CONF_MAX_BYTES: u64 = 64 << 10;
 /// The address that stands for this machine.
-const HOST_GATEWAY: &str = "host-gateway";
+pub(super) const HOST_GATEWAY: &str = "host-gateway";
 /// Permission bits of a memory mount's directory.
 const TMPFS_MODE: u32 = 0o1777;
 
-/// What the sandbox is asked for. The first tree is the root.
+/// What the sandbox is asked for, but for the network. The first tree is the root.
 pub(super) fn process(exec: &ExecOp, trees: &[Tree]) -> Result<ProcessSpec, StepError> {
     let (root, others) = trees.split_first().ok_or(NO_ROOT)?;
     let root = match &root.source {
@@ -44,7 +37,6 @@ pub(super) fn process(exec: &ExecOp, trees: &[Tree]) -> Result<ProcessSpec, Step
         hostname: exec.hostname.clone(),
     };
     provide(&mut spec, &provisions, exec.network)?;
-    set_network(&mut spec, exec.network)?;
     spec.mounts = others.iter().filter_map(bound).collect();
     if exec.security == SecurityMode::Insecure {
         insecure::widen(&mut spec)?;
@@ -61,9 +53,11 @@ pub(super) fn provide(spec: &mut ProcessSpec, given: &Provisions, network: Netwo
         spec.shm_size_bytes = given.shm_size_bytes;
     }
     let address = |address: &String| match (address.as_str(), network) {
-        // On the host's network this machine is itself; from a network of their own, steps do not reach it.
+        (HOST_GATEWAY, NetworkMode::None) => Err(StepError::NoGateway),
+        // On the host's network this machine is itself.
         (HOST_GATEWAY, NetworkMode::Host) => Ok("127.0.0.1".to_owned()),
-        (HOST_GATEWAY, _) => Err(StepError::NoGateway),
+        // Known when there is one.
+        (HOST_GATEWAY, NetworkMode::Default) => Ok(HOST_GATEWAY.to_owned()),
         _ => Ok(address.clone()),
     };
     let hosts = given.extra_hosts.iter().map(|(name, written)| Ok((name.clone(), address(written)?)));
@@ -95,30 +89,6 @@ fn environment(own: &[String], proxies: &[String]) -> Vec<String> {
     let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
     let missing = proxies.iter().filter(|proxy| !own.iter().any(|pair| name(pair) == name(proxy)));
     own.iter().chain(missing).cloned().collect()
-}
-
-pub(super) fn set_network(spec: &mut ProcessSpec, mode: NetworkMode) -> Result<(), StepError> {
-    spec.network = match mode {
-        NetworkMode::None => Network::None,
-        // Until a network of its own can be made, the default is the host's; the engine says so to the user.
-        NetworkMode::Host | NetworkMode::Default => Network::Host,
-    };
-    if spec.network == Network::Host {
-        spec.resolv_conf = resolv_conf(Path::new(RESOLV_CONF))?;
-    }
-    Ok(())
-}
-
-fn resolv_conf(path: &Path) -> Result<String, StepError> {
-    let failed = |source| StepError::Io { act: "read", path: path.to_owned(), source };
-    let mut text = String::new();
-    match std::fs::File::open(path) {
-        Ok(file) => file.take(RESOLV_CONF_MAX_BYTES).read_to_string(&mut text).map_err(failed)?,
-        // A host without one has no resolver, and so has the step.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => return Err(failed(error)),
-    };
-    Ok(text)
 }
 
 #[cfg(test)]
