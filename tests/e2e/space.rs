@@ -146,7 +146,8 @@ fn a_full_disk_leaves_a_store_that_prune_makes_usable_again() {
     command.args(["--mount", "--propagation=private", "sh", "-c", script]);
     command.env("RBUILD", env!("CARGO_BIN_EXE_rbuild")).env("RBUILD_ROOT", store.root()).env("HOME", store.home());
     command.env("BASE", bases::busybox()).env("LARGE", large.path()).env("SMALL", small.path());
-    Outcome::of(&mut command).ok().says(&["did not complete"]);
+    // Either the step meets the end of the disk itself (`No space left on device`), or it is stopped before.
+    Outcome::of(&mut command).ok().says(&["o space left on "]);
 }
 
 /// All files beneath a folder of the store, sorted.
