@@ -67,7 +67,7 @@ fn of_address(rest: &str, is_ssh: bool, start: usize, found: &mut Vec<Range<usiz
         None => rest.rfind('@'),
     };
     // The user of ssh is `git` for everybody.
-    if let Some(user) = user.filter(|user| *user > 0 && !(is_ssh && !rest[..*user].contains(':'))) {
+    if let Some(user) = user.filter(|user| *user > 0 && (!is_ssh || rest[..*user].contains(':'))) {
         found.push(start..start + user);
     }
     let Some(query) = rest[path_end..].strip_prefix('?') else { return };
