@@ -70,8 +70,9 @@ fn resident_kib(script: &str) -> u64 {
 
 #[test]
 fn output_without_end_or_line_break_does_not_fill_the_builders_memory() {
-    // All of it when soaking: the 1 GB line. What is kept meanwhile are two queues of 16 MiB.
-    let mebibytes = if std::env::var_os("RBUILD_SOAK_SECONDS").is_some() && !soak(0).is_zero() { 1024 } else { 64 };
+    // All of it when soaking: the 1 GB line. What is kept meanwhile are two queues of 16 MiB and what is made of them to be
+    // shown: less than 60 MiB, whatever is printed.
+    let mebibytes = if std::env::var_os("RBUILD_SOAK_SECONDS").is_some() && !soak(0).is_zero() { 1024 } else { 160 };
     let before = resident_kib("echo little");
     for script in [
         format!("head -c {mebibytes}m /dev/zero | tr '\\0' x"),
@@ -79,6 +80,6 @@ fn output_without_end_or_line_break_does_not_fill_the_builders_memory() {
     ] {
         let after = resident_kib(&script);
         println!("{before} KiB, and {after} KiB with {mebibytes} MiB of output: {script}");
-        assert!(after < before + (48 << 10), "{before} KiB became {after} KiB: {script}");
+        assert!(after < before + (96 << 10), "{before} KiB became {after} KiB: {script}");
     }
 }
