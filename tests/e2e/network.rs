@@ -29,7 +29,8 @@ server.listen()
 print("ready", flush=True)
 while True:
     client, address = server.accept()
-    client.sendall(f"you are {address[0]}\n".encode())
+    client.recv(4096)
+    client.sendall(f"HTTP/1.0 200 OK\r\n\r\nyou are {address[0]}\n".encode())
     client.close()
 SERVER
 serve() { # serve NAMESPACE-COMMAND... -- ADDRESS: a server, once it is ready
@@ -76,7 +77,7 @@ fn config(text: &str) -> String {
 
 /// Asks the server outside, and shows what a step sees of its network.
 const ASK: &str =
-    "FROM busybox\nRUN nc 203.0.113.9 8080 && ip -4 addr show dev eth0 && ip route && cat /etc/resolv.conf\n";
+    "FROM busybox\nRUN wget -qO- 203.0.113.9:8080 && ip -4 addr show dev eth0 && ip route && cat /etc/resolv.conf\n";
 
 #[test]
 fn a_step_reaches_the_outside_under_the_hosts_address_and_nothing_is_left() {
@@ -120,7 +121,7 @@ fn builds_at_once_have_addresses_of_their_own_and_the_last_one_puts_forwarding_b
     // Each waits until the other one's step runs too: over the context's directory, which is read in place.
     let dockerfile = "FROM busybox\nARG N M\n\
         RUN --mount=type=cache,target=/m,id=meet \
-            touch /m/$N; until test -e /m/$M; do sleep 0.05; done; nc 203.0.113.9 8080; ip route\n";
+            touch /m/$N; until test -e /m/$M; do sleep 0.05; done; wget -qO- 203.0.113.9:8080; ip route\n";
     let script = r#"
         $RBUILD build --progress=plain --build-arg N=1 --build-arg M=2 $CONTEXT >$TEMP/1 2>&1 & one=$!
         $RBUILD build --progress=plain --build-arg N=2 --build-arg M=1 $CONTEXT >$TEMP/2 2>&1
@@ -145,7 +146,7 @@ fn addresses_avoid_the_routes_of_the_host_and_come_from_the_pool_of_the_config()
 #[test]
 fn what_a_killed_builder_left_is_swept_by_the_next() {
     let dockerfile =
-        "FROM busybox AS wait\nRUN echo at it && sleep 1000\nFROM busybox AS ask\nRUN nc 203.0.113.9 8080\n";
+        "FROM busybox AS wait\nRUN echo at it && sleep 1000\nFROM busybox AS ask\nRUN wget -qO- 203.0.113.9:8080\n";
     let script = r#"
         mkfifo $TEMP/log
         $RBUILD build --progress=plain --target=wait $CONTEXT >$TEMP/log 2>&1 & builder=$!
@@ -257,7 +258,7 @@ END
         mount --bind $TEMP/resolv.conf $(readlink -f /etc/resolv.conf)
         $SERVE /usr/bin/python3 $TEMP/dns.py $NAMESERVER
         $RBUILD build --progress=plain $CONTEXT"#;
-    let dockerfile = "FROM busybox\nRUN cat /etc/resolv.conf && nc any.example 8080\n";
+    let dockerfile = "FROM busybox\nRUN cat /etc/resolv.conf && wget -qO- any.example:8080\n";
     let check = |driver: &str, nameserver: &str, serve: &str, told: &str| {
         let driver = config(&format!("[network]\ndriver = '{driver}'"));
         let script = server.replace("$SERVE", serve).replace("$NAMESERVER", nameserver);
