@@ -42,7 +42,8 @@ fn sixteen_processes_run_each_step_once_and_agree() {
         for process in 0..PROCESSES {
             let kind = process % KINDS;
             let file = store.path(&format!("iid-{process}"));
-            let mut command = store.build_command(&contexts[kind], ["--iidfile".as_ref(), file.as_os_str()]);
+            let mut command = store
+                .build_command(&contexts[kind], ["--network=host".as_ref(), "--iidfile".as_ref(), file.as_os_str()]);
             if seed.below(2) == 0 {
                 command.arg("--jobs=1");
             }

@@ -90,6 +90,25 @@ fn a_step_reaches_the_outside_under_the_hosts_address_and_nothing_is_left() {
 }
 
 #[test]
+fn a_user_without_rights_gets_out_over_a_program() {
+    // On usual machines the device is everybody's.
+    let script = r#"
+        mount -t tmpfs tmpfs /dev/net && mknod -m 666 /dev/net/tun c 10 200
+        chown -R 12345:12345 $HOME $CONTEXT && chmod 711 $HOME/.. $TEMP
+        as_user() { setpriv --reuid 12345 --regid 12345 --clear-groups env RBUILD_ROOT=$HOME/store $RBUILD "$@"; }
+        cp $BASE $TEMP/base.tar && chmod 644 $TEMP/base.tar
+        as_user import $TEMP/base.tar busybox
+        as_user --debug build --progress=plain $CONTEXT
+        kept >$TEMP/after; diff $TEMP/before $TEMP/after"#;
+    for driver in ["pasta", "slirp4netns"] {
+        let outcome = world(ASK, &(config(&format!("[network]\ndriver = '{driver}'")) + script)).ok();
+        outcome.says(&["you are 192.0.2.2", "default via 10.89.0.129", &format!("steps get out over {driver}")]);
+    }
+    let why = "not over bridge: this process may not make interfaces (it lacks CAP_NET_ADMIN)";
+    world(ASK, script).ok().says(&["steps get out over pasta", why]);
+}
+
+#[test]
 fn nothing_of_the_host_is_reached_but_what_it_offers_to_others() {
     // A server on the host's loopback, by TCP and as an abstract socket.
     let script = r#"

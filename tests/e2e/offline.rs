@@ -182,12 +182,12 @@ fn offline_build_opens_no_connection_and_uses_what_was_fetched() {
     );
     let context = Context::new(&text);
     let path = context.path().to_str().expect("UTF-8").to_owned();
-    let (first, made) = connections(&store, &["build", "--progress=plain", &path]);
+    let (first, made) = connections(&store, &["build", "--network=none", "--progress=plain", &path]);
     assert_eq!(first.ok().lines_of_steps("ran from the web from git"), 1);
     assert!(!made.is_empty(), "strace shows connections");
     let before = (fake.requests().len(), web.requests().len());
     for args in [&["--offline"][..], &["--offline", "--no-cache"], &["--offline=true", "--target", "stage-0"][..1]] {
-        let words = [&["build", "--progress=plain"], args, &[path.as_str()]].concat();
+        let words = [&["build", "--network=none", "--progress=plain"], args, &[path.as_str()]].concat();
         let (built, made) = connections(&store, &words);
         assert_eq!(made, Vec::<String>::new(), "{}", built.ok());
     }

@@ -143,7 +143,7 @@ fn a_users_outputs_belong_to_the_user() {
     let outputs =
         ["type=local,dest=", "type=tar,dest=", "type=oci,dest="].map(|kind| format!("{kind}{}", at(&kind[5..8])));
     let (iid, metadata) = (at("iid"), at("metadata"));
-    let mut words = vec!["--iidfile", &iid, "--metadata-file", &metadata];
+    let mut words = vec!["--network=none", "--iidfile", &iid, "--metadata-file", &metadata];
     words.extend(outputs.iter().flat_map(|output| ["-o", output]));
     user.build(&context, words).ok();
     let id = user.user().expect("it has one").id;
@@ -163,18 +163,21 @@ fn a_users_outputs_belong_to_the_user() {
 #[test]
 fn a_user_without_subordinate_ids_builds_what_belongs_to_root_and_is_told_the_rest() {
     let user = Store::of_with_busybox(User::without_ids());
-    let built =
-        user.build(&Context::new("FROM busybox\nRUN id -u > /id && mkdir /d\nCOPY Dockerfile /d/\n"), ["-t", "a"]);
+    let built = user.build(
+        &Context::new("FROM busybox\nRUN id -u > /id && mkdir /d\nCOPY Dockerfile /d/\n"),
+        ["--network=none", "-t", "a"],
+    );
     built.ok().says(&[
         "can only belong to root",
         "`/etc/subuid` gives no ids",
         "sudo usermod --add-subuids",
         "`chown`",
     ]);
-    user.build(&Context::new("FROM busybox\nRUN chown 33 /bin/sh\n"), [""; 0]).exits(1);
-    user.build(&Context::new("FROM busybox\nCOPY --chown=33 Dockerfile /x\n"), [""; 0])
+    user.build(&Context::new("FROM busybox\nRUN chown 33 /bin/sh\n"), ["--network=none"]).exits(1);
+    user.build(&Context::new("FROM busybox\nCOPY --chown=33 Dockerfile /x\n"), ["--network=none"])
         .fails_saying(&["change the owner", "rbuild doctor"]);
-    user.build(&Context::new("FROM busybox\nUSER 33\nRUN true\n"), [""; 0]).fails_saying(&["33", "rbuild doctor"]);
+    user.build(&Context::new("FROM busybox\nUSER 33\nRUN true\n"), ["--network=none"])
+        .fails_saying(&["33", "rbuild doctor"]);
     let doctor = user.rbuild(["doctor"]).ok();
     assert!(doctor.stdout.contains("warning  subordinate ids"), "{doctor}");
 }
@@ -184,7 +187,7 @@ fn set_uid_programs_that_are_powerless_leave_the_user_its_own_id() {
     let user = Store::of_with_busybox(User::new());
     let context = Context::new("FROM busybox\nRUN id -u > /id\n");
     user.user().expect("it has one").give(context.path());
-    let plain = user.build_command(&context, [""; 0]);
+    let plain = user.build_command(&context, ["--network=none"]);
     let id = user.user().expect("it has one").id.to_string();
     let mut command = Command::new("setpriv");
     command.args(["--no-new-privs", "--reuid", &id, "--regid", &id, "--clear-groups", RBUILD]).args(plain.get_args());
@@ -263,24 +266,25 @@ fn programs_of_the_users_own_run_as_the_user() {
 fn a_rung_that_was_asked_for_is_had_or_refused() {
     let user = Store::of_with_busybox(User::new());
     let context = Context::new("FROM busybox\nRUN true\n");
-    user.build(&context, ["--isolation=full"]).fails_saying(&["CAP_SYS_ADMIN", "rbuild doctor"]);
-    user.build(&context, ["--isolation=chroot"]).fails_saying(&["not in this version"]);
-    user.build(&context, ["--isolation=rootless"]).ok().never_says(&["note"]);
-    user.build(&context, ["--isolation=auto"]).ok().says(&["this is `rootless`", "device nodes"]);
-    let mut command = user.build_command(&context, [""; 0]);
+    user.build(&context, ["--isolation=full", "--network=none"]).fails_saying(&["CAP_SYS_ADMIN", "rbuild doctor"]);
+    user.build(&context, ["--isolation=chroot", "--network=none"]).fails_saying(&["not in this version"]);
+    user.build(&context, ["--isolation=rootless", "--network=none"]).ok().never_says(&["note"]);
+    user.build(&context, ["--isolation=auto", "--network=none"]).ok().says(&["this is `rootless`", "device nodes"]);
+    let mut command = user.build_command(&context, ["--network=none"]);
     Outcome::of(command.env("RBUILD_ISOLATION", "full")).fails_saying(&["CAP_SYS_ADMIN"]);
 
     let root = Store::with_busybox();
-    root.build(&context, ["--isolation=full"]).ok();
-    root.build(&context, ["--isolation=auto"]).ok().never_says(&["note"]);
+    root.build(&context, ["--isolation=full", "--network=none"]).ok();
+    root.build(&context, ["--isolation=auto", "--network=none"]).ok().never_says(&["note"]);
     // Its layers have the other form of marks.
-    root.build(&context, ["--isolation=rootless"]).fails_saying(&["was made with the rights of root", "--root"]);
+    root.build(&context, ["--isolation=rootless", "--network=none"])
+        .fails_saying(&["was made with the rights of root", "--root"]);
     let other = Store::new();
     other
         .rbuild(["--isolation=rootless".as_ref(), "import".as_ref(), bases::busybox().as_os_str(), "busybox".as_ref()])
         .ok();
     let context = Context::new("FROM busybox\nRUN test $(id -u) = 0 && chown 70000 /bin/sh && ! mknod /x c 1 3\n");
-    other.build(&context, ["--isolation=rootless"]).ok();
+    other.build(&context, ["--isolation=rootless", "--network=none"]).ok();
     other.rbuild(["images"]).fails_saying(&["was made in a user namespace"]);
 }
 
@@ -323,8 +327,11 @@ fn the_doctor_looks_at_everything_for_root_and_for_users() {
 fn a_killed_build_of_a_user_leaves_nothing_that_the_next_does_not_sweep() {
     let user = Store::of_with_busybox(User::new());
     let context = Context::new("FROM busybox\nRUN mkdir /x && chown 33:33 /x && echo began && sleep 1000\n");
-    let mut child =
-        user.build_command(&context, [""; 0]).stderr(std::process::Stdio::piped()).spawn().expect("the binary starts");
+    let mut child = user
+        .build_command(&context, ["--network=none"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
     let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().expect("it is piped")));
     for line in lines {
         if line.expect("it is text").ends_with(" began") {
@@ -334,7 +341,7 @@ fn a_killed_build_of_a_user_leaves_nothing_that_the_next_does_not_sweep() {
     child.kill().expect("it is ours");
     child.wait().expect("it is ours");
     assert_eq!(user.drafts().len(), 1);
-    user.build(&Context::new("FROM busybox\nRUN true\n"), [""; 0]).ok();
+    user.build(&Context::new("FROM busybox\nRUN true\n"), ["--network=none"]).ok();
     assert_eq!(user.drafts().len(), 0);
 }
 

@@ -85,7 +85,7 @@ impl Surroundings {
 }
 
 impl Bridge {
-    /// Connects `router` with `host`, in which this thread is, and tries it out. Afterwards the thread is in `host`.
+    /// Connects `router`, in which this thread is, with `host`, and tries it out. Afterwards the thread is in either.
     pub fn set_up(
         host: &mut Place,
         router: &mut Place,
@@ -101,6 +101,8 @@ impl Bridge {
             Some(libc::EOPNOTSUPP) => Trouble::new("this kernel has no virtual interfaces (module `veth`)"),
             _ => could_not(format!("make the interface `{name}`"))(error),
         })?;
+        // Only who may make interfaces there may also go there.
+        host.enter()?;
         let mut bridge = Self { name, entry: None, table: None };
         match bridge.connect(host, router, &around, pools, id) {
             Ok(block) => Ok((bridge, block, mtu)),

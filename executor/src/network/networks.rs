@@ -139,10 +139,8 @@ impl Drop for Started {
         // The thread's next namespace finds nobody, it lets go of the socket, and the helper cleans up and ends.
         self.ahead.get_mut().close();
         while self.ahead.get_mut().try_recv().is_ok() {}
-        if let Some(thread) = self.thread.take() {
-            if thread.join().is_err() {
-                tracing::debug!("network: the thread that makes namespaces ahead failed");
-            }
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::debug!("network: the thread that makes namespaces ahead failed");
         }
         match self.helper.wait() {
             Ok(status) if status.success() => {}

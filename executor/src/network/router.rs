@@ -27,7 +27,7 @@ use super::link::{Links, Pair};
 use super::pool::{Block, Pool};
 use super::rules::{Chain, Hook, Part, Table};
 use super::settings::Driver;
-use super::tap::Tap;
+use super::tap::{Guard, Tap};
 use super::trouble::{Trouble, at, could_not};
 
 /// The router's interface to the outside.
@@ -142,15 +142,23 @@ impl Router {
         };
         let places = || {
             let host = Place::here().map_err(could_not("open this machine's network namespace"))?;
+            // Who may not come back, in a user namespace, leaves processes there for what has to be done there.
+            let guards: Vec<Option<Guard>> = match host.enter() {
+                Ok(()) => start.candidates.iter().map(|_| None).collect(),
+                Err(_) => {
+                    let needs = |(_, program): &(Driver, Option<PathBuf>)| program.is_some();
+                    let guard = |candidate| needs(candidate).then(Guard::start).transpose();
+                    start.candidates.iter().map(guard).collect::<Result<_, _>>()?
+                }
+            };
             let own = Place::new()?;
             super::forwarding::forward_from("all")?;
-            host.enter()?;
-            Ok((host, own))
+            Ok((host, own, guards))
         };
-        let (mut host, mut own) = places().map_err(for_all)?;
+        let (mut host, mut own, guards) = places().map_err(for_all)?;
         let mut passed_over = Vec::new();
-        for (driver, program) in &start.candidates {
-            match way_out(*driver, program.as_ref(), &mut host, &mut own, start) {
+        for ((driver, program), guard) in start.candidates.iter().zip(guards) {
+            match way_out(*driver, program.as_ref(), guard, &mut host, &mut own, start) {
                 Ok((uplink, block, mtu)) => {
                     let finish = Self::finish(host, own, uplink, block, mtu);
                     return finish.map_err(for_all).map(|(router, own_addresses)| {
@@ -175,7 +183,6 @@ impl Router {
     ) -> Result<(Self, Vec<Ipv4Addr>), Trouble> {
         let mut inside = || {
             let own_addresses = Surroundings::of(&mut host.links)?.addresses;
-            own.enter()?;
             let bridge = own.links.add_bridge(STEPS, BRIDGE_ADDRESS, mtu).map_err(could_not("make a bridge"))?;
             let address = own.links.add_address(bridge, block.gateway(), block.steps().prefix());
             address.map_err(could_not("give the bridge an address"))?;
@@ -188,7 +195,7 @@ impl Router {
                 Ok((router, own_addresses))
             }
             Err(trouble) => {
-                host.enter().and_then(|()| uplink.take_down(&mut host))?;
+                uplink.take_down(&mut host)?;
                 Err(trouble)
             }
         }
@@ -254,7 +261,6 @@ impl Router {
 
     /// Removes what is not removed by itself.
     pub fn take_down(mut self) -> Result<(), Trouble> {
-        self.host.enter()?;
         self.uplink.take_down(&mut self.host)
     }
 }
@@ -262,7 +268,7 @@ impl Router {
 impl Uplink {
     fn take_down(self, host: &mut Place) -> Result<(), Trouble> {
         match self {
-            Self::Bridge(bridge) => bridge.take_down(host),
+            Self::Bridge(bridge) => host.enter().and_then(|()| bridge.take_down(host)),
             Self::Tap(tap) => {
                 tap.take_down();
                 Ok(())
@@ -271,16 +277,19 @@ impl Uplink {
     }
 }
 
-/// Sets one way out up, or nothing of it. The thread is in `host` before and afterwards.
+/// Sets one way out up, or nothing of it. The thread is in `own` before and afterwards.
 fn way_out(
     driver: Driver,
     program: Option<&PathBuf>,
+    guard: Option<Guard>,
     host: &mut Place,
     own: &mut Place,
     start: &Start,
 ) -> Result<(Uplink, Block, u32), Trouble> {
     let Some((name, package)) = driver.program() else {
-        let (bridge, block, mtu) = Bridge::set_up(host, own, &start.pools, &start.id)?;
+        let made = Bridge::set_up(host, own, &start.pools, &start.id);
+        own.enter()?;
+        let (bridge, block, mtu) = made?;
         return Ok((Uplink::Bridge(bridge), block, mtu));
     };
     let program = program.ok_or_else(|| {
@@ -288,7 +297,16 @@ fn way_out(
             .help(format!("install the package `{package}`: `apt-get install {package}`, `dnf install {package}`"))
     })?;
     let block = Surroundings::of(&mut host.links)?.free_block(&start.pools)?;
-    let (tap, mtu) = Tap::set_up(driver, program, host, own, block)?;
+    let guard = match guard {
+        Some(guard) => guard,
+        None => {
+            host.enter()?;
+            let guard = Guard::start();
+            own.enter()?;
+            guard?
+        }
+    };
+    let (tap, mtu) = Tap::set_up(driver, program, guard, own, block)?;
     Ok((Uplink::Tap(tap), block, mtu))
 }
 

@@ -3,18 +3,19 @@
 //!
 //! In come the two namespaces and a program, out goes a [`Tap`] whose interface is configured, or what the program
 //! said. It lives as long as the helper does: a guard process (this binary again) asks the kernel for that before it
-//! becomes the program.
+//! becomes the program. It is started in the host's namespace, to which a helper without rights cannot go back.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{MemfdFlags, Timespec};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{PidfdFlags, Signal, pidfd_open};
 
 use super::netlink::Socket;
@@ -22,6 +23,7 @@ use super::pool::{Block, Subnet};
 use super::router::{Place, UPLINK};
 use super::settings::Driver;
 use super::trouble::{Trouble, could_not};
+use crate::sandbox::wire;
 
 /// The name by which the binary knows that it is to become a program that dies with its parent.
 pub const GUARD_ARGV0: &str = "rbuild-guard";
@@ -32,6 +34,29 @@ const WORDS_MAX_BYTES: u64 = 2000;
 /// The largest packet of a device of this kind.
 const MTU: &str = "65520";
 
+/// A process that waits, in the namespace in which it was started, to become a program.
+pub struct Guard {
+    child: Child,
+    socket: OwnedFd,
+    said: File,
+}
+
+impl Guard {
+    /// Starts it where this thread is: the host's namespace.
+    pub fn start() -> Result<Self, Trouble> {
+        let started = || {
+            let said = rustix::fs::memfd_create("said", MemfdFlags::CLOEXEC)?;
+            let (socket, theirs) =
+                rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+            let mut command = Command::new("/proc/self/exe");
+            command.arg0(GUARD_ARGV0).arg(std::process::id().to_string()).env_clear();
+            command.stdin(theirs).stdout(said.try_clone()?).stderr(said.try_clone()?);
+            Ok(Self { child: command.spawn()?, socket, said: said.into() })
+        };
+        started().map_err(could_not::<io::Error>("start a process for a way out"))
+    }
+}
+
 /// A running program.
 pub struct Tap {
     driver: Driver,
@@ -40,35 +65,39 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Starts `program` in `host`, in which this thread is, for `router`. Afterwards the thread is in `host`.
+    /// Lets `guard` become `program` for `router`, in which this thread is.
     pub fn set_up(
         driver: Driver,
         program: &Path,
-        host: &mut Place,
+        guard: Guard,
         router: &mut Place,
         block: Block,
     ) -> Result<(Self, u32), Trouble> {
-        let name = driver.name();
-        let said = rustix::fs::memfd_create("said", MemfdFlags::CLOEXEC).map_err(could_not("make a file in memory"))?;
-        let duplicate = |descriptor: &OwnedFd| descriptor.try_clone().map(Stdio::from);
-        let stdio = || Ok::<_, io::Error>((duplicate(&router.namespace)?, duplicate(&said)?, duplicate(&said)?));
-        let (stdin, stdout, stderr) = stdio().map_err(could_not("duplicate a descriptor"))?;
-        router.enter()?;
-        let changes = Socket::listener((libc::RTMGRP_LINK | libc::RTMGRP_IPV4_ROUTE | libc::RTMGRP_IPV4_IFADDR) as u32);
-        host.enter()?;
-        let changes = changes.map_err(could_not("listen for changes of interfaces"))?;
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0(GUARD_ARGV0).arg(std::process::id().to_string()).arg(program).args(arguments(driver, block)?);
-        command.env_clear().stdin(stdin).stdout(stdout).stderr(stderr);
-        let child = command.spawn().map_err(could_not(format!("start `{name}`")))?;
-        let mut tap = Self { driver, child, said: said.into() };
-        match tap.wait(&changes, router) {
+        let Guard { child, socket, said } = guard;
+        let mut tap = Self { driver, child, said };
+        match tap.become_program(program, &socket, router, block) {
             Ok(mtu) => Ok((tap, mtu)),
             Err(trouble) => {
                 tap.take_down();
                 Err(trouble)
             }
         }
+    }
+
+    fn become_program(
+        &mut self,
+        program: &Path,
+        socket: &OwnedFd,
+        router: &mut Place,
+        block: Block,
+    ) -> Result<u32, Trouble> {
+        let groups = libc::RTMGRP_LINK | libc::RTMGRP_IPV4_ROUTE | libc::RTMGRP_IPV4_IFADDR;
+        let changes = Socket::listener(groups as u32).map_err(could_not("listen for changes of interfaces"))?;
+        let words = (program, arguments(self.driver, block)?);
+        let told = serde_json::to_vec(&words).map_err(io::Error::from);
+        told.and_then(|words| wire::send(socket, &words, &[router.namespace()]))
+            .map_err(could_not(format!("start `{}`", self.driver)))?;
+        self.wait(&changes, router)
     }
 
     /// Waits until the router has a way out.
@@ -173,20 +202,29 @@ fn arguments(driver: Driver, block: Block) -> Result<Vec<String>, Trouble> {
     Ok(words.iter().map(|word| (*word).to_owned()).collect())
 }
 
-/// Becomes a program that the kernel kills when the parent dies; in `args` the parent's id and the program's words.
-/// Returns only why not, over the exit code.
+/// Waits to be told a program, and becomes it with the namespace that came along as its standard input. The kernel
+/// kills it when its parent, whose id is in `args`, dies. Returns only why not, over the exit code.
 pub fn guard(mut args: impl Iterator<Item = std::ffi::OsString>) -> i32 {
     let parent = args.next().and_then(|word| word.to_str()?.parse::<i32>().ok());
-    let program = args.next();
-    let asked = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    // It may have died before we asked.
-    let is_ours = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) == parent;
-    match (asked, program) {
-        (Ok(()), Some(program)) if is_ours => {
-            let error = Command::new(&program).args(args).exec();
-            eprintln!("{}: {error}", program.display());
-        }
-        (asked, _) => eprintln!("{asked:?}"),
-    }
+    let error = match become_told(parent) {
+        Ok(None) => return 0,
+        Ok(Some(error)) | Err(error) => error,
+    };
+    eprintln!("{error}");
     1
+}
+
+/// `None`: the parent needs it no more.
+fn become_told(parent: Option<i32>) -> io::Result<Option<io::Error>> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have died before we asked.
+    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != parent {
+        return Ok(None);
+    }
+    let mut packet = vec![0; wire::PACKET_MAX_BYTES];
+    let (count, descriptors) = wire::receive(io::stdin(), &mut packet)?;
+    let Some(namespace) = descriptors.first().filter(|_| count > 0) else { return Ok(None) };
+    let (program, words): (PathBuf, Vec<String>) = serde_json::from_slice(&packet[..count])?;
+    rustix::stdio::dup2_stdin(namespace)?;
+    Ok(Some(Command::new(program).args(words).exec()))
 }
