@@ -2,6 +2,7 @@
 #
 #   make demo      build rbuild, a base image and the examples; run one and show its answer
 #   make test      every test
+#   make test-vm   the sandbox's tests on Debian's own kernel, in a virtual machine
 #   make lint      formatting, clippy, licences and sources of the dependencies
 #   make bench     speed and memory, printed
 #   make soak      the fuzz targets, builds that are killed, crowds of builds and a changing
@@ -14,7 +15,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RBUILD := $(TARGET)/release/rbuild
 
-.PHONY: all demo test lint bench soak install clean setup release
+.PHONY: all demo test test-vm lint bench soak install clean setup release
 
 all: release
 
@@ -30,6 +31,10 @@ demo: setup release
 # The unit and end-to-end tests end with one line that counts them; tests in documentation come first.
 test: setup
 	tests/run.sh
+
+# VM_TESTS=--short runs one or two of each kind; VM_TESTS=limits:: those whose names match.
+test-vm:
+	tests/vm/run.sh $(VM_TESTS)
 
 lint:
 	$(CARGO) fmt --all --check

@@ -7,7 +7,6 @@ packages=(
     busybox-static ca-certificates curl # what images are made of, and asked with
     mmdebstrap                          # makes the Debian base image
     docker-registry                     # the registry that is pushed to and pulled from
-    git                                 # repositories as contexts, and their server
     skopeo umoci runc                   # readers of images that are not ours
     buildah                             # builds the same Dockerfiles, to be compared with
     git                                 # repositories, as sources and served ones
@@ -17,6 +16,7 @@ packages=(
     iproute2 nftables                   # networks of tests, and firewalls in them
     passt slirp4netns                   # ways out of a network namespace
     strace time                         # counting system calls and memory
+    qemu-system-x86 e2fsprogs           # the virtual machine of tests/vm
 )
 
 missing=()
