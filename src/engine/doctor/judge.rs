@@ -54,7 +54,7 @@ fn namespaces(facts: &Facts) -> Check {
     let name = "user namespaces";
     let it = &facts.namespaces;
     let closed = it.max_user_namespaces == Some(0) || (it.unprivileged_clone == Some(false) && !facts.root);
-    if !closed && !(it.apparmor_restricts && !facts.root) {
+    if !closed && (!it.apparmor_restricts || facts.root) {
         return Check::ok(name, "allowed");
     }
     let diagnosis = diagnose(Refused::Namespace, Errno::PERM, it);
