@@ -68,9 +68,9 @@ const BUILD: &[(&[&str], &str)] = &[
     (&["--iidfile-raw"], "use `--iidfile`"),
     (&["--logfile"], "redirect standard error"),
     (&["--retry", "--retry-delay"], "leave it out: what a registry asks to be tried again is tried again"),
+    (&["--device"], "ask for it in the file, `RUN --device=NAME`, and allow it with `--allow device`"),
     (
         &[
-            "--device",
             "--cap-add",
             "--cap-drop",
             "--security-opt",

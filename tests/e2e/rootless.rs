@@ -190,7 +190,8 @@ fn set_uid_programs_that_are_powerless_leave_the_user_its_own_id() {
     let plain = user.build_command(&context, ["--network=none"]);
     let id = user.user().expect("it has one").id.to_string();
     let mut command = Command::new("setpriv");
-    command.args(["--no-new-privs", "--reuid", &id, "--regid", &id, "--clear-groups", RBUILD]).args(plain.get_args());
+    command.args(["--no-new-privs", "--reuid", &id, "--regid", &id, "--clear-groups"]);
+    command.arg(user.program()).args(plain.get_args());
     command.env_clear().envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
     Outcome::of(command.current_dir(user.home())).ok().says(&["the ids of the user cannot be mapped", "no_new_privs"]);
 }

@@ -22,10 +22,10 @@ pub fn debian() -> PathBuf {
 /// The tar that `testdata/bases/<name>.sh` makes. Tests run as processes of their own, so a file lock makes one of
 /// them the maker; it is gone with the process that holds it.
 fn made(name: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bases");
-    std::fs::create_dir_all(&dir).expect("cargo's directory can be written");
+    let dir = super::room().join("bases");
+    std::fs::create_dir_all(&dir).expect("the room can be written to");
     let tar = dir.join(format!("{name}.tar"));
-    let lock = File::create(dir.join(format!("{name}.lock"))).expect("cargo's directory can be written");
+    let lock = File::create(dir.join(format!("{name}.lock"))).expect("the room can be written to");
     rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("a local file can be locked");
     if !tar.exists() {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/bases").join(format!("{name}.sh"));

@@ -47,7 +47,7 @@ impl User {
 
     /// Gives it everything beneath `path`, which it must be able to reach.
     pub fn give(&self, path: &Path) {
-        check_reachable(path);
+        assert!(is_reachable(path), "{path:?} lies beneath what is closed to other users");
         Outcome::of(Command::new("chown").args(["-Rh", &format!("{}:{}", self.id, self.id)]).arg(path)).ok();
     }
 }
@@ -61,8 +61,8 @@ impl Drop for User {
 
 /// Files of accounts are changed by one test at a time; useradd(8) does not wait for others.
 fn lock() -> File {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("users.lock");
-    let file = File::create(&path).expect("cargo's directory can be written");
+    let path = super::room().join("users.lock");
+    let file = File::create(&path).expect("the room can be written to");
     flock(&file, FlockOperation::LockExclusive).expect("a local file can be locked");
     file
 }
@@ -84,14 +84,8 @@ fn sweep() {
     }
 }
 
-/// Everybody must be able to go to where the tests' files are: a target directory below a closed home is of no use here.
-#[track_caller]
-pub fn check_reachable(path: &Path) {
-    for above in path.ancestors().skip(1) {
-        let mode = above.metadata().unwrap_or_else(|error| panic!("{above:?}: {error}")).mode();
-        assert!(
-            mode & 0o001 != 0,
-            "{above:?} is closed to other users: set CARGO_TARGET_DIR to a directory that is not"
-        );
-    }
+/// Whether everybody can go to `path`: a target directory below a closed home is of no use to other users.
+pub fn is_reachable(path: &Path) -> bool {
+    let mode = |above: &Path| above.metadata().unwrap_or_else(|error| panic!("{above:?}: {error}")).mode();
+    path.ancestors().skip(1).all(|above| mode(above) & 0o001 != 0)
 }
