@@ -32,7 +32,7 @@ tests/setup.sh
 tests/vm/image.sh "$vm"
 
 # The test binaries and the binaries that they name lie at the same paths inside.
-binaries=$(cargo test --locked --no-run --message-format=json --package rbuild-executor --test sandbox |
+binaries=$(cargo test --locked --no-run --message-format=json --workspace --test sandbox |
     python3 -c '
 import json, sys
 for line in sys.stdin:
