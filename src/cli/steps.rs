@@ -19,7 +19,8 @@ pub struct StepArgs {
     /// Size of /dev/shm [default: 64m]
     #[arg(long, help_heading = "Steps", value_name = "SIZE")]
     pub shm_size: Option<String>,
-    /// Know this host: NAME=ADDRESS or NAME:ADDRESS; host-gateway is this machine (--network=host); may be given again
+    /// Know this host: NAME=ADDRESS or NAME:ADDRESS; host-gateway is this machine, over --network=host or a
+    /// bridge; may be given again
     #[arg(long = "add-host", help_heading = "Steps", value_name = "NAME=ADDRESS", action = ArgAction::Append)]
     pub add_hosts: Vec<String>,
     /// Host name of the steps
