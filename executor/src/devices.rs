@@ -133,6 +133,24 @@ struct Edits {
 struct Node {
     path: String,
     host_path: Option<PathBuf>,
+    /// Some of `r`, `w` and `m`; all if not said.
+    permissions: Option<String>,
+    file_mode: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+}
+
+impl Node {
+    /// What it asks for that a bind of the host's node does not give: that keeps its mode and owner, and is for reading
+    /// and writing.
+    fn not_given(&self) -> Option<&'static str> {
+        let permissions = self.permissions.as_deref().filter(|text| !text.is_empty());
+        if permissions.is_some_and(|text| !(text.contains('r') && text.contains('w'))) {
+            return Some("permissions");
+        }
+        let settings = [("fileMode", self.file_mode), ("uid", self.uid), ("gid", self.gid)];
+        settings.into_iter().find(|(_, value)| value.is_some()).map(|(name, _)| name)
+    }
 }
 
 #[derive(Deserialize)]
@@ -207,6 +225,9 @@ fn apply(edits: &Edits, gifts: &mut Gifts) -> Result<(), String> {
         }
     };
     for node in &edits.device_nodes {
+        if let Some(name) = node.not_given() {
+            return Err(format!("asks for a device node with `{name}`, which rbuild does not do"));
+        }
         add(&node.path, node.host_path.clone().unwrap_or_else(|| node.path.clone().into()), false);
     }
     for bound in &edits.mounts {
@@ -236,7 +257,10 @@ mod tests {
         {"name": "a", "containerEdits": {"hooks": [{"hookName": "createContainer", "path": "/bin/true"}]}},
         {"name": "b", "containerEdits": {"mounts": [{"hostPath": "/a", "containerPath": "/b", "type": "tmpfs"}]}},
         {"name": "c", "containerEdits": {"mounts": [{"hostPath": "/a", "containerPath": "/b", "options": ["suid"]}]}},
-        {"name": "d", "containerEdits": {"hooks": [], "env": ["D=1"]}}]}"#;
+        {"name": "d", "containerEdits": {"hooks": [], "env": ["D=1"]}},
+        {"name": "e", "containerEdits": {"deviceNodes": [{"path": "/dev/null", "permissions": "r"}]}},
+        {"name": "f", "containerEdits": {"deviceNodes": [{"path": "/dev/null", "fileMode": 384}]}},
+        {"name": "g", "containerEdits": {"deviceNodes": [{"path": "/dev/null", "gid": 5}]}}]}"#;
 
     /// What devices give, as lines.
     fn check(names: &[(&str, bool)], expected: &str) {
@@ -307,6 +331,9 @@ mod tests {
         refused("v.com/hooked=a", "`hooks`");
         refused("v.com/hooked=b", "a mount of type `tmpfs`");
         refused("v.com/hooked=c", "a mount with `suid`");
+        refused("v.com/hooked=e", "a device node with `permissions`");
+        refused("v.com/hooked=f", "a device node with `fileMode`");
+        refused("v.com/hooked=g", "a device node with `gid`");
         refused("v.com/hooked", "`hooks`");
     }
 
