@@ -4,7 +4,7 @@
 //! Deliberately absent: making, limiting and removing groups ([`crate::limits`]), and
 //! what a step sees of them ([`super::groups`]).
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -36,9 +36,8 @@ pub fn enter(group: &ControlGroup, handed: &[OwnedFd], born: bool) -> Result<(),
 }
 
 /// Whether a process can be born in the group of a plan, and where.
-pub fn birthplace<'a>(acts: &[Act], handed: &'a [OwnedFd]) -> Option<BorrowedFd<'a>> {
-    let group = acts.iter().find_map(|act| if let Act::ControlGroup(group) = act { Some(group) } else { None })?;
-    group.directory?.among(handed)
+pub fn birthplace(acts: &[Act]) -> Option<Handed> {
+    acts.iter().find_map(|act| if let Act::ControlGroup(group) = act { Some(group) } else { None })?.directory
 }
 
 /// Why a process cannot be born in a group, although it could write itself into it: the call is not there, or a filter

@@ -50,7 +50,8 @@ pub fn explain(kind: &str, error: MountError) -> Trouble {
     Trouble { detail: format!("{}; {why}", trouble.detail), ..trouble }
 }
 
-fn place(path: &str) -> Result<OwnedFd, Trouble> {
+/// Opens something of the host's as a place.
+pub fn place(path: &str) -> Result<OwnedFd, Trouble> {
     rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
         .map_err(|errno: Errno| with(format_args!("the host's `{path}`"))(errno))
 }

@@ -1,11 +1,13 @@
-//! The helper: this binary re-executed, single-threaded, between the builder and the step (A in [`super`]'s drawing).
+//! The helper: this binary re-executed, single-threaded, between the builder and its steps (A in [`super`]'s drawing).
 //!
-//! In comes the plan over the socket on standard input; it clones B into the new namespaces, tells of it, and then
-//! waits for either of two things: B's end, which it reports, or the builder's silence (the socket's end), upon which
-//! it kills B and waits until B, and with it the whole PID namespace, is gone. Deliberately absent: mounts and
-//! decisions. It stays in the host's namespaces, where control groups and networks can be arranged later.
+//! In come orders over the socket on standard input; for each it clones a B into new namespaces, tells of it, and then
+//! waits for either of two things: B's end, which it reports, or the builder's silence (the end of B's socket), upon
+//! which it kills B. When the builder itself falls silent, all are killed; it ends when B, and with it the whole PID
+//! namespace, is gone. It lives as long as the builder, because starting it costs as much as all that a step mounts.
+//! So it keeps nothing of a step: plan, environment and secrets are read by B; of another step's descriptors B lets go
+//! before anything else. Deliberately absent: mounts and decisions. It stays in the host's namespaces.
 
-use std::io::{self, Read, Seek};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -13,10 +15,10 @@ use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::cgroup;
-use super::perform::perform;
-use super::plan::{Act, Namespace, Plan};
+use super::perform::{Begun, perform};
+use super::plan::{Act, Namespace};
 use super::sys::{self, Cloned};
-use super::wire::{self, Ended, Failure, Report};
+use super::wire::{self, Ended, Failure, Order, PACKET_MAX_BYTES, Report};
 
 /// The name by which the binary knows that it is the helper.
 pub const ARGV0: &str = "rbuild-init";
@@ -27,96 +29,175 @@ pub fn init_if_asked() {
     let Some(name) = std::env::args_os().next() else { return };
     crate::network::become_helper_if_asked(&name);
     if name == ARGV0 {
-        main()
+        // Signals of the builder's terminal do not reach us: it put us into a process group of our own, and it alone
+        // decides when a step ends. Of an error nobody is left to hear: the socket is what failed.
+        sys::exit_now(Helper::start().and_then(Helper::serve).map_or(1, |()| 0))
     }
 }
 
-fn main() -> ! {
-    // The descriptors of the builder's own terminal session must not stop or signal us: the builder put us into a
-    // process group of our own, and it alone decides when a step ends.
-    let code = match helper() {
-        Ok(()) => 0,
-        // Nobody is left to tell: reports go over the socket, and the socket is what failed.
-        Err(_) => 1,
-    };
-    sys::exit_now(code)
+struct Helper {
+    /// Where orders come from; `None` when there will be no more.
+    orders: Option<OwnedFd>,
+    this: OwnedFd,
+    steps: Vec<Step>,
 }
 
-fn helper() -> io::Result<()> {
-    let socket = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
-    // What was handed over is let go when this process ends, which is after the step.
-    let Received { plan, memory, stdin, handed } = receive(&socket)?;
-    let namespaces = plan.0.iter().find_map(|act| match act {
-        Act::Namespaces(list) => Some((act, clone_flags(list))),
-        _ => None,
-    });
-    let (act, flags) = namespaces.ok_or(io::ErrorKind::InvalidData)?;
-    let this = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
-    // Born in its group a process costs less than moved there.
-    let born = cgroup::birthplace(&plan.0, &handed);
-    // SAFETY: nothing before `init_if_asked` starts a thread, and nothing here has.
-    let cloned = unsafe {
-        match born.map(|group| sys::clone_into_group(flags, group)) {
-            Some(Err(error)) if cgroup::is_missing(&error) => (sys::clone_into(flags), false),
-            Some(cloned) => (cloned, true),
-            None => (sys::clone_into(flags), false),
-        }
-    };
-    let (pid, pidfd) = match cloned.0 {
-        Ok(Cloned::Child) => perform(&plan, &socket, this, stdin, &handed, cloned.1),
-        Ok(Cloned::Parent { pid, pidfd }) => (pid, pidfd),
-        Err(error) => {
-            let errno = error.raw_os_error().unwrap_or_default();
-            let failure = Failure { act: act.to_string(), is_exec: false, detail: error.to_string(), errno };
-            return wire::report(&socket, &Report::Failed(failure), None);
-        }
-    };
-    drop(stdin);
-    // The pipes to the builder must end when the step does, not when we do.
-    rustix::stdio::dup2_stdin(&memory)?;
-    rustix::stdio::dup2_stdout(&memory)?;
-    rustix::stdio::dup2_stderr(&memory)?;
-    // If the builder is gone already, the poll below says so too.
-    let _ = wire::report(&socket, &Report::Started, Some(pidfd.as_fd()));
-    wait(&socket, &pidfd)?;
-    let waited = sys::wait_for(pid)?;
-    let ended =
-        Ended { status: waited.status, user: waited.user, system: waited.system, max_rss_bytes: waited.max_rss_bytes };
-    wire::report(&socket, &Report::Exited(ended), None)
-}
-
-/// Waits until the process has ended, by itself or because the builder let go of the socket.
-fn wait(socket: &OwnedFd, pidfd: &OwnedFd) -> io::Result<()> {
-    let mut killed = false;
-    loop {
-        let mut polled = [PollFd::new(pidfd, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
-        // After the kill the socket stays readable for ever; only the process counts then.
-        let count = if killed { 1 } else { 2 };
-        match poll(&mut polled[..count], None) {
-            Err(Errno::INTR) => continue,
-            result => result?,
-        };
-        if !polled[0].revents().is_empty() {
-            return Ok(());
-        }
-        // Any word or the end: the builder never speaks but to stop.
-        if !killed && !polled[1].revents().is_empty() {
-            match pidfd_send_signal(pidfd, Signal::KILL) {
-                Ok(()) | Err(Errno::SRCH) => killed = true,
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-}
-
-/// What comes from the builder.
-struct Received {
-    plan: Plan,
-    /// The memory file that the plan came in.
-    memory: OwnedFd,
-    stdin: Option<OwnedFd>,
+/// A step that is not dead yet.
+struct Step {
+    socket: OwnedFd,
+    pid: i32,
+    pidfd: OwnedFd,
+    killed: bool,
     /// What travelled with the plan: descriptors that acts name, and locks that the builder has taken for the step, which
     /// its own death must not free before the step is dead too.
+    handed: Vec<OwnedFd>,
+}
+
+impl Helper {
+    fn start() -> io::Result<Self> {
+        let orders = rustix::io::fcntl_dupfd_cloexec(io::stdin(), 3)?;
+        // `/dev/null`, so that no step begins with a socket of ours as its standard input.
+        rustix::stdio::dup2_stdin(io::stdout())?;
+        let this = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
+        Ok(Self { orders: Some(orders), this, steps: Vec::new() })
+    }
+
+    fn serve(mut self) -> io::Result<()> {
+        let mut packet = vec![0; PACKET_MAX_BYTES];
+        while self.orders.is_some() || !self.steps.is_empty() {
+            let Ready { order, told } = self.wait()?;
+            // From the last, so that those before keep their places.
+            for (index, news) in told.into_iter().enumerate().rev() {
+                match news {
+                    News::None => {}
+                    News::Silence => self.steps[index].kill()?,
+                    News::Ended => self.steps.swap_remove(index).reap()?,
+                }
+            }
+            let Some(orders) = self.orders.as_ref().filter(|_| order) else { continue };
+            match wire::receive(orders, &mut packet) {
+                Ok((count @ 1.., descriptors)) => {
+                    let socket = descriptors.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?;
+                    self.begin(&serde_json::from_slice(&packet[..count])?, socket);
+                }
+                // No more orders, or nobody to have more from.
+                Ok((0, _)) | Err(_) => {
+                    self.orders = None;
+                    self.steps.iter_mut().try_for_each(Step::kill)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a step, or tells its builder why not.
+    fn begin(&mut self, order: &Order, socket: OwnedFd) {
+        let failed = |act: String, error: io::Error| {
+            let errno = error.raw_os_error().unwrap_or_default();
+            let failure = Failure { act, is_exec: false, detail: error.to_string(), errno };
+            // If the builder is gone already, the next poll says so too.
+            let _ = wire::report(&socket, &Report::Failed(failure), None);
+        };
+        let received = match receive(&socket) {
+            Ok(received) => received,
+            Err(error) => return failed("take what the step needs".into(), error),
+        };
+        let flags = clone_flags(&order.namespaces);
+        // Born in its group a process costs less than moved there.
+        let born = order.group.and_then(|group| group.among(&received.handed));
+        // SAFETY: nothing before `init_if_asked` starts a thread, and nothing here has.
+        let (cloned, born) = unsafe {
+            match born.map(|group| sys::clone_into_group(flags, group)) {
+                Some(Err(error)) if cgroup::is_missing(&error) => (sys::clone_into(flags), false),
+                Some(cloned) => (cloned, true),
+                None => (sys::clone_into(flags), false),
+            }
+        };
+        match cloned {
+            Ok(Cloned::Child) => {
+                self.orders = None;
+                self.steps.clear();
+                let Received { plan, stdin, stdout, stderr, handed } = received;
+                perform(Begun { plan, stdin, stdout, stderr, handed, born, socket: &socket, helper: &self.this })
+            }
+            Ok(Cloned::Parent { pid, pidfd }) => {
+                // The next poll says it too, should the builder be gone.
+                let _ = wire::report(&socket, &Report::Started, Some(pidfd.as_fd()));
+                // The pipes to the builder must end when the step does, not when we do: they go here.
+                self.steps.push(Step { socket, pid, pidfd, killed: false, handed: received.handed });
+            }
+            Err(error) => failed(Act::Namespaces(order.namespaces.clone()).to_string(), error),
+        }
+    }
+
+    /// Waits until there is something to be done.
+    fn wait(&self) -> io::Result<Ready> {
+        let mut polled = Vec::with_capacity(1 + 2 * self.steps.len());
+        polled.extend(self.orders.iter().map(|orders| PollFd::new(orders, PollFlags::IN)));
+        for step in &self.steps {
+            polled.push(PollFd::new(&step.pidfd, PollFlags::IN));
+            // After the kill the socket stays readable for ever; only the process counts then.
+            polled.extend((!step.killed).then(|| PollFd::new(&step.socket, PollFlags::IN)));
+        }
+        rustix::io::retry_on_intr(|| poll(&mut polled, None))?;
+        let mut happened = polled.iter().map(|polled| !polled.revents().is_empty());
+        let mut next = || happened.next().unwrap_or_default();
+        let order = self.orders.is_some() && next();
+        let news = self.steps.iter().map(|step| match (next(), !step.killed && next()) {
+            (true, _) => News::Ended,
+            // Any word or the end: the builder never speaks but to stop.
+            (false, true) => News::Silence,
+            (false, false) => News::None,
+        });
+        Ok(Ready { order, told: news.collect() })
+    }
+}
+
+/// What a wait ended with.
+struct Ready {
+    order: bool,
+    /// Per step.
+    told: Vec<News>,
+}
+
+enum News {
+    None,
+    Silence,
+    Ended,
+}
+
+impl Step {
+    fn kill(&mut self) -> io::Result<()> {
+        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => self.killed = true,
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn reap(self) -> io::Result<()> {
+        let waited = sys::wait_for(self.pid)?;
+        // Before the builder hears of the end: whatever was locked for the step is free then.
+        drop(self.handed);
+        let ended = Ended {
+            status: waited.status,
+            user: waited.user,
+            system: waited.system,
+            max_rss_bytes: waited.max_rss_bytes,
+        };
+        // A builder that is gone does not want to know.
+        let _ = wire::report(&self.socket, &Report::Exited(ended), None);
+        Ok(())
+    }
+}
+
+/// What comes from the builder for a step.
+struct Received {
+    /// The memory file that the plan is in.
+    plan: OwnedFd,
+    stdin: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
     handed: Vec<OwnedFd>,
 }
 
@@ -132,13 +213,9 @@ fn receive(socket: &OwnedFd) -> io::Result<Received> {
         handed.extend(more);
     }
     let mut descriptors = descriptors.into_iter();
-    let memory = descriptors.next().ok_or(io::ErrorKind::UnexpectedEof)?;
-    let mut file = std::fs::File::from(memory);
-    file.rewind()?;
-    let mut text = Vec::new();
-    file.read_to_end(&mut text)?;
-    let plan = serde_json::from_slice(&text)?;
-    Ok(Received { plan, memory: file.into(), stdin: descriptors.next(), handed })
+    let mut next = || descriptors.next().ok_or(io::ErrorKind::UnexpectedEof);
+    let (plan, stdout, stderr) = (next()?, next()?, next()?);
+    Ok(Received { plan, stdout, stderr, stdin: descriptors.next(), handed })
 }
 
 fn clone_flags(namespaces: &[Namespace]) -> libc::c_int {

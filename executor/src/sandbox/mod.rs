@@ -3,34 +3,39 @@
 //! In comes a [`ProcessSpec`] (plain data); out go the process's output, its exit, and the [`Stub`]s that its mounts
 //! left in the root. Deliberately absent: snapshots, layers, caching, Dockerfile words, and any daemon.
 //!
-//! Three processes take part:
+//! Three kinds of processes take part:
 //!
 //! ```text
-//!  builder (threads, tokio)            A: helper                       B: the step
-//!  ────────────────────────            ─────────────────────           ─────────────────────────────
+//!  builder (threads, tokio)            A: helper, one for all steps     B: the step
+//!  ────────────────────────            ────────────────────────────     ─────────────────────────────
+//!  with the first step:
+//!  posix_spawn own binary ───────────► init (no threads)
 //!  run(): spec ─► plan
-//!  posix_spawn own binary ───────────► init::main (no threads)
-//!  plan, stdin over a socket ────────► reads the plan
-//!                                      clone(new namespaces) ────────► perform: act by act
-//!  ◄─── stubs, terminal, failed act ──────────────────────────────────┤ (same socket, closed by exec)
-//!  ◄─── pidfd of B ────────────────────┤ waits for B or for           exec: the command is PID 1
-//!  ◄─── exit, usage ───────────────────┤ the socket to close ─ KILL ─► all of its namespace dies
+//!  a socket, in which plan,
+//!  stdin, stdout wait ───────────────► clone(new namespaces) ────────► reads the plan
+//!  ◄─── stubs, terminal, failed act ──────────────────────────────────┤ perform: act by act (socket closed by exec)
+//!  ◄─── pidfd of B ────────────────────┤ waits for each B or for        exec: the command is PID 1
+//!  ◄─── exit, usage ───────────────────┤ its socket to close ── KILL ─► all of its namespace dies
 //! ```
 //!
 //! The multi-threaded builder never forks into Rust code: it spawns (vfork and exec at once). A is single-threaded,
-//! so it may clone and let its copy B run ordinary code. Whoever dies takes the step along: the builder's death
-//! closes the socket and A kills B; A's death is B's parent-death signal, and the builder, which holds B's pidfd,
+//! so it may clone and let its copies B run ordinary code. Whoever dies takes the steps along: the builder's death
+//! closes the sockets and A kills each B; A's death is B's parent-death signal, and the builder, which holds B's pidfd,
 //! kills as well. B is PID 1 of its PID namespace, so its end is the end of everything in it, and the mount
-//! namespace with all its mounts ends with the last process.
+//! namespace with all its mounts ends with the last process. Nothing goes from one step to another: A reads no plan and
+//! no secret, it holds descriptors only, and a new B lets go of all that are not its own before its first act.
 //!
 //! Reading order: [`spec`] (what can be asked), [`policy`] (the default answers), [`plan`] (the acts, printable),
-//! [`init`] and `perform` (the acts done), [`beneath`] (paths inside a hostile root), [`run`] (the builder's side).
+//! [`init`] and `perform` (the acts done), [`beneath`] (paths inside a hostile root), [`helper`] and [`run`] (the
+//! builder's side).
 
 mod beneath;
 mod cgroup;
 mod error;
 mod exe;
 mod groups;
+mod helper;
+mod hide;
 mod host;
 mod init;
 mod mount;

@@ -6,7 +6,7 @@
 //! `/proc` or `/etc/hosts` ends inside the root or in an error.
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -18,6 +18,7 @@ use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, Uid, move_into_link_name_space};
 
 use super::beneath::{Root, file_type};
+use super::hide::{self, Covers};
 use super::mount::{self, Stage};
 use super::plan::{Act, FileSystem, Flags, Plan};
 use super::secret::Given;
@@ -31,56 +32,72 @@ use super::{cgroup, groups, host, policy, privilege, seccomp, sys};
 /// What a process that never became the command exits with; the report says more.
 const SETUP_FAILED: i32 = 255;
 
-/// Performs `plan` and does not return: either this process becomes the command, or it reports and exits. It may have
-/// been `born` in its control group.
-pub fn perform(
-    plan: &Plan,
-    socket: &OwnedFd,
-    helper: OwnedFd,
-    stdin: Option<OwnedFd>,
-    handed: &[OwnedFd],
-    born: bool,
-) -> ! {
+/// What a new process begins with.
+pub struct Begun<'a> {
+    /// The memory file that the plan is in.
+    pub plan: OwnedFd,
+    /// The command's standard input, if it gets one.
+    pub stdin: Option<OwnedFd>,
+    /// Its standard output.
+    pub stdout: OwnedFd,
+    /// Its standard error.
+    pub stderr: OwnedFd,
+    /// What travelled with the plan.
+    pub handed: Vec<OwnedFd>,
+    /// Whether it was born in its control group.
+    pub born: bool,
+    /// The way to the builder.
+    pub socket: &'a OwnedFd,
+    /// The helper, by a pidfd.
+    pub helper: &'a OwnedFd,
+}
+
+/// Performs the plan and does not return: either this process becomes the command, or it reports and exits.
+pub fn perform(begun: Begun<'_>) -> ! {
+    let Begun { plan, stdin, stdout, stderr, handed, born, socket, helper } = begun;
     let mut step = Step {
         socket,
         born,
         helper,
         stdin,
-        handed,
+        handed: &handed,
         given: Given::default(),
         stage: None,
         root: None,
         dev: None,
         pts: None,
+        covers: None,
         proc_device: None,
         terminal: None,
         identity: None,
         reported: 0,
         stubs: Vec::new(),
     };
-    // Modes of what is made here are the ones that are written here.
-    rustix::process::umask(Mode::empty());
-    for act in &plan.0 {
-        let done = catch_unwind(AssertUnwindSafe(|| step.act(act)));
-        let trouble = match done {
-            Ok(Ok(())) => continue,
-            Ok(Err(trouble)) => trouble,
-            Err(_) => Trouble { errno: 0, detail: "a bug in rbuild; please report it".into() },
-        };
-        let is_exec = matches!(act, Act::Exec { .. });
-        let failure = Failure { act: act.to_string(), is_exec, detail: trouble.detail, errno: trouble.errno };
-        // When the builder is gone there is nobody to tell, and the exit code is all that is left.
-        let _ = wire::report(socket, &Report::Failed(failure), None);
-        break;
-    }
+    let (act, is_exec, trouble) = match read(plan, stdout, stderr) {
+        Ok(plan) => step.acts(&plan),
+        Err(trouble) => ("read the plan".to_owned(), false, trouble),
+    };
+    let failure = Failure { act, is_exec, detail: trouble.detail, errno: trouble.errno };
+    // When the builder is gone there is nobody to tell, and the exit code is all that is left.
+    let _ = wire::report(socket, &Report::Failed(failure), None);
     sys::exit_now(SETUP_FAILED)
+}
+
+/// Takes over the standard streams, and reads what is to be done.
+fn read(plan: OwnedFd, stdout: OwnedFd, stderr: OwnedFd) -> Result<Plan, Trouble> {
+    rustix::stdio::dup2_stdout(stdout)?;
+    rustix::stdio::dup2_stderr(stderr)?;
+    let (mut file, mut text) = (std::fs::File::from(plan), Vec::new());
+    file.rewind()?;
+    file.read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text).map_err(io::Error::from)?)
 }
 
 /// What earlier acts left for later ones.
 struct Step<'a> {
     socket: &'a OwnedFd,
     born: bool,
-    helper: OwnedFd,
+    helper: &'a OwnedFd,
     stdin: Option<OwnedFd>,
     /// What travelled with the plan.
     handed: &'a [OwnedFd],
@@ -89,6 +106,8 @@ struct Step<'a> {
     root: Option<Root>,
     dev: Option<OwnedFd>,
     pts: Option<OwnedFd>,
+    /// What masks are made of.
+    covers: Option<Covers>,
     /// Device number of the new `/proc`, on which nothing may be mounted for the step.
     proc_device: Option<u64>,
     terminal: Option<OwnedFd>,
@@ -98,6 +117,21 @@ struct Step<'a> {
 }
 
 impl Step<'_> {
+    /// Performs all acts. What comes back is which one failed, whether it was the last, and why.
+    fn acts(&mut self, plan: &Plan) -> (String, bool, Trouble) {
+        // Modes of what is made here are the ones that are written here.
+        rustix::process::umask(Mode::empty());
+        for act in &plan.0 {
+            let trouble = match catch_unwind(AssertUnwindSafe(|| self.act(act))) {
+                Ok(Ok(())) => continue,
+                Ok(Err(trouble)) => trouble,
+                Err(_) => Trouble { errno: 0, detail: "a bug in rbuild; please report it".into() },
+            };
+            return (act.to_string(), matches!(act, Act::Exec { .. }), trouble);
+        }
+        ("the plan".into(), false, "it does not end with a command".to_owned().into())
+    }
+
     fn act(&mut self, act: &Act) -> Result<(), Trouble> {
         match act {
             Act::Namespaces(_) => {} // The helper's, done.
@@ -136,8 +170,15 @@ impl Step<'_> {
             }
             Act::SecretVariable(variable) => self.given.variable(variable, self.handed)?,
             Act::Terminal(size) => self.open_terminal(*size)?,
-            Act::ReadOnly(path) => self.make_read_only(path)?,
-            Act::Mask(path) => self.mask_all(path)?,
+            Act::ReadOnly(path) => hide::make_read_only(self.root(), path)?,
+            Act::Mask(pattern) => {
+                if self.covers.is_none() {
+                    let null = self.null(OFlags::PATH)?;
+                    self.covers = Some(Covers::new(null, self.stage())?);
+                }
+                let covers = self.covers.as_ref().expect("they were just made");
+                hide::mask(self.root(), covers, pattern)?;
+            }
             Act::Pivot => self.pivot()?,
             Act::Limit(limit) => privilege::set_limit(limit)?,
             Act::Stdio { .. } => self.arrange_stdio()?,
@@ -188,7 +229,7 @@ impl Step<'_> {
     fn die_with_helper(&self) -> Result<(), Trouble> {
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
         // It may have died before we asked.
-        let mut polled = [PollFd::new(&self.helper, PollFlags::IN)];
+        let mut polled = [PollFd::new(self.helper, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         if poll(&mut polled, Some(&now))? > 0 {
             sys::exit_now(SETUP_FAILED)
@@ -308,66 +349,15 @@ impl Step<'_> {
         Ok(())
     }
 
-    fn make_read_only(&mut self, path: &str) -> Result<(), Trouble> {
-        let place = match self.root().place_without_links(path) {
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-            place => place?,
-        };
-        let flags = Flags { readonly: true, nosuid: true, nodev: true, noexec: true };
-        mount::attach(mount::clone_of(&place, flags, true)?, &place)?;
-        let seen = rustix::fs::fstatvfs(self.root().place_without_links(path)?)?;
-        if !seen.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
-            return Err(format!("`{path}` is still writable").into());
-        }
-        Ok(())
-    }
-
-    /// Masks every path that `pattern` matches.
-    fn mask_all(&mut self, pattern: &str) -> Result<(), Trouble> {
-        let Some((before, after)) = pattern.split_once('*') else { return self.mask(pattern) };
-        let (directory, prefix) = before.rsplit_once('/').unwrap_or(("/", before));
-        let (suffix, rest) = after.split_once('/').map_or((after, ""), |(suffix, rest)| (suffix, rest));
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let listed = match self.root().open(directory, flags) {
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-            listed => listed?,
-        };
-        for entry in rustix::fs::Dir::new(listed)? {
-            let entry = entry?;
-            // Names that are not text match no pattern of ours.
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            if name.len() >= prefix.len() + suffix.len() && name.starts_with(prefix) && name.ends_with(suffix) {
-                self.mask_all(&format!("{directory}/{name}/{rest}"))?;
-            }
-        }
-        Ok(())
-    }
-
-    fn mask(&mut self, path: &str) -> Result<(), Trouble> {
-        let place = match self.root().place_without_links(path) {
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-            place => place?,
-        };
-        let is_directory = file_type(&place)? == FileType::Directory;
-        let cover = if is_directory { self.stage().place(mount::EMPTY)? } else { self.null(OFlags::PATH)? };
-        let flags = Flags { readonly: true, nosuid: true, nodev: is_directory, noexec: true };
-        mount::attach(mount::clone_of(&cover, flags, false)?, &place)?;
-        let (seen, cover) = (rustix::fs::fstat(self.root().place_without_links(path)?)?, rustix::fs::fstat(&cover)?);
-        if (seen.st_dev, seen.st_ino) != (cover.st_dev, cover.st_ino) {
-            return Err(format!("`{path}` is still visible").into());
-        }
-        Ok(())
-    }
-
     fn pivot(&mut self) -> Result<(), Trouble> {
         let stage = self.stage.take().expect("a plan makes the stage before the pivot");
+        self.covers = None;
+        let place = host::place("/proc")?;
         rustix::process::fchdir(self.root().as_fd())?;
         // Both names are the new root: the old one ends up stacked on it, and on that one the stage.
         rustix::process::pivot_root(".", ".").map_err(with("pivot_root"))?;
-        // A name leads to the topmost mount of its place, so they go from the top.
-        rustix::process::fchdir(stage.as_fd())?;
-        unmount(".", UnmountFlags::DETACH).map_err(with("detach the stage"))?;
-        rustix::process::fchdir(self.root().as_fd())?;
+        // Into the host's tree, so that one detaching takes both: each waits until no processor looks at them any more.
+        mount::attach(stage.as_fd(), place).map_err(with("move the stage"))?;
         unmount(".", UnmountFlags::DETACH).map_err(with("detach the host's root"))?;
         Ok(rustix::process::chdir("/")?)
     }

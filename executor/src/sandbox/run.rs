@@ -1,20 +1,20 @@
-//! The builder's side: starts the helper, hands it the plan, passes output on, hears how it ended.
+//! The builder's side: hands the helper a plan, passes output on, hears how it ended.
 //!
 //! In come a [`ProcessSpec`], its standard streams and a cancellation token; out goes [`Finished`]. It returns only
 //! when every process of the step is gone. Dropping the future kills the step too, but does not wait for it: cancel
 //! through the token when the root is to be deleted next.
 
 use std::fmt;
-use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::MemfdFlags;
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
+use rustix::net::Shutdown;
 use rustix::process::{Signal, pidfd_send_signal};
 use solver::seam::LogSink;
 use tokio::io::Interest;
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::SandboxError;
 use super::exe::Executable;
-use super::init::ARGV0;
+use super::helper::{Belongings, Keeper};
 use super::open_files;
 use super::output::Pump;
 use super::plan::plan;
@@ -32,16 +32,16 @@ use super::spec::{Descriptors, ProcessSpec};
 use super::stub::Stub;
 use super::sys;
 use super::terminal::{self, Relay};
-use super::wire::{self, DESCRIPTORS_MAX, Ended, Failure, PACKET_MAX_BYTES, Report};
+use super::wire::{self, Ended, Failure, PACKET_MAX_BYTES, Report};
 use crate::rootless::Surroundings;
 
 /// So often a forwarded SIGINT or SIGTERM is tried before the command is killed: PID 1 ignores what it does not handle.
 const STOPS_MAX: usize = 3;
 
-/// How steps are started. Cheap to clone.
+/// How steps are started. Cheap to clone; the helper process that all clones share ends with the last of them.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    helper: Executable,
+    helper: Arc<Keeper>,
     surroundings: Surroundings,
 }
 
@@ -61,7 +61,7 @@ impl Settings {
 
     fn with(helper: io::Result<Executable>) -> Result<Self, SandboxError> {
         let helper = helper.map_err(|source| SandboxError::Helper { act: "mount its own binary read-only", source })?;
-        Ok(Self { helper, surroundings: Surroundings::here() })
+        Ok(Self { helper: Arc::new(Keeper::new(helper)), surroundings: Surroundings::here() })
     }
 
     /// A path by which a child of this process can execute the helper, read-only as it is.
@@ -206,27 +206,45 @@ pub async fn run_with(
     let stdio = |act| move |source| SandboxError::Stdio { act, source };
 
     let (mut pump, stdout, stderr) = match io.output {
-        Output::Log(log) => {
-            let (pump, stdout, stderr) = Pump::new(log).map_err(stdio("make pipes"))?;
-            (Some(pump), stdout.into(), stderr.into())
-        }
-        Output::Inherit => (None, Stdio::inherit(), Stdio::inherit()),
-        Output::Terminal => (None, Stdio::null(), Stdio::null()),
-    };
+        Output::Log(log) => Pump::new(log).map(|(pump, stdout, stderr)| (Some(pump), stdout, stderr)),
+        Output::Inherit => own_output().map(|(stdout, stderr)| (None, stdout, stderr)),
+        Output::Terminal => nowhere().map(|(stdout, stderr)| (None, stdout, stderr)),
+    }
+    .map_err(stdio("make pipes"))?;
     let signals = if io.forward_signals || terminal {
         Signals::listen(io.forward_signals, terminal)?
     } else {
         Signals::default()
     };
-    let (socket, mut helper) = start(settings, &spec, io.stdin, stdout, stderr, &handed.0)?;
+    let failed = |act| move |source| SandboxError::Helper { act, source };
+    let helper = settings.helper.helper().map_err(failed("start the helper"))?;
+    let socket = {
+        let own = io::stdin();
+        let stdin = match &io.stdin {
+            Stdin::Descriptor(stdin) if spec.stdin => Some(stdin.as_fd()),
+            Stdin::Inherit if spec.stdin => Some(own.as_fd()),
+            _ => None,
+        };
+        let belongings =
+            Belongings { stdin, stdout: stdout.as_fd(), stderr: stderr.as_fd(), handed: handed.0.as_slice() };
+        helper.begin(&plan(&spec), &belongings).map_err(failed("talk to the helper"))?
+    };
+    // Pipes end with the step, not with us.
+    drop((io.stdin, stdout, stderr));
+    rustix::io::ioctl_fionbio(&socket, true).map_err(io::Error::from).map_err(failed("talk to the helper"))?;
+    let socket = sys::watch(socket).map_err(failed("talk to the helper"))?;
     let mut step = Step { pidfd: None, relay: None, stubs: Vec::new(), failure: None, ended: None, input };
     let canceled = follow(&socket, &mut step, pump.as_mut(), signals, cancel).await?;
 
-    // The socket is closed on the other side: no helper, no unfinished set-up. Only when the helper died unasked may
-    // the command still live.
-    let status = helper.wait().await.map_err(|source| SandboxError::Helper { act: "wait for the helper", source })?;
+    // The socket is closed on the other side: no unfinished set-up. Without a word of the end the helper has died, and
+    // the command may still live.
+    let mut died = String::new();
     if step.ended.is_none() {
         step.kill().await?;
+        if step.failure.is_none() {
+            let ended = tokio::task::spawn_blocking(move || helper.ended()).await.map_err(io::Error::other);
+            died = ended.flatten().map_err(failed("wait for the helper"))?.to_string();
+        }
     }
     if let Some(pump) = &mut pump {
         pump.drain().map_err(stdio("read the command's output"))?;
@@ -238,52 +256,21 @@ pub async fn run_with(
     if canceled {
         return Err(SandboxError::Canceled);
     }
-    step.outcome(&spec, status)
+    step.outcome(&spec, died)
 }
 
-/// Spawns the helper and sends it the plan.
-fn start(
-    settings: &Settings,
-    spec: &ProcessSpec,
-    stdin: Stdin,
-    stdout: Stdio,
-    stderr: Stdio,
-    handed: &[BorrowedFd<'_>],
-) -> Result<(AsyncFd<OwnedFd>, tokio::process::Child), SandboxError> {
-    let failed = |act| move |source| SandboxError::Helper { act, source };
-    let talk = failed("talk to the helper");
-    let plan = serde_json::to_vec(&plan(spec)).map_err(io::Error::from).map_err(failed("write the plan"))?;
-    let memory = rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC).map_err(io::Error::from);
-    let mut memory = std::fs::File::from(memory.map_err(failed("write the plan"))?);
-    memory.write_all(&plan).map_err(failed("write the plan"))?;
-
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-            .map_err(io::Error::from)
-            .map_err(talk)?;
-    let mut command = std::process::Command::new(settings.helper_path());
-    // No variable of the builder's, no process group of the terminal's. Without a `pre_exec` the standard library
-    // spawns by vfork and exec at once, which threads do not disturb.
-    command.arg0(ARGV0).env_clear().process_group(0).stdin(theirs).stdout(stdout).stderr(stderr);
-    let helper = tokio::process::Command::from(command).spawn().map_err(failed("start the helper"))?;
-    let follows = |is_last: bool| [if is_last { wire::LAST } else { wire::MORE }];
-    let first = follows(handed.is_empty());
-    match stdin {
-        Stdin::Inherit if spec.stdin => wire::send(&ours, &first, &[memory.as_fd(), io::stdin().as_fd()]),
-        Stdin::Descriptor(stdin) => wire::send(&ours, &first, &[memory.as_fd(), stdin.as_fd()]),
-        Stdin::Null | Stdin::Inherit => wire::send(&ours, &first, &[memory.as_fd()]),
-    }
-    .map_err(failed("talk to the helper"))?;
-    let mut packets = handed.chunks(DESCRIPTORS_MAX).peekable();
-    while let Some(packet) = packets.next() {
-        wire::send(&ours, &follows(packets.peek().is_none()), packet).map_err(failed("talk to the helper"))?;
-    }
-    rustix::io::ioctl_fionbio(&ours, true).map_err(io::Error::from).map_err(failed("talk to the helper"))?;
-    let ours = sys::watch(ours).map_err(failed("talk to the helper"))?;
-    Ok((ours, helper))
+/// The builder's own standard output and error.
+fn own_output() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok((io::stdout().as_fd().try_clone_to_owned()?, io::stderr().as_fd().try_clone_to_owned()?))
 }
 
-/// Does everything that is to be done until the helper's side closes the socket. Says whether it was canceled.
+/// The null device twice, until there is a terminal.
+fn nowhere() -> io::Result<(OwnedFd, OwnedFd)> {
+    let null = std::fs::File::options().write(true).open("/dev/null")?;
+    Ok((null.try_clone()?.into(), null.into()))
+}
+
+/// Does everything that is to be done until the step's side closes the socket. Says whether it was canceled.
 async fn follow(
     socket: &AsyncFd<OwnedFd>,
     step: &mut Step,
@@ -332,7 +319,7 @@ async fn pass_on(pump: &mut Option<&mut Pump<'_>>) -> io::Result<()> {
     }
 }
 
-/// Lets go of the socket in the writing direction, upon which the helper kills the step.
+/// Lets go of the step's socket in the writing direction, upon which the helper kills the step.
 fn stop(socket: &AsyncFd<OwnedFd>) -> Result<(), SandboxError> {
     match rustix::net::shutdown(socket.get_ref(), Shutdown::Write) {
         // The other side is gone already.
@@ -404,7 +391,7 @@ impl Step {
         Ok(())
     }
 
-    fn outcome(self, spec: &ProcessSpec, helper: ExitStatus) -> Result<Finished, SandboxError> {
+    fn outcome(self, spec: &ProcessSpec, died: String) -> Result<Finished, SandboxError> {
         if let Some(failure) = self.failure {
             let Failure { act, is_exec, detail, errno } = failure;
             return Err(match (is_exec, errno) {
@@ -415,7 +402,7 @@ impl Step {
                 (_, errno) => SandboxError::Act { act, detail, errno: Some(errno).filter(|&errno| errno > 0) },
             });
         }
-        let ended = self.ended.ok_or_else(|| SandboxError::HelperDied { how: helper.to_string() })?;
+        let ended = self.ended.ok_or_else(|| SandboxError::HelperDied { how: died })?;
         let status = ExitStatus::from_raw(ended.status);
         let exit = match (status.code(), status.signal()) {
             (Some(code), _) => Exit::Code(code),

@@ -1,10 +1,12 @@
-//! What the builder and its helper say to each other over one socket of packets (`SOCK_SEQPACKET`).
+//! What the builder, its helper and the steps say to each other, over sockets of packets (`SOCK_SEQPACKET`).
 //!
-//! Builder to helper: one packet of one byte with descriptors: the plan as a file in memory, then standard input if the
-//! command gets one. The byte says whether a packet of the same form follows, with descriptors that the helper holds
-//! until the command has ended. After that only silence; the end of the socket means "kill it". Helper to builder: one [`Report`]
-//! as JSON per packet, with at most one descriptor. Packets keep their bounds, so both the helper and the process in
-//! the sandbox write to the same socket.
+//! Builder to helper, over the helper's own socket: one [`Order`] as JSON per step, with a socket for that step. In the
+//! latter wait, from the builder: one packet of one byte with descriptors: the plan as a file in memory, standard output
+//! and error, then standard input if the command gets one. The byte says whether a packet of the same form follows, with
+//! descriptors that the helper holds until the command has ended. After that only silence; the end of the step's socket
+//! means "kill it", that of the helper's "kill all, and end". Over the step's socket to the builder: one [`Report`] as
+//! JSON per packet, with at most one descriptor. Packets keep their bounds, so both the helper and the process in the
+//! sandbox write to the same socket.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -17,6 +19,9 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::cgroup;
+use super::plan::{Act, Namespace, Plan};
+use super::spec::Handed;
 use super::stub::Stub;
 
 /// The longest report is a failure that quotes two paths of 4 KiB, escaped.
@@ -27,6 +32,26 @@ pub const DESCRIPTORS_MAX: usize = 64;
 pub const MORE: u8 = 1;
 /// The byte of its last packet.
 pub const LAST: u8 = 0;
+
+/// What the helper must know of a step; the rest is for the step alone, and the helper never reads it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// What the step's process is born into.
+    pub namespaces: Vec<Namespace>,
+    /// The control group of version 2 that it may be born in.
+    pub group: Option<Handed>,
+}
+
+impl Order {
+    /// That of a plan.
+    pub fn of(plan: &Plan) -> Self {
+        let namespaces = plan.0.iter().find_map(|act| match act {
+            Act::Namespaces(list) => Some(list.clone()),
+            _ => None,
+        });
+        Self { namespaces: namespaces.unwrap_or_default(), group: cgroup::birthplace(&plan.0) }
+    }
+}
 
 /// What the helper's side tells.
 #[derive(Debug, Serialize, Deserialize)]

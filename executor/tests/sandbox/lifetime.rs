@@ -1,12 +1,15 @@
 //! When a step ends, everything of it ends, however it came to its end.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rbuild_executor::sandbox::{Exit, Finished, Io, Output, ProcessSpec, SandboxError, Stdin, run};
+use rbuild_executor::sandbox::{
+    Descriptors, Exit, Finished, Io, Output, ProcessSpec, SandboxError, Stdin, run, run_with,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::{Collected, Rig, output, settings};
@@ -166,16 +169,17 @@ fn signals_reach_the_command_and_one_that_is_deaf_is_killed_by_the_third() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_steps_at_once_do_not_mix() {
-    let rig = Rig::new();
+    let (rig, settings) = (Rig::new(), settings());
     let mut steps = tokio::task::JoinSet::new();
     for number in 0..50 {
         // A volatile upper is used once, so each step has a tree; they share one, and write nothing to it.
         let mut spec = rig.tree(&format!("ls /proc/self/fd; echo {number} $N; exit {number}"));
         spec.env.push(format!("N={number}"));
+        let settings = settings.clone();
         steps.spawn(async move {
             let log = Collected::default();
             let io = Io { stdin: Stdin::Null, output: Output::Log(&log), forward_signals: false };
-            let finished = run(&settings(), &spec, io, &CancellationToken::new()).await.unwrap();
+            let finished = run(&settings, &spec, io, &CancellationToken::new()).await.unwrap();
             let text = String::from_utf8(log.stdout.into_inner().unwrap()).unwrap();
             assert_eq!(finished.exit, Exit::Code(number));
             assert_eq!(text, format!("0\n1\n2\n3\n{number} {number}\n"));
@@ -183,6 +187,64 @@ async fn fifty_steps_at_once_do_not_mix() {
     }
     let ended = steps.join_all().await;
     assert_eq!(ended.len(), 50);
+}
+
+#[tokio::test]
+async fn steps_have_one_helper_and_a_dead_one_is_replaced() {
+    let (rig, settings) = (Rig::new(), settings());
+    let helper_of = async |step: u32| {
+        let log = Collected::default();
+        let io = Io { stdin: Stdin::Null, output: Output::Log(&log), forward_signals: false };
+        let finished = run(&settings, &rig.overlay("exit 6"), io, &CancellationToken::new()).await.unwrap();
+        assert_eq!(finished.exit, Exit::Code(6), "step {step}");
+        let helpers = children_called(std::process::id(), "rbuild-init");
+        assert_eq!(helpers.len(), 1, "step {step}");
+        helpers[0]
+    };
+    let first = helper_of(1).await;
+    assert_eq!(helper_of(2).await, first);
+    kill(first);
+    until("the helper's end", || fs::read_to_string(format!("/proc/{first}/stat")).unwrap().contains(") Z "));
+    assert_ne!(helper_of(3).await, first);
+    drop(settings);
+    until("the end of the last one", || children_called(std::process::id(), "rbuild-init").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_for_a_step_is_let_go_when_it_is_dead_whatever_other_steps_do() {
+    let (rig, settings) = (Rig::new(), settings());
+    let lock = fs::File::create(rig.path("lock")).unwrap();
+    lock.lock().unwrap();
+    let cancel = CancellationToken::new();
+    let long = {
+        let (settings, cancel, spec) = (settings.clone(), cancel.clone(), rig.tree("echo ready; sleep 98709"));
+        tokio::spawn(async move {
+            let log = Collected::default();
+            let io = Io { stdin: Stdin::Null, output: Output::Log(&log), forward_signals: false };
+            run(&settings, &spec, io, &cancel).await
+        })
+    };
+    let log = Collected::default();
+    let io = Io { stdin: Stdin::Null, output: Output::Log(&log), forward_signals: false };
+    let mut held = Descriptors::default();
+    held.hold(lock.as_fd());
+    let script = "while ! ls /tmp/go; do :; done 2>&1";
+    let spec = rig.tree(script);
+    let short = run_with(&settings, &spec, io, &held, &cancel);
+    let go = rig.base().join("tmp/go");
+    let other = tokio::task::spawn_blocking(move || {
+        until("the other step", || sleepers(98_709) == 1);
+        fs::write(go, "").unwrap();
+    });
+    let (finished, other) = tokio::join!(short, other);
+    other.unwrap();
+    assert_eq!(finished.unwrap().exit, Exit::Code(0));
+    drop(lock);
+    let again = fs::File::open(rig.path("lock")).unwrap();
+    again.try_lock().expect("nobody holds it any more");
+    assert_eq!(sleepers(98_709), 1);
+    cancel.cancel();
+    assert!(matches!(long.await.unwrap(), Err(SandboxError::Canceled)));
 }
 
 #[tokio::test]
