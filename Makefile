@@ -57,6 +57,7 @@ soak: setup release
 	RBUILD_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --package rbuild --test e2e -- --test-threads=1 kill:: crowd::
 	$(CARGO) bench --locked --package rbuild-frontend --bench large -- --enforce
 	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD)) --enforce
+	$(CARGO) bench --locked --package rbuild-executor --bench step -- --enforce
 	$(CARGO) bench --locked --package rbuild-solver --bench schedule -- --enforce
 	CARGO=$(CARGO) tests/garage.sh
 	RBUILD_SOAK_CASES=$(SOAK_CASES) $(CARGO) test --locked --package rbuild-solver --test solve random
