@@ -12,7 +12,7 @@ use super::error::RegistryError;
 use super::push::{PushBlob, PushImage, Upload};
 use super::retry::Attempts;
 use super::transport::{Outgoing, Payload};
-use super::{Client, resolve};
+use super::{Client, push, resolve};
 use crate::content::ContentStore;
 use crate::model::{Descriptor, Digest, Reference};
 
@@ -112,6 +112,7 @@ impl Client {
         let site = self.shared.site(name.registry()).await?;
         let manifest = Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64);
         let what = PushImage { manifest, manifest_bytes: bytes.to_vec(), blobs: Vec::new() };
-        self.shared.push_manifest(&site, name, &what).await
+        let place = push::manifest_name(name, what.manifest.digest);
+        self.shared.push_manifest(&site, name, &place, &what).await
     }
 }

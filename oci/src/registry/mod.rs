@@ -5,19 +5,22 @@
 //! image there. Whatever arrives is checked against its digest and size before it is committed, and what does not
 //! match leaves nothing behind. The layers of this folder, outermost first:
 //!
-//! - [`resolve`], [`fetch`], [`push`]: the three acts, each with its own loop of tries; [`artifact`]: what is no image;
+//! - [`resolve`], [`fetch`], [`push`]: the three acts, each with its own loop of tries; [`upload`]: the bytes of one
+//!   blob; [`artifact`]: what is no image;
 //! - [`auth`]: challenges answered, tokens kept; [`credentials`]: whose name and password; [`challenge`]: their grammar;
 //! - [`transport`]: one request and its redirects, with an idle timeout and a cap on connections per host;
 //! - [`origin`]: where requests may go and who sees credentials; [`retry`]: when to try again; [`error`] and [`words`]: what went wrong,
 //!   for people.
 //!
-//! Deliberately absent: mirrors, referrers, listing, deletion, chunked upload.
+//! Deliberately absent: mirrors, referrers, listing, deletion.
 
 mod resolve;
 
 mod fetch;
 
 mod push;
+
+mod upload;
 
 mod artifact;
 
@@ -43,9 +46,9 @@ use std::time::Duration;
 
 pub use credentials::{Credential, Credentials, Secret, Through};
 pub use error::{CredentialsUsed, RegistryError, RequestName};
-pub use push::{PushBlob, PushImage};
+pub use push::{PushBlob, PushImage, PushIndex};
 pub use resolve::Resolved;
-pub use retry::{Pace, RealPace};
+pub use retry::{Listener, Pace, RealPace};
 
 use crate::content::ContentStore;
 use crate::model::{Descriptor, Digest, Platform, Reference};
@@ -71,6 +74,8 @@ pub struct Settings {
     pub user_agent: String,
     /// Requests to one registry at the same time.
     pub connections_per_host: usize,
+    /// A blob larger than two of these is sent in chunks of this many bytes, where the registry takes them.
+    pub chunk_bytes: u64,
     /// How long nothing may move. There is no limit on the whole of a transfer.
     pub idle_timeout: Duration,
     /// Clock, chance and waiting.
@@ -87,6 +92,7 @@ impl Default for Settings {
             offline: false,
             user_agent: crate::http::USER_AGENT.to_owned(),
             connections_per_host: 6,
+            chunk_bytes: upload::CHUNK_BYTES,
             idle_timeout: Duration::from_secs(60),
             pace: Arc::new(RealPace),
         }
@@ -104,7 +110,12 @@ struct Shared {
     wire: Wire,
     credentials: Credentials,
     connections_per_host: usize,
+    chunk_bytes: u64,
     pace: Arc<dyn Pace>,
+    /// The same, to be listened to.
+    heard: Arc<retry::Heard>,
+    /// By registry as in image names.
+    habits: Mutex<HashMap<String, upload::Habit>>,
     /// By registry as in image names; each is found out about once.
     sites: Mutex<HashMap<String, Arc<tokio::sync::OnceCell<Arc<Site>>>>>,
 }
@@ -116,15 +127,25 @@ impl Client {
     /// [`RegistryError::Setup`] for certificates that are none.
     pub fn new(settings: Settings) -> Result<Self, RegistryError> {
         let wire = Wire::new(&settings)?;
+        let heard = Arc::new(retry::Heard::new(settings.pace));
         Ok(Self {
             shared: Arc::new(Shared {
                 wire,
                 credentials: settings.credentials,
                 connections_per_host: settings.connections_per_host.max(1),
-                pace: settings.pace,
+                chunk_bytes: settings.chunk_bytes.max(1),
+                pace: heard.clone(),
+                heard,
+                habits: Mutex::default(),
                 sites: Mutex::default(),
             }),
         })
+    }
+
+    /// Says who hears of pauses, with their reason, that somebody who watches will notice: a registry that limits how
+    /// often it is asked, for example. The first who says so stays.
+    pub fn listen(&self, listener: Listener) {
+        self.shared.heard.listen(listener);
     }
 
     /// Finds the image that `reference` means on `platform`. Manifest, index and config are verified and stored in
@@ -164,6 +185,18 @@ impl Client {
         progress: &(dyn Fn(&Digest, u64) + Send + Sync),
     ) -> Result<Digest, RegistryError> {
         self.shared.push(reference, image, from, progress).await
+    }
+
+    /// The same for an index: the blobs of all its images, then their manifests by digest, then the index under the
+    /// name. Returns the index's digest. distribution-spec, "Push".
+    pub async fn push_index(
+        &self,
+        reference: &Reference,
+        index: &PushIndex,
+        from: &dyn ContentStore,
+        progress: &(dyn Fn(&Digest, u64) + Send + Sync),
+    ) -> Result<Digest, RegistryError> {
+        self.shared.push_index(reference, index, from, progress).await
     }
 }
 

@@ -1,26 +1,30 @@
-//! An image into a registry.
+//! An image, or an index of images, into a registry.
 //!
 //! A manifest, its blobs' descriptors and a store to read them from come in; the manifest's digest goes out. For each
-//! blob: is it there? can it be mounted from a neighbouring repository? else it is sent in one piece. Blobs go side by
-//! side, as many as the registry's connections allow; the manifest goes last, so the tag never names an incomplete
-//! image, and a push that died sends only what is missing. distribution-spec, "Push". Deliberately absent: chunked
-//! uploads, deletion of sessions that came to nothing (registries expire them).
+//! blob: is it there? can it be mounted from a neighbouring repository? else it is sent ([`super::upload`]). Blobs go
+//! side by side, as many as the registry's connections allow; the manifest goes after them and an index after its
+//! manifests, so a tag never names what is incomplete, and a push that died sends only what is missing.
+//! distribution-spec, "Push". Deliberately absent: deletion of sessions that came to nothing (registries expire them).
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 
 use futures_util::stream::{FuturesUnordered, TryStreamExt as _};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Method, Url};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, StatusCode, Url};
 
 use super::Shared;
 use super::auth::{Access, Site};
 use super::error::RegistryError;
 use super::retry::Attempts;
 use super::transport::{Answer, Outgoing, Payload};
-use crate::content::{BlobReader, ContentError, ContentStore, VerifiedReader, open_verified};
+use super::upload::{Session, Unsent, same_digest};
+use crate::content::ContentStore;
 use crate::model::{Descriptor, Digest, Reference};
+
+/// Neighbours that are asked for one blob: each costs a request.
+const NEIGHBOURS_MAX: usize = 4;
 
 /// What is pushed.
 #[derive(Clone, Debug)]
@@ -38,9 +42,20 @@ pub struct PushImage {
 pub struct PushBlob {
     /// Digest and size.
     pub descriptor: Descriptor,
-    /// Names under which it may already be in a registry: where a base layer came from. The first that is another
-    /// repository of the registry pushed to is offered for a mount.
+    /// Names under which it may already be in a registry: where a base layer came from. Those that are other
+    /// repositories of the registry pushed to are offered for a mount, the first four of them.
     pub mount_from: Vec<Reference>,
+}
+
+/// An index and its images, of several platforms for example.
+#[derive(Clone, Debug)]
+pub struct PushIndex {
+    /// The index's descriptor; its media type becomes the `Content-Type`.
+    pub index: Descriptor,
+    /// The index's bytes, as the digest has them.
+    pub index_bytes: Vec<u8>,
+    /// The images that it names and that are to be there. A blob of several is sent once.
+    pub images: Vec<PushImage>,
 }
 
 /// What one upload needs to know.
@@ -57,7 +72,7 @@ enum Opened {
     /// The blob is there.
     Mounted,
     /// Send it here.
-    Session(Url),
+    Session(Session),
 }
 
 impl Shared {
@@ -68,20 +83,56 @@ impl Shared {
         from: &dyn ContentStore,
         progress: &(dyn Fn(&Digest, u64) + Send + Sync),
     ) -> Result<Digest, RegistryError> {
-        check(image, what)?;
+        check(image, &what.manifest, &what.manifest_bytes)?;
         let site = self.site(image.registry()).await?;
+        self.push_blobs(&site, image, what.blobs.iter(), from, progress).await?;
+        self.push_manifest(&site, image, &manifest_name(image, what.manifest.digest), what).await?;
+        progress(&what.manifest.digest, what.manifest.size);
+        Ok(what.manifest.digest)
+    }
+
+    pub(super) async fn push_index(
+        &self,
+        name: &Reference,
+        what: &PushIndex,
+        from: &dyn ContentStore,
+        progress: &(dyn Fn(&Digest, u64) + Send + Sync),
+    ) -> Result<Digest, RegistryError> {
+        check(name, &what.index, &what.index_bytes)?;
+        let site = self.site(name.registry()).await?;
+        for image in &what.images {
+            check(&name.clone().with_digest(image.manifest.digest), &image.manifest, &image.manifest_bytes)?;
+        }
+        self.push_blobs(&site, name, what.images.iter().flat_map(|image| &image.blobs), from, progress).await?;
+        for image in &what.images {
+            self.push_manifest(&site, name, &image.manifest.digest.to_string(), image).await?;
+            progress(&image.manifest.digest, image.manifest.size);
+        }
+        let index =
+            PushImage { manifest: what.index.clone(), manifest_bytes: what.index_bytes.clone(), blobs: Vec::new() };
+        self.push_manifest(&site, name, &manifest_name(name, what.index.digest), &index).await?;
+        progress(&what.index.digest, what.index.size);
+        Ok(what.index.digest)
+    }
+
+    /// Each blob once, all side by side.
+    async fn push_blobs<'a>(
+        &self,
+        site: &Site,
+        image: &Reference,
+        blobs: impl Iterator<Item = &'a PushBlob> + Send,
+        from: &dyn ContentStore,
+        progress: &(dyn Fn(&Digest, u64) + Send + Sync),
+    ) -> Result<(), RegistryError> {
         let mut seen = BTreeSet::new();
-        let uploads = what.blobs.iter().filter(|blob| seen.insert(blob.descriptor.digest)).map(|blob| {
-            let upload = Upload { site: &site, image, blob, from, progress };
+        let uploads = blobs.filter(|blob| seen.insert(blob.descriptor.digest)).map(|blob| {
+            let upload = Upload { site, image, blob, from, progress };
             let future: Pin<Box<dyn Future<Output = Result<(), RegistryError>> + Send + '_>> =
                 Box::pin(async move { self.push_blob(&upload).await });
             future
         });
         // All start at once; the site's connections bound how many are on the wire.
-        uploads.collect::<FuturesUnordered<_>>().try_collect::<()>().await?;
-        self.push_manifest(&site, image, what).await?;
-        progress(&what.manifest.digest, what.manifest.size);
-        Ok(what.manifest.digest)
+        uploads.collect::<FuturesUnordered<_>>().try_collect::<()>().await
     }
 
     pub(super) async fn push_blob(&self, upload: &Upload<'_>) -> Result<(), RegistryError> {
@@ -93,20 +144,14 @@ impl Shared {
                     (upload.progress)(&descriptor.digest, descriptor.size);
                     return Ok(());
                 }
-                // The registry lost the session, or counts otherwise: a new one may do.
-                Err(RegistryError::Status { request, status: status @ (404 | 416), words, .. })
-                    if &*request.method == "PUT" =>
-                {
-                    let status = RegistryError::Status { request, status, words, retry_after: None, attempts: 1 };
-                    attempts.pause_as_transient(status).await?;
-                }
-                Err(error) => attempts.pause(error).await?,
+                Err(Unsent::Session(error)) => attempts.pause_as_transient(error).await?,
+                Err(Unsent::Request(error)) => attempts.pause(error).await?,
             }
         }
     }
 
     /// Asks whether the blob is there, mounts it, or sends it.
-    async fn push_blob_once(&self, upload: &Upload<'_>) -> Result<(), RegistryError> {
+    async fn push_blob_once(&self, upload: &Upload<'_>) -> Result<(), Unsent> {
         let Upload { site, image, blob, .. } = upload;
         let (repository, digest) = (image.repository(), blob.descriptor.digest);
         let access = Access::push(repository);
@@ -123,20 +168,25 @@ impl Shared {
             404 | 405 => drop(answer),
             // Signed addresses of storage may be for GET alone.
             400..=499 if answer.from_elsewhere => drop(answer),
-            _ => return Err(self.refusal(answer).await),
+            _ => return Err(self.refusal(answer).await.into()),
         }
-        let mounted = match neighbour(image, &blob.mount_from) {
-            Some(neighbour) => self.mount(upload, neighbour).await?,
-            None => None,
-        };
-        let opened = match mounted {
-            Some(opened) => opened,
-            None => self.open_session(site, &access, &format!("{repository}/blobs/uploads/")).await?,
-        };
-        match opened {
-            Opened::Mounted => Ok(()),
-            Opened::Session(location) => self.send(upload, &access, location).await,
+        let mut session = None;
+        for neighbour in neighbours(image, &blob.mount_from) {
+            match self.mount(upload, neighbour).await? {
+                Some(Opened::Mounted) => return Ok(()),
+                // It could not be mounted, and this is where to send it; the next neighbour may still have it.
+                Some(Opened::Session(opened)) => session = Some(opened),
+                None => {}
+            }
         }
+        let session = match session {
+            Some(session) => session,
+            None => match self.open_session(site, &access, &format!("{repository}/blobs/uploads/")).await? {
+                Opened::Mounted => return Ok(()),
+                Opened::Session(session) => session,
+            },
+        };
+        self.send(upload, &access, session).await
     }
 
     /// distribution-spec, "Mounting a blob from another repository". `None` when the registry does not want to.
@@ -165,60 +215,21 @@ impl Shared {
         let answer = self.ask(site, access, &outgoing).await?;
         match answer.status().as_u16() {
             201 if access.mount_from.is_some() => Ok(Opened::Mounted),
-            202 => {
-                let location = answer.location()?;
-                self.wire.rules.check_hop(&site.base, &location).map_err(|reason| RegistryError::Refused {
-                    request: answer.request.clone(),
-                    target: super::origin::display(&location),
-                    reason: reason.to_owned(),
-                })?;
-                Ok(Opened::Session(location))
-            }
+            202 => Ok(Opened::Session(self.session(site, &answer, None)?)),
             200..=299 => Err(answer.protocol(format!("{} means nothing here", answer.status().as_u16()))),
             _ => Err(self.refusal(answer).await),
         }
     }
 
-    /// distribution-spec, "POST then PUT".
-    async fn send(&self, upload: &Upload<'_>, access: &Access, mut location: Url) -> Result<(), RegistryError> {
-        let Upload { site, blob: PushBlob { descriptor, .. }, from, progress, .. } = *upload;
-        let digest = descriptor.digest;
-        // Whatever query the registry gave stays as it is, byte for byte: it may be signed.
-        let query = match location.query() {
-            Some(query) if !query.is_empty() => format!("{query}&digest={digest}"),
-            _ => format!("digest={digest}"),
-        };
-        location.set_query(Some(&query));
-        let open = || -> Result<VerifiedReader<Box<dyn BlobReader>>, RegistryError> {
-            open_verified(from, descriptor).map_err(|source| match source {
-                ContentError::Missing { .. } => RegistryError::Missing { descriptor: Box::new(descriptor.clone()) },
-                source => RegistryError::Content { act: "read", digest, source },
-            })
-        };
-        let told = |sent| progress(&digest, sent);
-        let outgoing = Outgoing {
-            method: Method::PUT,
-            url: location,
-            headers: HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"))]),
-            payload: Payload::Blob { open: &open, digest, size: descriptor.size, progress: &told },
-        };
-        let answer = self.ask(site, access, &outgoing).await?;
-        match answer.status().as_u16() {
-            201 | 204 => same_digest(&answer, digest),
-            200..=299 => Err(answer.protocol(format!("{} means nothing here", answer.status().as_u16()))),
-            _ => Err(self.refusal(answer).await),
-        }
-    }
-
-    /// distribution-spec, "Pushing Manifests".
+    /// Puts a manifest there under a tag or its digest. distribution-spec, "Pushing Manifests".
     pub(super) async fn push_manifest(
         &self,
         site: &Site,
         image: &Reference,
+        name: &str,
         what: &PushImage,
     ) -> Result<(), RegistryError> {
         let digest = what.manifest.digest;
-        let name = image.tag().map_or_else(|| digest.to_string(), str::to_owned);
         let media_type = HeaderValue::try_from(&what.manifest.media_type).map_err(|_| RegistryError::Push {
             image: Box::new(image.clone()),
             reason: "its media type cannot stand in a header".to_owned(),
@@ -241,7 +252,29 @@ impl Shared {
             };
             match once.await {
                 Ok(()) => return Ok(()),
+                Err(error) if is_refusal(&error) && self.is_named(site, &access, &outgoing.url, digest).await => {
+                    tracing::info!(%error, "the name means this already");
+                    return Ok(());
+                }
                 Err(error) => attempts.pause(error).await?,
+            }
+        }
+    }
+
+    /// Whether a manifest is there already under its name: registries whose tags cannot change refuse even what changes
+    /// nothing.
+    async fn is_named(&self, site: &Site, access: &Access, url: &Url, digest: Digest) -> bool {
+        let head = Outgoing {
+            method: Method::HEAD,
+            url: url.clone(),
+            headers: HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(super::resolve::ACCEPTED))]),
+            payload: Payload::Empty,
+        };
+        match self.ask(site, access, &head).await {
+            Ok(answer) => answer.status() == StatusCode::OK && answer.content_digest() == Some(digest),
+            Err(error) => {
+                tracing::debug!(%error, "what the name means is not known");
+                false
             }
         }
     }
@@ -254,10 +287,20 @@ impl Shared {
     }
 }
 
-fn check(image: &Reference, what: &PushImage) -> Result<(), RegistryError> {
+/// Whether a registry does not want a name changed, or something else that it could say so.
+fn is_refusal(error: &RegistryError) -> bool {
+    matches!(error, RegistryError::Denied { .. } | RegistryError::Status { status: 400 | 409 | 412, .. })
+}
+
+/// Where a manifest is put: under the tag, or else under its digest.
+pub(super) fn manifest_name(image: &Reference, digest: Digest) -> String {
+    image.tag().map_or_else(|| digest.to_string(), str::to_owned)
+}
+
+fn check(image: &Reference, manifest: &Descriptor, bytes: &[u8]) -> Result<(), RegistryError> {
     let wrong = |reason: String| Err(RegistryError::Push { image: Box::new(image.clone()), reason });
-    let (digest, size) = (Digest::of(&what.manifest_bytes), what.manifest_bytes.len() as u64);
-    if digest != what.manifest.digest || size != what.manifest.size {
+    let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
+    if digest != manifest.digest || size != manifest.size {
         return wrong(format!("its manifest has the digest `{digest}` and {size} bytes, not those of its descriptor"));
     }
     match image.digest() {
@@ -266,21 +309,16 @@ fn check(image: &Reference, what: &PushImage) -> Result<(), RegistryError> {
     }
 }
 
-/// A registry that gives another digest than asked for has stored something else. One that gives none, or one of
-/// another algorithm, says nothing.
-fn same_digest(answer: &Answer, expected: Digest) -> Result<(), RegistryError> {
-    match answer.content_digest() {
-        Some(found) if found != expected => {
-            Err(RegistryError::DigestMismatch { request: answer.request.clone(), expected, found })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The first name that is another repository of the same registry.
-fn neighbour<'a>(image: &Reference, names: &'a [Reference]) -> Option<&'a str> {
+/// The other repositories of the same registry among the names, each once.
+fn neighbours<'a>(image: &Reference, names: &'a [Reference]) -> Vec<&'a str> {
     let near = |name: &&Reference| name.registry() == image.registry() && name.repository() != image.repository();
-    names.iter().find(near).map(Reference::repository)
+    let mut found: Vec<&str> = Vec::new();
+    for name in names.iter().filter(near).map(Reference::repository) {
+        if !found.contains(&name) && found.len() < NEIGHBOURS_MAX {
+            found.push(name);
+        }
+    }
+    found
 }
 
 /// A repository's name in a query. Its grammar leaves only the slash to be written otherwise.

@@ -7,6 +7,7 @@
 use std::future::Future;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::error::RegistryError;
@@ -19,6 +20,8 @@ const CONNECT_RETRIES_MAX: u32 = 2;
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 /// Longest pause of our own choice.
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// A pause of that length is said to whoever watches: nothing moves meanwhile.
+const SAID_FROM: Duration = Duration::from_secs(3);
 /// Longest pause that a registry may ask for. Who asks for hours is asked again after this, and then the build fails
 /// with its words rather than hang.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
@@ -33,6 +36,11 @@ pub trait Pace: Send + Sync + 'static {
 
     /// Waits.
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+
+    /// Hears of a pause that somebody who watches will notice, before it begins, and why it is made.
+    fn waits(&self, why: &str, pause: Duration) {
+        tracing::debug!(why, pause_seconds = pause.as_secs_f64(), "waiting");
+    }
 }
 
 /// The machine's own.
@@ -79,10 +87,20 @@ impl<'a> Tries<'a> {
 
     /// Counts a failure and waits for the next try; `false` when there is none.
     pub async fn again(&mut self, wait: Option<Wait>) -> bool {
+        self.again_after(wait, || None).await
+    }
+
+    /// The same; `why` is said when the pause is one that will be noticed.
+    pub async fn again_after(&mut self, wait: Option<Wait>, why: impl FnOnce() -> Option<String>) -> bool {
         self.failed += 1;
         let Some(wait) = wait.filter(|wait| self.failed <= wait.retries_max) else { return false };
         let pause = wait.pause(self.failed, self.pace.chance());
         tracing::info!(retry = self.failed, pause_seconds = pause.as_secs_f64(), "trying again");
+        if pause >= SAID_FROM
+            && let Some(why) = why()
+        {
+            self.pace.waits(&why, pause);
+        }
         self.pace.sleep(pause).await;
         true
     }
@@ -116,7 +134,7 @@ impl<'a> Attempts<'a> {
 
     async fn wait(&mut self, error: RegistryError, wait: Option<Wait>) -> Result<(), RegistryError> {
         tracing::debug!(%error, "a request failed");
-        if self.tries.again(wait).await {
+        if self.tries.again_after(wait, || Some(error.to_string())).await {
             return Ok(());
         }
         let failed = self.tries.failed();
@@ -153,6 +171,47 @@ impl Wait {
         // Between half and all of it, so that many builds do not come back together.
         let own = own.mul_f64(0.5 + chance / 2.0);
         self.retry_after.map_or(own, |asked| asked.min(RETRY_AFTER_MAX).max(own))
+    }
+}
+
+/// A [`Pace`] with somebody who listens.
+pub(super) struct Heard {
+    pace: Arc<dyn Pace>,
+    listener: OnceLock<Listener>,
+}
+
+/// Hears a line for the user.
+pub type Listener = Box<dyn Fn(String) + Send + Sync>;
+
+impl Heard {
+    pub(super) fn new(pace: Arc<dyn Pace>) -> Self {
+        Self { pace, listener: OnceLock::new() }
+    }
+
+    /// The first who listens stays.
+    pub(super) fn listen(&self, listener: Listener) {
+        self.listener.get_or_init(|| listener);
+    }
+}
+
+impl Pace for Heard {
+    fn now(&self) -> jiff::Timestamp {
+        self.pace.now()
+    }
+
+    fn chance(&self) -> f64 {
+        self.pace.chance()
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        self.pace.sleep(duration)
+    }
+
+    fn waits(&self, why: &str, pause: Duration) {
+        self.pace.waits(why, pause);
+        if let Some(listener) = self.listener.get() {
+            listener(format!("waiting {} s: {why}", pause.as_secs()));
+        }
     }
 }
 

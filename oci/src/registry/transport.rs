@@ -17,7 +17,6 @@ use super::error::{RegistryError, RequestName};
 use super::origin::{self, REDIRECTS_MAX, Rules, same_origin};
 use super::words::{harmless, words_of};
 use super::{Settings, locked, retry};
-use crate::content::{BlobReader, VerifiedReader};
 use crate::http::{Clients, is_certificate};
 use crate::model::Digest;
 
@@ -58,9 +57,11 @@ pub(super) enum Payload<'a> {
     Bytes(Vec<u8>),
     /// A form with a secret in it: follows no redirect.
     SecretForm(String),
+    /// A blob, or a part of one.
     Blob {
-        open: &'a (dyn Fn() -> Result<VerifiedReader<Box<dyn BlobReader>>, RegistryError> + Send + Sync),
+        open: &'a (dyn Fn() -> Result<Box<dyn Read + Send>, RegistryError> + Send + Sync),
         digest: Digest,
+        /// Bytes that `open` gives.
         size: u64,
         progress: &'a (dyn Fn(u64) + Send + Sync),
     },
@@ -256,7 +257,7 @@ struct Upload {
 
 impl Upload {
     /// A body that a blocking thread reads. It ends with the request: the thread notices when nobody listens.
-    fn body(&self, mut blob: VerifiedReader<Box<dyn BlobReader>>) -> reqwest::Body {
+    fn body(&self, mut blob: Box<dyn Read + Send>) -> reqwest::Body {
         let (sender, receiver) = tokio::sync::mpsc::channel::<io::Result<Vec<u8>>>(UPLOAD_CHUNKS_AHEAD);
         let failure = self.failure.clone();
         tokio::task::spawn_blocking(move || {

@@ -4,7 +4,10 @@
 #![allow(clippy::type_complexity)]
 
 mod auth;
+mod chunks;
 mod credentials;
+mod matrix;
+mod profiles;
 mod pull;
 mod push;
 mod real;

@@ -260,7 +260,7 @@ async fn what_the_store_lacks_or_has_spoilt_is_not_pushed() {
 }
 
 /// A store whose bytes have rotted.
-struct Spoilt(MemoryStore);
+pub(super) struct Spoilt(pub(super) MemoryStore);
 
 impl ContentStore for Spoilt {
     fn open(

@@ -89,12 +89,7 @@ impl Response {
 
     /// Sends the answer, without its body after HEAD. `stall` returns when nobody waits any more. Tells whether the
     /// connection can be used again.
-    pub(super) fn write(
-        &self,
-        connection: &mut dyn Connection,
-        head_only: bool,
-        stall: impl FnOnce(),
-    ) -> io::Result<bool> {
+    pub fn write(&self, connection: &mut dyn Connection, head_only: bool, stall: impl FnOnce()) -> io::Result<bool> {
         let mut head = format!("HTTP/1.1 {} Test\r\n", self.status);
         for (name, value) in &self.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
@@ -125,8 +120,8 @@ impl Response {
     }
 }
 
-/// One request, its body included.
-pub(super) fn read_request(reader: &mut impl BufRead) -> io::Result<Request> {
+/// One request but for its body.
+pub fn read_head(reader: &mut impl BufRead) -> io::Result<Request> {
     let bad = || io::Error::from(io::ErrorKind::InvalidData);
     let mut line = String::new();
     reader.read_line(&mut line)?;
@@ -144,14 +139,18 @@ pub(super) fn read_request(reader: &mut impl BufRead) -> io::Result<Request> {
         let (name, value) = line.split_once(':').ok_or_else(bad)?;
         request.headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
     }
-    let length = request.header("content-length").map_or(Ok(0), str::parse).map_err(|_| bad())?;
-    request.body = vec![0; length];
-    reader.read_exact(&mut request.body)?;
     Ok(request)
 }
 
+/// The body of a request whose head was read.
+pub fn read_body(reader: &mut impl BufRead, request: &mut Request) -> io::Result<()> {
+    let length = request.header("content-length").map_or(Ok(0), str::parse);
+    request.body = vec![0; length.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?];
+    reader.read_exact(&mut request.body)
+}
+
 /// The pairs of a query or form, decoded.
-pub(super) fn form(text: &str) -> Vec<(String, String)> {
+pub fn form(text: &str) -> Vec<(String, String)> {
     let pairs = text.split('&').filter(|pair| !pair.is_empty());
     pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(k, v)| (unescape(k), unescape(v))).collect()
 }

@@ -3,27 +3,37 @@
 //! It speaks HTTP/1.1 from plain threads, listens on loopback, and is gone with its [`Registry`]. Nothing but the
 //! standard library is used, so that any crate's tests can include this folder; the digest function is theirs. A
 //! [`Registry::fault`] sees each request and the answer it would get, and may change the answer: status, headers,
-//! body, where the connection is cut, where it stands still. Deliberately absent: chunked uploads, TLS (give a wrapper
-//! to [`Registry::start_with`]). [`http`] holds what goes over the wire.
+//! body, where the connection is cut, where it stands still. Deliberately absent: TLS (give a wrapper to
+//! [`Registry::start_with`]). [`http`] holds what goes over the wire, [`uploads`] sessions and chunks; [`proxy`]
+//! makes trouble in front of any registry, [`profile`] has the ways of four that everybody uses.
 
 #![allow(dead_code)]
 
-mod http;
+pub mod http;
+pub mod profile;
+pub mod proxy;
+mod uploads;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, BufRead as _, BufReader};
+use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 pub use http::{Connection, Request, Response};
-use http::{form, read_request};
+use http::{form, read_body, read_head};
+pub use uploads::Chunks;
+use uploads::Sessions;
 
 /// `sha256:<hex>` of bytes.
 pub type DigestOf = fn(&[u8]) -> String;
 /// Makes a connection of an accepted socket.
 pub type Wrap = Arc<dyn Fn(TcpStream) -> io::Result<Box<dyn Connection>> + Send + Sync>;
 type Change = Box<dyn FnMut(&Request, &mut Response) + Send>;
+/// Of a request and the repository it is for: what is said in the place of an answer.
+type Guard = Box<dyn Fn(&Request, &str) -> Option<Response> + Send>;
+/// Where a blob is, by its digest.
+type Elsewhere = Box<dyn Fn(&str) -> String + Send>;
 
 /// Who may do what.
 #[derive(Clone, Debug, Default)]
@@ -51,12 +61,29 @@ struct State {
     /// By repository, then tag or digest.
     manifests: BTreeMap<String, BTreeMap<String, (String, Vec<u8>)>>,
     sessions: usize,
-    open_sessions: BTreeSet<String>,
+    open_sessions: Sessions,
+    chunks: Chunks,
+    /// The session whose last chunk was shorter than allowed.
+    short: Option<String>,
+    cuts: Vec<CutUpload>,
     mounts: bool,
+    guards: Vec<Guard>,
+    /// Where readers of blobs are sent.
+    elsewhere: Option<Elsewhere>,
+    /// Whose tokens it gives, if not its own.
+    tokens_of: Option<Arc<Shared>>,
     seen: Vec<Request>,
     faults: Vec<Fault>,
     sockets: Vec<TcpStream>,
     stopping: bool,
+}
+
+/// Requests whose connections are cut while their bodies come.
+struct CutUpload {
+    method: &'static str,
+    part: String,
+    times: usize,
+    after: usize,
 }
 
 struct Fault {
@@ -157,6 +184,43 @@ impl Registry {
     /// Whether mounts are done (201) or answered with a session (202).
     pub fn allow_mounts(&self, allow: bool) {
         self.shared.lock().mounts = allow;
+    }
+
+    /// How chunks are taken from now on.
+    pub fn take_chunks(&self, chunks: Chunks) {
+        self.shared.lock().chunks = chunks;
+    }
+
+    /// Cuts the connections of the next `times` requests with this method and `part` in their path after so many bytes
+    /// of their bodies. A chunk's bytes until then are kept.
+    pub fn cut_uploads(&self, method: &'static str, part: &str, times: usize, after: usize) {
+        self.shared.lock().cuts.push(CutUpload { method, part: part.into(), times, after });
+    }
+
+    /// Refuses some of what would be answered, once proof was given.
+    pub fn guard(&self, guard: impl Fn(&Request, &str) -> Option<Response> + Send + 'static) {
+        self.shared.lock().guards.push(Box::new(guard));
+    }
+
+    /// Sends who reads a blob to another address.
+    pub fn send_blobs_to(&self, place: impl Fn(&str) -> String + Send + 'static) {
+        self.shared.lock().elsewhere = Some(Box::new(place));
+    }
+
+    /// Is the token server of another registry from now on.
+    pub fn give_tokens_of(&self, registry: &Registry) {
+        self.shared.lock().tokens_of = Some(registry.shared.clone());
+    }
+
+    /// Every tag, of all repositories.
+    pub fn tags(&self) -> Vec<String> {
+        let state = self.shared.lock();
+        state.manifests.values().flat_map(|names| names.keys().filter(|name| !name.contains(':')).cloned()).collect()
+    }
+
+    /// All open sessions are lost.
+    pub fn lose_sessions(&self) {
+        self.shared.lock().open_sessions.clear();
     }
 
     /// Puts a blob there and returns its digest.
@@ -265,13 +329,35 @@ impl Shared {
                 Some(first) if first.is_ascii_uppercase() => {}
                 Some(_) => return reader.get_mut().write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"),
             }
-            let request = read_request(&mut reader)?;
+            let mut request = read_head(&mut reader)?;
+            if let Some(after) = self.cut(&request) {
+                request.body = vec![0; after];
+                reader.read_exact(&mut request.body)?;
+                let mut state = self.lock();
+                if let (Some(rest), "PATCH") = (request.path.split_once("/uploads/"), request.method.as_str()) {
+                    state.keep_part(rest.1, &request.body);
+                }
+                state.seen.push(request);
+                return Ok(());
+            }
+            read_body(&mut reader, &mut request)?;
             let response = self.respond(&request);
             let until_stopped = || drop(self.stop.wait_while(self.lock(), |state| !state.stopping));
             if !response.write(reader.get_mut(), request.method == "HEAD", until_stopped)? {
                 return Ok(());
             }
         }
+    }
+
+    /// After how many bytes of the body its connection is cut.
+    fn cut(&self, request: &Request) -> Option<usize> {
+        let mut state = self.lock();
+        let hit = state
+            .cuts
+            .iter_mut()
+            .find(|cut| cut.times > 0 && cut.method == request.method && request.path.contains(&cut.part))?;
+        hit.times -= 1;
+        Some(hit.after)
     }
 
     /// The answer, faults included.
@@ -292,14 +378,20 @@ impl Shared {
 
     /// The answer of a registry in good health.
     fn answer(&self, state: &mut State, request: &Request) -> Response {
-        if request.path == "/token" {
-            return state.token(request);
+        if matches!(request.path.as_str(), "/token" | "/service/token") {
+            return match state.tokens_of.clone() {
+                Some(other) => other.lock().token(request),
+                None => state.token(request),
+            };
         }
         let Some(rest) = request.path.strip_prefix("/v2/") else {
             return Response::error(404, "NOT_FOUND", "no such path");
         };
         let (repository, place) = split(rest);
         if let Some(refusal) = state.refuse(request, repository) {
+            return refusal;
+        }
+        if let Some(refusal) = state.guards.iter().find_map(|guard| guard(request, repository)) {
             return refusal;
         }
         match (request.method.as_str(), place) {
@@ -326,6 +418,10 @@ impl Shared {
             }
             ("GET" | "HEAD", Place::Blob(digest)) => {
                 match state.blobs.get(repository).and_then(|all| all.get(digest)) {
+                    Some(_) if request.method == "GET" && state.elsewhere.is_some() => {
+                        let place = state.elsewhere.as_ref().map(|place| place(digest)).unwrap_or_default();
+                        Response::new(307).with("Location", place)
+                    }
                     Some(bytes) => blob(request, bytes),
                     None => Response::error(404, "BLOB_UNKNOWN", "blob unknown"),
                 }
@@ -337,23 +433,9 @@ impl Shared {
                     state.blobs.entry(repository.into()).or_default().insert(digest.clone(), bytes);
                     return Response::new(201).with("Location", format!("/v2/{repository}/blobs/{digest}"));
                 }
-                state.sessions += 1;
-                let session = state.sessions.to_string();
-                state.open_sessions.insert(session.clone());
-                Response::new(202).with("Location", format!("/v2/{repository}/blobs/uploads/{session}?_state=a%2Bb%3D"))
+                state.open_session(repository)
             }
-            ("PUT", Place::Upload(session)) => {
-                if !state.open_sessions.contains(session) || request.param("_state").as_deref() != Some("a+b=") {
-                    return Response::error(404, "BLOB_UPLOAD_UNKNOWN", "no such session");
-                }
-                let digest = (self.digest)(&request.body);
-                if request.param("digest").as_deref() != Some(digest.as_str()) {
-                    return Response::error(400, "DIGEST_INVALID", "the bytes have another digest");
-                }
-                state.open_sessions.remove(session);
-                state.blobs.entry(repository.into()).or_default().insert(digest.clone(), request.body.clone());
-                Response::new(201).with("Docker-Content-Digest", digest)
-            }
+            (_, Place::Upload(session)) => state.upload(request, repository, session, self.digest),
             _ => Response::error(405, "UNSUPPORTED", "not here"),
         }
     }
