@@ -4,10 +4,13 @@
 //! made of that tar when something is to stand on it, so that it is what it is wherever the image was pulled to.
 //!
 //! In: layer records of the store. Out: trees for mounting, diff ids and blobs for images. Everything here blocks and
-//! streams: memory does not grow with a layer. Deliberately absent: fetching blobs ([`crate::source::image`]), mounting
+//! streams: memory does not grow with a layer. Blobs that are still on their way ([`arriving`]) are unpacked side by side
+//! as they come ([`parallel`]). Deliberately absent: fetching blobs ([`crate::source::image`]), mounting
 //! ([`crate::snapshot`]).
 
+pub mod arriving;
 mod check;
+mod parallel;
 
 pub use check::TreeState;
 
@@ -18,8 +21,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use oci::content::{ContentError, ContentStore, open_verified};
 use oci::layer::{
-    ApplyOptions, Codec, Dialect, Hashing, LayerError, WriteOptions, XattrNamespace, apply_layer, decompress_layer,
-    write_layer_with,
+    ApplyOptions, Beneath, Codec, Dialect, Hashing, LayerError, WriteOptions, XattrNamespace, apply_layer_on,
+    decompress_layer, write_layer_with,
 };
 use oci::model::{Descriptor, DiffId};
 use solver::seam::ResultId;
@@ -200,7 +203,19 @@ impl Layers {
 
     fn unpack_blob(&self, layer: &Layer, blob: &Descriptor, lowers: &[String]) -> Result<(), LayersError> {
         let tar = self.open_blob(layer, blob)?.ok_or_else(|| LayersError::Gone { layer: layer.id.clone() })?;
-        self.unpack_tar(layer, tar, lowers)
+        self.unpack_on(layer, tar, lowers)
+    }
+
+    fn unpack_on(&self, layer: &Layer, tar: Box<dyn Read>, lowers: &[String]) -> Result<(), LayersError> {
+        let parents = self.trees(lowers)?;
+        let parents: Vec<_> = parents.iter().map(AsFd::as_fd).collect();
+        self.unpack_tar(layer, tar, &parents.as_slice(), || true)
+    }
+
+    /// The trees of these names.
+    fn trees(&self, names: &[String]) -> Result<Vec<OwnedFd>, LayersError> {
+        let open = |name| open_directory(&self.store.layers_dir().join(name));
+        Ok(names.iter().map(open).collect::<Result<_, SnapshotError>>()?)
     }
 
     /// Makes the tree of a layer whose times are others than its origin's.
@@ -212,7 +227,7 @@ impl Layers {
                 let mut writer: PipeWriter = writer;
                 self.write_tar(layer, &mut writer)
             });
-            let unpacked = self.unpack_tar(layer, Box::new(reader), lowers);
+            let unpacked = self.unpack_on(layer, Box::new(reader), lowers);
             match written.join() {
                 // Why the tar ended early is what is wrong; if it was cut because nobody read on, the reader knows.
                 Ok(Err(error)) if unpacked.is_ok() || !is_broken_pipe(&error) => Err(error),
@@ -222,18 +237,21 @@ impl Layers {
         })
     }
 
-    fn unpack_tar(&self, layer: &Layer, tar: Box<dyn Read>, lowers: &[String]) -> Result<(), LayersError> {
+    /// Makes the tree of a layer of its tar. `is_whole` is asked when everything was read: whether it was all what it
+    /// should have been.
+    fn unpack_tar(
+        &self,
+        layer: &Layer,
+        tar: Box<dyn Read>,
+        beneath: &dyn Beneath,
+        is_whole: impl FnOnce() -> bool,
+    ) -> Result<(), LayersError> {
         let id = &layer.id;
         let draft = self.store.draft()?;
-        let parents: Vec<OwnedFd> = lowers
-            .iter()
-            .map(|lower| open_directory(&self.store.layers_dir().join(lower)))
-            .collect::<Result<_, SnapshotError>>()?;
-        let parents: Vec<_> = parents.iter().map(AsFd::as_fd).collect();
         let mut tar = Hashing::new(tar);
         let codec = |source| LayersError::Codec { act: "unpack", layer: id.clone(), source };
         let options = ApplyOptions::new(XattrNamespace::here());
-        let facts = apply_layer(&mut tar, draft.fs_fd(), &parents, &options).map_err(codec)?;
+        let facts = apply_layer_on(&mut tar, draft.fs_fd(), beneath, &options).map_err(codec)?;
         self.devices_left_out.fetch_add(facts.devices_dropped, Relaxed);
         // Whatever stands after the archive's end belongs to the digest.
         std::io::copy(&mut tar, &mut std::io::sink()).map_err(|source| LayersError::Io {
@@ -243,6 +261,9 @@ impl Layers {
         })?;
         let (_, digest, tar_bytes) = tar.finish();
         let found = DiffId(digest);
+        if !is_whole() {
+            return Err(LayersError::Gone { layer: id.clone() });
+        }
         if let Some(expected) = layer.diff_id.filter(|expected| *expected != found) {
             return Err(LayersError::WrongDiffId { layer: id.clone(), expected, found });
         }
@@ -259,9 +280,7 @@ impl Layers {
             Err(ContentError::Missing { .. }) => return Ok(None),
             Err(error) => return Err(content(error)),
         };
-        let tar = decompress_layer(&blob.media_type, BufReader::with_capacity(1 << 17, reader))
-            .map_err(|source| LayersError::Io { act: "decompress", layer: layer.id.clone(), source })?;
-        Ok(Some(tar))
+        decompressed(layer, blob, reader).map(Some)
     }
 
     /// The layer's tar, from its blob or its tree, and its length when that is known.
@@ -379,6 +398,15 @@ impl Layers {
         let layer = self.store.layer(id)?.ok_or_else(|| StoreError::NoSuchLayer { id: id.clone() })?;
         if layer.empty { Err(LayersError::Empty { layer: id.clone() }) } else { Ok(layer) }
     }
+}
+
+/// The tar in a layer's blob.
+fn decompressed(layer: &Layer, blob: &Descriptor, reader: impl Read + 'static) -> Result<Box<dyn Read>, LayersError> {
+    decompress_layer(&blob.media_type, BufReader::with_capacity(1 << 17, reader)).map_err(|source| LayersError::Io {
+        act: "decompress",
+        layer: layer.id.clone(),
+        source,
+    })
 }
 
 /// Says that so many devices were left out of a tree.

@@ -12,7 +12,7 @@ mod job;
 mod sources;
 mod supply;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -98,6 +98,8 @@ struct Inner {
     networks: Networks,
     /// Whether a step of this build needs a network of its own.
     wants_network: AtomicBool,
+    /// Images that steps of this build will stand on or read.
+    expected_trees: OnceLock<HashSet<String>>,
     /// How steps are started; made by the first one.
     sandbox: OnceLock<sandbox::Settings>,
 }
@@ -127,6 +129,7 @@ impl Worker {
                 groups: Groups::new(config.steps.limits.clone())?,
                 networks: Networks::new(config.steps.network.clone(), config.steps.dns.clone()),
                 wants_network: AtomicBool::new(false),
+                expected_trees: OnceLock::new(),
                 steps: config.steps,
                 sandbox: OnceLock::new(),
                 clock: config.clock,

@@ -74,6 +74,10 @@ async fn recorded(
 ) -> Result<Built, Failure> {
     let progress = recorder.listener();
     let registry = settings.registry()?;
+    let listener = progress.clone();
+    registry.listen(Box::new(move |text| {
+        listener.event(Event::Notice { vertex: VertexId::of_name("registry"), text });
+    }));
     let connectivity = settings.connectivity();
     let opener = Opener { store, progress: &progress, connectivity, cancel };
     let mut context = opener.open(&options.input).await?;
@@ -90,6 +94,7 @@ async fn recorded(
     if graph.iter().any(|(_, vertex, _)| wants_network(&vertex.op)) {
         worker.expect_network();
     }
+    worker.expect_trees(super::trees::images_to_unpack(&graph));
     let graph = Arc::new(graph);
     let jobs = super::pressure::places(options.jobs, progress.clone());
     let solving = Solving { worker: &worker, store, remotes: &remotes, jobs, cancel };

@@ -27,6 +27,7 @@ mod run;
 mod settings;
 mod space;
 mod task;
+mod trees;
 mod verify;
 pub mod why;
 mod words;

@@ -80,6 +80,33 @@ impl Blobs {
         Ok(false)
     }
 
+    /// As [`ContentStore::writer`], with the file that it writes to, for somebody who reads what is there so far by
+    /// [`std::os::unix::fs::FileExt::read_at`]. What is read counts when the blob is committed, not before.
+    pub fn writer_to_follow(&self) -> Result<(Box<dyn BlobWriter>, File), ContentError> {
+        let writer = self.begin()?;
+        let file = writer.file.try_clone().map_err(|source| writer.failed("share", source))?;
+        Ok((Box::new(writer), file))
+    }
+
+    /// A file in `tmp/` that is ours.
+    fn begin(&self) -> Result<Writer, ContentError> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        loop {
+            let name = format!("{}.blob", fresh_name().map_err(content_error)?);
+            let path = self.layout.tmp.join(&name);
+            let failed =
+                |act: &str, source: io::Error| ContentError::Io { act: format!("{act} `{}`", path.display()), source };
+            let fd = rustix::fs::openat(&self.layout.tmp, name.as_str(), flags, Mode::RUSR | Mode::WUSR)
+                .map_err(|source| failed("make", source.into()))?;
+            let file = File::from(fd);
+            // A sweep may have come between the two calls and taken it for a dead one's.
+            if try_flock(&file, &path).map_err(content_error)? && self.layout.tmp.has(&name).map_err(content_error)? {
+                let blobs = self.clone();
+                return Ok(Writer { blobs, file, name, path, hash: Sha256::new(), size: 0, renamed: false });
+            }
+        }
+    }
+
     /// Before every look: what was seen stays.
     fn touch(&self, digest: &Digest) -> Result<(), ContentError> {
         self.lease.touch(Kind::Blob, &digest.hex()).map_err(content_error)
@@ -96,21 +123,7 @@ impl ContentStore for Blobs {
     }
 
     fn writer(&self) -> Result<Box<dyn BlobWriter>, ContentError> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        loop {
-            let name = format!("{}.blob", fresh_name().map_err(content_error)?);
-            let path = self.layout.tmp.join(&name);
-            let failed =
-                |act: &str, source: io::Error| ContentError::Io { act: format!("{act} `{}`", path.display()), source };
-            let fd = rustix::fs::openat(&self.layout.tmp, name.as_str(), flags, Mode::RUSR | Mode::WUSR)
-                .map_err(|source| failed("make", source.into()))?;
-            let file = File::from(fd);
-            // A sweep may have come between the two calls and taken it for a dead one's.
-            if try_flock(&file, &path).map_err(content_error)? && self.layout.tmp.has(&name).map_err(content_error)? {
-                let blobs = self.clone();
-                return Ok(Box::new(Writer { blobs, file, name, path, hash: Sha256::new(), size: 0, renamed: false }));
-            }
-        }
+        Ok(Box::new(self.begin()?))
     }
 }
 

@@ -3,7 +3,7 @@
 //! In: `docker-image://name@digest`, whose manifest and config are blobs of the store already, or
 //! `oci-layout://name@digest`, of which every blob that is needed is. Out: the result that
 //! names the topmost layer. Blobs are fetched only for layers that the store has neither as a tree nor as a blob; they
-//! are unpacked when a step needs the file system ([`crate::layers`]). Deliberately absent: resolving names, picking a
+//! are unpacked when a step needs the file system ([`crate::layers`]), as they come if one is known to. Deliberately absent: resolving names, picking a
 //! platform, credentials.
 
 use std::future::Future;
@@ -18,6 +18,7 @@ use solver::seam::ResultId;
 use store::Store;
 
 use super::SourceError;
+use crate::layers::arriving::{Arrivals, Watched};
 use crate::layers::{OTHER_BLOB, SCRATCH};
 
 /// containerd's limit too; a real manifest has kilobytes.
@@ -177,12 +178,14 @@ fn times(config: &ImageConfig, layers: usize) -> Vec<Timestamp> {
 /// A transfer that is under way.
 type Fetch<'a> = Pin<Box<dyn Future<Output = Result<(), FetchError>> + Send + 'a>>;
 
-/// Fetches blobs, several at a time, telling `progress` (digest, bytes done, bytes in all, over).
+/// Fetches blobs, several at a time, telling `log` (digest, bytes done, bytes in all, over). Those that `arrivals`
+/// expects can be read meanwhile.
 pub(crate) async fn fetch_all(
     fetcher: &Arc<dyn BlobFetcher>,
     store: &Store,
     reference: &Reference,
     missing: &[Descriptor],
+    arrivals: &Arrivals,
     log: &dyn solver::seam::LogSink,
 ) -> Result<(), FetchError> {
     let mut fetches: Vec<Fetch<'_>> = Vec::new();
@@ -190,7 +193,14 @@ pub(crate) async fn fetch_all(
         fetches.push(Box::pin(async move {
             let name = blob.digest.to_string();
             let progress = |done: u64| log.progress(&name, done, Some(blob.size), false);
-            fetcher.fetch(reference, blob, store.blobs(), &progress).await?;
+            match arrivals.get(&blob.digest) {
+                Some(arriving) => {
+                    let watched = Watched { blobs: store.blobs(), arriving: arriving.clone() };
+                    fetcher.fetch(reference, blob, &watched, &progress).await?;
+                    arriving.arrived();
+                }
+                None => fetcher.fetch(reference, blob, store.blobs(), &progress).await?,
+            }
             log.progress(&name, blob.size, Some(blob.size), true);
             Ok(())
         }));

@@ -3,6 +3,7 @@
 //! In: source operations. Out: results. The result of a local source is `local:<name>`, with a mark of its patterns when
 //! it has any; it is never recorded. Next: [`crate::source`], which does the work.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Inner, Inputs, Worker};
 use crate::error::ExecError;
 use crate::layers::SCRATCH;
+use crate::layers::arriving::{Arrivals, GivenUp};
 use crate::source::SourceError;
 use crate::source::address::masked;
 use crate::source::image;
@@ -71,25 +73,54 @@ impl Worker {
         manifest: &Descriptor,
         log: &dyn LogSink,
     ) -> Result<Option<ResultId>, ExecError> {
-        let result = self.fetch_image(name.clone(), manifest.digest, true, log).await?;
+        let result = self.fetch_image(name.clone(), manifest.digest, true, false, log).await?;
         Ok((result.as_str() != SCRATCH).then_some(result))
     }
 
-    /// `in_registry` says whether blobs that are not here can be fetched under that name.
+    /// Says which images (identifiers of their sources) will be trees in this build: they are unpacked as they come.
+    pub fn expect_trees(&self, images: HashSet<String>) {
+        self.inner.expected_trees.get_or_init(|| images);
+    }
+
+    /// `in_registry` says whether blobs that are not here can be fetched under that name, `as_tree` whether what is
+    /// fetched is unpacked meanwhile.
     async fn fetch_image(
         &self,
         name: Reference,
         manifest: Digest,
         in_registry: bool,
+        as_tree: bool,
         log: &dyn LogSink,
     ) -> Result<ResultId, ExecError> {
         let reference = name.clone();
         let found = self
             .blocking(move |worker| Ok(image::record(&worker.inner.store, &reference, manifest, in_registry)?))
             .await?;
-        image::fetch_all(&self.inner.fetcher, &self.inner.store, &name, &found.missing, log)
-            .await
-            .map_err(|source| ExecError::Fetch { image: name.to_string(), source })?;
+        let arrivals = match as_tree {
+            true => Arrivals::expect(found.missing.iter().map(|blob| blob.digest)),
+            false => Arrivals::default(),
+        };
+        // Also when this future is dropped.
+        let given_up = GivenUp(arrivals.clone());
+        let fetch = async {
+            let inner = &self.inner;
+            let fetched = image::fetch_all(&inner.fetcher, &inner.store, &name, &found.missing, &arrivals, log).await;
+            drop(given_up);
+            fetched.map_err(|source| ExecError::Fetch { image: name.to_string(), source })
+        };
+        let unpack = async {
+            if as_tree && !found.missing.is_empty() {
+                let (result, arrivals) = (found.result.clone(), arrivals.clone());
+                // It takes no core: mostly it waits for bytes. What goes wrong here is told by who needs the tree.
+                let unpacked =
+                    self.blocking(move |worker| Ok(worker.layers().unpack_arriving(&result, &arrivals)?)).await;
+                if let Err(error) = unpacked {
+                    tracing::debug!(%error, image = %name, "not unpacked as it came");
+                }
+            }
+        };
+        let (fetched, ()) = tokio::join!(fetch, unpack);
+        fetched?;
         Ok(found.result)
     }
 
@@ -98,7 +129,8 @@ impl Worker {
             "local" => Ok(vec![self.inner.remember_local(source)?]),
             scheme @ ("docker-image" | "oci-layout") => {
                 let (reference, digest) = image::pinned(source)?;
-                Ok(vec![self.fetch_image(reference, digest, scheme == "docker-image", log).await?])
+                let as_tree = self.inner.expected_trees.get().is_some_and(|images| images.contains(&source.identifier));
+                Ok(vec![self.fetch_image(reference, digest, scheme == "docker-image", as_tree, log).await?])
             }
             _ => Err(unknown_kind(source)),
         }

@@ -12,13 +12,14 @@ use oci::model::{Descriptor, DiffId, Digest, ImageConfig, Manifest, Reference, R
 use solver::graph::{Edge, Vertex, VertexId};
 use solver::op::{BuildOp, CopyAction, DiffOp, FileAction, FileActionKind, FileOp, MergeOp, OpMeta, attr};
 
+mod arriving;
 mod content;
 mod derived;
 
 use super::*;
 use crate::layers::SCRATCH;
 use crate::snapshot::CopySnapshotter;
-use crate::source::image::FetchError;
+use crate::source::image::{self, FetchError};
 use crate::testing::{Log, build, mounts, open, shell, show};
 
 /// A registry in memory that counts what it is asked for.

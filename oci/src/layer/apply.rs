@@ -19,7 +19,7 @@ use super::error::LayerError;
 use super::node::{self, Attributes, Keep};
 use super::path::{Component, components};
 use super::tar::{EndMarker, Entry, Kind, Limits, TarReader};
-use super::view::{Found, Implied, View};
+use super::view::{Beneath, Found, Implied, View};
 use super::walk;
 use super::xattr::{self, Of, XattrNamespace};
 use super::{AUFS_PREFIX, OPAQUE_NAME, WHITEOUT_PREFIX};
@@ -63,16 +63,27 @@ pub fn apply_layer(
     parents: &[BorrowedFd<'_>],
     options: &ApplyOptions,
 ) -> Result<ApplyFacts, LayerError> {
+    apply_layer_on(tar, into, &parents, options)
+}
+
+/// The same on trees that may still be in the making: they are asked for only where the archive does not say everything
+/// itself. An archive with an entry for every directory, the root included, that deletes nothing waits for nobody.
+pub fn apply_layer_on(
+    tar: impl Read,
+    into: BorrowedFd<'_>,
+    beneath: &dyn Beneath,
+    options: &ApplyOptions,
+) -> Result<ApplyFacts, LayerError> {
     let namespace = options.xattr_namespace;
     let keep = Keep::with(namespace);
     let root = walk::open_root(into)?;
-    prepare_root(root.as_fd(), parents.first().copied(), keep)?;
     let descent = Descent::new(root.as_fd(), Times::Keep, Some(namespace))?;
     let mut layer = Layer {
-        view: View::new(descent, parents, Some(namespace), keep),
+        view: View::new(descent, beneath, Some(namespace), keep),
         namespace,
         keep,
         facts: ApplyFacts::default(),
+        has_root: false,
     };
     // A digest says whether a layer is whole.
     let mut reader = TarReader::new(BufReader::with_capacity(128 * 1024, tar), options.limits, EndMarker::Optional);
@@ -85,6 +96,10 @@ pub fn apply_layer(
     layer.facts.xattrs_dropped += layer.view.xattrs_dropped;
     layer.facts.devices_dropped = layer.view.devices_dropped.len() as u64;
     layer.view.descent.finish()?;
+    if !layer.has_root {
+        let trees = beneath.trees().map_err(LayerError::stdio("look beneath the layer at", b""))?;
+        prepare_root(root.as_fd(), trees.first().copied(), keep)?;
+    }
     Ok(layer.facts)
 }
 
@@ -112,6 +127,8 @@ struct Layer<'a> {
     namespace: XattrNamespace,
     keep: Keep,
     facts: ApplyFacts,
+    /// Whether the archive says what the root is.
+    has_root: bool,
 }
 
 impl Layer<'_> {
@@ -148,6 +165,7 @@ impl Layer<'_> {
         if entry.kind != Kind::Directory {
             return Err(LayerError::refused(&entry.path, "the root is a directory"));
         }
+        self.has_root = true;
         self.view.descent.enter(&[])?;
         let attributes = Attributes::of_entry(entry, (entry.uid, entry.gid));
         self.facts.xattrs_dropped += attributes.set(self.view.descent.here(), self.keep, b"")?;

@@ -62,7 +62,8 @@ pub fn extract_archive(
     options: &ExtractOptions,
 ) -> Result<ExtractFacts, LayerError> {
     let times = Times::Listed(HashSet::new(), RandomState::new());
-    let mut view = View::new(Descent::new(root, times, None)?, &[], None, Keep::with(options.xattr_namespace));
+    let nothing: &[BorrowedFd<'_>] = &[];
+    let mut view = View::new(Descent::new(root, times, None)?, &nothing, None, Keep::with(options.xattr_namespace));
     let implied = Implied { owner: options.owner.unwrap_or((0, 0)), mtime: None };
     let dest = view.make_directory_by_steps(dest.as_bytes(), implied)?;
     let mut reader = TarReader::new(BufReader::with_capacity(128 * 1024, tar), options.limits, EndMarker::Required);

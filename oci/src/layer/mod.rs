@@ -28,7 +28,7 @@ pub mod decompress;
 pub mod gzip;
 pub mod zstd;
 
-pub use apply::{ApplyFacts, ApplyOptions, apply_layer};
+pub use apply::{ApplyFacts, ApplyOptions, apply_layer, apply_layer_on};
 pub use codec::{Codec, CodecError, Compression, Dialect, Encoder};
 pub use decompress::{Format, decompress, decompress_layer, detect};
 pub use diff::{LayerFacts, WriteOptions, write_layer, write_layer_with, write_tree, write_tree_with};
@@ -36,6 +36,7 @@ pub use encode::{EncodedLayer, Hashing, encode};
 pub use error::LayerError;
 pub use extract::{ExtractFacts, ExtractOptions, extract_archive};
 pub use tar::Limits;
+pub use view::Beneath;
 pub use xattr::XattrNamespace;
 
 /// What begins the name of a whiteout. image-spec layer.md, "Whiteouts".

@@ -39,6 +39,19 @@ pub(super) enum Found {
     Other,
 }
 
+/// The trees beneath a layer, which may still be in the making.
+pub trait Beneath {
+    /// All of them in overlayfs form, topmost first. Called when one must be looked at, and may wait until they are
+    /// there.
+    fn trees(&self) -> std::io::Result<Vec<BorrowedFd<'_>>>;
+}
+
+impl Beneath for &[BorrowedFd<'_>] {
+    fn trees(&self) -> std::io::Result<Vec<BorrowedFd<'_>>> {
+        Ok(self.to_vec())
+    }
+}
+
 /// How implied parents are made.
 #[derive(Clone, Copy)]
 pub(super) struct Implied {
@@ -57,8 +70,7 @@ pub(super) struct Place {
 
 pub(super) struct View<'a> {
     pub descent: Descent,
-    /// Trees beneath, topmost first.
-    lowers: &'a [BorrowedFd<'a>],
+    lowers: &'a dyn Beneath,
     /// `None`: a plain tree, in which nothing means a deletion.
     overlay: Option<XattrNamespace>,
     keep: Keep,
@@ -69,7 +81,7 @@ pub(super) struct View<'a> {
 }
 
 impl<'a> View<'a> {
-    pub fn new(descent: Descent, lowers: &'a [BorrowedFd<'a>], overlay: Option<XattrNamespace>, keep: Keep) -> Self {
+    pub fn new(descent: Descent, lowers: &'a dyn Beneath, overlay: Option<XattrNamespace>, keep: Keep) -> Self {
         Self { descent, lowers, overlay, keep, xattrs_dropped: 0, devices_dropped: HashSet::new() }
     }
 
@@ -92,8 +104,9 @@ impl<'a> View<'a> {
     /// that holds it, and what it is.
     fn lower(&self, at: &[Component], name: &[u8]) -> Result<Option<(OwnedFd, Stat)>, LayerError> {
         let (Some(namespace), false) = (self.overlay, self.descent.is_opaque()) else { return Ok(None) };
-        for root in self.lowers {
-            match self.lower_in(*root, namespace, at, name)? {
+        let lowers = self.lowers.trees().map_err(LayerError::stdio("look beneath the layer at", name))?;
+        for root in lowers {
+            match self.lower_in(root, namespace, at, name)? {
                 Below::Here(dir, stat) => return Ok(Some((dir, stat))),
                 Below::Hidden => return Ok(None),
                 Below::Further => {}
