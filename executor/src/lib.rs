@@ -13,6 +13,7 @@ pub mod error;
 pub mod isolation;
 pub mod layers;
 pub mod limits;
+pub mod machine;
 mod merge;
 pub mod network;
 pub mod ops;
@@ -28,6 +29,7 @@ mod sys;
 mod testing;
 mod times;
 mod tree;
+pub mod waiting;
 pub mod worker;
 
 pub use error::ExecError;

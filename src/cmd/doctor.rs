@@ -13,6 +13,7 @@ pub fn doctor(hall: &Hall<'_>, args: &DoctorArgs) -> Result<u8, Failure> {
     let patient = Patient {
         root: hall.config.root.value.clone(),
         isolation: hall.config.isolation.value,
+        network: hall.network(),
         who: Who::here(hall.environment.variables.get(std::ffi::OsStr::new("PATH"))),
     };
     let fix = |error: &_| {

@@ -186,7 +186,7 @@ impl Hall<'_> {
             max_size: self.config.max_size.value,
             keep_for: self.config.keep_for.value,
             mounts_max_size: self.config.mounts_max_size.value,
-            network: NetworkSettings { driver: self.config.network_driver.value, pool: self.config.network_pool.value },
+            network: self.network(),
             native_platform: Platform::native(),
             user: executor::rootless::entered_by().map(|(uid, _)| uid),
             history: HistorySettings {
@@ -194,6 +194,11 @@ impl Hall<'_> {
                 log_max_bytes: self.config.history_log_max_bytes.value,
             },
         }
+    }
+
+    /// How steps get out.
+    fn network(&self) -> NetworkSettings {
+        NetworkSettings { driver: self.config.network_driver.value, pool: self.config.network_pool.value }
     }
 
     /// The display that settings and terminal ask for.

@@ -83,7 +83,8 @@ impl CacheStore for Store {
         self.try_flight(key)
     }
 
-    /// On a thread of its own: a runtime waits for its blocking threads, and this wait may outlast the build.
+    /// On a thread of its own, which a signal alone could end: whoever waits no longer leaves it to wait on. A build waits
+    /// by [`Store::claim_unless`].
     async fn claim(&self, key: &Key) -> Result<Flight, StoreError> {
         let (store, key) = (self.clone(), *key);
         let (tell, told) = tokio::sync::oneshot::channel();
@@ -91,10 +92,11 @@ impl CacheStore for Store {
             .name("flight".into())
             .spawn(move || {
                 // Who asked may be gone by now: then the flight is dropped here.
-                drop(tell.send(store.flight(&key)));
+                drop(tell.send(store.claim_unless(&key, &|| false)));
             })
             .map_err(|source| StoreError::io("start a thread for", self.root(), source))?;
-        told.await.expect("the thread answers before it ends")
+        let flight = told.await.expect("the thread answers before it ends")?;
+        Ok(flight.expect("nobody gave up"))
     }
 }
 

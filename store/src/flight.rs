@@ -10,11 +10,11 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use solver::key::Key;
 
-use crate::layout::{Layout, try_flock};
+use crate::layout::{Layout, flock_unless, try_flock};
 use crate::{Store, StoreError};
 
 /// The right to be the only one who works on a key; given back when dropped.
@@ -49,17 +49,16 @@ impl Store {
         }
     }
 
-    /// Waits for the right to work on `key`. Blocks for as long as somebody has it.
-    pub(crate) fn flight(&self, key: &Key) -> Result<Flight, StoreError> {
+    /// Waits for the right to work on `key`, as [`crate::flock_unless`] does; if it is given up, there is none.
+    pub fn claim_unless(&self, key: &Key, given_up: &dyn Fn() -> bool) -> Result<Option<Flight>, StoreError> {
         loop {
             let (name, file) = open(self.layout(), key)?;
-            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => {}
-                Err(Errno::INTR) => continue,
-                Err(source) => return Err(StoreError::io("lock", self.layout().flights.join(&name), source)),
+            let locked = flock_unless(&file, given_up);
+            if !locked.map_err(|source| StoreError::io("lock", self.layout().flights.join(&name), source))? {
+                return Ok(None);
             }
             if is_still(self.layout(), &name, &file)? {
-                return Ok(Flight { layout: self.shared_layout(), name, _file: file });
+                return Ok(Some(Flight { layout: self.shared_layout(), name, _file: file }));
             }
         }
     }

@@ -274,6 +274,22 @@ impl Lock {
     }
 }
 
+/// Waits for an exclusive lock; blocks for as long as somebody has it. Whenever a signal interrupts it, it asks whether
+/// it is `given_up`; then it returns false, and there is no lock.
+///
+/// # Errors
+/// As flock(2).
+pub fn flock_unless(fd: impl AsFd, given_up: &dyn Fn() -> bool) -> io::Result<bool> {
+    while !given_up() {
+        match rustix::fs::flock(&fd, FlockOperation::LockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(source) => return Err(source.into()),
+        }
+    }
+    Ok(false)
+}
+
 /// Whether an exclusive lock could be had at once; `path` is for the message.
 pub(crate) fn try_flock(fd: impl AsFd, path: &Path) -> Result<bool, StoreError> {
     match rustix::fs::flock(fd, FlockOperation::NonBlockingLockExclusive) {

@@ -72,6 +72,7 @@ pub use flight::Flight;
 pub use gc::{Collected, Holder, Limit, Usage, Used, Wish};
 pub use images::{FoundImage, ImageRecord};
 pub use layers::{Imported, Layer, Made};
+pub use layout::flock_unless;
 pub use lease::Kind;
 pub use mounts::{BusyMount, HeldMount, MountEntry, MountKey, MountSeed, MountTurn, MountWish, Taken, shown_mount_id};
 pub use nodes::{Node, NodeEntry, NodeKind, attributes_digest};

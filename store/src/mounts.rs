@@ -38,7 +38,7 @@ pub(crate) use keep::{State, rebuild, sweep};
 
 use crate::durability::write_file;
 use crate::index::Trouble;
-use crate::layout::{Folder, fresh_name, try_flock};
+use crate::layout::{Folder, flock_unless, fresh_name, try_flock};
 use crate::{Draft, Kind, Store, StoreError};
 
 const ABOUT: &str = "about.json";
@@ -129,17 +129,11 @@ pub struct BusyMount {
 }
 
 impl BusyMount {
-    /// Waits until nobody uses it. Blocks for as long as that takes. Whenever a signal interrupts it, it asks whether it
-    /// is `given_up`; then there is no turn.
+    /// Waits until nobody uses it, as [`flock_unless`] does; if it is given up, there is no turn.
     pub fn wait(self, given_up: &dyn Fn() -> bool) -> Result<Option<MountTurn>, StoreError> {
-        while !given_up() {
-            match rustix::fs::flock(&self.dir.fd, FlockOperation::LockExclusive) {
-                Ok(()) => return Ok(Some(MountTurn(self.dir))),
-                Err(Errno::INTR) => {}
-                Err(source) => return Err(StoreError::io("lock", &self.dir.name, source)),
-            }
-        }
-        Ok(None)
+        let locked = flock_unless(&self.dir.fd, given_up);
+        let locked = locked.map_err(|source| StoreError::io("lock", &self.dir.name, source))?;
+        Ok(locked.then_some(MountTurn(self.dir)))
     }
 }
 

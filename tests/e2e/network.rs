@@ -109,6 +109,31 @@ fn a_user_without_rights_gets_out_over_a_program() {
 }
 
 #[test]
+fn the_doctor_tries_every_way_out_as_a_build_would_and_leaves_nothing() {
+    let script = r#"
+        mount -t tmpfs tmpfs /dev/net && mknod -m 666 /dev/net/tun c 10 200
+        $RBUILD doctor
+        chown -R 12345:12345 $HOME && chmod 711 $HOME/.. $TEMP
+        setpriv --reuid 12345 --regid 12345 --clear-groups env RBUILD_ROOT=$HOME/store $RBUILD doctor
+        kept >$TEMP/after; diff $TEMP/before $TEMP/after"#;
+    let check = |config: &str, expected: [&str; 2]| {
+        let outcome = world("FROM scratch\n", &(config.to_owned() + script)).ok();
+        let said: Vec<_> = outcome.stdout.lines().filter(|line| line.contains("network of steps")).collect();
+        assert_eq!(said.len(), 2, "{outcome}");
+        assert!(said.iter().zip(expected).all(|(line, words)| line.ends_with(words)), "{outcome}");
+    };
+    let (over_bridge, over_pasta) = (
+        "steps get out over `bridge`; `pasta` and `slirp4netns` would do too",
+        "steps get out over `pasta`; `slirp4netns` would do too",
+    );
+    check("", [over_bridge, over_pasta]);
+    let slirp = "steps get out over `slirp4netns`";
+    check(&config("[network]\ndriver = 'slirp4netns'"), [slirp, slirp]);
+    let refused = "bridge: this process may not make interfaces (it lacks CAP_NET_ADMIN)";
+    check(&config("[network]\ndriver = 'bridge'"), ["steps get out over `bridge`", refused]);
+}
+
+#[test]
 fn nothing_of_the_host_is_reached_but_what_it_offers_to_others() {
     // A server on the host's loopback, by TCP and as an abstract socket.
     let script = r#"

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::settings::Version;
+use crate::machine::Version;
 
 /// What the processes of a group used and met.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The control group of a step: made before it, entered by it as the first thing that it does, read and removed after.
 //!
-//! In: [`StepLimits`] and the [`Machine`]. Out: a [`Group`], whose descriptors travel to the step, which needs no path
+//! In: [`StepLimits`] and the [`ControlGroups`]. Out: a [`Group`], whose descriptors travel to the step, which needs no path
 //! of the hierarchies then. Deliberately absent: when a step runs ([`super::run`]), where in version 2 ([`place`]).
 
 use std::collections::{BTreeSet, HashSet};
@@ -12,17 +12,17 @@ use std::sync::{Mutex, PoisonError};
 use rustix::io::Errno;
 
 use super::figures::Figures;
-use super::machine::{Hierarchy, Machine};
 use super::place::{self, Choice, LEAF, Refusal};
-use super::settings::{Controller, Setting, Version, needed, settings};
+use super::settings::{Controller, Setting, needed, settings};
 use super::sweep::sweep;
 use super::{LimitError, StepLimits, tree};
+use crate::machine::{ControlGroups, Hierarchy, Version, memberships};
 use crate::sandbox::{ControlGroup, Descriptors};
 
 /// Makes the groups of a worker's steps.
 pub struct Groups {
     limits: StepLimits,
-    machine: Machine,
+    machine: ControlGroups,
     /// Where it was looked for groups of dead builders.
     swept: Mutex<HashSet<PathBuf>>,
 }
@@ -33,14 +33,14 @@ impl Groups {
     /// # Errors
     /// When a limit is asked for that it cannot give: a group with all of them is made, and removed.
     pub fn new(limits: StepLimits) -> Result<Self, LimitError> {
-        let read = |path: &str| {
-            std::fs::read_to_string(path).map_err(|source| LimitError::Io { act: "read", path: path.into(), source })
-        };
-        Self::on(Machine::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?), limits)
+        let machine = ControlGroups::beneath(Path::new("/"));
+        Self::on(machine.map_err(|(path, source)| LimitError::Io { act: "read", path, source })?, limits)
     }
 
     /// On that machine.
-    pub fn on(machine: Machine, limits: StepLimits) -> Result<Self, LimitError> {
+    pub fn on(machine: ControlGroups, limits: StepLimits) -> Result<Self, LimitError> {
+        // Beside a group that is not seen, no other can be made.
+        let machine = machine.that_show_own();
         let groups = Self { limits, machine, swept: Mutex::default() };
         if groups.must_have(None) {
             drop(groups.make(None)?);
@@ -77,13 +77,15 @@ impl Groups {
         let legacy: Vec<&Hierarchy> = self
             .machine
             .legacy()
-            .filter(|one| usual.into_iter().chain(needed.iter().map(|(needed, _)| *needed)).any(|name| one.has(name)))
+            .filter(|one| {
+                usual.into_iter().chain(needed.iter().map(|(needed, _)| *needed)).any(|one_of| one.has(one_of.name()))
+            })
             .collect();
         // What version 1 does not have must be in version 2.
         let rest: BTreeSet<Controller> = needed
             .iter()
             .map(|(controller, _)| *controller)
-            .filter(|controller| !legacy.iter().any(|one| one.has(*controller)))
+            .filter(|controller| !legacy.iter().any(|one| one.has(controller.name())))
             .collect();
         let any_flag = needed.first().map_or("--cgroup-parent", |(_, flag)| flag);
         let mut group = Group { parts: Vec::new() };
@@ -137,10 +139,12 @@ impl Groups {
             }
         };
         let part = Part { version: Version::One, path, parent: dir, name, dir: own, entrance };
-        if one.has(Controller::CpuSet) {
+        if one.has(Controller::CpuSet.name()) {
             inherit_cpuset(&part.parent, &part.dir, &part.own_path())?;
         }
-        part.set(settings(&self.limits, Version::One).into_iter().filter(|setting| one.has(setting.controller)))?;
+        part.set(
+            settings(&self.limits, Version::One).into_iter().filter(|setting| one.has(setting.controller.name())),
+        )?;
         Ok(part)
     }
 
@@ -312,7 +316,8 @@ fn place_in(
 fn own_now(two: &Hierarchy) -> String {
     let now = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let leaf = format!("{}/{LEAF}", two.own.trim_end_matches('/'));
-    if now.lines().any(|line| line.starts_with("0::") && line.ends_with(&leaf)) { leaf } else { two.own.clone() }
+    let moved = memberships(&now).any(|own| own.is_unified() && own.path.ends_with(&leaf));
+    if moved { leaf } else { two.own.clone() }
 }
 
 /// Moves every process of a group into a leaf of it.
@@ -385,7 +390,7 @@ fn made(hierarchy: &Hierarchy, path: &Path) -> Result<OwnedFd, LimitError> {
             Err(errno) => return Err(failed("make", at)(errno)),
         }
         let inner = open(&at)?;
-        if hierarchy.has(Controller::CpuSet) {
+        if hierarchy.has(Controller::CpuSet.name()) {
             inherit_cpuset(&dir, &inner, &at)?;
         }
         dir = inner;
@@ -405,9 +410,10 @@ fn inherit_cpuset(parent: &OwnedFd, dir: &OwnedFd, path: &Path) -> Result<(), Li
     Ok(())
 }
 
-fn names(machine: &Machine) -> String {
-    let names: Vec<_> = machine.legacy().flat_map(|one| one.controllers.iter().map(String::as_str)).collect();
-    names.join(", ")
+/// Controllers of version 1 that are of use to us.
+fn names(machine: &ControlGroups) -> String {
+    let ours = Controller::ALL.iter().map(|controller| controller.name());
+    ours.filter(|name| machine.legacy().any(|one| one.has(name))).collect::<Vec<_>>().join(", ")
 }
 
 fn open(path: &Path) -> Result<OwnedFd, LimitError> {

@@ -16,12 +16,11 @@
 //! limit that the machine cannot give fails before the first step, with what is missing. Groups have names of our own
 //! (`rbuild-…`) and are locked by their builder: those of a dead one are removed by the next ([`sweep`]).
 //!
-//! Reading order: [`settings`] and [`machine`] and [`place`] (pure), [`group`], [`figures`], [`watch`], [`run`].
+//! Reading order: [`crate::machine`], [`settings`] and [`place`] (pure), [`group`], [`figures`], [`watch`], [`run`].
 
 mod error;
 mod figures;
 mod group;
-mod machine;
 mod measure;
 mod place;
 mod run;

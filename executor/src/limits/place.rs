@@ -20,8 +20,8 @@ use std::path::Path;
 use rustix::fs::{Access, AtFlags, CWD};
 use rustix::io::Errno;
 
-use super::machine::Hierarchy;
 use super::settings::Controller;
+use crate::machine::Hierarchy;
 
 /// Where the builder goes when the group becomes that of the steps. No step's group has this name.
 pub const LEAF: &str = "rbuild.builder";

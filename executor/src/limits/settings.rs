@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::{PIDS_USUAL, Pids, StepLimits, Swap};
+use crate::machine::Version;
 
 /// What of the kernel limits or counts something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,15 +48,6 @@ impl fmt::Display for Controller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
-}
-
-/// Of control groups.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// A hierarchy per controller.
-    One,
-    /// One hierarchy for all.
-    Two,
 }
 
 /// One text in one file of a group.

@@ -17,6 +17,7 @@ use super::mount::{attach, attributes, file_system};
 use super::plan::{Flags, INERT};
 use super::sys;
 use super::trouble::{Trouble, with};
+use crate::machine::memberships;
 
 /// Where programs look.
 pub const PLACE: &str = "/sys/fs/cgroup";
@@ -55,8 +56,7 @@ pub fn show(root: &Root, readonly: bool) -> Result<(), Trouble> {
 
 /// The controllers of each hierarchy of version 1, as `/proc/self/cgroup` has them: `cpu,cpuacct`, `name=systemd`.
 fn hierarchies(groups: &str) -> Vec<&str> {
-    let controllers = groups.lines().filter_map(|line| line.split(':').nth(1));
-    controllers.filter(|controllers| !controllers.is_empty()).collect()
+    memberships(groups).filter(|own| !own.is_unified()).map(|own| own.controllers).collect()
 }
 
 /// Mounts one hierarchy in a directory of its own, with a link for each of several controllers.

@@ -15,6 +15,8 @@ mod watch;
 
 use std::sync::Arc;
 
+use executor::Worker;
+use executor::waiting::Waiting;
 use oci::model::Reference;
 use solver::key::Key;
 use solver::seam::{CacheStore, Progress, Record, ResultId};
@@ -25,6 +27,7 @@ use store::{Flight, Store, StoreError};
 pub use export::{Exports, inline};
 pub use import::{Imports, Lost};
 pub use solve::{LOSSES_MAX, LayersWanted, Solving, Wanted};
+pub use steps::Steps;
 pub use watch::Watch;
 
 use super::{Failure, Settings, words};
@@ -112,6 +115,17 @@ impl Remotes {
         Ok(Self { imports: Arc::new(imports), to, watch })
     }
 
+    /// Runs the steps of a build, or answers for one that is only imagined.
+    pub fn steps(&self, worker: &Worker, imagines: bool) -> Arc<Steps> {
+        let (watch, imports) = (self.watch.clone(), self.imports.clone());
+        Arc::new(Steps { worker: worker.clone(), watch, imports, imagines })
+    }
+
+    /// The store, and behind it those that are asked.
+    pub fn memory(&self, store: &Store) -> Arc<Caches> {
+        Arc::new(Caches { store: store.clone(), imports: self.imports.clone() })
+    }
+
     /// A layer was not to be had after the build was solved: what led to it is forgotten, so that its step runs.
     ///
     /// # Errors
@@ -185,6 +199,10 @@ impl CacheStore for Caches {
     }
 
     async fn claim(&self, key: &Key) -> Result<Flight, StoreError> {
-        self.store.claim(key).await
+        let (store, key) = (self.store.clone(), *key);
+        let waiting = Waiting::start("flight", move |given_up| store.claim_unless(&key, given_up));
+        let path = self.store.root().join("flights");
+        let waiting = waiting.map_err(|source| StoreError::Io { act: "start a thread for", path, source })?;
+        Ok(waiting.await?.expect("nobody gave up"))
     }
 }

@@ -14,8 +14,7 @@ use store::{Store, StoreError};
 use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 
-use super::steps::Steps;
-use super::{Caches, Lost, Remotes};
+use super::{Lost, Remotes};
 use crate::engine::task::Task;
 use crate::options::BuildOptions;
 
@@ -83,8 +82,8 @@ impl Solving<'_> {
     ) -> Result<Solution, SolveError<ExecError, StoreError>> {
         let Remotes { imports, watch, .. } = self.remotes;
         let solver = Solver {
-            executor: Arc::new(Steps { worker: self.worker.clone(), watch: watch.clone(), imports: imports.clone() }),
-            cache: Arc::new(Caches { store: self.store.clone(), imports: imports.clone() }),
+            executor: self.remotes.steps(self.worker, false),
+            cache: self.remotes.memory(self.store),
             progress: watch.clone(),
             jobs: self.jobs.clone(),
         };

@@ -1,7 +1,8 @@
 //! The executor of a build that takes results from caches: it says when one of them was lost.
 //!
-//! A [`Worker`] in everything; only, before a step runs the cache mounts that it lacks and a cache has are brought, and when an operation fails because a layer of a cache could not be had, [`Watch`] is
-//! told before the solver tells anybody: nothing has failed yet, the build is solved again.
+//! A [`Worker`] in everything; only, before a step runs, the cache mounts that it lacks and a cache has are brought, and
+//! when an operation fails because a layer of a cache could not be had, [`Watch`] is told before the solver tells
+//! anybody: nothing has failed yet, the build is solved again. Of a build that is only imagined, nothing is brought.
 
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ pub struct Steps {
     pub watch: Arc<Watch>,
     /// Cache mounts of other machines.
     pub imports: Arc<Imports>,
+    /// Whether the build is only imagined: what is not here cannot be looked into then, and has no content.
+    pub imagines: bool,
 }
 
 impl Executor for Steps {
@@ -45,7 +48,10 @@ impl Executor for Steps {
         read: &Read,
         cancel: &CancellationToken,
     ) -> Result<Option<ContentDigest>, ExecError> {
-        self.worker.content(result, read, cancel).await
+        match self.worker.content(result, read, cancel).await {
+            Err(error) if self.imagines && Lost::of(&error).is_some() => Ok(None),
+            content => content,
+        }
     }
 
     async fn settle(

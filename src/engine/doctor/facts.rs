@@ -1,8 +1,9 @@
 //! What the machine says of itself, without trying anything.
 
-use std::ffi::OsString;
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
+
+use executor::machine::ControlGroups;
 
 use super::Patient;
 
@@ -19,8 +20,6 @@ pub struct Facts {
     pub powerless: Vec<PathBuf>,
     /// Control groups.
     pub cgroups: Cgroups,
-    /// Which of the programs that networks are made with are there.
-    pub network_programs: Vec<&'static str>,
     /// Other processors whose programs run here (binfmt_misc); `None`: it is not mounted.
     pub emulated: Option<Vec<String>>,
     /// Where the store is or will be, and bytes that are free there.
@@ -38,9 +37,6 @@ pub struct Cgroups {
     pub v1: Vec<String>,
 }
 
-/// Programs that networks of steps are made with.
-const NETWORK_PROGRAMS: [&str; 3] = ["pasta", "slirp4netns", "nft"];
-
 impl Facts {
     /// Asks the machine.
     pub fn gather(patient: &Patient) -> Self {
@@ -51,7 +47,6 @@ impl Facts {
             namespaces: executor::rootless::Facts::gather(),
             powerless: programs.into_iter().flatten().filter(|path| !is_empowered(path)).cloned().collect(),
             cgroups: cgroups(),
-            network_programs: NETWORK_PROGRAMS.into_iter().filter(|name| is_installed(name)).collect(),
             emulated: emulated(Path::new("/proc/sys/fs/binfmt_misc")),
             disk: disk(&patient.root),
         }
@@ -66,37 +61,23 @@ fn is_empowered(path: &Path) -> bool {
     set_uid || rustix::fs::getxattr(path, "security.capability", &mut value[..]).is_ok()
 }
 
-fn is_installed(name: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
-    let usual = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(usual).any(|folder| folder.is_absolute() && folder.join(name).is_file())
-}
-
 fn cgroups() -> Cgroups {
-    let own = read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let mounts = read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let place = |kind: &str| {
-        mounts.lines().find_map(|line| {
-            let (before, after) = line.split_once(" - ")?;
-            (after.split(' ').next()? == kind).then(|| before.split(' ').nth(4).map(str::to_owned))?
-        })
-    };
-    let v2 = place("cgroup2").and_then(|mount| {
-        let path = own.lines().find_map(|line| line.strip_prefix("0::"))?;
-        Some(PathBuf::from(format!("{mount}{path}")))
+    let machine = ControlGroups::beneath(Path::new("/")).unwrap_or_else(|(path, error)| {
+        tracing::debug!(path = %path.display(), %error, "control groups are not known");
+        ControlGroups::default()
     });
+    let v2 = machine.unified().map(|unified| unified.dir(&unified.own));
     let controllers = |dir: &PathBuf| {
         let text = read_to_string(dir.join("cgroup.controllers")).unwrap_or_default();
         text.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
     };
-    let v1 = own.lines().filter(|line| !line.starts_with("0::")).filter_map(|line| line.split(':').nth(1));
     Cgroups {
         delegated: v2.as_ref().is_some_and(|dir| {
             rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
                 && rustix::fs::access(dir.join("cgroup.procs"), rustix::fs::Access::WRITE_OK).is_ok()
         }),
         v2: v2.as_ref().map(controllers),
-        v1: v1.flat_map(|names| names.split(',')).filter(|name| !name.is_empty()).map(str::to_owned).collect(),
+        v1: machine.legacy().flat_map(|one| one.controllers.clone()).collect(),
     }
 }
 

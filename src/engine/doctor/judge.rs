@@ -1,6 +1,7 @@
 //! From facts to checks: pure.
 
 use executor::isolation::Standing;
+use executor::network::{Driver, NetworkError, Trouble};
 use executor::rootless::{Refused, Who, diagnose};
 use rustix::io::Errno;
 
@@ -10,6 +11,8 @@ use crate::amount;
 
 /// The check of what was taken.
 pub const ISOLATION: &str = "isolation";
+/// The check of how steps get out.
+pub const NETWORK: &str = "network of steps";
 /// The new mount calls are all there.
 const KERNEL_MIN: (u32, u32) = (5, 12);
 /// overlayfs takes layers one by one.
@@ -33,10 +36,7 @@ pub fn before(facts: &Facts, who: &Who) -> Vec<Check> {
 /// What does not depend on it.
 pub fn after(facts: &Facts) -> Vec<Check> {
     let disk = facts.disk.as_ref().map(|(path, bytes)| disk(&path.display().to_string(), *bytes));
-    [Some(cgroups(&facts.cgroups, facts.root)), Some(network(facts)), Some(binfmt(facts)), disk]
-        .into_iter()
-        .flatten()
-        .collect()
+    [Some(cgroups(&facts.cgroups, facts.root)), Some(binfmt(facts)), disk].into_iter().flatten().collect()
 }
 
 fn kernel(release: &str) -> Check {
@@ -143,22 +143,25 @@ fn cgroups(cgroups: &Cgroups, root: bool) -> Check {
     }
 }
 
-fn network(facts: &Facts) -> Check {
-    let name = "network helpers";
-    let have = |program: &str| facts.network_programs.contains(&program);
-    let found = match facts.network_programs.as_slice() {
-        [] => "neither `pasta` nor `slirp4netns` is installed".to_owned(),
-        programs => format!("`{}`", programs.join("`, `")),
-    };
-    if have("pasta") || have("slirp4netns") || facts.root && have("nft") {
-        return Check::ok(name, found);
+/// How steps get out. `tried` is what works of all that there is, in the order of a build; `chosen` the one that the
+/// user's config asks for.
+pub fn network(tried: Vec<(Driver, Result<(), Trouble>)>, chosen: Option<Driver>) -> Check {
+    let (mut works, mut fails) = (Vec::new(), Vec::new());
+    for (driver, result) in tried.into_iter().filter(|(driver, _)| chosen.is_none_or(|chosen| chosen == *driver)) {
+        match result {
+            Ok(()) => works.push(format!("`{driver}`")),
+            Err(trouble) => fails.push((driver, trouble)),
+        }
     }
-    let lacks = "a step's own network needs one of them; without, steps have `--network=host` and `none`";
-    Check::warning(
-        name,
-        format!("{found}: {lacks}"),
-        "`sudo apt-get install passt` (Debian 13, Ubuntu 24.04), `sudo apt-get install slirp4netns`",
-    )
+    let error = NetworkError::NoWayOut { tried: fails };
+    let found = match works.split_first() {
+        Some((first, [])) => return Check::ok(NETWORK, format!("steps get out over {first}")),
+        Some((first, others)) => {
+            return Check::ok(NETWORK, format!("steps get out over {first}; {} would do too", others.join(" and ")));
+        }
+        None => [vec![error.to_string()], error.notes()].concat().join("; "),
+    };
+    Check::warning(NETWORK, found, error.help().unwrap_or_default().replace('\n', "; "))
 }
 
 fn binfmt(facts: &Facts) -> Check {
@@ -288,13 +291,28 @@ mod tests {
     }
 
     #[test]
-    fn helpers_and_room_are_told() {
-        let with =
-            |programs: &[&'static str], root| Facts { network_programs: programs.to_vec(), root, ..Facts::default() };
-        check(network(&with(&["pasta", "nft"], false)), State::Ok, "`pasta`, `nft`", "");
-        check(network(&with(&["nft"], true)), State::Ok, "`nft`", "");
-        check(network(&with(&["nft"], false)), State::Warning, "`--network=host`", "passt");
-        check(network(&with(&[], true)), State::Warning, "neither", "passt");
+    fn a_network_is_judged_by_what_was_tried_and_not_by_what_is_installed() {
+        let tried = |works: &[Driver]| -> Vec<_> {
+            let result = |driver: Driver| match works.contains(&driver) {
+                true => Ok(()),
+                false => Err(Trouble::new(format!("no {driver} here")).help(format!("get {driver}"))),
+            };
+            Driver::ALL.into_iter().map(|driver| (driver, result(driver))).collect()
+        };
+        use Driver::{Bridge, Pasta, Slirp4netns};
+        let over = |drivers: &str| format!("steps get out over {drivers}");
+        check(network(tried(&[Bridge]), None), State::Ok, &over("`bridge`"), "");
+        check(network(tried(&[Slirp4netns]), None), State::Ok, &over("`slirp4netns`"), "");
+        let all = over("`bridge`; `pasta` and `slirp4netns` would do too");
+        check(network(tried(&Driver::ALL), None), State::Ok, &all, "");
+        check(network(tried(&Driver::ALL), Some(Pasta)), State::Ok, &over("`pasta`"), "");
+        check(network(tried(&[]), None), State::Warning, "bridge: no bridge here; pasta: no pasta here", "get pasta");
+        check(network(tried(&[]), None), State::Warning, "steps cannot have a network", "`--network=host`");
+        check(network(tried(&[Bridge]), Some(Pasta)), State::Warning, "no pasta here", "`driver = \"auto\"`");
+    }
+
+    #[test]
+    fn other_processors_and_room_are_told() {
         let emulating = |names: Option<&[&str]>| Facts {
             emulated: names.map(|names| names.iter().map(|name| name.to_string()).collect()),
             ..Facts::default()

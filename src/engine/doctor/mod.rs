@@ -2,7 +2,7 @@
 //!
 //! In: the store's place, what is wanted of [`executor::isolation`], and who the user is. Out: a [`Report`]: checks in a
 //! fixed order, each with what was found and, where something is missing, what to do; commands can be copied. What a
-//! check decides is pure ([`judge`]); [`facts`] and [`trials`] ask the machine. Nothing is changed.
+//! check decides is pure ([`judge`]); [`facts`] and [`trials`] ask the machine. Nothing stays changed.
 //!
 //! Must be called before the process has threads: it enters the user namespace that a build would enter.
 
@@ -13,6 +13,7 @@ mod trials;
 use std::path::PathBuf;
 
 use executor::isolation::{self, IsolationError, Wanted};
+use executor::network::NetworkSettings;
 use executor::rootless::Who;
 use serde::Serialize;
 
@@ -25,6 +26,8 @@ pub struct Patient {
     pub root: PathBuf,
     /// The rung that builds would take.
     pub isolation: Option<Wanted>,
+    /// How steps would get out.
+    pub network: NetworkSettings,
     /// Who builds.
     pub who: Who,
 }
@@ -84,7 +87,7 @@ pub fn examine(patient: &Patient, explain: impl Fn(&IsolationError) -> String) -
     match isolation::take(patient.isolation, &patient.who) {
         Ok(standing) => {
             checks.push(judge::isolation(&standing));
-            checks.extend(trials::all(&patient.root));
+            checks.extend(trials::all(patient));
         }
         Err(error) => {
             let mut found = error.to_string();

@@ -2,13 +2,38 @@
 
 use std::path::Path;
 
+use executor::network::drivers_here;
 use executor::rootless::{Surroundings, probe};
 
-use super::Check;
+use super::{Check, Patient, judge};
 
-/// Everything that is tried. `root` is the store's directory; what is made in its file system is taken away again.
-pub fn all(root: &Path) -> Vec<Check> {
-    vec![overlay(root), proc_mount()]
+/// Everything that is tried; what is made for it is taken away again.
+pub fn all(patient: &Patient) -> Vec<Check> {
+    // The last one: it needs threads.
+    vec![overlay(&patient.root), proc_mount(), network(patient)]
+}
+
+fn network(patient: &Patient) -> Check {
+    let failed = |act: &str, error: &dyn std::error::Error| {
+        let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+        Check::warning(
+            judge::NETWORK,
+            format!("could not {act}: {error}{source}"),
+            "steps have `--network=host` and `none`",
+        )
+    };
+    let helper = match executor::sandbox::Settings::of_this_process() {
+        Ok(helper) => helper,
+        Err(error) => return failed("start the helper that makes networks", &error),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed("start the threads that try networks", &error),
+    };
+    match runtime.block_on(drivers_here(&patient.network, &helper)) {
+        Ok(tried) => judge::network(tried, patient.network.driver),
+        Err(error) => failed("try networks", &error),
+    }
 }
 
 fn overlay(root: &Path) -> Check {

@@ -10,6 +10,8 @@
 
 use std::path::{Path, PathBuf};
 
+use executor::machine::{ControlGroups, Hierarchy, Version};
+
 /// How memory stands now.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Reading {
@@ -54,6 +56,14 @@ const FIRST: Files =
     Files { limit: "memory.limit_in_bytes", used: "memory.usage_in_bytes", given_back: "total_inactive_file" };
 const SECOND: Files = Files { limit: "memory.max", used: "memory.current", given_back: "inactive_file" };
 
+/// What the files of its groups are called; `None` if they do not limit memory.
+fn files_of(hierarchy: &Hierarchy) -> Option<&'static Files> {
+    match hierarchy.version {
+        Version::Two => Some(&SECOND),
+        Version::One => hierarchy.has("memory").then_some(&FIRST),
+    }
+}
+
 impl Meter {
     /// `None` where nothing can be read.
     pub(super) fn of_this_process() -> Option<Self> {
@@ -62,13 +72,14 @@ impl Meter {
 
     /// As if `root` were the root directory.
     fn beneath(root: &Path) -> Option<Self> {
-        let text = |path: &str| std::fs::read_to_string(root.join(path)).unwrap_or_default();
-        let groups = groups(&text("proc/self/cgroup"), &text("proc/self/mountinfo"));
-        let under = |path: &str| root.join(path.trim_start_matches('/'));
-        let groups: Vec<_> = groups
-            .iter()
-            .flat_map(|group| group.folders().map(|folder| (under(&folder), group.files)).collect::<Vec<_>>())
-            .collect();
+        let read = ControlGroups::beneath(root).unwrap_or_else(|(path, error)| {
+            tracing::debug!(path = %path.display(), %error, "limits of memory are not known");
+            ControlGroups::default()
+        });
+        let under = |path: PathBuf| root.join(path.strip_prefix("/").unwrap_or(&path));
+        let groups = read.hierarchies.iter().filter_map(|one| Some((files_of(one)?, one)));
+        let groups: Vec<_> =
+            groups.flat_map(|(files, one)| one.own_and_above().map(move |dir| (under(dir), files))).collect();
         let is_second = |(_, files): &&(PathBuf, &'static Files)| files.limit == SECOND.limit;
         let own = groups.iter().find(is_second).map(|(folder, _)| folder.join("memory.pressure"));
         let pressures = own.into_iter().chain([root.join("proc/pressure/memory")]);
@@ -118,63 +129,6 @@ fn group(files: &Files, limit: &str, used: &str, stat: &str) -> Option<Free> {
     Some(Free { available: total.saturating_sub(used.saturating_sub(given_back)), total })
 }
 
-/// A control group that this process is in: where its hierarchy is mounted, and the way down to it.
-#[derive(Debug, PartialEq, Eq)]
-struct Group {
-    mounted: String,
-    path: String,
-    files: &'static Files,
-}
-
-impl PartialEq for Files {
-    fn eq(&self, other: &Self) -> bool {
-        self.limit == other.limit
-    }
-}
-
-impl Eq for Files {}
-
-impl Group {
-    /// Folders from the group up to the top of what is mounted: the limit of each holds.
-    fn folders(&self) -> impl Iterator<Item = String> {
-        let path = Path::new(self.path.trim_matches('/'));
-        path.ancestors().map(|path| format!("{}/{}", self.mounted, path.display()))
-    }
-}
-
-/// The groups that may limit memory, of `/proc/self/cgroup` and `/proc/self/mountinfo`. proc(5), cgroups(7).
-fn groups(membership: &str, mounts: &str) -> Vec<Group> {
-    let line = |line: &str| -> Option<Group> {
-        let mut fields = line.splitn(3, ':');
-        let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
-        let files = match controllers {
-            "" => &SECOND,
-            _ if controllers.split(',').any(|controller| controller == "memory") => &FIRST,
-            _ => return None,
-        };
-        let (top, mounted) = mounts.lines().find_map(|mount| hierarchy(mount, files))?;
-        // Within a container the hierarchy is mounted from its own group on, and the path may still be the outer one.
-        let path = path.strip_prefix(top.trim_end_matches('/')).unwrap_or("/");
-        Some(Group { mounted, path: path.to_owned(), files })
-    };
-    membership.lines().filter_map(line).collect()
-}
-
-/// Root and place of a mount, if it is the hierarchy of such groups.
-fn hierarchy(mount: &str, files: &Files) -> Option<(String, String)> {
-    let (place, kind) = mount.split_once(" - ")?;
-    let mut place = place.split(' ').skip(3);
-    let (root, at) = (place.next()?, place.next()?);
-    let mut kind = kind.split(' ');
-    let (kind, options) = (kind.next()?, kind.nth(1)?);
-    let is_it = match kind {
-        "cgroup2" => *files == SECOND,
-        "cgroup" => *files == FIRST && options.split(',').any(|option| option == "memory"),
-        _ => false,
-    };
-    is_it.then(|| (root.to_owned(), at.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,30 +145,6 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(stalled(text), expected, "{text}");
         }
-    }
-
-    #[test]
-    fn groups_are_found_in_both_hierarchies() {
-        let first = "31 24 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
-                     32 24 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
-        let second = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
-        let inside = "30 23 0:26 /docker/abc /sys/fs/cgroup ro - cgroup2 cgroup ro\n";
-        let group =
-            |mounted: &str, path: &str, files| vec![Group { mounted: mounted.into(), path: path.into(), files }];
-        let cases = [
-            ("4:memory:/job/1\n2:cpu:/\n", first, group("/sys/fs/cgroup/memory", "/job/1", &FIRST)),
-            ("0::/user.slice/a\n", second, group("/sys/fs/cgroup", "/user.slice/a", &SECOND)),
-            ("0::/\n", second, group("/sys/fs/cgroup", "/", &SECOND)),
-            ("0::/docker/abc/x\n", inside, group("/sys/fs/cgroup", "/x", &SECOND)),
-            ("0::/elsewhere\n", inside, group("/sys/fs/cgroup", "/", &SECOND)),
-            ("0::/a\n", first, vec![]),
-            ("nonsense\n", second, vec![]),
-        ];
-        for (membership, mounts, expected) in cases {
-            assert_eq!(groups(membership, mounts), expected, "{membership}");
-        }
-        let folders: Vec<_> = Group { mounted: "/m".into(), path: "/a/b".into(), files: &SECOND }.folders().collect();
-        assert_eq!(folders, ["/m/a/b", "/m/a", "/m/"]);
     }
 
     /// What a process sees in a tree with these files.
@@ -240,7 +170,7 @@ mod tests {
     fn the_closest_limit_counts() {
         let free = |available, total| Some(Free { available, total });
         let seen = |stalled_percent, free| Some(Reading { stalled_percent, free });
-        let cases: [(&str, &[Says], Option<Reading>); 8] = [
+        let cases: [(&str, &[Says], Option<Reading>); 9] = [
             ("nothing", &[], None),
             ("the machine", &[MEMINFO], seen(None, free(250 << 10, 1000 << 10))),
             ("pressures", &[MEMINFO, PSI], seen(Some(3.0), None)),
@@ -248,6 +178,18 @@ mod tests {
                 "the group's own pressures",
                 &[MEMINFO, PSI, SECOND_MOUNT, IN_JOB, ("cg/outer/job/memory.pressure", "some avg10=7.00 avg60=0\n")],
                 seen(Some(7.0), None),
+            ),
+            (
+                "a container that kept its outer path: the top of what it sees",
+                &[
+                    PSI,
+                    ("proc/self/mountinfo", "1 2 0:3 /docker/abc /cg ro - cgroup2 cgroup rw\n"),
+                    IN_JOB,
+                    ("cg/memory.max", "1000\n"),
+                    ("cg/memory.current", "900\n"),
+                    ("cg/memory.stat", "anon 900\n"),
+                ],
+                seen(Some(3.0), free(100, 1000)),
             ),
             (
                 "a limit further up",

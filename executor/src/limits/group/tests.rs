@@ -23,7 +23,7 @@ fn a_parent_is_a_path_or_a_slice() {
 #[test]
 fn a_machine_without_what_is_asked_for_says_what_is_missing() {
     let check = |mountinfo: &str, cgroup: &str, limits: StepLimits, expected: &str| {
-        let made = Groups::on(Machine::parse(mountinfo, cgroup), limits.clone());
+        let made = Groups::on(ControlGroups::parse(mountinfo, cgroup), limits.clone());
         let said = made.err().map_or_else(String::new, |error| {
             assert!(error.help().is_some(), "{error}");
             error.to_string()
@@ -67,7 +67,7 @@ fn limits_are_written_beneath_a_group_that_passes_controllers_on() {
     write("a.slice/ci.service/cgroup.procs", "1\n");
     write("a.slice/ci.service/memory.max", "max\n");
     let mountinfo = format!("1 2 0:3 / {} rw - cgroup2 cgroup2 rw", folder.path().display());
-    let machine = Machine::parse(&mountinfo, "0::/a.slice/ci.service");
+    let machine = ControlGroups::parse(&mountinfo, "0::/a.slice/ci.service");
     let two = machine.unified().unwrap();
     let rest = [Controller::Memory].into();
     assert_eq!(place_in(two, &rest, &|_| None, "--memory").unwrap(), "/a.slice");

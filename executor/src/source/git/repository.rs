@@ -13,6 +13,7 @@ use rustix::fs::FlockOperation;
 use super::program::{Git, Run};
 use super::remote::Remote;
 use super::{GitError, GitPin};
+use crate::waiting::Waiting;
 
 /// git's own word for "all of it".
 const FULL_DEPTH: &str = "--depth=2147483647";
@@ -256,25 +257,14 @@ async fn locked(path: PathBuf, git: &Git<'_>) -> Result<File, GitError> {
         Err(rustix::io::Errno::WOULDBLOCK) => {}
         Err(errno) => return Err(GitError::io("lock", &path)(errno.into())),
     }
-    let (sender, receiver) = tokio::sync::oneshot::channel();
-    // A thread of its own: it may wait for another rbuild's whole fetch, and ends with this process.
-    std::thread::spawn(move || {
-        let result = loop {
-            match rustix::fs::flock(&file, FlockOperation::LockExclusive) {
-                Ok(()) => break Ok(file),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => break Err(io::Error::from(errno)),
-            }
-        };
-        // If nobody waits any more, the file is closed and the lock given back.
-        drop(sender.send(result));
+    // It may wait for another rbuild's whole fetch.
+    let waiting = Waiting::start("git-lock", move |given_up| -> io::Result<_> {
+        Ok(store::flock_unless(&file, given_up)?.then_some(file))
     });
+    let waiting = waiting.map_err(GitError::io("wait for", &path))?;
     tokio::select! {
         biased;
         () = git.cancel().cancelled() => Err(GitError::Canceled),
-        result = receiver => match result {
-            Ok(result) => result.map_err(GitError::io("lock", &path)),
-            Err(_) => Err(GitError::io("lock", &path)(io::Error::other("the thread that waited is gone"))),
-        },
+        result = waiting => Ok(result.map_err(GitError::io("lock", &path))?.expect("nobody gave up")),
     }
 }

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::Store;
+use crate::remote::PATIENCE;
 
 #[allow(dead_code, reason = "what only the end-to-end tests look at")]
 #[path = "../../../../tests/support/fake.rs"]
@@ -65,7 +66,12 @@ impl Bench {
     }
 
     fn place(&self, settings: &S3Settings) -> S3 {
-        S3::with(settings, Duration::from_millis(300), self.pace.clone()).unwrap()
+        self.place_with(PATIENCE, settings)
+    }
+
+    /// Whose patience a server that answers may wear out, on a machine that is busy with something else.
+    fn place_with(&self, patience: Duration, settings: &S3Settings) -> S3 {
+        S3::with(settings, patience, self.pace.clone()).unwrap()
     }
 }
 
@@ -224,7 +230,7 @@ async fn what_passes_is_tried_again_a_bounded_number_of_times() {
 async fn a_server_that_stands_still_or_is_not_there_takes_bounded_time() {
     let bench = Bench::new();
     let fake = in_turn(vec![stalls]);
-    let place = bench.place(&settings(&endpoint(&fake)));
+    let place = bench.place_with(Duration::from_millis(300), &settings(&endpoint(&fake)));
     let blob = bench.blob(&vec![1; 1 << 20]);
     assert!(matches!(place.manifest(100).await, Err(RemoteError::Slow { .. })));
     assert!(matches!(place.send(&blob, bench.store.blobs()).await, Err(RemoteError::Slow { .. })));
