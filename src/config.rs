@@ -101,6 +101,8 @@ pub struct Config {
     pub mounts_max_size: Setting<Option<Size>>,
     /// Whether no connection may be made.
     pub offline: Setting<bool>,
+    /// `--allow` of every build; its own are added to them.
+    pub allow: Setting<Vec<String>>,
     /// `--secret` of every build, as written; its own stand above them.
     pub secrets: Setting<Vec<String>>,
     /// `--ssh` of every build, likewise.
@@ -251,6 +253,7 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         keep_for: optional(keep_for),
         mounts_max_size: optional(mounts_max_size),
         offline: offline.unwrap_or(default(false)),
+        allow: first([user.allow, system.allow]).unwrap_or(default(Vec::new())),
         secrets: first([user.secrets, system.secrets]).unwrap_or(default(Vec::new())),
         ssh: first([user.ssh, system.ssh]).unwrap_or(default(Vec::new())),
         platform: optional(platform),
@@ -356,6 +359,7 @@ impl Config {
             row("keep_for", keep_for, &self.keep_for.source),
             row("cache_mounts.max_size", mounts_max_size, &self.mounts_max_size.source),
             row("offline", self.offline.value.to_string(), &self.offline.source),
+            row("allow", self.allow.value.join(" "), &self.allow.source),
             row("secret", self.secrets.value.join(" "), &self.secrets.source),
             row("ssh", self.ssh.value.join(" "), &self.ssh.source),
             row("platform", platform, &self.platform.source),
@@ -460,6 +464,19 @@ mod tests {
         check(Flags::default(), &["RBUILD_MAX_SIZE=5%"], file, "", "max_size", "5% (RBUILD_MAX_SIZE)");
         check(Flags::default(), &["RBUILD_KEEP_FOR=90m"], file, "", "keep_for", "90m (RBUILD_KEEP_FOR)");
         check(Flags::default(), &[], file, "", "keep_for", "60d (/home/u/config.toml:2)");
+    }
+
+    #[test]
+    fn only_config_files_allow_for_every_build_and_the_users_own_beats_the_systems() {
+        let (user, system) = ("allow = ['network.host', 'device=a/b']", "\nallow = ['security.insecure']");
+        check(Flags::default(), &[], "", "", "allow", " (default)");
+        check(Flags::default(), &[], user, system, "allow", "network.host device=a/b (/home/u/config.toml:1)");
+        check(Flags::default(), &[], "", system, "allow", "security.insecure (/etc/config.toml:2)");
+        check(Flags::default(), &[], "allow = []", system, "allow", " (/home/u/config.toml:1)");
+        for wrong in ["allow = ['all']", "allow = ['network.host,device']", "allow = 'network.host'", "[allow]\n"] {
+            let failure = rows(Flags::default(), &["HOME=/h"], wrong, "").expect_err("the case is not valid");
+            assert!(failure.problems[0].snippet.is_some(), "{wrong}: {failure:?}");
+        }
     }
 
     #[test]

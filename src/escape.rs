@@ -60,8 +60,27 @@ pub fn push(c: char, out: &mut String) {
     written.expect("writing to a String cannot fail");
 }
 
+/// How many bytes in front are printable ASCII, as nearly all are that steps print: looked at in words of eight, and
+/// perhaps told too small by less than one.
+pub fn plain_prefix(bytes: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let (words, rest) = bytes.as_chunks::<8>();
+    let is_plain = |word: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*word);
+        // A borrow sets the highest bit of a byte that was too small; one that comes from beneath sets one too many.
+        let controls = word.wrapping_sub(ONES * 0x20) & !word;
+        let deletes = (word ^ (ONES * 0x7f)).wrapping_sub(ONES) & !(word ^ (ONES * 0x7f));
+        (word | controls | deletes) & HIGH == 0
+    };
+    match words.iter().position(|word| !is_plain(word)) {
+        Some(word) => word * 8,
+        None => bytes.len() - rest.len() + rest.iter().take_while(|byte| (0x20..0x7f).contains(*byte)).count(),
+    }
+}
+
 fn escape(text: &str, wanted: impl Fn(char) -> bool) -> Cow<'_, str> {
-    if !text.contains(&wanted) {
+    if plain_prefix(text.as_bytes()) == text.len() || !text.contains(&wanted) {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
@@ -83,6 +102,22 @@ mod tests {
         check("\u{202e}gpj.exe", "\\u{202e}gpj.exe");
         check("\u{e0041}", "\\u{e0041}");
         assert_eq!(super::lines("a\nb\x08"), "a\nb\\x08");
+    }
+
+    #[test]
+    fn plain_is_what_no_byte_of_drives_a_terminal() {
+        for byte in 0..=255_u8 {
+            let plain = (0x20..0x7f).contains(&byte);
+            for (before, after) in [(0, 0), (3, 0), (0, 4), (7, 0), (0, 7), (5, 30), (16, 8)] {
+                let bytes = [vec![b'x'; before], vec![byte], vec![b' '; after]].concat();
+                let found = super::plain_prefix(&bytes);
+                if plain {
+                    assert_eq!(found, bytes.len(), "{bytes:?}");
+                } else {
+                    assert!(found <= before && before - found < 8, "{bytes:?}: {found}");
+                }
+            }
+        }
     }
 
     #[test]

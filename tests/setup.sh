@@ -10,7 +10,7 @@ packages=(
     skopeo umoci runc                   # readers of images that are not ours
     buildah                             # builds the same Dockerfiles, to be compared with
     git                                 # repositories, as sources and served ones
-    openssh-client                      # agents, and keys for them
+    openssh-client openssh-server       # agents, keys for them, and repositories over ssh
     attr bzip2 xz-utils zstd python3    # tools that tests compare with
     uidmap                              # ids of user namespaces, for builds without root
     iproute2 nftables                   # networks of tests, and firewalls in them

@@ -42,6 +42,7 @@ use crate::snapshot::overlay::MountApi;
 use crate::snapshot::{Mounted, OverlaySnapshotter, Snapshotter};
 use crate::source::Connectivity;
 use crate::source::fetched::Known;
+use crate::source::given::Given;
 use crate::source::image::{self, BlobFetcher};
 use crate::source::local::LocalPatterns;
 use crate::steps::StepSettings;
@@ -90,8 +91,7 @@ struct Inner {
     /// One per core, for our own work.
     cores: Arc<Semaphore>,
     steps: StepSettings,
-    secrets: Arc<Secrets>,
-    agents: Arc<Agents>,
+    given: Given,
     /// Makes the control groups of steps.
     groups: Groups,
     /// The networks of steps; begun by the first one that needs it.
@@ -105,15 +105,19 @@ struct Inner {
 }
 
 impl Worker {
-    /// A worker. Opens nothing but the store's layers directory, unless steps are limited: then a control group is made
+    /// A worker with the secrets and agents of its settings. Opens nothing but the store's layers directory, unless steps are limited: then a control group is made
     /// and removed, so that a limit that cannot be had is told before anything runs.
     pub fn new(config: WorkerConfig) -> Result<Self, ExecError> {
+        let given = Given::of(&config.steps);
+        Self::with(config, given)
+    }
+
+    /// The same; `given` is of the same settings, and was perhaps used already.
+    pub fn with(config: WorkerConfig, given: Given) -> Result<Self, ExecError> {
         let snapshots = match config.snapshots {
             Some(snapshots) => snapshots,
             None => Arc::new(OverlaySnapshotter::new(config.store.layers_dir(), MountApi::detect())?),
         };
-        let secrets = Arc::new(Secrets::new(&config.steps.secrets));
-        let agents = Arc::new(Agents::new(&config.steps.agents));
         let locals = config.local_sources.into_iter().map(|(name, path)| (name, Local::new(path)));
         Ok(Self {
             inner: Arc::new(Inner {
@@ -122,10 +126,9 @@ impl Worker {
                 snapshots,
                 locals: locals.collect(),
                 patterns: Mutex::default(),
-                known: Known::new(config.connectivity, secrets.clone(), agents.clone()),
+                known: Known::new(config.connectivity, given.clone()),
                 fetcher: config.fetcher,
-                secrets,
-                agents,
+                given,
                 groups: Groups::new(config.steps.limits.clone())?,
                 networks: Networks::new(config.steps.network.clone(), config.steps.dns.clone()),
                 wants_network: AtomicBool::new(false),
@@ -153,12 +156,12 @@ impl Worker {
 
     /// The secrets of this build.
     pub(crate) fn secrets(&self) -> &Secrets {
-        &self.inner.secrets
+        &self.inner.given.secrets
     }
 
     /// The ssh agents of this build.
     pub(crate) fn agents(&self) -> &Agents {
-        &self.inner.agents
+        &self.inner.given.agents
     }
 
     /// Makes the control groups of steps.

@@ -106,7 +106,7 @@ pub struct BuildArgs {
     /// Write the image id into this file, without a line break
     #[arg(long, help_heading = "Results", value_name = "FILE")]
     pub iidfile: Option<PathBuf>,
-    /// Write what was built into this file, as JSON
+    /// Write what was built into this file, as JSON: digests, names, and per step what it used
     #[arg(long, help_heading = "Results", value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
 

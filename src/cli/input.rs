@@ -28,7 +28,8 @@ pub struct InputArgs {
     /// address; may be given again
     #[arg(long = "build-context", value_name = "NAME=VALUE", action = ArgAction::Append)]
     pub build_contexts: Vec<String>,
-    /// Leave out what this file lists, instead of what .dockerignore does
+    /// Leave out what this file lists, instead of what the context's .dockerignore does, which counts in directories,
+    /// archives and repositories alike; /dev/null leaves out nothing
     #[arg(long, value_name = "FILE")]
     pub ignorefile: Option<PathBuf>,
     /// Make no connection to registries, web or git servers, remote caches: use what is here, and say what is not. RUN

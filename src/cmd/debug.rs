@@ -2,6 +2,8 @@
 
 mod steps;
 
+use executor::StepSettings;
+use executor::source::given::Given;
 use frontend::Severity;
 use frontend::debug::{self, graph::Drawing, json};
 
@@ -28,7 +30,14 @@ pub async fn debug(hall: &Hall<'_>, args: &DebugArgs) -> Result<u8, Failure> {
     let (dockerfile, plan) = if settings.offline {
         inspect::plan_offline(settings, &input)?
     } else {
-        let plan = async |progress, cancel| inspect::plan(settings, &input, progress, cancel).await;
+        // There are no flags for it here; a build would have what the config files give it.
+        let (secrets, agents) = (&hall.config.secrets.value, &hall.config.ssh.value);
+        let given = Given::of(&StepSettings {
+            secrets: options::secrets::secrets(secrets, hall.environment)?,
+            agents: options::secrets::agents(agents, hall.environment)?,
+            ..StepSettings::default()
+        });
+        let plan = async |progress, cancel| inspect::plan(settings, &input, &given, progress, cancel).await;
         hall.under_display(hall.mode()?, plan).await?
     };
     let drawing = || Drawing::of(&dockerfile.text, &plan);

@@ -10,6 +10,7 @@
 //! network = "none"            # of RUN steps: default, host, none; or as the table below
 //! max_size = "20GB"           # of the store: bytes, 20GB, 512MiB, or 10% of its disk
 //! keep_for = "60d"            # what was not used for longer is thrown away
+//! allow = ["network.host"]    # what steps may ask for, as --allow
 //! secret = ["id=NAME,env=VAR"] # given to builds, as --secret
 //! ssh = ["default"]           # likewise, as --ssh
 //! offline = true              # no connection to registries, web and git servers, remote caches
@@ -57,6 +58,7 @@ use toml::de::{DeTable, DeValue};
 use super::{LimitConfig, RegistryConfig, Setting, Source};
 use crate::cli::values::{self, ColorArg, ProgressArg};
 use crate::engine::{Failure, FailureKind, Problem, Snippet};
+use crate::options::allow;
 use crate::options::size::Size;
 
 const KEYS: &[&str] = &[
@@ -68,6 +70,7 @@ const KEYS: &[&str] = &[
     "network",
     "isolation",
     "offline",
+    "allow",
     "secret",
     "ssh",
     "max_size",
@@ -109,6 +112,8 @@ pub struct ConfigFile {
     pub keep_for: Option<Setting<Duration>>,
     /// `offline`.
     pub offline: Option<Setting<bool>>,
+    /// `allow`.
+    pub allow: Option<Setting<Vec<String>>>,
     /// `secret`.
     pub secrets: Option<Setting<Vec<String>>>,
     /// `ssh`.
@@ -168,8 +173,9 @@ impl ConfigFile {
                 "isolation" => self.isolation = reader.text(value, values::isolation),
                 "network" => self.fill_network(value, reader),
                 "offline" => self.offline = reader.value(value, "true or false", |value| value.as_bool(), Ok),
-                "secret" => self.secrets = reader.texts(value),
-                "ssh" => self.ssh = reader.texts(value),
+                "allow" => self.allow = reader.texts(value, allow::checked),
+                "secret" => self.secrets = reader.texts(value, Ok),
+                "ssh" => self.ssh = reader.texts(value, Ok),
                 "log_lines" => self.log_lines = reader.number(value, values::number),
                 "jobs" => self.jobs = reader.number(value, values::jobs),
                 "history" => self.fill_history(value, reader),
@@ -273,12 +279,16 @@ impl Reader<'_> {
         self.value(value, "a text in quotes", |value| value.as_str().map(str::to_owned), |text| parse(&text))
     }
 
-    fn texts(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Setting<Vec<String>>> {
+    fn texts(
+        &mut self,
+        value: &Spanned<DeValue<'_>>,
+        check: impl FnOnce(Vec<String>) -> Result<Vec<String>, String>,
+    ) -> Option<Setting<Vec<String>>> {
         let list = |value: &DeValue<'_>| {
             let texts = value.as_array()?.iter().map(|item| item.get_ref().as_str().map(str::to_owned));
             texts.collect::<Option<Vec<_>>>()
         };
-        self.value(value, "a list of texts in quotes", list, Ok)
+        self.value(value, "a list of texts in quotes", list, check)
     }
 
     fn number(
@@ -338,7 +348,7 @@ mod tests {
 
     #[test]
     fn every_documented_key_is_known() {
-        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\noffline = true\nsecret = ['id=x,env=X']\nssh = []\n\
+        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\noffline = true\nallow = ['device']\nsecret = ['id=x,env=X']\nssh = []\n\
             max_size = '10%'\nkeep_for = '60d'\n\
             [registry.'localhost:5000']\ninsecure = true\n[history]\nkeep = 7\nlog_max_size = '1MiB'\n\
             [cache_mounts]\nmax_size = '5GB'\n\

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use executor::Worker;
 use executor::layers::SCRATCH;
+use executor::source::given::Given;
 use frontend::{Answers, Plan, PlanOptions, Planned};
 use jiff::Timestamp;
 use oci::model::{Descriptor, Digest, Reference};
-use serde_json::{Value, json};
+use serde_json::Value;
 use solver::graph::VertexId;
 use solver::op::{NetworkMode, Op};
 use solver::run::SolveError;
@@ -23,6 +24,8 @@ use super::cache::{self, Exports, LOSSES_MAX, LayersWanted, Remotes, Solving, Wa
 use super::context::{Context, Opener};
 use super::export::{self, Unsent};
 use super::history::Recorder;
+use super::history::steps::{self, Measured};
+use super::metadata::metadata;
 use super::resolve::{Ask, Resolver};
 use super::task::{Task, in_background};
 use super::{Failure, Problem, Settings, words};
@@ -43,7 +46,7 @@ pub struct Built {
     pub wrote: Vec<String>,
     /// What the frontend remarked.
     pub warnings: Vec<Problem>,
-    /// For `--metadata-file`; the manifest in it is the pushed or archived one if there is one, else the local store's.
+    /// For `--metadata-file`; see [`super::metadata`].
     pub metadata: Value,
 }
 
@@ -72,22 +75,26 @@ async fn recorded(
     recorder: &Recorder,
     cancel: &CancellationToken,
 ) -> Result<Built, Failure> {
-    let progress = recorder.listener();
+    let measured = options.metadata_file.is_some().then(|| Arc::new(Measured::new(recorder.listener())));
+    let progress = measured.clone().map_or_else(|| recorder.listener(), |measured| measured as Arc<dyn Progress>);
     let registry = settings.registry()?;
     let listener = progress.clone();
     registry.listen(Box::new(move |text| {
         listener.event(Event::Notice { vertex: VertexId::of_name("registry"), text });
     }));
     let connectivity = settings.connectivity();
-    let opener = Opener { store, progress: &progress, connectivity, cancel };
+    let given = Given::of(&options.steps);
+    let opener = Opener { store, progress: &progress, connectivity, given: &given, cancel };
     let mut context = opener.open(&options.input).await?;
     let plan = plan(settings, options, &context, store, &registry, &progress).await?;
     recorder.planned(&context.dockerfile, &plan);
+    let planned = steps::Planned::of(&context.dockerfile, &plan);
     context.named.fetch_for(&plan.graph, &opener).await?;
     say_lost_annotations(options, &*progress);
     let unused = context.named.unused(&context.dockerfile.text, &plan.graph);
 
-    let worker = settings.worker(store, &registry, context.local_sources(), options.steps.clone())?;
+    let worker =
+        settings.worker_with(store, &registry, context.local_sources(), options.steps.clone(), given.clone())?;
     let remotes = Remotes::open(settings, options, store, &registry, &progress)?;
     worker.supply_from(remotes.imports.clone());
     let Plan { graph, output, spans, warnings, .. } = plan;
@@ -151,6 +158,7 @@ async fn recorded(
     };
     exports.write().await?;
 
+    let steps = measured.map_or(Vec::new(), |measured| measured.steps(&planned));
     let manifest = sent.manifest.clone().unwrap_or_else(|| record.manifest.clone());
     Ok(Built {
         image_id: image.id(),
@@ -159,7 +167,7 @@ async fn recorded(
         cached: solution.cached,
         wrote: sent.wrote,
         warnings: warnings.iter().map(|found| words::diagnostic(found, &context.dockerfile)).chain(unused).collect(),
-        metadata: metadata(&image, &manifest, &options.tags),
+        metadata: metadata(&image, &manifest, &options.tags, &steps),
     })
 }
 
@@ -291,17 +299,4 @@ pub(super) fn keep(
         size_bytes,
     };
     Ok(record)
-}
-
-fn metadata(image: &Assembled, manifest: &Descriptor, names: &[Reference]) -> Value {
-    let mut metadata = json!({
-        "containerimage.config.digest": image.id(),
-        "containerimage.descriptor": manifest,
-        "containerimage.digest": manifest.digest,
-    });
-    if !names.is_empty() {
-        let names: Vec<String> = names.iter().map(Reference::to_string).collect();
-        metadata["image.name"] = json!(names.join(","));
-    }
-    metadata
 }

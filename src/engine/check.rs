@@ -88,7 +88,7 @@ impl Checker {
     pub fn open(settings: &Settings, input: &InputOptions) -> Result<Self, Failure> {
         let (dockerfile, ignore) = read(input)?;
         let ignore = match &input.ignorefile {
-            Some(path) => Some(text::named_ignore(path)?),
+            Some(path) => text::named_ignore(path)?,
             None => ignore,
         };
         let options = PlanOptions {

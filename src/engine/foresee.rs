@@ -8,16 +8,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use executor::{ExecError, Worker};
+use executor::source::given::Given;
 use solver::foresee::{Outlook, foresee};
-use solver::key::ContentDigest;
-use solver::op::SourceOp;
-use solver::seam::{Event, Executor, Job, LogSink, Pin, Progress, Read, ResultId, Selection};
+use solver::seam::{Event, Progress};
 use store::history::{Build, Head};
 use tokio_util::sync::CancellationToken;
 
 use super::build::{plan, unsolved};
-use super::cache::{Caches, Lost, Remotes, Watch};
+use super::cache::{Remotes, Watch};
 use super::context::Opener;
 use super::history::{head, steps};
 use super::why::{self, Miss};
@@ -49,7 +47,8 @@ pub async fn plan_build(
 ) -> Result<Foreseen, Failure> {
     let store = settings.open_store(&progress)?;
     let registry = settings.registry()?;
-    let opener = Opener { store: &store, progress: &progress, connectivity: settings.connectivity(), cancel: &cancel };
+    let (connectivity, given) = (settings.connectivity(), Given::of(&options.steps));
+    let opener = Opener { store: &store, progress: &progress, connectivity, given: &given, cancel: &cancel };
     let mut context = opener.open(&options.input).await?;
     let plan = tokio::select! {
         biased;
@@ -57,16 +56,17 @@ pub async fn plan_build(
         plan = plan(settings, options, &context, &store, &registry, &progress) => plan?,
     };
     context.named.fetch_for(&plan.graph, &opener).await?;
-    let worker = settings.worker(&store, &registry, context.local_sources(), options.steps.clone())?;
+    let worker =
+        settings.worker_with(&store, &registry, context.local_sources(), options.steps.clone(), given.clone())?;
     let planned = steps::Planned::of(&context.dockerfile, &plan);
     let wants: Vec<_> = plan.output.edge.into_iter().collect();
     let imagined = Arc::new(steps::Imagined::default());
     // Caches are asked, and not told.
     let asked = BuildOptions { cache_to: Vec::new(), ..options.clone() };
-    let Remotes { imports, watch, .. } = Remotes::open(settings, &asked, &store, &registry, &progress)?;
-    let heard = Arc::new(Heard { imagined: imagined.clone(), watch });
-    let cache = Arc::new(Caches { store: store.clone(), imports });
-    let outlooks = foresee(Arc::new(plan.graph), &wants, Arc::new(Unmoved(worker)), cache, heard, &cancel)
+    let remotes = Remotes::open(settings, &asked, &store, &registry, &progress)?;
+    let heard = Arc::new(Heard { imagined: imagined.clone(), watch: remotes.watch.clone() });
+    let (executor, cache) = (remotes.steps(&worker, true), remotes.memory(&store));
+    let outlooks = foresee(Arc::new(plan.graph), &wants, executor, cache, heard, &cancel)
         .await
         .map_err(|error| unsolved(error, &context, &plan.spans))?;
     let (build, places) = imagined.build(head(options), &planned);
@@ -94,46 +94,5 @@ impl Progress for Heard {
             self.watch.event(event.clone());
         }
         self.imagined.event(event);
-    }
-}
-
-/// A worker that brings no layer: what is not here cannot be looked into, and has no content.
-struct Unmoved(Worker);
-
-impl Executor for Unmoved {
-    type Error = ExecError;
-
-    async fn pin(&self, source: &SourceOp, log: &dyn LogSink, cancel: &CancellationToken) -> Result<Pin, ExecError> {
-        self.0.pin(source, log, cancel).await
-    }
-
-    async fn digest_selected(
-        &self,
-        source: &SourceOp,
-        selection: &Selection,
-        cancel: &CancellationToken,
-    ) -> Result<ContentDigest, ExecError> {
-        self.0.digest_selected(source, selection, cancel).await
-    }
-
-    async fn content(
-        &self,
-        result: &ResultId,
-        read: &Read,
-        cancel: &CancellationToken,
-    ) -> Result<Option<ContentDigest>, ExecError> {
-        match self.0.content(result, read, cancel).await {
-            Err(error) if Lost::of(&error).is_some() => Ok(None),
-            content => content,
-        }
-    }
-
-    async fn run(
-        &self,
-        job: Job<'_>,
-        log: &dyn LogSink,
-        cancel: &CancellationToken,
-    ) -> Result<Vec<ResultId>, ExecError> {
-        self.0.run(job, log, cancel).await
     }
 }

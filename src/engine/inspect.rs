@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use executor::source::given::Given;
 use frontend::{Answers, Asked, Plan, PlanOptions, Planned};
 use solver::seam::Progress;
 use store::Store;
@@ -16,19 +17,20 @@ use super::resolve::{Ask, Resolver, known};
 use super::{Failure, Settings, Text, words};
 use crate::options::InputOptions;
 
-/// Plans as a build does.
+/// Plans as a build does. `given` is for a context that is fetched.
 ///
 /// # Errors
 /// When the Dockerfile cannot be had or is faulty, or an image cannot be resolved.
 pub async fn plan(
     settings: &Settings,
     input: &InputOptions,
+    given: &Given,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
 ) -> Result<(Text, Plan), Failure> {
     let store = settings.open_store(&progress)?;
     let connectivity = settings.connectivity();
-    let opener = Opener { store: &store, progress: &progress, connectivity, cancel: &cancel };
+    let opener = Opener { store: &store, progress: &progress, connectivity, given, cancel: &cancel };
     let context = opener.open(input).await?;
     let resolver = Resolver {
         layouts: context.named.layouts(),

@@ -21,6 +21,7 @@ mod export;
 pub mod foresee;
 mod grants;
 pub mod history;
+mod metadata;
 mod pressure;
 mod resolve;
 mod run;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use executor::StepSettings;
 use executor::network::NetworkSettings;
 use executor::source::Connectivity;
+use executor::source::given::Given;
 use oci::model::Platform;
 use oci::registry::Client;
 use solver::graph::VertexId;
@@ -98,6 +99,22 @@ impl Settings {
         local_sources: BTreeMap<String, PathBuf>,
         steps: StepSettings,
     ) -> Result<executor::Worker, Failure> {
+        let given = Given::of(&steps);
+        self.worker_with(store, registry, local_sources, steps, given)
+    }
+
+    /// The same; `given` is of these steps, and was perhaps used already.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub fn worker_with(
+        &self,
+        store: &Store,
+        registry: &Client,
+        local_sources: BTreeMap<String, PathBuf>,
+        steps: StepSettings,
+        given: Given,
+    ) -> Result<executor::Worker, Failure> {
         let config = executor::WorkerConfig {
             store: store.clone(),
             local_sources,
@@ -107,6 +124,6 @@ impl Settings {
             steps: StepSettings { network: self.network.clone(), ..steps },
             clock: jiff::Timestamp::now,
         };
-        executor::Worker::new(config).map_err(|error| words::exec(&error))
+        executor::Worker::with(config, given).map_err(|error| words::exec(&error))
     }
 }

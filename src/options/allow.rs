@@ -1,8 +1,13 @@
-//! `--allow`: what steps may ask for beyond the default.
+//! `--allow`, and `allow` in `config.toml`: what steps may ask for beyond the default.
+//!
+//! Nothing that belongs to a build (its Dockerfile, its context, a frontend) is asked: only who builds allows.
 
 use executor::steps::Grants;
 
 use crate::engine::Failure;
+
+/// What can be allowed, for people.
+const KNOWN: &str = "`security.insecure`, `network.host`, `device`, `device=NAME` or `secrets.in-layers`";
 
 /// Reads all `--allow` flags.
 ///
@@ -11,19 +16,36 @@ use crate::engine::Failure;
 pub fn grants(words: &[String]) -> Result<Grants, Failure> {
     let mut grants = Grants::default();
     for word in words.iter().flat_map(|words| words.split(',')) {
-        match word.split_once('=').map_or((word, None), |(kind, name)| (kind, Some(name))) {
-            ("security.insecure", None) => grants.insecure = true,
-            ("network.host", None) => grants.host_network = true,
-            ("secrets.in-layers", None) => grants.secrets_in_layers = true,
-            ("device", None) => grants.devices.push("*".into()),
-            ("device", Some(name)) if !name.is_empty() => grants.devices.push(name.to_owned()),
-            _ => {
-                return Err(Failure::new(format!("`--allow {}`: there is nothing of that name", word.escape_debug()))
-                    .help("`security.insecure`, `network.host`, `device`, `device=NAME` or `secrets.in-layers` can be allowed"));
-            }
+        if !add(word, &mut grants) {
+            let message = format!("`--allow {}`: there is nothing of that name", word.escape_debug());
+            return Err(Failure::new(message).help(format!("{KNOWN} can be allowed")));
         }
     }
     Ok(grants)
+}
+
+/// The same words in a config file, each once in its list.
+///
+/// # Errors
+/// Why one of them is none.
+pub fn checked(words: Vec<String>) -> Result<Vec<String>, String> {
+    match words.iter().find(|word| !add(word, &mut Grants::default())) {
+        Some(word) => Err(format!("`{}` cannot be allowed, only {KNOWN}", word.escape_debug())),
+        None => Ok(words),
+    }
+}
+
+/// Grants what one word says; false if it says nothing.
+fn add(word: &str, grants: &mut Grants) -> bool {
+    match word.split_once('=').map_or((word, None), |(kind, name)| (kind, Some(name))) {
+        ("security.insecure", None) => grants.insecure = true,
+        ("network.host", None) => grants.host_network = true,
+        ("secrets.in-layers", None) => grants.secrets_in_layers = true,
+        ("device", None) => grants.devices.push("*".into()),
+        ("device", Some(name)) if !name.is_empty() => grants.devices.push(name.to_owned()),
+        _ => return false,
+    }
+    true
 }
 
 #[cfg(test)]

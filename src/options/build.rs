@@ -55,9 +55,10 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
     })
 }
 
-/// What steps may ask for: `--allow`, and the host's network if the user asks for it for all steps.
+/// What steps may ask for: `--allow`, what the config files allow every build, and the host's network if the user asks
+/// for it for all steps.
 fn grants(args: &BuildArgs, config: &Config) -> Result<Grants, Failure> {
-    let mut grants = allow::grants(&args.allow)?;
+    let mut grants = allow::grants(&[&args.allow[..], &config.allow.value].concat())?;
     grants.host_network |= config.network.value == Some(NetworkMode::Host);
     Ok(grants)
 }

@@ -26,7 +26,8 @@ impl<T: Copy> Lines<T> {
         while !rest.is_empty() {
             let room = LINE_MAX_BYTES - self.partial.len();
             let window = &rest[..rest.len().min(room)];
-            let end = window.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+            let plain = escape::plain_prefix(window);
+            let end = window[plain..].iter().position(|byte| matches!(byte, b'\n' | b'\r')).map(|at| plain + at);
             let since = *self.since.get_or_insert(now);
             let Some(end) = end else {
                 self.partial.extend_from_slice(window);

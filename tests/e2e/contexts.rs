@@ -8,6 +8,8 @@ mod named;
 
 mod flags;
 
+mod ssh;
+
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

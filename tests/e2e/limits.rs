@@ -49,6 +49,32 @@ fn what_a_step_used_is_in_its_record() {
     assert!(number("max_rss_bytes") > 100_000, "{step}");
 }
 
+#[test]
+fn what_each_step_used_is_in_the_metadata_with_and_without_a_history() {
+    let store = Store::with_busybox();
+    let config = store.home().join(".config/rbuild");
+    std::fs::create_dir_all(&config).expect("it is ours");
+    for (row, keep) in [("one", 50), ("two", 0)] {
+        std::fs::write(config.join("config.toml"), format!("[history]\nkeep = {keep}\n")).expect("it is ours");
+        let context = Context::new(&format!("FROM busybox\nWORKDIR /{row}\nRUN head -c 9m /dev/zero | md5sum\n"));
+        let steps = |args: &[&str]| -> Vec<Value> {
+            store.build(&context, [&["--metadata-file=meta.json"], args].concat()).ok();
+            let text = std::fs::read_to_string(store.path("meta.json")).expect("it was asked for");
+            let metadata: Value = serde_json::from_str(&text).expect("it is JSON");
+            assert!(metadata["containerimage.digest"].is_string(), "{metadata}");
+            metadata["vnd.rbuild.steps"].as_array().expect("a list").clone()
+        };
+        let [directory, run] = &steps(&[])[..] else { panic!("two steps") };
+        assert_eq!((directory["result"].as_str(), directory["line"].as_u64()), (Some("ran"), Some(2)), "{directory}");
+        assert!(directory["usage"].is_null(), "it has no process: {directory}");
+        assert_eq!((run["result"].as_str(), run["line"].as_u64()), (Some("ran"), Some(3)), "{run}");
+        assert!(run["name"].as_str().is_some_and(|name| name.ends_with("RUN head -c 9m /dev/zero | md5sum")), "{run}");
+        assert!(run["duration_us"].as_u64() > Some(1000) && run["usage"]["user_us"].as_u64() > Some(1000), "{run}");
+        let again = steps(&[]);
+        assert!(again.iter().all(|step| step["result"] == "cached" && step["usage"].is_null()), "{again:?}");
+    }
+}
+
 /// The largest resident set that a builder had while a step printed so much.
 fn resident_kib(script: &str) -> u64 {
     let store = Store::with_busybox();
@@ -72,14 +98,16 @@ fn resident_kib(script: &str) -> u64 {
 fn output_without_end_or_line_break_does_not_fill_the_builders_memory() {
     // All of it when soaking: the 1 GB line. What is kept meanwhile are two queues of 16 MiB and what is made of them to be
     // shown: less than 60 MiB, whatever is printed.
-    let mebibytes = if std::env::var_os("RBUILD_SOAK_SECONDS").is_some() && !soak(0).is_zero() { 1024 } else { 160 };
+    // Short lines are more in memory than they have bytes, so fewer of them are enough to be seen.
+    let soaks = !soak(0).is_zero();
+    let (without_break, lines) = if soaks { (1024, 1024) } else { (160, 64) };
     let before = resident_kib("echo little");
     for script in [
-        format!("head -c {mebibytes}m /dev/zero | tr '\\0' x"),
-        format!("yes 'a line of output as it is usual' | head -c {mebibytes}m"),
+        format!("head -c {without_break}m /dev/zero | tr '\\0' x"),
+        format!("yes 'a line of output as it is usual' | head -c {lines}m"),
     ] {
         let after = resident_kib(&script);
-        println!("{before} KiB, and {after} KiB with {mebibytes} MiB of output: {script}");
+        println!("{before} KiB, and {after} KiB: {script}");
         assert!(after < before + (96 << 10), "{before} KiB became {after} KiB: {script}");
     }
 }

@@ -248,9 +248,16 @@ fn programs_of_the_users_own_run_as_the_user() {
     user.user().expect("it has one").give(&user.path(""));
     let id = user.user().expect("it has one").id;
     let closed = Fake::start(|_| Reply::new(401, "").header("WWW-Authenticate", "Basic realm=\"closed\""));
+    let _agent = std::os::unix::net::UnixListener::bind(user.path("agent")).expect("the directory is new");
+    user.user().expect("it has one").give(&user.path("agent"));
+    let given = format!("--ssh=default={}", user.path("agent").display());
     let from_closed = format!("FROM {}/none:1\n", closed.address);
     for (what, dockerfile, options) in [
-        ("ssh", "FROM scratch\nCOPY --from=x / /\n", &["--build-context=x=ssh://git@127.0.0.1:1/x.git"][..]),
+        (
+            "ssh",
+            "FROM scratch\nCOPY --from=x / /\n",
+            &["--build-context=x=ssh://git@127.0.0.1:1/x.git", given.as_str()][..],
+        ),
         ("helper", &from_closed, &[]),
     ] {
         let context = Context::new(dockerfile);
@@ -314,7 +321,9 @@ fn the_doctor_looks_at_everything_for_root_and_for_users() {
         let report: Value = serde_json::from_str(&outcome.stdout).unwrap_or_else(|error| panic!("{error}: {outcome}"));
         assert_eq!(report["can_build"], true, "{outcome}");
         let checks = report["checks"].as_array().expect("a list");
-        for name in ["kernel", "user namespaces", "isolation", "overlayfs", "/proc for steps", "control groups", "disk"]
+        let trials = ["isolation", "overlayfs", "/proc for steps", "network of steps"];
+        for name in
+            ["kernel", "user namespaces", "control groups", "other processors", "disk"].into_iter().chain(trials)
         {
             assert!(checks.iter().any(|check| check["name"] == name), "{name}: {outcome}");
         }

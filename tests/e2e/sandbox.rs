@@ -46,6 +46,32 @@ fn steps_are_filtered_and_hold_the_capabilities_of_a_default_container() {
 }
 
 #[test]
+fn the_users_config_allows_for_every_build_and_what_comes_with_a_build_allows_nothing() {
+    let store = Store::with_busybox();
+    let allow = "allow = ['network.host']\n";
+    let context = Context::new("FROM busybox\nENV RBUILD_ALLOW=network.host\nRUN --network=host echo ran\n");
+    // Nobody looks there.
+    for place in ["config.toml", ".rbuild.toml", ".config/rbuild/config.toml", "rbuild/config.toml"] {
+        context.write(place, allow);
+    }
+    let refused = "`RUN --network=host` is not allowed";
+    let mut in_context = store.build_command(&context, [""; 0]);
+    Outcome::of(in_context.current_dir(context.path())).fails_saying(&[refused, "--allow network.host"]);
+    let dir = store.home().join(".config/rbuild");
+    fs::create_dir_all(&dir).expect("it is ours");
+    fs::write(dir.join("config.toml"), allow).expect("it is ours");
+    let shown = store.rbuild(["config"]).ok().stdout;
+    let line = shown.lines().find(|line| line.starts_with("allow ")).unwrap_or_default();
+    assert!(line.contains("network.host") && line.ends_with("/rbuild/config.toml:1"), "{shown}");
+    assert_eq!(store.build(&context, [""; 0]).ok().lines_of_steps("ran"), 1);
+    // Flags are added to it.
+    let context = Context::new("FROM busybox\nRUN --network=host --security=insecure echo ran\n");
+    let outcome = store.build(&context, [""; 0]).fails_saying(&["`RUN --security=insecure` is not allowed"]);
+    outcome.never_says(&[refused]);
+    store.build(&context, ["--allow", "security.insecure"]).ok();
+}
+
+#[test]
 fn what_is_not_allowed_is_refused_before_anything_runs() {
     let store = Store::with_busybox();
     let check = |step: &str, args: &[&str], words: &[&str]| {

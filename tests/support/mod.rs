@@ -21,6 +21,7 @@ pub mod readers;
 pub mod registry;
 pub mod s3;
 mod soak;
+pub mod ssh;
 pub mod tree;
 pub mod user;
 

@@ -33,6 +33,18 @@ impl User {
         Self::with(&["-K", "SUB_UID_COUNT=0", "-K", "SUB_GID_COUNT=0"])
     }
 
+    /// With subordinate ids, and a home where programs look that ask the machine's accounts; it is given to the user.
+    pub fn with_home(path: &Path) -> Self {
+        let user = Self::with(&["--home-dir", path.to_str().expect("a path of tests is text")]);
+        user.give(path);
+        user
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     fn with(options: &[&str]) -> Self {
         let _lock = lock();
         sweep();

@@ -125,7 +125,8 @@ impl SecretError {
                                      layers keep what steps write, for everyone who gets the image"
                 .into(),
             Self::NoAgent { id } if id == "default" => "give yours with `--ssh default`, or keys with \
-                                                        `--ssh default=KEY-FILE`"
+                                                        `--ssh default=KEY-FILE`; `ssh = [\"default\"]` in \
+                                                        `config.toml` gives it to every build"
                 .into(),
             Self::NoAgent { id } => format!("give one with `--ssh {id}=SOCKET` or `--ssh {id}=KEY-FILE`"),
             Self::Agent { source, .. } if source.kind() == io::ErrorKind::NotFound => {

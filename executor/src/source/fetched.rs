@@ -21,21 +21,17 @@ use store::{Draft, Store};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::address;
 use super::address::masked;
-use super::git::{self, Access, Agent, GitPin, GitSource};
+use super::git::{self, Access, GitPin, GitSource};
+use super::given::Given;
 use super::http::{self, HttpFile, HttpSource};
 use super::{Connectivity, SourceError};
-use crate::secrets::agent::Agents;
-use crate::secrets::{SecretError, Secrets, auth};
 use crate::tree::attrs::{self, times};
 use crate::tree::walk::{Descend, Entry, Visitor, walk};
 use crate::tree::{TreeError, joined};
 
 /// Permission bits of a file of the web.
 const FILE_MODE: u32 = 0o600;
-/// The agent that signs for sources.
-const DEFAULT_AGENT: &str = "default";
 /// Read at once when a blob becomes a file.
 const COPY_BYTES: usize = 256 << 10;
 
@@ -43,8 +39,7 @@ const COPY_BYTES: usize = 256 << 10;
 #[derive(Default)]
 pub(crate) struct Known {
     connectivity: Connectivity,
-    secrets: Arc<Secrets>,
-    agents: Arc<Agents>,
+    given: Given,
     commits: Once<GitPin>,
     files: Once<HttpFile>,
 }
@@ -69,34 +64,24 @@ impl<T: Clone> Once<T> {
 
 impl Known {
     /// Nothing yet.
-    pub fn new(connectivity: Connectivity, secrets: Arc<Secrets>, agents: Arc<Agents>) -> Self {
-        Self { connectivity, secrets, agents, ..Self::default() }
+    pub fn new(connectivity: Connectivity, given: Given) -> Self {
+        Self { connectivity, given, ..Self::default() }
     }
 
-    /// The repository of a source, with what of the user's may be used for it: what the user has given to this build, for
-    /// a Dockerfile may be anybody's.
+    /// The repository of a source, with what the user has given for it.
     async fn git_source(&self, source: &SourceOp, cancel: &CancellationToken) -> Result<GitSource, SourceError> {
         let mut wanted = git_source(source)?;
         if self.connectivity == Connectivity::Offline {
             return Ok(wanted);
         }
-        let agent = self.agents.socket(DEFAULT_AGENT, cancel).await?;
-        wanted.access.agent = match agent {
-            Some(socket) => Agent::Socket(socket),
-            None if git::is_over_ssh(&wanted.url) => {
-                return Err(SecretError::NoAgent { id: DEFAULT_AGENT.into() }.into());
-            }
-            None => Agent::Nobody,
-        };
-        wanted.access.hosts = auth::of_git(&self.secrets, &address::host(&wanted.url), cancel).await?;
+        wanted.access = self.given.for_git(&wanted.url, cancel).await?;
         Ok(wanted)
     }
 
     async fn web_file(&self, source: &SourceOp, cancel: &CancellationToken) -> Result<WebFile, SourceError> {
         let mut wanted = WebFile::of(source)?;
         if self.connectivity == Connectivity::Online {
-            let host = address::host(&source.identifier);
-            wanted.source.authorization = auth::of_http(&self.secrets, &host, cancel).await?;
+            wanted.source.authorization = self.given.for_web(&source.identifier, cancel).await?;
         }
         Ok(wanted)
     }
@@ -204,7 +189,7 @@ fn git_source(source: &SourceOp) -> Result<GitSource, SourceError> {
         submodules: !flag(source, attr::GIT_SKIP_SUBMODULES)?,
         mtime_commit,
         fetch_by_commit: flag(source, attr::GIT_FETCH_BY_COMMIT)?,
-        access: Access { agent: Agent::Nobody, ..Access::default() },
+        access: Access::default(),
     })
 }
 

@@ -1,12 +1,14 @@
 //! Where trees come from: the build context, images, git repositories, files of the web.
 //!
 //! In: a [`solver::op::SourceOp`]. Out: what it is for keys, and a tree to read. Deliberately absent: what a tree is for.
-//! Next: [`local`] and `digest`, [`listing`] (what differs between digests), [`image`], `fetched` for [`git`] and [`http`], which build contexts come from too.
+//! Next: [`local`] and `digest`, [`listing`] (what differs between digests), [`image`], `fetched` for
+//! [`git`] and [`http`], which build contexts come from too, both with what the user gave ([`given`]).
 
 pub mod address;
 pub(crate) mod digest;
 pub(crate) mod fetched;
 pub mod git;
+pub mod given;
 pub mod http;
 pub mod image;
 pub mod listing;

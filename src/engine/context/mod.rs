@@ -2,8 +2,9 @@
 //!
 //! In come the options' places; out comes a [`Context`]: a directory that `local://context` is read from, the
 //! Dockerfile, the ignore file. A directory of the user is read in place, and only what a COPY selects of it, by the
-//! executor. Everything else is first made a directory of the store that lives as long as the build. Ignore files
-//! count for directories of the user only, as with other builders; `--ignorefile` counts everywhere.
+//! executor. Everything else is first made a directory of the store that lives as long as the build. Its ignore file
+//! counts wherever a context comes from, unlike BuildKit's, for which repositories and archives have none; that of a
+//! named context must be known before the plan, and what is fetched comes after. `--ignorefile` stands above both.
 //!
 //! Read [`text`] for the texts, [`archive`] for archives, [`remote`] for what is fetched, [`named`] for
 //! `--build-context`, [`similar`] for what to say when a file is missing.
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use executor::source::Connectivity;
+use executor::source::given::Given;
 use frontend::PlanOptions;
 use solver::seam::Progress;
 use store::{Draft, Store};
@@ -115,6 +117,8 @@ pub struct Opener<'a> {
     pub progress: &'a Arc<dyn Progress>,
     /// Whether anything may be fetched.
     pub connectivity: Connectivity,
+    /// What the user gave for it.
+    pub given: &'a Given,
     /// Who stops it.
     pub cancel: &'a CancellationToken,
 }
@@ -162,7 +166,7 @@ impl Opener<'_> {
         };
         context.named = named;
         if let Some(path) = &input.ignorefile {
-            context.tree.ignore = Some(text::named_ignore(path)?);
+            context.tree.ignore = text::named_ignore(path)?;
         }
         if let Some(ignore) = &context.tree.ignore {
             self.loaded("", &ignore.text.name);
@@ -170,7 +174,7 @@ impl Opener<'_> {
         Ok(context)
     }
 
-    /// Finds the Dockerfile to a tree and, for a directory of the user, the ignore file.
+    /// Finds the Dockerfile to a tree, and the ignore file.
     async fn with_dockerfile(&self, mut tree: Tree, from: &DockerfileFrom) -> Result<Context, Failure> {
         let mut path = None;
         let dockerfile = match from {
@@ -185,15 +189,23 @@ impl Opener<'_> {
                 path = Some(found);
                 dockerfile
             }
-            DockerfileFrom::Path(inside) => text::dockerfile_inside(&tree.dir, Some(inside), &tree.shown)?,
-            DockerfileFrom::Usual => text::dockerfile_inside(&tree.dir, None, &tree.shown)?,
+            DockerfileFrom::Path(_) | DockerfileFrom::Usual => {
+                let named = match from {
+                    DockerfileFrom::Path(inside) => Some(inside.as_path()),
+                    _ => None,
+                };
+                let dockerfile = text::dockerfile_inside(&tree.dir, named, &tree.shown)?;
+                path = Some(PathBuf::from(&dockerfile.name));
+                dockerfile
+            }
         };
         if matches!(from, DockerfileFrom::Usual | DockerfileFrom::Path(_)) {
             self.loaded("build definition from ", &dockerfile.name);
         }
-        if tree.is_of_user() {
-            tree.ignore = text::find_ignore(&tree.dir, path.as_deref())?;
-        }
+        tree.ignore = match tree.is_of_user() {
+            true => text::find_ignore(&tree.dir, path.as_deref())?,
+            false => text::ignore_inside(&tree.dir, path.as_deref(), &tree.shown)?,
+        };
         Ok(Context { tree, dockerfile, named: Named::default() })
     }
 

@@ -8,7 +8,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 
-use executor::source::git::{self, GitError, GitSource};
+use executor::secrets::SecretError;
+use executor::source::Connectivity;
+use executor::source::git::{self, Access, GitError, GitSource};
 use executor::source::http::{self, HttpError, HttpFile, HttpSource};
 use frontend::git::GitRef;
 use oci::content::{BlobReader, ContentError, ContentStore as _};
@@ -43,6 +45,13 @@ pub fn shown(git: &GitRef) -> String {
 impl Opener<'_> {
     /// The tree of a repository; its time is that of the commit. `keep_git_dir` holds where the address says nothing.
     pub(super) async fn git_tree(&self, git: &GitRef, keep_git_dir: bool, log: &dyn LogSink) -> Result<Tree, Failure> {
+        let access = match self.connectivity {
+            Connectivity::Online => self.given.for_git(&git.remote, self.cancel).await.map_err(|error| {
+                let about = format!("the repository `{}`", shown(git));
+                not_given(&about, &error)
+            })?,
+            Connectivity::Offline => Access::default(),
+        };
         let source = GitSource {
             url: git.remote.clone(),
             reference: git.reference.clone(),
@@ -52,7 +61,7 @@ impl Opener<'_> {
             submodules: git.submodules.unwrap_or(true),
             mtime_commit: git.mtime_commit,
             fetch_by_commit: git.fetch_by_commit.unwrap_or(false),
-            access: Default::default(),
+            access,
         };
         let failed = |error: GitError| match (error.is_canceled(), error.help()) {
             (true, _) => words::canceled(),
@@ -117,13 +126,32 @@ impl Opener<'_> {
     }
 
     async fn fetch(&self, url: &str, log: &dyn LogSink) -> Result<HttpFile, Failure> {
-        let source = HttpSource { url: url.to_owned(), checksum: None, authorization: None };
+        let authorization = match self.connectivity {
+            Connectivity::Online => {
+                let given = self.given.for_web(url, self.cancel).await;
+                given.map_err(|error| not_given(&format!("`{}`", masked(url)), &error))?
+            }
+            Connectivity::Offline => None,
+        };
+        let source = HttpSource { url: url.to_owned(), checksum: None, authorization };
         let failed = |error: HttpError| match (&error, error.help()) {
             (HttpError::Canceled, _) => words::canceled(),
             (_, None) => Failure::from_error(&error),
             (_, Some(help)) => Failure::from_error(&error).help(help),
         };
         http::fetch(self.store, &source, self.connectivity, log, self.cancel).await.map_err(failed)
+    }
+}
+
+/// What the user would have to give for a context, or has given wrongly.
+fn not_given(about: &str, error: &SecretError) -> Failure {
+    if matches!(error, SecretError::Canceled) {
+        return words::canceled();
+    }
+    let failure = Failure::from_error(error).note(format!("it is for {about}"));
+    match error.help() {
+        Some(help) => failure.help(help),
+        None => failure,
     }
 }
 

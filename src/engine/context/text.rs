@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -114,13 +114,11 @@ pub fn find_dockerfile(dir: &Path, shown: &str) -> Result<(PathBuf, Text), Failu
 
 /// The Dockerfile in a tree of somebody else: the one at `path`, or the first of the usual names.
 pub fn dockerfile_inside(dir: &Path, path: Option<&Path>, shown: &str) -> Result<Text, Failure> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = rustix::fs::open(dir, flags, Mode::empty())
-        .map_err(|errno| Failure::new(format!("{shown} cannot be opened")).note(errno.to_string()))?;
+    let root = open_root(dir, shown)?;
     let root = root.as_fd();
     if let Some(path) = path {
         let name = path.to_string_lossy().into_owned();
-        return match open_inside(root, path) {
+        return match open_inside(root, path, OFlags::empty()) {
             Ok(Some(file)) => dockerfile_of(file, &name),
             Ok(None) => Err(Failure::new(format!("there is no Dockerfile `{name}` in {shown}"))
                 .help("with a context that is no directory, `-f` names a file inside it")),
@@ -128,13 +126,19 @@ pub fn dockerfile_inside(dir: &Path, path: Option<&Path>, shown: &str) -> Result
         };
     }
     for name in DOCKERFILE_NAMES {
-        match open_inside(root, Path::new(name)) {
+        match open_inside(root, Path::new(name), OFlags::empty()) {
             Ok(Some(file)) => return dockerfile_of(file, name),
             Ok(None) => {}
             Err(error) => return Err(unreadable_dockerfile(name, &error)),
         }
     }
     Err(no_dockerfile(shown).help("name the file inside it with `-f FILE`"))
+}
+
+fn open_root(dir: &Path, shown: &str) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(dir, flags, Mode::empty())
+        .map_err(|errno| Failure::new(format!("{shown} cannot be opened")).note(errno.to_string()))
 }
 
 fn no_dockerfile(shown: &str) -> Failure {
@@ -158,22 +162,23 @@ pub fn dockerfile_of(stream: impl Read, name: &str) -> Result<Text, Failure> {
     )
 }
 
-/// The ignore file that `--ignorefile` names: the user's own path.
-pub fn named_ignore(path: &Path) -> Result<Ignore, Failure> {
+/// The ignore file that `--ignorefile` names: the user's own path. `/dev/null` is none.
+pub fn named_ignore(path: &Path) -> Result<Option<Ignore>, Failure> {
+    if path == Path::new("/dev/null") {
+        return Ok(None);
+    }
     let name = path.to_string_lossy().into_owned();
     let file = open_of_user(path).map_err(|error| {
         unreadable_ignore(&name, &error).help("paths after `--ignorefile` start at the directory you are in")
     })?;
-    ignore_of(file, name)
+    ignore_of(file, name).map(Some)
 }
 
 /// The ignore file of a directory of the user: `<Dockerfile>.dockerignore` beside the Dockerfile, if that has a path,
 /// beats the one in the directory.
 pub fn find_ignore(dir: &Path, dockerfile: Option<&Path>) -> Result<Option<Ignore>, Failure> {
     let beside = dockerfile.map(|dockerfile| {
-        let mut beside = dockerfile.as_os_str().to_owned();
-        beside.push(".dockerignore");
-        let beside = PathBuf::from(beside);
+        let beside = beside(dockerfile);
         let name = beside.strip_prefix(dir).unwrap_or(&beside).to_string_lossy().into_owned();
         (beside, name)
     });
@@ -182,16 +187,43 @@ pub fn find_ignore(dir: &Path, dockerfile: Option<&Path>) -> Result<Option<Ignor
         match fs::symlink_metadata(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Ok(facts) if facts.is_file() => {}
-            Ok(_) => {
-                return Err(Failure::new(format!("the ignore file `{name}` is not a regular file"))
-                    .help("links are not followed here; replace it by the file itself"));
-            }
+            Ok(_) => return Err(no_ignore_file(&name)),
             Err(error) => return Err(unreadable_ignore(&name, &error)),
         }
         let file = open_of_user(&path).map_err(|error| unreadable_ignore(&name, &error))?;
         return ignore_of(file, name).map(Some);
     }
     Ok(None)
+}
+
+/// The same in a tree of somebody else, `dockerfile` being a path in it.
+pub fn ignore_inside(dir: &Path, dockerfile: Option<&Path>, shown: &str) -> Result<Option<Ignore>, Failure> {
+    let root = open_root(dir, shown)?;
+    for path in dockerfile.map(beside).into_iter().chain(IGNORE_NAMES.map(PathBuf::from)) {
+        let name = path.to_string_lossy().into_owned();
+        match open_inside(root.as_fd(), &path, OFlags::NOFOLLOW) {
+            Ok(Some(file)) => return ignore_of(file, name).map(Some),
+            Ok(None) => {}
+            Err(error) if Errno::from_io_error(&error).is_some_and(|errno| errno == Errno::LOOP) => {
+                return Err(no_ignore_file(&name));
+            }
+            Err(error) if error.kind() == ErrorKind::InvalidInput => return Err(no_ignore_file(&name)),
+            Err(error) => return Err(unreadable_ignore(&name, &error)),
+        }
+    }
+    Ok(None)
+}
+
+/// The ignore file of a Dockerfile alone.
+fn beside(dockerfile: &Path) -> PathBuf {
+    let mut beside = dockerfile.as_os_str().to_owned();
+    beside.push(".dockerignore");
+    beside.into()
+}
+
+fn no_ignore_file(name: &str) -> Failure {
+    Failure::new(format!("the ignore file `{name}` is not a regular file"))
+        .help("links are not followed here; replace it by the file itself")
 }
 
 fn unreadable_ignore(name: &str, error: &io::Error) -> Failure {
@@ -216,8 +248,8 @@ fn open_of_user(path: &Path) -> io::Result<File> {
 }
 
 /// Opens a regular file of a tree, resolved as if the tree were all there is. `None` if there is none of that name.
-fn open_inside(root: BorrowedFd<'_>, path: &Path) -> io::Result<Option<File>> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+fn open_inside(root: BorrowedFd<'_>, path: &Path, more: OFlags) -> io::Result<Option<File>> {
+    let flags = more | OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     match openat2(root, path, flags, Mode::empty(), resolve) {
         Ok(fd) => regular(fd.into()).map(Some),
@@ -283,6 +315,29 @@ mod tests {
         check(&[(".containerignore", "a")], Some(".containerignore"));
         check(&[(".containerignore", "a"), (".dockerignore", "a")], Some(".dockerignore"));
         check(&[(".dockerignore", "a"), ("app.Dockerfile.dockerignore", "b")], Some("app.Dockerfile.dockerignore"));
+    }
+
+    #[test]
+    fn ignore_files_of_a_foreign_tree_are_files_in_it() {
+        let inside = |files: &[(&str, &str)], links: &[(&str, &str)], dockerfile: Option<&str>| {
+            let dir = folder(files);
+            for (name, target) in links {
+                std::os::unix::fs::symlink(target, dir.path().join(name)).expect("new");
+            }
+            match ignore_inside(dir.path(), dockerfile.map(Path::new), "the archive") {
+                Ok(found) => found.map_or_else(|| "none".into(), |ignore| ignore.text.name),
+                Err(failure) => failure.problems[0].message.clone(),
+            }
+        };
+        let both = [(".dockerignore", "a"), ("app.Dockerfile.dockerignore", "b")];
+        assert_eq!(inside(&[], &[], Some("Dockerfile")), "none");
+        assert_eq!(inside(&both, &[], Some("Dockerfile")), ".dockerignore");
+        assert_eq!(inside(&both, &[], Some("app.Dockerfile")), "app.Dockerfile.dockerignore");
+        assert_eq!(inside(&both, &[], None), ".dockerignore");
+        let refused = "the ignore file `.dockerignore` is not a regular file";
+        for target in ["/etc/passwd", "none", "f", "."] {
+            assert_eq!(inside(&[("f", "a")], &[(".dockerignore", target)], None), refused, "{target}");
+        }
     }
 
     #[test]

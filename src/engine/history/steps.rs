@@ -1,10 +1,11 @@
 //! The steps of a build, as its events tell of them.
 //!
 //! In: events, and what the plan adds. Out: [`StepRecord`]s in the order in which they were declared. Used by the
-//! recorder, and by whoever only imagines a build ([`Imagined`]).
+//! recorder, by whoever only imagines a build ([`Imagined`]), and for `--metadata-file` ([`Measured`]).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use frontend::Plan;
 use solver::explain::Fate;
@@ -156,6 +157,38 @@ impl Imagined {
         steps.place(plan);
         head.args = why::declared_args(&plan.dockerfile.text);
         (Build { head, steps: steps.list }, steps.by_vertex)
+    }
+}
+
+/// The steps of a build that is measured without being recorded.
+pub struct Measured {
+    begun: Instant,
+    steps: Mutex<Steps>,
+    display: Arc<dyn Progress>,
+}
+
+impl Measured {
+    /// What it hears goes on to `display`.
+    pub fn new(display: Arc<dyn Progress>) -> Self {
+        Self { begun: Instant::now(), steps: Mutex::default(), display }
+    }
+
+    /// The steps so far, in the order in which they were declared.
+    pub fn steps(&self, plan: &Planned) -> Vec<StepRecord> {
+        let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
+        steps.place(plan);
+        steps.list.clone()
+    }
+}
+
+impl Progress for Measured {
+    fn event(&self, event: Event) {
+        // Of output, only that there is some could matter.
+        if !matches!(event, Event::Log { .. } | Event::Progress { .. } | Event::Notice { .. } | Event::Why { .. }) {
+            let at_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.steps.lock().unwrap_or_else(PoisonError::into_inner).take(at_us, event.clone());
+        }
+        self.display.event(event);
     }
 }
 

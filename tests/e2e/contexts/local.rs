@@ -32,10 +32,10 @@ fn dockerfile_on_standard_input_goes_with_a_directory() {
 fn archive_is_the_context_in_every_compression() {
     let store = Store::new();
     let plain = tar(&[("./Dockerfile", DOCKERFILE), ("./a", "a"), ("sub/b", "b"), (".dockerignore", "a\n")]);
-    let expected = ["all/.dockerignore", "all/Dockerfile", "all/a", "all/sub/b"];
+    let expected = ["all/.dockerignore", "all/Dockerfile", "all/sub/b"];
     let mut ids = Vec::new();
     for bytes in [plain.clone(), by("gzip", &plain), by("bzip2", &plain), by("xz", &plain), by("zstd", &plain)] {
-        // The ignore file of an archive does not count, as with docker.
+        // Unlike docker's: what its ignore file names is left out.
         assert_eq!(files_of(&store, &["-"], &bytes), expected);
         let file = store.path("context");
         std::fs::write(&file, &bytes).expect("it is ours");
@@ -48,6 +48,27 @@ fn archive_is_the_context_in_every_compression() {
     ids.dedup();
     assert_eq!(ids.len(), 1, "the same files, the same image");
     assert_eq!(store.drafts(), Vec::<std::ffi::OsString>::new());
+}
+
+#[test]
+fn ignore_files_count_in_archives_as_in_directories() {
+    let store = Store::new();
+    let ignoring = |more: &[(&str, &str)]| {
+        let files =
+            [("Dockerfile", "FROM scratch\nCOPY a b* /all/\n"), ("a", "a"), ("b", "b"), (".dockerignore", "b\n")];
+        tar(&[&files[..], more].concat())
+    };
+    assert_eq!(files_of(&store, &["-"], &ignoring(&[])), ["all/a"]);
+    let both = ["all/a", "all/b"];
+    assert_eq!(files_of(&store, &["-"], &ignoring(&[("Dockerfile.dockerignore", "c\n")])), both);
+    assert_eq!(files_of(&store, &["--ignorefile=/dev/null", "-"], &ignoring(&[])), both);
+    std::fs::write(store.path("mine"), "# nothing\n").expect("it is ours");
+    assert_eq!(files_of(&store, &["--ignorefile=mine", "-"], &ignoring(&[])), both);
+    let all = tar(&[("Dockerfile", "FROM scratch\nCOPY b /\n"), ("b", "b"), (".dockerignore", "# x\n*\n")]);
+    build_from(&store, &["-"], &all).fails_saying(&["`b` is excluded from the build context by .dockerignore:2 `*`"]);
+    // A link could be meant for a file of this machine.
+    let link = tar(&[("Dockerfile", DOCKERFILE), (".dockerignore@", "/etc/hostname")]);
+    build_from(&store, &["-"], &link).fails_saying(&["the ignore file `.dockerignore` is not a regular file"]);
 }
 
 #[test]

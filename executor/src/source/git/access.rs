@@ -20,22 +20,19 @@ pub struct Access {
 /// Keys for ssh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Agent {
-    /// The agent of `SSH_AUTH_SOCK`: for addresses that the user has written.
+    /// None.
     #[default]
-    Own,
+    Nobody,
     /// The agent that listens here.
     Socket(PathBuf),
-    /// None.
-    Nobody,
 }
 
 impl Agent {
     /// Where it listens.
     pub(super) fn socket(&self) -> Option<OsString> {
         match self {
-            Self::Own => std::env::var_os("SSH_AUTH_SOCK"),
-            Self::Socket(path) => Some(path.into()),
             Self::Nobody => None,
+            Self::Socket(path) => Some(path.into()),
         }
     }
 }

@@ -1,0 +1,54 @@
+//! What the user gave to a build for what it fetches, by whichever way: as a source of its Dockerfile, or as its context.
+//!
+//! In: the settings of its steps. Out: for an address, the ssh agent that signs and what its server is told. An agent is
+//! used only if it was given (`--ssh`), never because one happens to run; secrets by their names ([`auth`]). Each is
+//! read or started once per build, when something asks for it. Cheap to clone.
+
+use std::sync::Arc;
+
+use oci::http::reqwest::header::HeaderValue;
+use tokio_util::sync::CancellationToken;
+
+use super::address;
+use super::git::{self, Access, Agent};
+use crate::secrets::agent::Agents;
+use crate::secrets::{SecretError, Secrets, auth};
+use crate::steps::StepSettings;
+
+/// The agent that signs for what is fetched.
+const DEFAULT_AGENT: &str = "default";
+
+/// What the user gave to a build.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    pub(crate) secrets: Arc<Secrets>,
+    pub(crate) agents: Arc<Agents>,
+}
+
+impl Given {
+    /// With these secrets and agents.
+    pub fn of(steps: &StepSettings) -> Self {
+        Self { secrets: Arc::new(Secrets::new(&steps.secrets)), agents: Arc::new(Agents::new(&steps.agents)) }
+    }
+
+    /// For a repository.
+    ///
+    /// # Errors
+    /// When it is reached over ssh and there is no agent, or when what was given cannot be read or started.
+    pub async fn for_git(&self, url: &str, cancel: &CancellationToken) -> Result<Access, SecretError> {
+        let agent = match self.agents.socket(DEFAULT_AGENT, cancel).await? {
+            Some(socket) => Agent::Socket(socket),
+            None if git::is_over_ssh(url) => return Err(SecretError::NoAgent { id: DEFAULT_AGENT.into() }),
+            None => Agent::Nobody,
+        };
+        Ok(Access { agent, hosts: auth::of_git(&self.secrets, &address::host(url), cancel).await? })
+    }
+
+    /// For a file of the web: the value of `Authorization`.
+    ///
+    /// # Errors
+    /// When what was given cannot be read.
+    pub async fn for_web(&self, url: &str, cancel: &CancellationToken) -> Result<Option<HeaderValue>, SecretError> {
+        auth::of_http(&self.secrets, &address::host(url), cancel).await
+    }
+}

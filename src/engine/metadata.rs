@@ -1,0 +1,44 @@
+//! What `--metadata-file` says of a build that went well.
+//!
+//! ```text
+//! containerimage.config.digest   the image id
+//! containerimage.descriptor      of the manifest: as pushed or archived if it was, else as the local store has it
+//! containerimage.digest          of that manifest
+//! image.name                     the names, with commas
+//! vnd.rbuild.steps               per step, in the order of the file: name, line, result, duration_us, usage
+//! ```
+//! The first four are BuildKit's. `result` is what `rbuild history inspect --format json` says; `duration_us` and
+//! `usage` (`user_us`, `system_us`, `memory_peak_bytes`, `max_rss_bytes`, as far as the machine tells) are there for
+//! steps that ran, the latter for those with a process.
+
+use oci::model::{Descriptor, Reference};
+use serde_json::{Value, json};
+use store::history::StepRecord;
+
+use super::assemble::Assembled;
+
+/// Puts it together.
+pub fn metadata(image: &Assembled, manifest: &Descriptor, names: &[Reference], steps: &[StepRecord]) -> Value {
+    let mut metadata = json!({
+        "containerimage.config.digest": image.id(),
+        "containerimage.descriptor": manifest,
+        "containerimage.digest": manifest.digest,
+        "vnd.rbuild.steps": steps.iter().filter(|step| step.is_operation()).map(step).collect::<Vec<_>>(),
+    });
+    if !names.is_empty() {
+        let names: Vec<String> = names.iter().map(Reference::to_string).collect();
+        metadata["image.name"] = json!(names.join(","));
+    }
+    metadata
+}
+
+fn step(step: &StepRecord) -> Value {
+    let mut value = json!({ "name": step.name, "line": step.line, "result": step.fate });
+    if let (Some(started), Some(ended)) = (step.started_us, step.ended_us) {
+        value["duration_us"] = json!(ended.saturating_sub(started));
+    }
+    if let Some(usage) = &step.usage {
+        value["usage"] = json!(usage);
+    }
+    value
+}
