@@ -54,6 +54,7 @@ soak: setup release
 	fuzz/run.sh $(SOAK_SECONDS)
 	RBUILD_SOAK_SECONDS=60 $(CARGO) test --locked --package rbuild-store --test store gc_processes::
 	RBUILD_SOAK_SECONDS=60 $(CARGO) test --locked --package rbuild --test e2e space::
+	RBUILD_SOAK_SECONDS=60 $(CARGO) test --locked --package rbuild --test e2e limits::output
 	RBUILD_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --package rbuild --test e2e -- --test-threads=1 kill:: crowd::
 	$(CARGO) bench --locked --package rbuild-frontend --bench large -- --enforce
 	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD)) --enforce
@@ -63,7 +64,6 @@ soak: setup release
 	RBUILD_SOAK_CASES=$(SOAK_CASES) $(CARGO) test --locked --package rbuild-solver --test solve random
 	RBUILD_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --package rbuild-executor --lib source::tests::hostile
 	RBUILD_SOAK_SECONDS=60 $(CARGO) test --locked --package rbuild-executor --test sandbox race::
-	RBUILD_SOAK_SECONDS=60 $(CARGO) test --locked --package rbuild-executor --test sandbox swap::
 
 install: release
 	install -D --mode=755 $(RBUILD) $(DESTDIR)$(PREFIX)/bin/rbuild

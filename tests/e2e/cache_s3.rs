@@ -187,27 +187,31 @@ fn bucket_that_is_down_slow_or_full_costs_one_warning_and_bounded_time() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
         format!("http://{}", listener.local_addr().expect("it listens"))
     };
-    check(&nobody, 1, "cannot");
     let full = |status: u16, code: &'static str| {
         Fake::start(move |request| match request.method.as_str() {
             "PUT" | "POST" => Reply::new(status, format!("<Error><Code>{code}</Code></Error>")),
             _ => Reply::new(404, ""),
         })
     };
-    for (status, code) in [(507, "InsufficientStorage"), (403, "QuotaExceeded")] {
-        check(&format!("http://{}", full(status, code).address), 0, &status.to_string());
-    }
+    let (no_room, no_quota) = (full(507, "InsufficientStorage"), full(403, "QuotaExceeded"));
     let cuts = Fake::start(|request| match request.method.as_str() {
         "GET" => Reply::new(200, "{").says(100),
         _ => Reply::new(200, "").says(100),
     });
-    check(&format!("http://{}", cuts.address), 1, "s3://");
     let stalls = Fake::start(|_| {
         loop {
             std::thread::park();
         }
     });
-    check(&format!("http://{}", stalls.address), 1, "took longer");
+    let at = |fake: &Fake| format!("http://{}", fake.address);
+    // All at the same time: they wait for somebody's patience.
+    std::thread::scope(|scope| {
+        scope.spawn(|| check(&nobody, 1, "cannot"));
+        scope.spawn(|| check(&at(&no_room), 0, "507"));
+        scope.spawn(|| check(&at(&no_quota), 0, "403"));
+        scope.spawn(|| check(&at(&cuts), 1, "s3://"));
+        scope.spawn(|| check(&at(&stalls), 1, "took longer"));
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Nothing keeps or tells a secret, whatever way it came in.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +14,7 @@ const CANARY: &str = "c4n4ry-9d3e-0f";
 
 /// Files beneath `path` that hold the canary.
 fn holders(path: &Path, canary: &str) -> String {
-    let mut grep = std::process::Command::new("grep");
+    let mut grep = Command::new("grep");
     grep.args(["-rlaF", "--devices=skip", "-e", canary]).arg(path);
     String::from_utf8_lossy(&grep.output().expect("grep is installed").stdout).into_owned()
 }
@@ -55,6 +56,17 @@ impl Watch {
     }
 }
 
+/// The same command, with a terminal of its own as its standard streams; what that gets is on standard output.
+fn on_terminal(command: &Command) -> Command {
+    const SPAWN: &str = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+    let mut wrapped = Command::new("/usr/bin/python3");
+    wrapped.args(["-c", SPAWN, "sh", "-c", "stty cols 250 rows 50; exec \"$@\"", "sh"]);
+    wrapped.arg(command.get_program()).args(command.get_args()).env_clear().env("TERM", "xterm");
+    wrapped.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    wrapped.current_dir(command.get_current_dir().expect("commands run beside their store"));
+    wrapped
+}
+
 #[test]
 fn no_secret_is_in_anything_that_a_build_leaves_or_says() {
     let web = Fake::start(|_| Reply::new(200, "x").header("ETag", "\"1\""));
@@ -78,7 +90,7 @@ fn no_secret_is_in_anything_that_a_build_leaves_or_says() {
              RUN --mount=type=secret,id=f,env=F test -n \"$F\"{}\n",
             if failing { " && sh -c 'echo $F; exit 3'" } else { "" }
         ));
-        for progress in ["plain", "rawjson"] {
+        for progress in ["plain", "rawjson", "tty"] {
             let watch = Watch::start(CANARY);
             let args = [
                 "--no-cache",
@@ -95,11 +107,16 @@ fn no_secret_is_in_anything_that_a_build_leaves_or_says() {
                 store.build_command(&context, args.into_iter().chain(["--secret", "id=c,cmd=cat secret"]));
             command.env("E", CANARY).arg(format!("--progress={progress}"));
             command.args(["--metadata-file", "meta.json", "-o", "type=oci,dest=app.tar"]);
+            if progress == "tty" {
+                command = on_terminal(&command);
+            }
             let outcome = Outcome::of(&mut command).exits(i32::from(failing));
             assert_eq!(watch.end(), Vec::<String>::new(), "{progress}");
             let said = format!("{}{}", outcome.stdout, outcome.stderr);
             assert!(!said.contains(CANARY), "{said}");
-            assert!(said.contains("***"), "{said}");
+            // What a step prints and a terminal does not get to show in time is shown when it failed.
+            assert!(said.contains("***") || (progress, failing) == ("tty", false), "{said}");
+            assert_eq!(said.contains("\x1b["), progress == "tty", "{said}");
             assert!(!said.contains(registry::PASSWORD), "{said}");
         }
         for words in [
@@ -222,10 +239,7 @@ fn a_token_goes_to_its_own_server_and_to_no_other() {
 fn steps_sign_with_keys_that_they_never_see() {
     let store = Store::with_debian();
     let key = store.path("key");
-    let made = std::process::Command::new("ssh-keygen")
-        .args(["-q", "-t", "ed25519", "-N", "", "-C", "e2e", "-f"])
-        .arg(&key)
-        .status();
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "e2e", "-f"]).arg(&key).status();
     assert!(made.expect("openssh-client is installed").success());
     let private = std::fs::read_to_string(&key).expect("it was made");
     let telling = private.lines().nth(2).expect("a key has several lines").to_owned();

@@ -17,4 +17,3 @@ mod race;
 mod secrets;
 mod streams;
 mod support;
-mod swap;

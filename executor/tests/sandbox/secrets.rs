@@ -12,6 +12,7 @@ use solver::op::{Mount, MountKind, Op, SecretEnv};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::exec::{Bench, bind, exec};
+use crate::support::Collected;
 
 const CANARY: &str = "canary-5f1b-of-a-secret";
 
@@ -45,23 +46,15 @@ async fn run(bench: &Bench, script: &str, mounts: Vec<Mount>, env: Vec<SecretEnv
     }
 }
 
-/// The root directory, seen from here, of the step whose command holds `mark`.
-async fn root_of(mark: &str) -> std::path::PathBuf {
-    loop {
-        for entry in fs::read_dir("/proc").unwrap() {
-            let process = entry.unwrap().path();
-            // Processes come and go while they are looked at.
-            let Ok(command) = fs::read(process.join("cmdline")) else { continue };
-            let root = process.join("root");
-            if command.starts_with(b"/bin/sh\0")
-                && String::from_utf8_lossy(&command).contains(mark)
-                && root.join("run/ssh").exists()
-            {
-                return root;
-            }
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+/// The root directory, seen from here, of the running step whose command holds `mark`.
+fn root_of(mark: &str) -> std::path::PathBuf {
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    let mut its = processes.filter(|process| {
+        // Processes come and go while they are looked at.
+        let command = fs::read(process.join("cmdline")).unwrap_or_default();
+        command.starts_with(b"/bin/sh\0") && String::from_utf8_lossy(&command).contains(mark)
+    });
+    its.next().expect("it runs").join("root")
 }
 
 fn variable(name: &str, id: &str, optional: bool) -> SecretEnv {
@@ -214,9 +207,12 @@ async fn a_step_speaks_to_its_agent_over_a_socket_of_its_own() {
         Mount { kind, ..bind("/run/ssh/0", None, "", true, None) }
     };
     // No keys, says the agent; and what is not for it, it never hears of.
-    let script = "while ! [ -e /dev/shm/asked ]; do sleep 0.05; done # a-step-with-an-agent";
+    let mut op = exec("mkfifo /dev/shm/asked; echo ready; cat /dev/shm/asked; exit # a-step-with-an-agent");
+    op.mounts.push(ssh("default", (0, 0, 0o600), false));
+    let log = Collected::default();
     let asked = async {
-        let root = root_of("a-step-with-an-agent").await;
+        log.printed().await;
+        let root = root_of("a-step-with-an-agent");
         let mut client = tokio::net::UnixStream::connect(root.join("run/ssh/0")).await.unwrap();
         let mut answers = Vec::new();
         for kind in [11, 19] {
@@ -225,11 +221,13 @@ async fn a_step_speaks_to_its_agent_over_a_socket_of_its_own() {
             client.read_exact(&mut answer).await.unwrap();
             answers.push(answer);
         }
-        fs::write(root.join("dev/shm/asked"), "").unwrap();
+        fs::write(root.join("dev/shm/asked"), "asked\n").unwrap();
         answers
     };
-    let (found, answers) = tokio::join!(run(&bench, script, vec![ssh("default", (0, 0, 0o600), false)], vec![]), asked);
-    assert_eq!(found.as_deref(), Ok(""));
+    let step = bench.run_telling(Op::Exec(Box::new(op)), vec![bench.base.clone()], &log);
+    let (results, answers) = tokio::join!(step, asked);
+    results.unwrap();
+    assert_eq!(*log.stdout.lock().unwrap(), b"ready\nasked\n");
     assert_eq!(answers, [vec![12, 0, 0, 0, 0], vec![5]]);
     let look = "stat -c '%F %u:%g %a' /run/ssh/0";
     let found = run(&bench, look, vec![ssh("default", (5, 6, 0o660), false)], vec![]).await;

@@ -136,9 +136,15 @@ pub struct Collected {
     pub notices: Mutex<Vec<String>>,
     pub usage: Mutex<Option<Usage>>,
     said: tokio::sync::Notify,
+    printed: tokio::sync::Notify,
 }
 
 impl Collected {
+    /// Waits until the step has printed something.
+    pub async fn printed(&self) {
+        self.printed.notified().await;
+    }
+
     /// Waits until something was said about the step.
     pub async fn noticed(&self) {
         self.said.notified().await;
@@ -149,6 +155,7 @@ impl LogSink for Collected {
     fn write(&self, stream: Stream, bytes: &[u8]) {
         let buffer = if stream == Stream::Stdout { &self.stdout } else { &self.stderr };
         buffer.lock().unwrap().extend_from_slice(bytes);
+        self.printed.notify_one();
     }
 
     fn progress(&self, _: &str, _: u64, _: Option<u64>, _: bool) {}

@@ -133,3 +133,55 @@ fn arguments_that_a_step_cannot_see_do_not_count() {
         ],
     );
 }
+
+#[test]
+fn what_a_step_may_use_of_the_machine_does_not_count() {
+    const RUN: &str = "BASE\nRUN echo >/f";
+    let changes: [(&[&str], &[&str]); 17] = [
+        (&[], &["--memory=64m"]),
+        (&["--memory=64m"], &["--memory=128m", "--memory-swap=256m"]),
+        (&[], &["--cpus=1"]),
+        (&["--cpu-quota=50000"], &["--cpu-quota=50000", "--cpu-period=50000"]),
+        (&[], &["--cpu-shares=512"]),
+        (&[], &["--cpuset-cpus=0"]),
+        (&[], &["--cpuset-mems=0"]),
+        (&[], &["--pids-limit=100"]),
+        (&["--pids-limit=100"], &["--pids-limit=-1"]),
+        (&[], &["--timeout=9m"]),
+        (&["--disk-limit=1GB"], &["--disk-limit=2GB"]),
+        (&[], &["--resource=memory=64m,cpus=1"]),
+        (&[], &["--ulimit=nofile=1000:1000"]),
+        (&["--ulimit=nofile=1000"], &["--ulimit=nofile=2000", "--ulimit=core=0"]),
+        (&["--shm-size=1m"], &["--shm-size=2m"]),
+        (&["--add-host=db=192.0.2.1"], &["--add-host=db=192.0.2.2"]),
+        (&["--dns=192.0.2.1"], &["--dns=192.0.2.2", "--dns-search=example.com", "--dns-option=ndots:2"]),
+    ];
+    let rows: Vec<_> = changes.into_iter().map(|(first, second)| (RUN, Options(first, second))).collect();
+    check_same("limits", &rows);
+}
+
+#[test]
+fn values_of_secrets_and_what_is_allowed_do_not_count() {
+    const SECRET: &str = "BASE\nRUN --mount=type=secret,id=s wc -c </run/secrets/s >/dev/null; echo >/f";
+    const VARIABLE: &str = "BASE\nRUN --mount=type=secret,id=s,env=S,required test -n \"$S\" && echo >/f";
+    const MAY: &str = "BASE\nRUN --mount=type=secret,id=s echo >/f";
+    const ONE: &[&str] = &["--secret=id=s,cmd=echo one-value"];
+    const TWO: &[&str] = &["--secret=id=s,cmd=echo another-value"];
+    check_same(
+        "given",
+        &[
+            (SECRET, Options(ONE, TWO)),
+            (VARIABLE, Options(ONE, TWO)),
+            (MAY, Options(&[], ONE)),
+            (MAY, Options(ONE, &[])),
+            (MAY, Options(&[], &["--allow=security.insecure,network.host", "--jobs=1"])),
+            (
+                "BASE\nRUN echo >/f",
+                Options(
+                    &["--build-arg=https_proxy=http://one.test:1", "--build-arg=ALL_PROXY=http://one.test:1"],
+                    &["--build-arg=HTTPS_PROXY=http://two.test:1", "--build-arg=ftp_proxy=x", "--build-arg=no_proxy=y"],
+                ),
+            ),
+        ],
+    );
+}

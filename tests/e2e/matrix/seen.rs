@@ -30,6 +30,10 @@ fn what_a_run_step_can_see_makes_it_run_again() {
             ("BASE\nUSER 1\nRUN id", Dockerfile("BASE\nUSER 1:2\nRUN id"), &["RUN"]),
             ("BASE\nWORKDIR /x\nRUN pwd", Dockerfile("BASE\nWORKDIR /y\nRUN pwd"), &["WORKDIR", "RUN"]),
             ("BASE\nWORKDIR /tmp\nRUN pwd", Dockerfile("BASE\nWORKDIR /root\nRUN pwd"), &["WORKDIR", "RUN"]),
+            // Names that mean something to it.
+            ("BASE\nRUN echo", Options(&[], &["--add-host=db=192.0.2.1"]), &["RUN"]),
+            ("BASE\nRUN echo", Options(&["--add-host=db=192.0.2.1"], &["--add-host=bd=192.0.2.1"]), &["RUN"]),
+            ("BASE\nRUN echo", Options(&["--hostname=a"], &["--hostname=b"]), &["RUN"]),
             // Network and mounts.
             ("BASE\nRUN echo", Dockerfile("BASE\nRUN --network=none echo"), &["RUN"]),
             ("BASE\nRUN echo", Dockerfile("BASE\nRUN --mount=type=tmpfs,target=/t echo"), &["RUN"]),

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use super::{from as from_registry, machine, passed_on, to};
@@ -41,7 +42,7 @@ fn a_registry_that_is_down_slow_or_talks_nonsense_costs_one_warning() {
     let error = Fake::start(|_| Reply::new(403, "no"));
     // What says yes to everything has everything.
     let all = [(&closed, 1), (&silent_address, 1), (&nonsense.address, 0), (&error.address, 1)];
-    for (address, not_sent) in all {
+    let check = |address: &str, not_sent: usize| {
         let store = machine();
         let (began, cache) = (Instant::now(), format!("{address}/app:cache"));
         let built = store.build(&context(), ["--cache-from", &cache, "--cache-to", &cache]).ok();
@@ -50,7 +51,9 @@ fn a_registry_that_is_down_slow_or_talks_nonsense_costs_one_warning() {
         assert_eq!(built.stderr.matches("WARN: the cache was not sent").count(), not_sent, "{built}");
         assert!(!built.stderr.contains("\x1b[2J"), "{built}");
         assert!(began.elapsed() < Duration::from_secs(60), "{address}: {:?}", began.elapsed());
-    }
+    };
+    let [closed, silent, nonsense, error] = all.map(|(address, not_sent)| move || check(address, not_sent));
+    at_once(&[&closed, &silent, &nonsense, &error]);
 }
 
 /// Does all at the same time: each waits for somebody's patience.
@@ -187,24 +190,69 @@ fn a_blob_that_is_gone_or_damaged_makes_its_step_run() {
     }
 }
 
+/// Changes the cache's document, and all that names it.
+fn rewrite(dir: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+    let mut index: serde_json::Value = read(&dir.join("index.json"));
+    let mut manifest: serde_json::Value = read(&blob(dir, &index["manifests"][0]["digest"]));
+    let mut document: serde_json::Value = read(&blob(dir, &manifest["config"]["digest"]));
+    change(&mut document);
+    manifest["config"] = write(dir, &document, "application/vnd.rbuild.cache.config.v1+json");
+    let entry = write(dir, &manifest, "application/vnd.oci.image.manifest.v1+json");
+    index["manifests"][0]["digest"] = entry["digest"].clone();
+    index["manifests"][0]["size"] = entry["size"].clone();
+    std::fs::write(dir.join("index.json"), index.to_string()).expect("it is ours");
+}
+
+#[test]
+fn a_layer_that_unpacks_to_far_more_than_it_says_costs_neither_memory_nor_disk() {
+    /// 5 GiB of zeros, more than any layer of that size may be, in blocks of 64 MiB.
+    const BLOCKS: usize = 80;
+    /// The base image and what two steps write have a few MiB.
+    const STORE_MAX_BYTES: u64 = 64 << 20;
+    /// No file that the build writes may be larger; whoever does is killed.
+    const FILE_MAX_BYTES: u64 = 64 << 20;
+    const MEMORY_MAX_KIB: u64 = 256 << 10;
+
+    let here = machine();
+    let dir = cache(&here);
+    let block = Command::new("sh").args(["-c", "head -c 67108864 /dev/zero | zstd -c"]).output();
+    let bomb = block.expect("zstd is installed").stdout.repeat(BLOCKS);
+    assert!(bomb.len() < 1 << 20, "{} bytes", bomb.len());
+    let blob = write_bytes(&dir, &bomb, "application/vnd.oci.image.layer.v1.tar+zstd");
+    rewrite(&dir, |document| {
+        let layers = document["layers"].as_array_mut().expect("a list");
+        // All that its steps made, the base is here.
+        for layer in layers.iter_mut().filter(|layer| layer["pulled"] != true) {
+            layer["blob"] = blob.clone();
+        }
+    });
+    let there = machine();
+    let context = context();
+    let build = there.build_command(&context, ["--cache-from", &from(&dir), "-t", "app"]);
+    let mut command = Command::new("/usr/bin/time");
+    command.args(["-f", "peak %M", "prlimit", &format!("--fsize={FILE_MAX_BYTES}")]);
+    command.arg(build.get_program()).args(build.get_args()).env_clear();
+    command.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(there.path(""));
+    let built = Outcome::of(&mut command).ok().says(&["WARN: a step runs that a cache knew", "unpack to more than"]);
+    assert_eq!((built.lines_of_steps("ran-a"), built.lines_of_steps("ran-b")), (1, 1), "{built}");
+    let peak = built.stderr.lines().find_map(|line| line.strip_prefix("peak ")?.parse::<u64>().ok());
+    assert!(peak.is_some_and(|kib| kib < MEMORY_MAX_KIB), "{peak:?} KiB: {built}");
+    let store: serde_json::Value = serde_json::from_str(&there.rbuild(["du", "--format", "json"]).ok().stdout).unwrap();
+    let bytes = store["total_bytes"].as_u64();
+    assert!(bytes.is_some_and(|bytes| bytes < STORE_MAX_BYTES), "{store}");
+    assert_eq!(there.rbuild(["run", "app", "cat", "/b"]).ok().stdout.trim(), "a");
+}
+
 #[test]
 fn a_cache_that_lies_about_its_layers_makes_their_steps_run() {
     let here = machine();
     let dir = cache(&here);
-    // The tar of one layer is said to be that of the other.
-    let index: serde_json::Value = read(&dir.join("index.json"));
-    let manifest_path = blob(&dir, &index["manifests"][0]["digest"]);
-    let mut manifest: serde_json::Value = read(&manifest_path);
-    let mut document: serde_json::Value = read(&blob(&dir, &manifest["config"]["digest"]));
-    let last = document["layers"].as_array().expect("a list").len() - 1;
-    document["layers"][last]["blob"] = document["layers"][last - 1]["blob"].clone();
-    document["records"][0]["key"] = "../../etc/passwd".into();
-    manifest["config"] = write(&dir, &document, "application/vnd.rbuild.cache.config.v1+json");
-    let mut index = index;
-    let entry = write(&dir, &manifest, "application/vnd.oci.image.manifest.v1+json");
-    index["manifests"][0]["digest"] = entry["digest"].clone();
-    index["manifests"][0]["size"] = entry["size"].clone();
-    std::fs::write(dir.join("index.json"), index.to_string()).expect("it is ours");
+    rewrite(&dir, |document| {
+        // The tar of one layer is said to be that of the other.
+        let last = document["layers"].as_array().expect("a list").len() - 1;
+        document["layers"][last]["blob"] = document["layers"][last - 1]["blob"].clone();
+        document["records"][0]["key"] = "../../etc/passwd".into();
+    });
 
     let there = machine();
     let built = there.build(&context(), ["--cache-from", &from(&dir), "-t", "app"]).ok();
@@ -224,9 +272,12 @@ fn blob(dir: &Path, digest: &serde_json::Value) -> PathBuf {
 
 /// Puts a blob into the layout and describes it.
 fn write(dir: &Path, value: &serde_json::Value, kind: &str) -> serde_json::Value {
+    write_bytes(dir, value.to_string().as_bytes(), kind)
+}
+
+fn write_bytes(dir: &Path, bytes: &[u8], kind: &str) -> serde_json::Value {
     use sha2::Digest as _;
-    let bytes = value.to_string();
-    let hex: String = sha2::Sha256::digest(bytes.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    std::fs::write(dir.join("blobs/sha256").join(&hex), &bytes).expect("it is ours");
+    let hex: String = sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(dir.join("blobs/sha256").join(&hex), bytes).expect("it is ours");
     serde_json::json!({"mediaType": kind, "digest": format!("sha256:{hex}"), "size": bytes.len()})
 }
