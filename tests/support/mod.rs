@@ -16,6 +16,11 @@ pub mod compare;
 pub mod fake;
 pub mod flatten;
 pub mod git;
+#[path = "../../oci/tests/support/registry/mod.rs"]
+pub mod hosted;
+pub mod hostile;
+#[path = "../../oci/tests/support/raw_tar.rs"]
+pub mod raw_tar;
 pub mod rbuild;
 pub mod readers;
 pub mod registry;

@@ -1,0 +1,189 @@
+//! Archives made to harm, by every way that they come in: pulled, added, loaded, imported; as root and as an ordinary
+//! user. Nothing outside changes, what is refused is refused with one error, and the store is as good as before.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::archive::hex;
+use crate::support::hosted::Registry;
+use crate::support::hostile::{Case, Want, corpus};
+use crate::support::raw_tar::RawTar;
+use crate::support::user::User;
+use crate::support::{Context, Outcome, Store, temp_dir};
+
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A directory outside of everything, of which nothing may change.
+struct Canary {
+    dir: tempfile::TempDir,
+    before: BTreeMap<PathBuf, Vec<String>>,
+}
+
+impl Canary {
+    fn new() -> Self {
+        let dir = temp_dir();
+        std::fs::create_dir(dir.path().join("empty")).expect("it is new");
+        std::fs::write(dir.path().join("f"), "canary").expect("it is new");
+        std::fs::hard_link(dir.path().join("f"), dir.path().join("g")).expect("it is new");
+        std::fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).expect("it is ours");
+        let mut canary = Self { dir, before: BTreeMap::new() };
+        canary.before = canary.look();
+        canary
+    }
+
+    fn look(&self) -> BTreeMap<PathBuf, Vec<String>> {
+        let at = |name: &str| self.dir.path().join(name);
+        let paths = [self.dir.path().to_owned(), at("empty"), at("f"), at("g")];
+        let listed = |path: &Path| match std::fs::read_dir(path) {
+            Ok(entries) => {
+                let mut names: Vec<String> =
+                    entries.map(|entry| entry.expect("it is ours").file_name().to_string_lossy().into()).collect();
+                names.sort();
+                names
+            }
+            Err(_) => vec![std::fs::read_to_string(path).expect("it is ours")],
+        };
+        let facts = paths.into_iter().map(|path| {
+            let stat = path.symlink_metadata().expect("it is there");
+            let mut lines = listed(&path);
+            let (mode, owner) = (stat.mode(), (stat.uid(), stat.gid()));
+            lines.push(format!("{mode:o} {owner:?} {} {}.{}", stat.nlink(), stat.ctime(), stat.ctime_nsec()));
+            (path, lines)
+        });
+        facts.collect()
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// A way in: brings the archive, and looks at what it made.
+type Way = fn(&Store, &Case) -> Outcome;
+
+/// The Dockerfile that makes a tree of an image and puts a file beside what is in it.
+fn upon(name: &str) -> Context {
+    Context::new(&format!("FROM {name}\nCOPY mine /mine-of-the-build\n")).file("mine", "x")
+}
+
+fn manifest_of(layer: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let config = json!({
+        "architecture": "amd64", "os": "linux", "config": {},
+        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hex(layer))] },
+    })
+    .to_string()
+    .into_bytes();
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json",
+                    "digest": format!("sha256:{}", hex(&config)), "size": config.len() },
+        "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar",
+                     "digest": format!("sha256:{}", hex(layer)), "size": layer.len() }],
+    })
+    .to_string()
+    .into_bytes();
+    (config, manifest)
+}
+
+fn pull(store: &Store, case: &Case) -> Outcome {
+    let registry = Registry::start(|bytes| format!("sha256:{}", hex(bytes)));
+    let (config, manifest) = manifest_of(&case.tar);
+    registry.put_blob("app", &config);
+    registry.put_blob("app", &case.tar);
+    registry.put_manifest("app", "1", "application/vnd.oci.image.manifest.v1+json", &manifest);
+    store.build(&upon(&format!("{}/app:1", registry.host())), ["-t", "made:1"])
+}
+
+fn add(store: &Store, case: &Case) -> Outcome {
+    let context = Context::new("FROM scratch\nADD bad.tar /\n").file("bad.tar", &case.tar);
+    store.build(&context, ["-t", "made:1"])
+}
+
+fn load(store: &Store, case: &Case) -> Outcome {
+    let (config, manifest) = manifest_of(&case.tar);
+    let index = json!({
+        "schemaVersion": 2,
+        "manifests": [{ "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                        "digest": format!("sha256:{}", hex(&manifest)), "size": manifest.len(),
+                        "annotations": { "io.containerd.image.name": "loaded:1" } }],
+    });
+    let mut layout = RawTar::default();
+    layout.file(b"oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
+    layout.file(b"index.json", index.to_string().as_bytes());
+    for blob in [&config, &manifest, &case.tar] {
+        layout.file(format!("blobs/sha256/{}", hex(blob)).as_bytes(), blob);
+    }
+    let file = store.path("layout.tar");
+    std::fs::write(&file, layout.end()).expect("the store's directory can be written");
+    let loaded = store.rbuild(["load".as_ref(), "-i".as_ref(), file.as_os_str()]);
+    if loaded.code == Some(0) { store.build(&upon("loaded:1"), ["-t", "made:1"]) } else { loaded }
+}
+
+fn import(store: &Store, case: &Case) -> Outcome {
+    let file = store.path("bad.tar");
+    std::fs::write(&file, &case.tar).expect("the store's directory can be written");
+    let imported = store.rbuild(["import".as_ref(), file.as_os_str(), "imported:1".as_ref()]);
+    if imported.code == Some(0) { store.build(&upon("imported:1"), ["-t", "made:1"]) } else { imported }
+}
+
+/// Every case by one way, into one store.
+fn check(way: Way, store: &Store, keep: impl Fn(usize) -> bool) {
+    let canary = Canary::new();
+    let mut failed = Vec::new();
+    for (_, case) in corpus(canary.path()).iter().enumerate().filter(|(number, _)| keep(*number)) {
+        let begun = Instant::now();
+        let outcome = way(store, case);
+        let name = &case.name;
+        assert_eq!(canary.look(), canary.before, "{name}: the canary changed: {outcome}");
+        assert!(begun.elapsed() < PATIENCE, "{name} took too long");
+        assert!(matches!(outcome.code, Some(0 | 1)), "{name}: {outcome}");
+        assert!(!outcome.stderr.contains("panicked at"), "{name}: {outcome}");
+        assert_eq!(store.drafts(), Vec::<std::ffi::OsString>::new(), "{name}: a draft is left: {outcome}");
+        let fine = outcome.code == Some(0);
+        if fine == (case.want == Want::Refused) && case.want != Want::Contained
+            || !fine && case.want == Want::Fine
+        {
+            failed.push(format!("{name}: {outcome}"));
+        }
+        if !fine {
+            outcome.fails_saying(&[]);
+        }
+    }
+    assert!(failed.is_empty(), "{} cases came out wrong:\n{}", failed.len(), failed.join("\n"));
+    store.rbuild(["verify"]).ok();
+    store.build(&Context::new("FROM scratch\nCOPY Dockerfile /\n"), ["-t", "still:1"]).ok();
+}
+
+#[test]
+fn hostile_archives_are_contained_when_pulled() {
+    check(pull, &Store::new(), |_| true);
+}
+
+#[test]
+fn hostile_archives_are_contained_when_added() {
+    check(add, &Store::new(), |_| true);
+}
+
+#[test]
+fn hostile_archives_are_contained_when_loaded() {
+    check(load, &Store::new(), |_| true);
+}
+
+#[test]
+fn hostile_archives_are_contained_when_imported() {
+    check(import, &Store::new(), |_| true);
+}
+
+#[test]
+fn hostile_archives_are_contained_for_an_ordinary_user() {
+    let store = Store::of(User::new());
+    for (number, way) in [pull, add, load, import].into_iter().enumerate() {
+        // A quarter of them by each way: which is which does not depend on who unpacks.
+        check(way, &store, |case| case % 4 == number);
+    }
+}
