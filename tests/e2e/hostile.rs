@@ -145,9 +145,7 @@ fn check(way: Way, store: &Store, keep: impl Fn(usize) -> bool) {
         assert!(!outcome.stderr.contains("panicked at"), "{name}: {outcome}");
         assert_eq!(store.drafts(), Vec::<std::ffi::OsString>::new(), "{name}: a draft is left: {outcome}");
         let fine = outcome.code == Some(0);
-        if fine == (case.want == Want::Refused) && case.want != Want::Contained
-            || !fine && case.want == Want::Fine
-        {
+        if fine == (case.want == Want::Refused) && case.want != Want::Contained || !fine && case.want == Want::Fine {
             failed.push(format!("{name}: {outcome}"));
         }
         if !fine {

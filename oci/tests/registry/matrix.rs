@@ -73,7 +73,7 @@ impl World {
         registry.require(Auth::Bearer { realm: format!("http://{}/token", proxy.host()), service: "test".into() });
         registry.know_user("bob", "pw");
         // Three chunks and a bit.
-        let layer = (0..3 * CHUNK + 100).map(|n| (n * n >> 7) as u8).collect();
+        let layer = (0..3 * CHUNK + 100).map(|n| ((n * n) >> 7) as u8).collect();
         let (client, pace) = client_of(&proxy);
         Self { registry, image: Image::with_layer(layer, "amd64", ""), client, pace, proxy }
     }

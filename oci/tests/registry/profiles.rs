@@ -28,7 +28,7 @@ fn client_for(hosted: &Hosted, user: Option<&str>) -> (Client, Arc<TestPace>) {
 
 /// A layer that goes in chunks where the registry lets it.
 fn large() -> Image {
-    Image::with_layer((0..5 * CHUNK).map(|n| (n * n >> 9) as u8).collect(), "amd64", "")
+    Image::with_layer((0..5 * CHUNK).map(|n| ((n * n) >> 9) as u8).collect(), "amd64", "")
 }
 
 #[tokio::test]

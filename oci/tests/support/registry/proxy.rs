@@ -11,6 +11,9 @@ use std::thread::JoinHandle;
 
 use super::http::{Request, Response, read_body, read_head};
 
+/// Changes the answer to a request.
+pub type Change = Box<dyn Fn(&Request, &mut Response) + Send>;
+
 /// What goes wrong.
 pub enum Trouble {
     /// The registry is not asked; this is the answer.
@@ -18,7 +21,7 @@ pub enum Trouble {
     /// The registry does it; this is the answer.
     Afterwards(Response),
     /// The registry does it; its answer is changed.
-    Change(Box<dyn Fn(&Request, &mut Response) + Send>),
+    Change(Change),
     /// Something happens first; then everything goes its way.
     First(Box<dyn Fn() + Send>),
     /// The connection ends before the body of the request is read; the registry is not asked.
