@@ -13,6 +13,7 @@ pub mod context;
 pub mod input;
 pub mod limits;
 pub mod output;
+pub mod outputs;
 pub mod provisions;
 pub mod run;
 pub mod secrets;
@@ -51,11 +52,11 @@ pub struct InputOptions {
 pub struct BuildOptions {
     /// What is built.
     pub input: InputOptions,
-    /// `-t`, in order.
+    /// The names under which the local store keeps it, in order: those of `-t`, unless outputs say otherwise.
     pub tags: Vec<Reference>,
     /// `--label`.
     pub labels: BTreeMap<String, String>,
-    /// `--annotation`.
+    /// `--annotation`, and those of outputs into the local store.
     pub annotations: annotation::Annotations,
     /// `--network`; `None` when not given.
     pub network: Option<NetworkMode>,
@@ -65,10 +66,10 @@ pub struct BuildOptions {
     pub no_cache_stages: Vec<String>,
     /// `--pull`.
     pub pull: bool,
-    /// `--push`.
-    pub push: bool,
-    /// `-o`, in order. Empty: only the local store.
-    pub outputs: Vec<Output>,
+    /// `-o` and `--push`, in order. Empty: only the local store.
+    pub outputs: Vec<output::Output>,
+    /// `source-date-epoch=` of the outputs: of the image, whatever steps see.
+    pub epoch: Option<i64>,
     /// `--iidfile`.
     pub iidfile: Option<PathBuf>,
     /// `--metadata-file`.
@@ -83,28 +84,6 @@ pub struct BuildOptions {
     pub cache_from: Vec<cache::CacheFrom>,
     /// `--cache-to`, in order.
     pub cache_to: Vec<cache::CacheTo>,
-}
-
-/// One `-o`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Output {
-    /// `type=`.
-    pub kind: OutputKind,
-    /// `dest=`; `None` is standard output (`dest=-`).
-    pub dest: Option<PathBuf>,
-}
-
-/// What an output writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OutputKind {
-    /// A tar of an OCI image layout.
-    Oci,
-    /// A tar that `docker load` takes.
-    Docker,
-    /// The root file system into a directory.
-    Local,
-    /// The root file system as a tar.
-    Tar,
 }
 
 /// `rbuild run`.

@@ -8,6 +8,7 @@ packages=(
     mmdebstrap                          # makes the Debian base image
     docker-registry                     # the registry that is pushed to and pulled from
     skopeo umoci runc                   # readers of images that are not ours
+    golang-github-opencontainers-image-spec-dev python3-jsonschema # the schemas that images are checked by
     buildah                             # builds the same Dockerfiles, to be compared with
     git                                 # repositories, as sources and served ones
     openssh-client openssh-server       # agents, keys for them, and repositories over ssh

@@ -9,9 +9,11 @@
 //! ([`crate::snapshot`]).
 
 pub mod arriving;
+mod blob;
 mod check;
 mod parallel;
 
+pub use blob::{DIFF_ID, take_diff_id};
 pub use check::TreeState;
 
 use std::io::{BufReader, PipeWriter, Read, Write};
@@ -19,10 +21,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use oci::content::{ContentError, ContentStore, open_verified};
+use oci::content::{ContentError, open_verified};
+use oci::layer::estargz::EstargzError;
 use oci::layer::{
-    ApplyOptions, Beneath, Codec, Dialect, Hashing, LayerError, WriteOptions, XattrNamespace, apply_layer_on,
-    decompress_layer, write_layer_with,
+    ApplyOptions, Beneath, Hashing, LayerError, WriteOptions, XattrNamespace, apply_layer_on, decompress_layer,
+    write_layer_with,
 };
 use oci::model::{Descriptor, DiffId};
 use solver::seam::ResultId;
@@ -104,6 +107,29 @@ pub enum LayersError {
         /// Why not.
         source: crate::tree::TreeError,
     },
+    /// A layer cannot have the form that was asked for.
+    #[error("layer `{layer}` cannot become eStargz")]
+    Estargz {
+        /// Which layer.
+        layer: ResultId,
+        /// Why not.
+        source: EstargzError,
+    },
+    /// A pulled layer is to be compressed otherwise, and the bytes that its digest is of are not here.
+    #[error(
+        "layer `{layer}` cannot be compressed otherwise: its blob is not in the store any more, and another tar of its \
+         tree would be another layer; pull its image again, or leave out `force-compression`"
+    )]
+    NoTar {
+        /// Which layer.
+        layer: ResultId,
+    },
+    /// Nobody wants it any more.
+    #[error("the compression of layer `{layer}` was stopped")]
+    Stopped {
+        /// Which layer.
+        layer: ResultId,
+    },
     /// A layer that is no change has no blob.
     #[error("layer `{layer}` is empty and has no blob")]
     Empty {
@@ -123,6 +149,9 @@ impl LayersError {
             | Self::Gone { layer }
             | Self::WrongDiffId { layer, .. }
             | Self::Tree { layer, .. }
+            | Self::Estargz { layer, .. }
+            | Self::NoTar { layer }
+            | Self::Stopped { layer }
             | Self::Empty { layer } => Some(layer),
         }
     }
@@ -303,6 +332,7 @@ impl Layers {
                 let options = WriteOptions {
                     mtime: mtime.as_ref().map(|mtime| mtime as &dyn Fn(i64, i64) -> i64),
                     root_entry: self.changes_root(owner, &tree)?,
+                    ..WriteOptions::default()
                 };
                 write_layer_with(tree.as_fd(), options, out).map(drop).map_err(codec)
             }
@@ -334,47 +364,6 @@ impl Layers {
         }
         self.store.set_diff_id(id, found, tar_bytes)?;
         Ok((found, tar_bytes))
-    }
-
-    /// The layer as a blob in the store: as it was pulled if that blob is here and `force` does not ask for `codec`;
-    /// as it was once encoded by this codec; else encoded now.
-    pub fn ensure_blob(&self, id: &ResultId, codec: &Codec, force: bool) -> Result<Descriptor, LayersError> {
-        let layer = self.layer(id)?;
-        let verified = layer.diff_id.map(|diff_id| self.store.blob_variant(&diff_id, TRUE_BLOB)).transpose()?.flatten();
-        if let Some(blob) = verified.as_ref().or(layer.blob.as_ref()) {
-            let media_type = [Dialect::Oci, Dialect::Docker].map(|d| codec.compression().layer_media_type(d));
-            if !force || media_type.contains(&blob.media_type.as_str()) {
-                let content = |source| LayersError::Content { act: "look at", layer: id.clone(), source };
-                if self.store.blobs().size(&blob.digest).map_err(content)? == Some(blob.size) {
-                    return Ok(blob.clone());
-                }
-            }
-        }
-        let name = format!("{}-{}-{}", codec.compression(), codec.level(), codec.encoder_version());
-        let known = layer.diff_id.map(|diff_id| self.store.blob_variant(&diff_id, &name)).transpose()?;
-        if let Some(known) = known.flatten() {
-            return Ok(known);
-        }
-        let (diff_id, blob) = self.encode(&layer, codec)?;
-        self.store.add_blob_variant(&diff_id, &name, &blob)?;
-        Ok(blob)
-    }
-
-    fn encode(&self, layer: &Layer, codec: &Codec) -> Result<(DiffId, Descriptor), LayersError> {
-        let id = &layer.id;
-        let content = |act| move |source| LayersError::Content { act, layer: id.clone(), source };
-        let mut writer = self.store.blobs().writer().map_err(content("write"))?;
-        let media_type = codec.compression().layer_media_type(Dialect::Oci);
-        let failed = |source| LayersError::Io { act: "compress", layer: id.clone(), source };
-        let mut tar = Hashing::new(codec.encoder(&mut writer).map_err(failed)?);
-        self.write_tar(layer, &mut tar)?;
-        let (encoder, digest, tar_bytes) = tar.finish();
-        encoder.finish().map_err(failed)?;
-        let diff_id = DiffId(digest);
-        // The tree must still be what the image says it is.
-        self.store.set_diff_id(id, diff_id, tar_bytes)?;
-        let (digest, size) = writer.commit(None).map_err(content("write"))?;
-        Ok((diff_id, Descriptor::new(media_type, digest, size)))
     }
 
     /// Whether mode or owner of `/` are others with this layer than beneath it.

@@ -7,6 +7,7 @@
 //! Next: [`sources`] where trees come from, [`supply`] blobs that are not here yet, [`job`] what an operation makes, [`cores`] how much of that is done at once;
 //! what results hold is told by [`crate::content`].
 
+mod background;
 mod cores;
 mod job;
 mod sources;

@@ -21,6 +21,7 @@ Examples:
   rbuild -t app:1 .                           build, and keep the image as app:1 in the local store
   rbuild -t registry.example/app:1 --push .   build and push
   rbuild -o type=oci,dest=app.tar .           build, and write an OCI archive
+  rbuild -o type=registry,name=r.example/app:1,compression=zstd .
   rbuild --target test --no-cache .           build one stage, every step anew
   rbuild -t app:1 - < Dockerfile              build without files
   rbuild -t app:1 https://host/app.git#v1     build a repository"
@@ -37,7 +38,8 @@ pub struct BuildArgs {
     #[arg(long = "label", value_name = "NAME=VALUE", action = ArgAction::Append)]
     pub labels: Vec<String>,
 
-    /// Add an annotation to the image's manifest: [LEVEL:]KEY=VALUE, LEVEL being manifest or manifest-descriptor
+    /// Add an annotation to the manifests of all outputs: [LEVEL:]KEY=VALUE, LEVEL being manifest or
+    /// manifest-descriptor
     #[arg(long = "annotation", value_name = "KEY=VALUE", action = ArgAction::Append)]
     pub annotations: Vec<String>,
     /// Give the image, its history and its files this time, in seconds since 1970 [env: SOURCE_DATE_EPOCH]
@@ -80,7 +82,7 @@ pub struct BuildArgs {
     pub jobs: Option<usize>,
     /// Let steps ask for more than the default: security.insecure (RUN --security=insecure), network.host (RUN
     /// --network=host), device or device=NAME (RUN --device), secrets.in-layers (a step may write a secret into its layer);
-    /// may be given again
+    /// buildx.local.delete lets -o type=local,mode=delete remove files; may be given again
     #[arg(long, help_heading = "Steps", value_name = "WHAT", action = ArgAction::Append)]
     pub allow: Vec<String>,
     /// Where devices are described, as JSON files of the Container Device Interface; may be given again [default:
@@ -94,11 +96,13 @@ pub struct BuildArgs {
     #[command(flatten)]
     pub secrets: SecretArgs,
 
-    /// Write the result elsewhere too: type=oci|docker|local|tar,dest=PATH; a bare path is a folder, - is a tar on
-    /// standard output
+    /// Send the result elsewhere too: type=image|registry|oci|docker|local|tar,dest=PATH; of images name=,
+    /// compression=gzip|zstd|estargz|uncompressed, compression-level=, force-compression=, oci-mediatypes=,
+    /// annotation.KEY=, tar=false (a layout in a directory), push=, push-by-digest=; of trees platform-split=,
+    /// mode=copy|delete; a bare path is a folder, - is a tar on standard output; may be given again (docs/outputs.md)
     #[arg(short, long = "output", help_heading = "Results", value_name = "SPEC", action = ArgAction::Append)]
     pub outputs: Vec<OsString>,
-    /// Push the image under all its names
+    /// Push the image under all its names: -o type=registry
     #[arg(long, help_heading = "Results", value_name = "BOOL", num_args = 0..=1, require_equals = true,
         default_missing_value = "true", default_value = "false", hide_default_value = true,
         hide_possible_values = true, action = ArgAction::Set)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Hall;
 use crate::cli::{SaveArgs, SaveFormat};
 use crate::engine::{Failure, images as engine};
-use crate::options::{Output, OutputKind};
+use crate::options::output::{ArchiveFormat, ArchiveOutput, Dest, ImageForm};
 
 /// Writes images as an archive.
 pub async fn save(hall: &Hall<'_>, args: &SaveArgs) -> Result<u8, Failure> {
@@ -14,12 +14,12 @@ pub async fn save(hall: &Hall<'_>, args: &SaveArgs) -> Result<u8, Failure> {
         return Err(Failure::new("an archive is not written to a terminal")
             .help("name a file with `-o FILE`, or redirect standard output"));
     }
-    let kind = match args.format {
-        SaveFormat::Oci => OutputKind::Oci,
-        SaveFormat::Docker => OutputKind::Docker,
+    let format = match args.format {
+        SaveFormat::Oci => ArchiveFormat::Oci,
+        SaveFormat::Docker => ArchiveFormat::Docker,
     };
     let settings = &hall.settings();
-    let output = &Output { kind, dest };
+    let output = &ArchiveOutput { form: ImageForm::default(), format, dest: Dest::file(dest) };
     let work = async |progress, cancel| engine::save(settings, &args.images, output, progress, cancel).await;
     hall.under_display(hall.mode()?, work).await?;
     Ok(0)

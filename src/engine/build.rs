@@ -10,6 +10,7 @@ use executor::layers::SCRATCH;
 use executor::source::given::Given;
 use frontend::{Answers, Plan, PlanOptions, Planned};
 use jiff::Timestamp;
+use oci::layer::Codec;
 use oci::model::{Descriptor, Digest, Reference};
 use serde_json::Value;
 use solver::graph::VertexId;
@@ -22,14 +23,15 @@ use tokio_util::sync::CancellationToken;
 use super::assemble::{Assembled, assemble};
 use super::cache::{self, Exports, LOSSES_MAX, LayersWanted, Remotes, Solving, Wanted};
 use super::context::{Context, Opener};
-use super::export::{self, Unsent};
+use super::export::{self, Ahead, SentImage, Unsent};
 use super::history::Recorder;
 use super::history::steps::{self, Measured};
 use super::metadata::metadata;
 use super::resolve::{Ask, Resolver};
 use super::task::{Task, in_background};
 use super::{Failure, Problem, Settings, words};
-use crate::options::{BuildOptions, OutputKind};
+use crate::options::BuildOptions;
+use crate::options::output::{ImageForm, Output};
 
 /// A build that went well.
 #[derive(Clone, Debug)]
@@ -90,21 +92,23 @@ async fn recorded(
     recorder.planned(&context.dockerfile, &plan);
     let planned = steps::Planned::of(&context.dockerfile, &plan);
     context.named.fetch_for(&plan.graph, &opener).await?;
-    say_lost_annotations(options, &*progress);
+    say_lost(options, &*progress);
     let unused = context.named.unused(&context.dockerfile.text, &plan.graph);
 
     let worker =
         settings.worker_with(store, &registry, context.local_sources(), options.steps.clone(), given.clone())?;
     let remotes = Remotes::open(settings, options, store, &registry, &progress)?;
     worker.supply_from(remotes.imports.clone());
-    let Plan { graph, output, spans, warnings, .. } = plan;
+    let Plan { graph, mut output, spans, warnings, .. } = plan;
+    output.epoch = options.epoch.or(output.epoch);
     if graph.iter().any(|(_, vertex, _)| wants_network(&vertex.op)) {
         worker.expect_network();
     }
     worker.expect_trees(super::trees::images_to_unpack(&graph));
     let graph = Arc::new(graph);
     let jobs = super::pressure::places(options.jobs, progress.clone());
-    let solving = Solving { worker: &worker, store, remotes: &remotes, jobs, cancel };
+    let ahead = Ahead::of(options, &output, &worker, cancel);
+    let solving = Solving { worker: &worker, store, remotes: &remotes, ahead: ahead.clone(), jobs, cancel };
     let wanted = Wanted { edge: output.edge, layers: LayersWanted::of(options, &output) };
     let (mut exporting, mut losses) = (None, 0);
     let (solution, result, exported) = loop {
@@ -112,8 +116,12 @@ async fn recorded(
         let result = output.edge.and_then(|edge| solution.results.get(&edge).cloned());
         let exporting = exporting.get_or_insert_with(|| Task::start("exporting to image", &progress));
         let exported = async {
+            if let Some(ahead) = &ahead {
+                ahead.finish().await;
+            }
             let top = super::epoch::top(&worker, result.clone(), &output).await?;
-            let chain = chain_with_diff_ids(&worker, top.as_ref(), cancel).await?;
+            let codec = options.outputs.iter().filter(|output| output.compresses()).find_map(|output| output.form());
+            let chain = chain_with_diff_ids(&worker, top.as_ref(), codec.map(|form| form.codec), cancel).await?;
             let annotations = options.annotations.manifest.clone();
             let mut image = Assembled { annotations, ..assemble(&output, &chain)? };
             if remotes.is_inline_wanted(options, &output) {
@@ -121,10 +129,11 @@ async fn recorded(
                 image = image.with_inline_cache(cache);
             }
             let record = keep(store, &image, top, output.platform.clone())?;
-            let out = export::Exporter { store, registry: &registry, worker: &worker, progress: &progress, cancel };
+            let out =
+                export::Exporter { settings, store, registry: &registry, worker: &worker, progress: &progress, cancel };
             let sent = out.export(options, &image, exporting.vertex).await?;
             store.add_image(&record).map_err(|error| words::store(&error))?;
-            for name in &options.tags {
+            for name in options.tags.iter().chain(&other_names(options, &record)) {
                 store.tag(name, &record).map_err(|error| words::store(&error))?;
             }
             in_background(store, |store| store.sync().map_err(|error| words::store(&error))).await?;
@@ -159,7 +168,11 @@ async fn recorded(
     exports.write().await?;
 
     let steps = measured.map_or(Vec::new(), |measured| measured.steps(&planned));
-    let manifest = sent.manifest.clone().unwrap_or_else(|| record.manifest.clone());
+    let main = sent.image.unwrap_or_else(|| SentImage {
+        manifest: record.manifest.clone(),
+        config: image.id(),
+        names: options.tags.clone(),
+    });
     Ok(Built {
         image_id: image.id(),
         names: options.tags.clone(),
@@ -167,7 +180,7 @@ async fn recorded(
         cached: solution.cached,
         wrote: sent.wrote,
         warnings: warnings.iter().map(|found| words::diagnostic(found, &context.dockerfile)).chain(unused).collect(),
-        metadata: metadata(&image, &manifest, &options.tags, &steps),
+        metadata: metadata(&image, &main, &steps),
     })
 }
 
@@ -214,26 +227,70 @@ fn wants_network(op: &Op) -> bool {
     matches!(op, Op::Exec(exec) if exec.network == NetworkMode::Default)
 }
 
-/// Annotations that have no place in what is made.
-fn say_lost_annotations(options: &BuildOptions, progress: &dyn Progress) {
-    let annotations = &options.annotations;
-    let archived = options.outputs.iter().any(|output| output.kind == OutputKind::Oci);
+/// What of the outputs has no place in what is made.
+fn say_lost(options: &BuildOptions, progress: &dyn Progress) {
+    let archived = options.outputs.iter().any(|output| matches!(output, Output::Archive(_)));
+    let annotations = options.outputs.iter().filter_map(Output::form).map(|form| &form.annotations);
+    let annotations: Vec<_> = annotations.chain([&options.annotations]).collect();
+    let mut levels: Vec<String> = Vec::new();
+    for level in annotations.iter().flat_map(|annotations| &annotations.nowhere) {
+        let level = format!("`{level}`");
+        if !levels.contains(&level) {
+            levels.push(level);
+        }
+    }
     let mut notices = Vec::new();
-    if !annotations.nowhere.is_empty() {
-        let levels: Vec<String> = annotations.nowhere.iter().map(|level| format!("`{level}`")).collect();
+    if !levels.is_empty() {
         notices.push(format!(
             "an image for one platform has no index: annotations of {} go nowhere",
             levels.join(" and ")
         ));
     }
-    if !annotations.manifest_descriptor.is_empty() && !archived {
+    if annotations.iter().any(|annotations| !annotations.manifest_descriptor.is_empty()) && !archived {
         notices.push(
             "annotations of `manifest-descriptor` stand in an archive only, and `-o type=oci` is not asked for".into(),
         );
     }
-    for text in notices {
-        progress.event(Event::Notice { vertex: VertexId::of_name("annotations"), text });
+    let plain = ImageForm::default();
+    let has_form =
+        |form: &ImageForm| (form.codec, form.force, form.dialect) != (plain.codec, plain.force, plain.dialect);
+    if options
+        .outputs
+        .iter()
+        .any(|output| matches!(output, Output::Image(image) if image.push.is_none() && has_form(&image.form)))
+    {
+        notices.push(
+            "the local store keeps layers as trees: how `type=image` compresses and names them counts when it pushes"
+                .into(),
+        );
     }
+    for text in notices {
+        progress.event(Event::Notice { vertex: VertexId::of_name("outputs"), text });
+    }
+}
+
+/// The names with digests that outputs give the image in the local store.
+fn other_names(options: &BuildOptions, record: &ImageRecord) -> Vec<Reference> {
+    let mut names = Vec::new();
+    for output in &options.outputs {
+        let Output::Image(image) = output else { continue };
+        if !image.store {
+            continue;
+        }
+        let pinned = |name: &Reference| {
+            let text = format!("{}/{}@{}", name.registry(), name.repository(), record.manifest.digest);
+            text.parse::<Reference>().expect("a name with a digest for its tag is one")
+        };
+        if image.canonical {
+            names.extend(image.form.names.iter().map(pinned));
+        }
+        if let Some((prefix, only_empty)) = &image.dangling
+            && (!only_empty || image.form.names.is_empty())
+        {
+            names.push(pinned(prefix));
+        }
+    }
+    names
 }
 
 pub(super) fn unsolved(
@@ -252,9 +309,11 @@ pub(super) fn unsolved(
 }
 
 /// The chain of a result, every record that is not empty with its `diff_id`. Bottom up: a chain id needs those beneath.
+/// With a codec, what has to be read for its digest is compressed in the same pass.
 async fn chain_with_diff_ids(
     worker: &Worker,
     top: Option<&ResultId>,
+    codec: Option<Codec>,
     cancel: &CancellationToken,
 ) -> Result<Vec<Layer>, Failure> {
     let top = top.cloned().unwrap_or_else(|| ResultId(SCRATCH.to_owned()));
@@ -270,7 +329,13 @@ async fn chain_with_diff_ids(
     }
     for layer in unknown {
         let id = layer.id.clone();
-        let hashed = worker.on_core(cancel, move |worker| Ok(worker.layers().ensure_diff_id(&id).map(drop)?)).await;
+        let hashed = match codec {
+            Some(codec) => {
+                let make = move |worker: &Worker| Ok(worker.layers().ensure_blob(&id, &codec, false).map(drop)?);
+                worker.on_all_cores(cancel, make).await
+            }
+            None => worker.on_core(cancel, move |worker| Ok(worker.layers().ensure_diff_id(&id).map(drop)?)).await,
+        };
         hashed.map_err(|error| words::exec(&error))?;
     }
     chain().await

@@ -5,12 +5,12 @@
 //! [`TimeRule`]. So nothing runs again for another epoch, and the store keeps every tree once. Deliberately absent:
 //! which times change ([`executor`]'s business), and those of config and history ([`super::assemble`]).
 
-use executor::Worker;
 use executor::layers::SCRATCH;
+use executor::{ExecError, Worker};
 use frontend::PlanOutput;
 use jiff::Timestamp;
 use solver::seam::ResultId;
-use store::TimeRule;
+use store::{Layer, TimeRule};
 
 use super::{Failure, words};
 
@@ -21,18 +21,26 @@ pub async fn top(worker: &Worker, top: Option<ResultId>, output: &PlanOutput) ->
         return Ok(top);
     }
     let (result, made) = (result.clone(), super::assemble::records_made(output));
-    let derived = worker.blocking(move |worker| {
-        let chain = worker.layers().chain(&result)?;
-        let (base, built) = chain.split_at(chain.len().saturating_sub(made));
-        let mut top = base.last().map(|layer| layer.id.clone());
-        for layer in built {
-            // What another build gave times to keeps those.
-            let times = if layer.times.is_some() { None } else { Some(TimeRule { epoch }) };
-            top = Some(worker.store().derive_layer(top.as_ref(), &layer.id, times, layer.on_base)?);
-        }
-        Ok(top)
-    });
-    derived.await.map_err(|error| words::exec(&error))
+    let derived = worker.blocking(move |worker| derive(worker, &result, made, epoch));
+    derived.await.map(Some).map_err(|error| words::exec(&error))
+}
+
+/// The same result, its `made` topmost records with the epoch's times. Deriving again gives the same. Blocking.
+pub fn derive(worker: &Worker, result: &ResultId, made: usize, epoch: i64) -> Result<ResultId, ExecError> {
+    let chain = worker.layers().chain(result)?;
+    let (base, built) = chain.split_at(chain.len().saturating_sub(made));
+    let mut top = base.last().map(|layer| layer.id.clone());
+    for layer in built {
+        top = Some(derive_one(worker, top.as_ref(), layer, epoch)?);
+    }
+    Ok(top.unwrap_or_else(|| result.clone()))
+}
+
+/// One record on top of `below`, which has the epoch's times already. Blocking.
+pub fn derive_one(worker: &Worker, below: Option<&ResultId>, layer: &Layer, epoch: i64) -> Result<ResultId, ExecError> {
+    // What another build gave times to keeps those.
+    let times = if layer.times.is_some() { None } else { Some(TimeRule { epoch }) };
+    Ok(worker.store().derive_layer(below, &layer.id, times, layer.on_base)?)
 }
 
 /// The epoch as a time of the image.

@@ -1,34 +1,49 @@
 //! Where an image goes beside the local store: registries, archives, directories.
 //!
-//! In comes an assembled image, out go bytes; layers are compressed here at the latest, once, and remembered. A file
-//! is written aside and renamed, so nobody sees half of one; see [`super::destination`]. A layer of a cache that is
-//! neither here nor where it should be is [`Unsent::Lost`]: the build can make it.
+//! In comes an assembled image, out go bytes; layers are compressed here at the latest ([`form`]), once, and remembered,
+//! and go to registries as soon as each is ready ([`push`]). Before that [`ahead`] compresses them while later steps still
+//! run. A file is written aside and renamed, so nobody sees half of one; see [`super::destination`]. Manifests are pushed
+//! last of all. A layer of a cache that is neither here nor where it should be is [`Unsent::Lost`]: the build can make it.
 
-use std::collections::HashMap;
+mod ahead;
+mod form;
+mod push;
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use executor::Worker;
 use executor::layers::SCRATCH;
-use oci::layer::{Codec, Compression};
-use oci::model::{Descriptor, Digest, Reference, media_type};
-use oci::registry::{Client, PushBlob, PushImage};
+use oci::layer::{Codec, Dialect, WriteOptions};
+use oci::model::{Descriptor, Digest, Reference};
+use oci::registry::Client;
 use solver::graph::VertexId;
-use solver::seam::{Event, Progress, ResultId, VertexLog};
-use store::{Layer, Store};
+use solver::seam::{Progress, ResultId, VertexLog};
+use store::Store;
 use tokio_util::sync::CancellationToken;
+
+pub use self::ahead::Ahead;
+pub use self::form::{Written, as_oci, as_stored, compress};
 
 use super::assemble::Assembled;
 use super::cache::Lost;
 use super::destination::write_to;
 use super::task::in_background;
-use super::{Failure, words};
-use crate::options::{BuildOptions, Output, OutputKind};
+use super::{Failure, Settings, words};
+use crate::options::BuildOptions;
+use crate::options::output::{
+    ArchiveFormat, ArchiveOutput, Dest, ImageForm, ImageOutput, Output, TreeDest, TreeOutput,
+};
 
 /// When an image was made. image-spec annotations.md, "Pre-Defined Annotation Keys".
-const CREATED: &str = "org.opencontainers.image.created";
+pub const CREATED: &str = "org.opencontainers.image.created";
 
 /// Sends images out.
 pub struct Exporter<'a> {
+    /// How registries are reached that have settings of their own.
+    pub settings: &'a Settings,
     /// Where layers are.
     pub store: &'a Store,
     /// How registries are reached.
@@ -44,10 +59,21 @@ pub struct Exporter<'a> {
 /// What was sent.
 #[derive(Clone, Debug, Default)]
 pub struct Sent {
-    /// The manifest of what was pushed or archived, if something was.
-    pub manifest: Option<Descriptor>,
+    /// What was pushed first, or else archived first, if something was.
+    pub image: Option<SentImage>,
     /// In words, one per place.
     pub wrote: Vec<String>,
+}
+
+/// An image that went out.
+#[derive(Clone, Debug)]
+pub struct SentImage {
+    /// Its manifest.
+    pub manifest: Descriptor,
+    /// Digest of its config.
+    pub config: Digest,
+    /// Its names there.
+    pub names: Vec<Reference>,
 }
 
 /// Why an image did not go out.
@@ -74,181 +100,217 @@ impl From<Unsent> for Failure {
     }
 }
 
+/// What decides the bytes of a manifest: outputs that agree about it share one.
+#[derive(Clone, PartialEq, Eq)]
+struct Look {
+    codec: Codec,
+    force: bool,
+    dialect: Dialect,
+    annotations: BTreeMap<String, String>,
+}
+
+impl Look {
+    fn of(form: &ImageForm) -> Self {
+        let annotations = form.annotations.manifest.clone();
+        Self { codec: form.codec, force: form.force, dialect: form.dialect, annotations }
+    }
+}
+
 impl Exporter<'_> {
-    /// Does everything that the options ask for, in their order, the push last.
+    /// Does everything that the options ask for: layers are compressed and sent, files and folders are written, in the
+    /// order of the outputs, then the manifests are pushed.
     pub async fn export(&self, options: &BuildOptions, image: &Assembled, task: VertexId) -> Result<Sent, Unsent> {
+        let mut written: Vec<(Look, Written)> = Vec::new();
+        let mut pushes = Vec::new();
+        for output in options.outputs.iter().filter(|output| output.compresses()) {
+            let Some(form) = output.form() else { continue };
+            let look = Look::of(form);
+            if written.iter().any(|(known, _)| *known == look) {
+                continue;
+            }
+            let targets = self.targets(options, &look)?;
+            written.push((look, self.write(image, form, &targets, task).await?));
+            pushes.push(targets);
+        }
+        let of = |form: &ImageForm| {
+            let look = Look::of(form);
+            let found = written.iter().find(|(known, _)| *known == look);
+            found.map(|(_, written)| written).expect("every look was written above")
+        };
         let mut sent = Sent::default();
-        let archives = options.outputs.iter().any(|out| matches!(out.kind, OutputKind::Oci | OutputKind::Docker));
-        if archives || options.push {
-            let manifest = compress(self.store, self.worker, image, self.cancel).await?;
-            let annotations = options.annotations.manifest_descriptor.clone();
-            sent.manifest = Some(Descriptor { annotations, ..manifest });
-        }
         for output in &options.outputs {
-            match (output.kind, &sent.manifest) {
-                (OutputKind::Oci | OutputKind::Docker, Some(manifest)) => {
-                    let mut manifest = manifest.clone();
-                    // As other builders do; the image's own time, so that the same image gives the same archive.
-                    if let Some(created) = image.created() {
-                        manifest.annotations.entry(CREATED.to_owned()).or_insert(created);
-                    }
-                    archive(self.store, output, vec![(options.tags.clone(), manifest)]).await?;
+            match output {
+                Output::Archive(out) => {
+                    let manifest = self.archive(out, of(&out.form), image).await?;
+                    let config = of(&out.form).config;
+                    let names = out.form.names.clone();
+                    sent.image.get_or_insert(SentImage { manifest, config, names });
+                    sent.wrote.push(in_words(out));
                 }
-                _ => self.tree(output, image).await?,
+                Output::Tree(tree) => {
+                    self.tree(tree, image).await?;
+                    sent.wrote.push(tree_in_words(tree));
+                }
+                Output::Image(image_out) => {
+                    if image_out.unpack {
+                        self.unpack(image, task).await?;
+                        sent.wrote.push("unpacked all layers in the local store".into());
+                    }
+                }
             }
-            sent.wrote.push(in_words(output));
         }
-        if let (true, Some(manifest)) = (options.push, sent.manifest.clone()) {
-            for name in &options.tags {
-                self.push(name, image, &manifest, task).await?;
-                sent.wrote.push(format!("pushed {}@{}", name, manifest.digest));
+        let mut pushed: Option<SentImage> = None;
+        let mut named = Vec::new();
+        for output in &options.outputs {
+            let Output::Image(ImageOutput { form, push: Some(push), .. }) = output else { continue };
+            let written = of(form);
+            let targets = pushes.iter().flatten().filter(|target| target.is_of(&Look::of(form), *push));
+            for target in targets.filter(|target| form.names.contains(&target.name)) {
+                if named.contains(&(&target.name, written.manifest.digest, push.by_digest)) {
+                    continue;
+                }
+                named.push((&target.name, written.manifest.digest, push.by_digest));
+                let name = self.push_manifest(target, written, task).await?;
+                sent.wrote.push(format!("pushed {name}"));
+                let image = pushed.get_or_insert_with(|| SentImage {
+                    manifest: written.manifest.clone(),
+                    config: written.config,
+                    names: Vec::new(),
+                });
+                if image.manifest.digest == written.manifest.digest {
+                    image.names.push(target.name.clone());
+                }
             }
         }
+        sent.image = pushed.or(sent.image);
         Ok(sent)
     }
-}
 
-/// Makes a blob of every layer and stores the manifest over them; its descriptor is returned. What was compressed
-/// before, or came compressed, is taken as it is.
-pub async fn compress(
-    store: &Store,
-    worker: &Worker,
-    image: &Assembled,
-    cancel: &CancellationToken,
-) -> Result<Descriptor, Failure> {
-    let codec = Codec::new(Compression::Gzip);
-    let mut blobs = Vec::with_capacity(image.layers.len());
-    for layer in &image.layers {
-        let blob = match &layer.blob {
-            // It is not here and nobody unpacked it: where it came from, or goes to, has it.
-            Some(blob) if layer.name.is_none() => blob.clone(),
-            _ => {
-                let id = layer.id.clone();
-                let made =
-                    worker.on_all_cores(cancel, move |worker| Ok(worker.layers().ensure_blob(&id, &codec, false)?));
-                made.await.map_err(|error| words::exec(&error))?
-            }
-        };
-        blobs.push(as_oci(blob));
+    async fn archive(&self, out: &ArchiveOutput, written: &Written, image: &Assembled) -> Result<Descriptor, Failure> {
+        let mut manifest =
+            Descriptor { annotations: out.form.annotations.manifest_descriptor.clone(), ..written.manifest.clone() };
+        // As other builders do; the image's own time, so that the same image gives the same archive.
+        if let Some(created) = image.created() {
+            manifest.annotations.entry(CREATED.to_owned()).or_insert(created);
+        }
+        archive(self.store, out.format, &out.dest, vec![(out.form.names.clone(), manifest.clone())]).await?;
+        Ok(manifest)
     }
-    let manifest = image.manifest(blobs)?;
-    oci::content::put_bytes(store.blobs(), &manifest.manifest_bytes).map_err(|error| words::content(&error))?;
-    Ok(manifest.descriptor)
-}
 
-/// Writes images, whose blobs are all in the store, with their names as one archive.
-pub async fn archive(store: &Store, output: &Output, images: Vec<(Vec<Reference>, Descriptor)>) -> Result<(), Failure> {
-    let output = output.clone();
-    in_background(store, move |store| {
-        write_to(output.dest.as_deref(), |out| match output.kind {
-            OutputKind::Docker => oci::export::docker_archive::write(out, store.blobs(), &images),
-            _ => oci::export::oci_layout::write_tar(out, store.blobs(), &images),
-        })
-    })
-    .await
-}
-
-impl Exporter<'_> {
     /// The root file system, as a directory or a tar.
-    async fn tree(&self, output: &Output, image: &Assembled) -> Result<(), Failure> {
-        let top = image.layers.last().map_or_else(|| ResultId(SCRATCH.to_owned()), |layer| layer.id.clone());
+    async fn tree(&self, output: &TreeOutput, image: &Assembled) -> Result<(), Failure> {
+        let top = top_of(image);
+        if let TreeDest::Folder { path, delete: true } = &output.dest {
+            self.check_delete(path)?;
+        }
         let view = self.worker.blocking(move |worker| worker.view(&top)).await.map_err(|error| words::exec(&error))?;
         let output = output.clone();
         let written = self.worker.on_core(self.cancel, move |_| {
-            Ok(match (output.kind, output.dest.as_deref()) {
-                (OutputKind::Local, Some(dest)) => {
-                    executor::copy_tree_out(&view, dest).map_err(|error| Failure::from_error(&error))
-                }
-                (_, dest) => write_to(dest, |out| oci::layer::write_tree(view.fd(), out).map(drop)),
+            let beneath = output.subdirectory.as_deref().unwrap_or_default();
+            Ok(match &output.dest {
+                TreeDest::Folder { path, delete } => executor::copy_tree_out(&view, &path.join(beneath), *delete)
+                    .map_err(|error| Failure::from_error(&error)),
+                TreeDest::Tar(dest) => write_to(dest.as_deref(), |out| {
+                    let options = WriteOptions { beneath: beneath.as_bytes(), ..WriteOptions::default() };
+                    oci::layer::write_tree_with(view.fd(), options, out).map(drop)
+                }),
             })
         });
         written.await.map_err(|error| words::exec(&error))?
     }
 
-    /// Brings the layers that are not here.
-    async fn bring(&self, image: &Assembled, task: VertexId) -> Result<(), Unsent> {
-        let log = VertexLog { vertex: task, progress: &**self.progress };
-        let top = image.layers.last().map_or_else(|| ResultId(SCRATCH.to_owned()), |layer| layer.id.clone());
-        self.worker.ensure_blobs(&top, &log, self.cancel).await.map_err(|error| match Lost::of(&error) {
-            Some(lost) => Unsent::Lost(lost),
-            None => words::exec(&error).into(),
-        })
-    }
-
-    async fn push(
-        &self,
-        name: &Reference,
-        image: &Assembled,
-        manifest: &Descriptor,
-        task: VertexId,
-    ) -> Result<(), Unsent> {
-        let bytes = super::read_blob(self.store, &manifest.digest)?;
-        let parsed: oci::model::Manifest = serde_json::from_slice(&bytes)
-            .map_err(|error| Failure::new("the manifest just made is not readable").note(error.to_string()))?;
-        let mut blobs = vec![PushBlob { descriptor: parsed.config, mount_from: Vec::new() }];
-        for layer in parsed.layers {
-            let mount_from = self.store.blob_sources(&layer.digest).map_err(|error| words::store(&error))?;
-            blobs.push(PushBlob { descriptor: layer, mount_from });
-        }
-        debug_assert_eq!(blobs.len(), image.layers.len() + 1);
-        let push = PushImage { manifest: manifest.clone(), manifest_bytes: bytes, blobs };
-        let sizes: HashMap<Digest, u64> =
-            push.blobs.iter().map(|blob| (blob.descriptor.digest, blob.descriptor.size)).collect();
-        let report = |digest: &Digest, sent_bytes: u64| {
-            let total_bytes = sizes.get(digest).copied();
-            self.progress.event(Event::Progress {
-                vertex: task,
-                name: format!("pushing {digest}"),
-                current_bytes: sent_bytes,
-                total_bytes,
-                done: total_bytes == Some(sent_bytes),
-            });
-        };
-        let pushed = match self.registry.push(name, &push, self.store.blobs(), &report).await {
-            // Neither here nor there: layers of a cache elsewhere.
-            Err(oci::registry::RegistryError::Missing { .. }) => {
-                self.bring(image, task).await?;
-                self.registry.push(name, &push, self.store.blobs(), &report).await
-            }
-            pushed => pushed,
-        };
-        pushed.map_err(|error| words::registry(&error))?;
-        for blob in &push.blobs {
-            self.store.add_blob_source(&blob.descriptor.digest, name).map_err(|error| words::store(&error))?;
+    /// What no build may remove, whoever allowed it.
+    fn check_delete(&self, dest: &Path) -> Result<(), Failure> {
+        let Ok(dest) = dest.canonicalize() else { return Ok(()) };
+        let store = self.settings.root.canonicalize().unwrap_or_else(|_| self.settings.root.clone());
+        if store.starts_with(&dest) {
+            return Err(Failure::new(format!(
+                "`-o type=local,mode=delete`: the store `{}` lies in `{}` and would be removed",
+                store.display(),
+                dest.display()
+            ))
+            .help("name a folder that is only for the result"));
         }
         Ok(())
     }
-}
 
-/// How the local store's manifest describes a layer: as it was pulled, else uncompressed.
-pub fn as_stored(layer: &Layer) -> Result<Descriptor, Failure> {
-    match (&layer.blob, layer.diff_id, layer.tar_bytes) {
-        (Some(blob), ..) => Ok(as_oci(blob.clone())),
-        (None, Some(diff_id), Some(bytes)) => Ok(Descriptor::new(media_type::OCI_LAYER, diff_id.0, bytes)),
-        _ => Err(Failure::new(format!("the store does not know the size of the layer `{}`", layer.id))),
+    /// Makes a tree of every layer.
+    async fn unpack(&self, image: &Assembled, task: VertexId) -> Result<(), Unsent> {
+        let log = VertexLog { vertex: task, progress: &**self.progress };
+        let unpacked = self.worker.ensure_trees(&top_of(image), &log, self.cancel).await;
+        unpacked.map_err(|error| unsent(&error))
+    }
+
+    /// Brings the layers that are not here.
+    async fn bring(&self, image: &Assembled, task: VertexId) -> Result<(), Unsent> {
+        let log = VertexLog { vertex: task, progress: &**self.progress };
+        let brought = self.worker.ensure_blobs(&top_of(image), &log, self.cancel).await;
+        brought.map_err(|error| unsent(&error))
     }
 }
 
-/// Docker's names for layers have OCI ones; a manifest does not mix them.
-pub fn as_oci(mut layer: Descriptor) -> Descriptor {
-    layer.media_type = match layer.media_type.as_str() {
-        media_type::DOCKER_LAYER => media_type::OCI_LAYER.into(),
-        media_type::DOCKER_LAYER_GZIP => media_type::OCI_LAYER_GZIP.into(),
-        media_type::DOCKER_LAYER_ZSTD => media_type::OCI_LAYER_ZSTD.into(),
-        _ => layer.media_type,
-    };
-    layer
+/// Writes images, whose blobs are all in the store, with their names as one archive.
+pub async fn archive(
+    store: &Store,
+    format: ArchiveFormat,
+    dest: &Dest,
+    images: Vec<(Vec<Reference>, Descriptor)>,
+) -> Result<(), Failure> {
+    let dest = dest.clone();
+    in_background(store, move |store| {
+        let file = match &dest {
+            Dest::Layout(path) => return add_to_layout(store, path, &images),
+            Dest::File(path) => Some(path.as_path()),
+            Dest::Stdout => None,
+        };
+        write_to(file, |out| match format {
+            ArchiveFormat::Docker => oci::export::docker_archive::write(out, store.blobs(), &images),
+            ArchiveFormat::Oci => oci::export::oci_layout::write_tar(out, store.blobs(), &images),
+        })
+    })
+    .await
 }
 
-fn in_words(output: &Output) -> String {
-    let what = match output.kind {
-        OutputKind::Oci => "OCI archive",
-        OutputKind::Docker => "docker archive",
-        OutputKind::Local => "root file system",
-        OutputKind::Tar => "root file system as a tar",
+/// Adds images to the layout in a directory, which is made when it is missing.
+fn add_to_layout(store: &Store, path: &Path, images: &[(Vec<Reference>, Descriptor)]) -> Result<(), Failure> {
+    let failed = |act: &str, error: std::io::Error| {
+        Failure::new(format!("cannot {act} the directory `{}`", path.display())).note(error.to_string())
     };
-    match &output.dest {
-        Some(dest) => format!("wrote the {what} to {}", dest.display()),
-        None => format!("wrote the {what} to standard output"),
+    std::fs::create_dir_all(path).map_err(|error| failed("make", error))?;
+    let dir = std::fs::File::open(path).map_err(|error| failed("open", error))?;
+    oci::export::directory::add(dir.as_fd(), store.blobs(), images).map_err(|error| {
+        let failure = Failure::from_error(&error);
+        failure.note(format!("the layout is `{}`", path.display()))
+    })
+}
+
+fn top_of(image: &Assembled) -> ResultId {
+    image.layers.last().map_or_else(|| ResultId(SCRATCH.to_owned()), |layer| layer.id.clone())
+}
+
+fn unsent(error: &executor::ExecError) -> Unsent {
+    match Lost::of(error) {
+        Some(lost) => Unsent::Lost(lost),
+        None => words::exec(error).into(),
+    }
+}
+
+fn in_words(out: &ArchiveOutput) -> String {
+    let what = match out.format {
+        ArchiveFormat::Oci => "OCI archive",
+        ArchiveFormat::Docker => "docker archive",
+    };
+    match &out.dest {
+        Dest::Stdout => format!("wrote the {what} to standard output"),
+        Dest::File(path) => format!("wrote the {what} to {}", path.display()),
+        Dest::Layout(path) => format!("added the image to the OCI layout {}", path.display()),
+    }
+}
+
+fn tree_in_words(tree: &TreeOutput) -> String {
+    match &tree.dest {
+        TreeDest::Folder { path, .. } => format!("wrote the root file system to {}", path.display()),
+        TreeDest::Tar(Some(path)) => format!("wrote the root file system as a tar to {}", path.display()),
+        TreeDest::Tar(None) => "wrote the root file system as a tar to standard output".into(),
     }
 }

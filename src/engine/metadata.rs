@@ -1,8 +1,8 @@
 //! What `--metadata-file` says of a build that went well.
 //!
 //! ```text
-//! containerimage.config.digest   the image id
-//! containerimage.descriptor      of the manifest: as pushed or archived if it was, else as the local store has it
+//! containerimage.config.digest   of what was pushed first, else archived first, else as the local store has it
+//! containerimage.descriptor      of its manifest, with annotations as buildx has them
 //! containerimage.digest          of that manifest
 //! image.name                     the names, with commas
 //! vnd.rbuild.steps               per step, in the order of the file: name, line, result, duration_us, usage
@@ -11,22 +11,28 @@
 //! `usage` (`user_us`, `system_us`, `memory_peak_bytes`, `max_rss_bytes`, as far as the machine tells) are there for
 //! steps that ran, the latter for those with a process.
 
-use oci::model::{Descriptor, Reference};
+use oci::model::Reference;
 use serde_json::{Value, json};
 use store::history::StepRecord;
 
 use super::assemble::Assembled;
+use super::export::{CREATED, SentImage};
 
 /// Puts it together.
-pub fn metadata(image: &Assembled, manifest: &Descriptor, names: &[Reference], steps: &[StepRecord]) -> Value {
+pub fn metadata(image: &Assembled, main: &SentImage, steps: &[StepRecord]) -> Value {
+    let mut descriptor = main.manifest.clone();
+    descriptor.annotations.insert("config.digest".into(), main.config.to_string());
+    if let Some(created) = image.created() {
+        descriptor.annotations.entry(CREATED.into()).or_insert(created);
+    }
     let mut metadata = json!({
-        "containerimage.config.digest": image.id(),
-        "containerimage.descriptor": manifest,
-        "containerimage.digest": manifest.digest,
+        "containerimage.config.digest": main.config,
+        "containerimage.descriptor": descriptor,
+        "containerimage.digest": main.manifest.digest,
         "vnd.rbuild.steps": steps.iter().filter(|step| step.is_operation()).map(step).collect::<Vec<_>>(),
     });
-    if !names.is_empty() {
-        let names: Vec<String> = names.iter().map(Reference::to_string).collect();
+    if !main.names.is_empty() {
+        let names: Vec<String> = main.names.iter().map(Reference::to_string).collect();
         metadata["image.name"] = json!(names.join(","));
     }
     metadata

@@ -9,16 +9,24 @@ use crate::engine::Failure;
 /// What can be allowed, for people.
 const KNOWN: &str = "`security.insecure`, `network.host`, `device`, `device=NAME` or `secrets.in-layers`";
 
-/// Reads all `--allow` flags.
+/// Lets `-o type=local,mode=delete` remove files of the user's. Not about steps.
+const LOCAL_DELETE: &str = "buildx.local.delete";
+
+/// Whether outputs may remove files of the user's.
+pub fn may_delete(words: &[String]) -> bool {
+    words.iter().flat_map(|words| words.split(',')).any(|word| word == LOCAL_DELETE)
+}
+
+/// Reads all `--allow` flags that are about steps.
 ///
 /// # Errors
 /// For what cannot be allowed, with the list of what can.
 pub fn grants(words: &[String]) -> Result<Grants, Failure> {
     let mut grants = Grants::default();
-    for word in words.iter().flat_map(|words| words.split(',')) {
+    for word in words.iter().flat_map(|words| words.split(',')).filter(|word| *word != LOCAL_DELETE) {
         if !add(word, &mut grants) {
             let message = format!("`--allow {}`: there is nothing of that name", word.escape_debug());
-            return Err(Failure::new(message).help(format!("{KNOWN} can be allowed")));
+            return Err(Failure::new(message).help(format!("{KNOWN} can be allowed, and `{LOCAL_DELETE}`")));
         }
     }
     Ok(grants)
@@ -63,6 +71,8 @@ mod tests {
         check(&["security.insecure"], Some(Grants { insecure: true, ..none() }));
         check(&["security.insecure,network.host"], Some(Grants { insecure: true, host_network: true, ..none() }));
         check(&["secrets.in-layers"], Some(Grants { secrets_in_layers: true, ..none() }));
+        check(&["buildx.local.delete"], Some(none()));
+        assert!(may_delete(&["device,buildx.local.delete".into()]) && !may_delete(&["device".into()]));
         check(&["device"], Some(Grants { devices: vec!["*".into()], ..none() }));
         check(&["device=a/b=c"], Some(Grants { devices: vec!["a/b=c".into()], ..none() }));
         for word in ["", "security", "security.insecur", "network.none", "network.host=1", "device=", "*", "fs.read=/"]

@@ -20,6 +20,26 @@ pub struct Annotations {
     pub nowhere: Vec<&'static str>,
 }
 
+impl Annotations {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.manifest.is_empty() && self.manifest_descriptor.is_empty() && self.nowhere.is_empty()
+    }
+
+    /// Those of `other` where there are none of their keys here.
+    pub fn or(&mut self, other: &Self) {
+        for (mine, theirs) in
+            [(&mut self.manifest, &other.manifest), (&mut self.manifest_descriptor, &other.manifest_descriptor)]
+        {
+            for (key, value) in theirs {
+                mine.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        let more: Vec<_> = other.nowhere.iter().filter(|level| !self.nowhere.contains(level)).copied().collect();
+        self.nowhere.extend(more);
+    }
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Level {
     Manifest,

@@ -8,7 +8,8 @@ use oci::model::Platform;
 use solver::op::NetworkMode;
 
 use super::annotation::annotations;
-use super::{BuildOptions, Output, allow, args as build_args, cache, output, provisions, secrets, steps};
+use super::output::Output;
+use super::{BuildOptions, allow, args as build_args, cache, outputs, provisions, secrets, steps};
 use crate::cli::BuildArgs;
 use crate::config::Config;
 use crate::engine::Failure;
@@ -22,29 +23,28 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
     let mut input = super::input::input(&args.input, config, environment)?;
     build_args::set_epoch(&mut input.build_args, &args.input.build_args, args.source_date_epoch, args.timestamp)?;
     check_platform(&input.platform, config)?;
-    if args.push && args.tags.is_empty() {
-        return Err(Failure::new("there is no name to push to").help("give one with `-t REGISTRY/NAME:TAG`"));
+    let mut annotations = annotations(&args.annotations, &Platform::native())?;
+    let outputs::Outputs { outputs, tags, epoch } = outputs::outputs(args, &input.platform, &annotations, environment)?;
+    for output in &outputs {
+        if let Output::Image(image) = output {
+            annotations.or(&image.form.annotations);
+        }
     }
     if config.offline.value {
-        check_offline(args, config)?;
-    }
-    let mut tags = Vec::new();
-    for tag in &args.tags {
-        if !tags.contains(tag) {
-            tags.push(tag.clone());
-        }
+        let pushes = outputs.iter().any(|output| matches!(output, Output::Image(image) if image.push.is_some()));
+        check_offline(args.pull, args.push, pushes, config)?;
     }
     Ok(BuildOptions {
         input,
         tags,
         labels: labels(&args.labels)?,
-        annotations: annotations(&args.annotations, &Platform::native())?,
+        annotations,
         network: config.network.value,
         no_cache: args.no_cache,
         no_cache_stages: args.no_cache_filter.iter().filter(|stage| !stage.is_empty()).cloned().collect(),
         pull: args.pull,
-        push: args.push,
-        outputs: outputs(args, environment)?,
+        outputs,
+        epoch,
         iidfile: args.iidfile.clone(),
         metadata_file: args.metadata_file.clone(),
         jobs: config.jobs.value,
@@ -116,9 +116,13 @@ fn cache_from(args: &BuildArgs, environment: &Environment) -> Result<Vec<cache::
 }
 
 /// What cannot be done without a connection.
-fn check_offline(args: &BuildArgs, config: &Config) -> Result<(), Failure> {
+fn check_offline(pull: bool, push: bool, pushes: bool, config: &Config) -> Result<(), Failure> {
     let origin = &config.offline.source;
-    for (asked, flag, what) in [(args.pull, "--pull", "asks the registries"), (args.push, "--push", "sends to them")] {
+    for (asked, flag, what) in [
+        (pull, "--pull", "asks the registries"),
+        (push, "--push", "sends to them"),
+        (pushes, "-o type=registry", "sends to them"),
+    ] {
         if asked {
             return Err(Failure::new(format!("`{flag}` {what}, and `{origin}` allows no connection"))
                 .help("leave out one of them; `--offline=false` beats every other setting"));
@@ -149,25 +153,6 @@ fn check_platform(wanted: &Platform, config: &Config) -> Result<(), Failure> {
         "`{origin}`: `{wanted}` is not the platform of this machine, and this version of rbuild builds for no other"
     ))
     .help(format!("leave it out, or say `{native}`")))
-}
-
-fn outputs(args: &BuildArgs, environment: &Environment) -> Result<Vec<Output>, Failure> {
-    let mut outputs = Vec::new();
-    for text in &args.outputs {
-        let Some(text) = text.to_str() else {
-            return Err(Failure::new(format!("`-o {}` is not UTF-8", text.to_string_lossy())));
-        };
-        outputs.push(output::parse(text, environment.stdout_terminal)?);
-    }
-    let to_stdout = outputs.iter().filter(|output| output.dest.is_none()).count();
-    if to_stdout > 1 {
-        return Err(Failure::new("several outputs go to standard output").help("give all but one a `dest=PATH`"));
-    }
-    if to_stdout == 1 && args.quiet {
-        return Err(Failure::new("`--quiet` prints the image id on standard output, where an output goes already")
-            .help("use `--progress=none`, and `--iidfile FILE` for the id"));
-    }
-    Ok(outputs)
 }
 
 #[cfg(test)]

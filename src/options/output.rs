@@ -1,144 +1,416 @@
-//! `-o`: `type=oci,dest=app.tar`, a bare folder, or `-`.
+//! `-o`: `type=oci,dest=app.tar`, a bare folder, or `-`; with all that the types take.
+//!
+//! In: one value of the flag, and where it is said. Out: an [`Output`]; names and annotations that it does not have are
+//! those of `-t` and `--annotation`, which [`super::build`] fills in. What an attribute cannot do here is refused, never
+//! overlooked. Deliberately absent: doing any of it ([`crate::engine`]).
 
-use super::{Output, OutputKind};
+mod attributes;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use oci::layer::{Codec, Compression, Dialect};
+use oci::model::{Platform, Reference};
+
+use self::attributes::Attributes;
+use super::annotation::Annotations;
 use crate::engine::Failure;
 
-const KINDS: &[(&str, OutputKind)] =
-    &[("oci", OutputKind::Oci), ("docker", OutputKind::Docker), ("local", OutputKind::Local), ("tar", OutputKind::Tar)];
+pub use self::attributes::fields;
 
-/// Understands one `-o`. `stdout_terminal` is whether standard output is a terminal, where no archive is written.
+/// One `-o`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// `type=image`, `type=registry`, `--push`.
+    Image(ImageOutput),
+    /// `type=oci`, `type=docker`.
+    Archive(ArchiveOutput),
+    /// `type=local`, `type=tar`.
+    Tree(TreeOutput),
+}
+
+/// How an image is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageForm {
+    /// `name=`; without it those of `-t`.
+    pub names: Vec<Reference>,
+    /// `compression=` and `compression-level=`: of layers that are no blobs yet.
+    pub codec: Codec,
+    /// `force-compression=`: of all layers.
+    pub force: bool,
+    /// `oci-mediatypes=`.
+    pub dialect: Dialect,
+    /// `annotation….KEY=`, and those of `--annotation`.
+    pub annotations: Annotations,
+}
+
+impl Default for ImageForm {
+    fn default() -> Self {
+        Self {
+            names: Vec::new(),
+            codec: Codec::new(Compression::Gzip),
+            force: false,
+            dialect: Dialect::Oci,
+            annotations: Annotations::default(),
+        }
+    }
+}
+
+/// An image in the local store and perhaps in registries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageOutput {
+    /// How it is pushed.
+    pub form: ImageForm,
+    /// `push=`.
+    pub push: Option<Push>,
+    /// `store=`: whether the local store keeps it under its names; without names it is there either way.
+    pub store: bool,
+    /// `unpack=`: every layer has a tree afterwards.
+    pub unpack: bool,
+    /// `name-canonical=`: it is also known by its names with its digest.
+    pub canonical: bool,
+    /// `dangling-name-prefix=`: it is also known by this name with its digest; and whether only if it has no other.
+    pub dangling: Option<(Reference, bool)>,
+}
+
+/// How an image is pushed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Push {
+    /// `push-by-digest=`: without a tag.
+    pub by_digest: bool,
+    /// `registry.insecure=`.
+    pub insecure: bool,
+}
+
+/// An image as a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ArchiveOutput {
+    /// How it is written.
+    pub form: ImageForm,
+    /// Which form of archive.
+    pub format: ArchiveFormat,
+    /// Where to.
+    pub dest: Dest,
+}
+
+/// Forms of archives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveFormat {
+    /// An OCI image layout.
+    Oci,
+    /// What `docker load` takes.
+    Docker,
+}
+
+/// Where an archive goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Dest {
+    /// `dest=-`: a tar.
+    Stdout,
+    /// A tar.
+    File(PathBuf),
+    /// `tar=false`: a directory, added to.
+    Layout(PathBuf),
+}
+
+impl Dest {
+    /// A file, or standard output.
+    pub fn file(path: Option<PathBuf>) -> Self {
+        path.map_or(Self::Stdout, Self::File)
+    }
+}
+
+/// A root file system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TreeOutput {
+    /// Where to.
+    pub dest: TreeDest,
+    /// `platform-split=`: into a directory of this name there.
+    pub subdirectory: Option<String>,
+}
+
+/// Where a root file system goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TreeDest {
+    /// As a tar to a file, or to standard output.
+    Tar(Option<PathBuf>),
+    /// Into a folder.
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// `mode=delete`: what the result does not have is removed from there.
+        delete: bool,
+    },
+}
+
+impl Output {
+    /// How its image is written, if it is one.
+    pub fn form(&self) -> Option<&ImageForm> {
+        match self {
+            Self::Image(image) => Some(&image.form),
+            Self::Archive(archive) => Some(&archive.form),
+            Self::Tree(_) => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn form_mut(&mut self) -> Option<&mut ImageForm> {
+        match self {
+            Self::Image(image) => Some(&mut image.form),
+            Self::Archive(archive) => Some(&mut archive.form),
+            Self::Tree(_) => None,
+        }
+    }
+
+    /// Whether it goes to standard output.
+    pub fn is_stdout(&self) -> bool {
+        match self {
+            Self::Image(_) => false,
+            Self::Archive(archive) => archive.dest == Dest::Stdout,
+            Self::Tree(tree) => tree.dest == TreeDest::Tar(None),
+        }
+    }
+
+    /// Whether its layers are made into blobs of its own codec.
+    pub fn compresses(&self) -> bool {
+        !matches!(self, Self::Tree(_) | Self::Image(ImageOutput { push: None, .. }))
+    }
+}
+
+/// What one `-o` must know of its surroundings.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings<'a> {
+    /// Whether standard output is a terminal, where no archive is written.
+    pub stdout_terminal: bool,
+    /// What is built for.
+    pub platform: &'a Platform,
+    /// Whether `--allow buildx.local.delete` was said.
+    pub may_delete: bool,
+}
+
+/// One `-o`, and the time that it gives the image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parsed {
+    /// The output.
+    pub output: Output,
+    /// `source-date-epoch=`.
+    pub epoch: Option<i64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Image,
+    Registry,
+    Oci,
+    Docker,
+    Local,
+    Tar,
+}
+
+const KINDS: &[(&str, Kind)] = &[
+    ("image", Kind::Image),
+    ("registry", Kind::Registry),
+    ("oci", Kind::Oci),
+    ("docker", Kind::Docker),
+    ("local", Kind::Local),
+    ("tar", Kind::Tar),
+];
+
+/// Understands one `-o`.
 ///
 /// # Errors
 /// With advice, for what no output is.
-pub fn parse(text: &str, stdout_terminal: bool) -> Result<Output, Failure> {
-    let wrong = |reason: String| Failure::new(format!("`-o {text}`: {reason}"));
-    let fields = fields(text).ok_or_else(|| wrong("a quote is not closed".into()))?;
-    if let [only] = fields.as_slice()
-        && !only.contains('=')
-    {
-        return match only.as_str() {
-            "" => Err(wrong("there is no destination".into())),
-            "-" => stdout(OutputKind::Tar, stdout_terminal).map_err(wrong),
-            folder => Ok(Output { kind: OutputKind::Local, dest: Some(folder.into()) }),
-        };
-    }
-    let (mut kind, mut dest) = (None, None);
-    for field in &fields {
-        let Some((key, value)) = field.split_once('=') else {
-            return Err(wrong(format!("`{field}` is not of the form name=value")).help("write `type=TYPE,dest=PATH`"));
-        };
-        match key.trim().to_ascii_lowercase().as_str() {
-            "type" => kind = Some(self::kind(value).map_err(|(reason, help)| wrong(reason).help(help))?),
-            "dest" => dest = Some(value.to_owned()),
-            other => {
-                let help = match frontend::nearest(other, ["type", "dest"]) {
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => "`type` and `dest` are supported by this version of rbuild".into(),
-                };
-                return Err(wrong(format!("`{other}` is not supported")).help(help));
-            }
-        }
-    }
-    let Some(kind) = kind else {
-        return Err(wrong("there is no type".into()).help("write `type=oci|docker|local|tar`"));
+pub fn parse(text: &str, around: Surroundings<'_>) -> Result<Parsed, Failure> {
+    let mut given = Attributes::read(text)?;
+    let kind = match given.bare() {
+        Some("") => return Err(given.wrong("there is no destination")),
+        Some("-") => Kind::Tar,
+        Some(_) => Kind::Local,
+        None => kind(&mut given)?,
     };
-    match (kind, dest.as_deref()) {
-        (_, Some("")) => Err(wrong("`dest` is empty".into())),
-        (OutputKind::Local, None | Some("-")) => {
-            Err(wrong("a folder cannot go to standard output".into()).help("write `dest=FOLDER`, or use `type=tar`"))
-        }
-        (OutputKind::Docker, None) => Err(wrong("there is no docker to load the image into".into())
-            .help("write `dest=FILE`, or `dest=-` for standard output, and give it to `docker load`")),
-        (_, None | Some("-")) => stdout(kind, stdout_terminal)
-            .map_err(|reason| wrong(reason).help("write `dest=FILE`, or redirect standard output")),
-        (_, Some(path)) => Ok(Output { kind, dest: Some(path.into()) }),
+    if let Some(path) = given.bare().map(str::to_owned) {
+        given.set("dest", path);
     }
+    let output = match kind {
+        Kind::Image | Kind::Registry => Output::Image(image(&mut given, kind, around)?),
+        Kind::Oci | Kind::Docker => Output::Archive(archive(&mut given, kind, around)?),
+        Kind::Local | Kind::Tar => Output::Tree(tree(&mut given, kind, around)?),
+    };
+    let epoch = given.number("source-date-epoch")?;
+    given.end()?;
+    Ok(Parsed { output, epoch })
 }
 
-fn stdout(kind: OutputKind, terminal: bool) -> Result<Output, String> {
-    if terminal { Err("an archive is not written to a terminal".into()) } else { Ok(Output { kind, dest: None }) }
-}
-
-fn kind(name: &str) -> Result<OutputKind, (String, String)> {
+fn kind(given: &mut Attributes) -> Result<Kind, Failure> {
+    let Some(name) = given.take("type") else {
+        return Err(given.wrong("there is no type").help("write `type=image|registry|oci|docker|local|tar`"));
+    };
     if let Some((_, kind)) = KINDS.iter().find(|(known, _)| *known == name) {
         return Ok(*kind);
     }
-    let help = match name {
-        "image" => "leave it out: the image is always kept in the local store, under the names that `-t` gives".into(),
-        "registry" => "use `-t NAME --push`".into(),
+    let help = match name.as_str() {
         "cacheonly" => "leave out `-o` and `-t`".into(),
-        _ => match frontend::nearest(name, KINDS.iter().map(|(known, _)| *known)) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => "the types are oci, docker, local and tar".into(),
-        },
+        _ => frontend::did_you_mean(&name, KINDS.iter().map(|(known, _)| *known))
+            .unwrap_or_else(|| "the types are image, registry, oci, docker, local and tar".into()),
     };
-    Err((format!("the type `{name}` is not supported"), help))
+    Err(given.wrong(format!("the type `{name}` is not supported")).help(help))
 }
 
-/// The fields of one line of comma-separated values (RFC 4180, section 2); `None` when a quote is not closed.
-pub fn fields(text: &str) -> Option<Vec<String>> {
-    let mut fields = vec![String::new()];
-    let mut quoted = false;
-    let mut chars = text.chars().peekable();
-    while let Some(c) = chars.next() {
-        let last = fields.len() - 1;
-        let field = &mut fields[last];
-        match c {
-            '"' if quoted && chars.next_if_eq(&'"').is_some() => field.push('"'),
-            '"' if quoted => quoted = false,
-            '"' if field.is_empty() => quoted = true,
-            ',' if !quoted => fields.push(String::new()),
-            c => field.push(c),
+fn image(given: &mut Attributes, kind: Kind, around: Surroundings<'_>) -> Result<ImageOutput, Failure> {
+    let is_registry = kind == Kind::Registry;
+    let push = given.switch("push")?;
+    if is_registry && push == Some(false) {
+        return Err(given
+            .wrong("`type=registry` is what pushes")
+            .help("write `type=image`, or leave out `push=false`"));
+    }
+    let by_digest = given.switch("push-by-digest")?.unwrap_or(false);
+    let insecure = given.switch("registry.insecure")?.unwrap_or(false);
+    let pushes = is_registry || push == Some(true);
+    if by_digest && !pushes {
+        return Err(given.wrong("`push-by-digest` without `push`").help("write `push=true`, or `type=registry`"));
+    }
+    if by_digest && given.peek("name").is_some_and(|names| names.split(',').any(has_tag)) {
+        return Err(given
+            .wrong("`push-by-digest` with a tag in `name`")
+            .help("leave the tag out: the image gets none there"));
+    }
+    let dangling = match given.take("dangling-name-prefix") {
+        Some(text) => Some(given.name(&text)?),
+        None => None,
+    };
+    // BuildKit's own spelling.
+    let empty_only = [given.switch("danging-name-empty-only")?, given.switch("dangling-name-empty-only")?];
+    let empty_only = empty_only.contains(&Some(true));
+    if given.take("dest").is_some() {
+        let words = if is_registry { "a registry has no `dest`" } else { "the local store has no `dest`" };
+        return Err(given.wrong(words).help("write `type=oci,dest=FILE` for an archive"));
+    }
+    Ok(ImageOutput {
+        push: pushes.then_some(Push { by_digest, insecure }),
+        store: given.switch("store")?.unwrap_or(true),
+        unpack: given.switch("unpack")?.unwrap_or(false),
+        canonical: given.switch("name-canonical")?.unwrap_or(false),
+        dangling: dangling.map(|prefix| (prefix, empty_only)),
+        form: form(given, around)?,
+    })
+}
+
+fn has_tag(name: &str) -> bool {
+    let rest = name.split('@').next().unwrap_or(name);
+    rest.rsplit('/').next().is_some_and(|last| last.contains(':'))
+}
+
+fn form(given: &mut Attributes, around: Surroundings<'_>) -> Result<ImageForm, Failure> {
+    let names = match given.take("name") {
+        None => Vec::new(),
+        Some(list) => {
+            let mut names: Vec<Reference> = Vec::new();
+            for text in list.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+                let name = given.name(text)?;
+                if !names.contains(&name) {
+                    names.push(name);
+                }
+            }
+            names
+        }
+    };
+    let codec = given.codec()?;
+    let dialect = match given.switch("oci-mediatypes")? {
+        Some(false) => Dialect::Docker,
+        _ => Dialect::Oci,
+    };
+    let annotations = given.annotations(around.platform)?;
+    if dialect == Dialect::Docker {
+        let refused = match codec.compression() {
+            Compression::Zstd | Compression::Estargz => Some(format!("compression={}", codec.compression())),
+            _ if !annotations.is_empty() => Some("annotations".to_owned()),
+            _ => None,
+        };
+        if let Some(what) = refused {
+            return Err(given
+                .wrong(format!("Docker's media types know no {what}"))
+                .help("leave out `oci-mediatypes=false`"));
         }
     }
-    (!quoted).then_some(fields)
+    for (key, why) in [
+        ("oci-artifact", "there are no attestations yet"),
+        ("attestation-inline", "there are no attestations yet"),
+        ("prefer-nondist-layers", "layers that must not be distributed are not pulled in the first place"),
+    ] {
+        if given.switch(key)? == Some(true) {
+            return Err(given.wrong(format!("`{key}=true` is not supported: {why}")).help("leave it out"));
+        }
+    }
+    // With an epoch the build's own times are always rewritten, without one never: see docs/outputs.md.
+    given.switch("rewrite-timestamp")?;
+    let force = given.switch("force-compression")?.unwrap_or(false);
+    Ok(ImageForm { names, codec, force, dialect, annotations })
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn archive(given: &mut Attributes, kind: Kind, around: Surroundings<'_>) -> Result<ArchiveOutput, Failure> {
+    let dest = given.dest()?;
+    let as_tar = given.switch("tar")?.unwrap_or(true);
+    let dest = match (dest, as_tar) {
+        (Some(path), false) if path != "-" => Dest::Layout(path.into()),
+        (_, false) => {
+            return Err(given.wrong("a directory cannot go to standard output").help("write `tar=false,dest=FOLDER`"));
+        }
+        (Some(path), true) if path != "-" => Dest::File(path.into()),
+        (None, true) if kind == Kind::Docker => {
+            return Err(given
+                .wrong("there is no docker to load the image into")
+                .help("write `dest=FILE`, or `dest=-` for standard output, and give it to `docker load`"));
+        }
+        (_, true) => stdout(given, around).map(|()| Dest::Stdout)?,
+    };
+    let format = if kind == Kind::Docker { ArchiveFormat::Docker } else { ArchiveFormat::Oci };
+    Ok(ArchiveOutput { form: form(given, around)?, format, dest })
+}
 
-    #[test]
-    fn outputs_are_understood() {
-        let check = |text: &str, kind: OutputKind, dest: Option<&str>| {
-            let expected = Output { kind, dest: dest.map(Into::into) };
-            assert_eq!(parse(text, false).expect(text), expected, "{text}");
-        };
-        check("type=oci,dest=app.tar", OutputKind::Oci, Some("app.tar"));
-        check("dest=app.tar,type=docker", OutputKind::Docker, Some("app.tar"));
-        check("type=local,dest=out", OutputKind::Local, Some("out"));
-        check("type=tar,dest=-", OutputKind::Tar, None);
-        check("type=oci", OutputKind::Oci, None);
-        check("type=docker,dest=-", OutputKind::Docker, None);
-        check("out", OutputKind::Local, Some("out"));
-        check("-", OutputKind::Tar, None);
-        check("type=oci,\"dest=a,b.tar\"", OutputKind::Oci, Some("a,b.tar"));
-        check("type=oci,\"dest=a\"\"b\"", OutputKind::Oci, Some("a\"b"));
-        check("type=oci,dest=a=b", OutputKind::Oci, Some("a=b"));
+fn tree(given: &mut Attributes, kind: Kind, around: Surroundings<'_>) -> Result<TreeOutput, Failure> {
+    let dest = given.dest()?;
+    let dest = match (kind, dest) {
+        (Kind::Local, None) => {
+            return Err(given.wrong("there is no folder").help("write `dest=FOLDER`, or use `type=tar`"));
+        }
+        (Kind::Local, Some(path)) if path == "-" => {
+            return Err(given
+                .wrong("a folder cannot go to standard output")
+                .help("write `dest=FOLDER`, or use `type=tar`"));
+        }
+        (Kind::Local, Some(path)) => TreeDest::Folder { path: path.into(), delete: delete(given, around)? },
+        (_, Some(path)) if path != "-" => TreeDest::Tar(Some(path.into())),
+        _ => {
+            stdout(given, around)?;
+            TreeDest::Tar(None)
+        }
+    };
+    if given.take("attestation-prefix").is_some_and(|prefix| !prefix.is_empty()) {
+        return Err(given.wrong("there are no attestations yet").help("leave out `attestation-prefix`"));
     }
+    let split = given.switch("platform-split")?.unwrap_or(false);
+    let subdirectory = split.then(|| around.platform.to_string().replace('/', "_"));
+    Ok(TreeOutput { dest, subdirectory })
+}
 
-    #[test]
-    fn what_is_no_output_is_refused_with_advice() {
-        let check = |text: &str, terminal: bool, expected: &str| {
-            let failure = parse(text, terminal).expect_err(text);
-            let problem = &failure.problems[0];
-            let said = format!("{} / {}", problem.message, problem.help.clone().unwrap_or_default());
-            assert!(said.contains(expected), "{said}");
-        };
-        check("type=oic,dest=x", false, "did you mean `oci`?");
-        check("type=registry,name=x", false, "use `-t NAME --push`");
-        check("type=image", false, "always kept in the local store");
-        check("type=docker", false, "no docker to load the image into");
-        check("type=local", false, "cannot go to standard output");
-        check("type=local,dest=-", false, "cannot go to standard output");
-        check("type=oci,dest=", false, "`dest` is empty");
-        check("type=oci,dst=x", false, "did you mean `dest`?");
-        check("type=oci,compression=zstd", false, "`compression` is not supported");
-        check("dest=x", false, "there is no type");
-        check("type=oci,x", false, "not of the form name=value");
-        check("type=oci,\"dest=x", false, "a quote is not closed");
-        check("", false, "there is no destination");
-        check("-", true, "not written to a terminal");
-        check("type=tar", true, "not written to a terminal");
+fn delete(given: &mut Attributes, around: Surroundings<'_>) -> Result<bool, Failure> {
+    match given.take("mode").as_deref() {
+        None | Some("copy") => Ok(false),
+        Some("delete") if around.may_delete => Ok(true),
+        Some("delete") => Err(given
+            .wrong("`mode=delete` removes files of yours from the folder")
+            .help("allow it: `--allow buildx.local.delete`")),
+        Some(other) => Err(given.wrong(format!("`mode={other}` is neither copy nor delete"))),
     }
+}
+
+fn stdout(given: &Attributes, around: Surroundings<'_>) -> Result<(), Failure> {
+    if around.stdout_terminal {
+        return Err(given
+            .wrong("an archive is not written to a terminal")
+            .help("write `dest=FILE`, or redirect standard output"));
+    }
+    Ok(())
 }

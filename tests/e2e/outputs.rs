@@ -1,5 +1,10 @@
 //! Results in files: image id, metadata, archives, trees.
 
+mod ahead;
+mod forms;
+mod pushes;
+mod trees;
+
 use serde_json::Value;
 
 use crate::support::{Archive, Context, Store, readers, tree};

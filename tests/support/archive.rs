@@ -37,6 +37,12 @@ impl Archive {
     /// Reads and checks the archive.
     #[track_caller]
     pub fn read(file: &Path) -> Self {
+        Self::check(&Self::files(file))
+    }
+
+    /// Every file of an archive.
+    #[track_caller]
+    pub fn files(file: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         let mut files = BTreeMap::new();
         let mut tar = tar::Archive::new(std::fs::File::open(file).unwrap_or_else(|error| panic!("{file:?}: {error}")));
         for entry in tar.entries().expect("a tar") {
@@ -48,7 +54,7 @@ impl Archive {
                 assert!(files.insert(name.clone(), bytes).is_none(), "{name:?} is there twice");
             }
         }
-        Self::check(&files)
+        files
     }
 
     fn check(files: &BTreeMap<PathBuf, Vec<u8>>) -> Self {
@@ -135,8 +141,9 @@ impl Archive {
 
 fn inflate(bytes: &[u8], descriptor: &Value) -> Vec<u8> {
     match descriptor["mediaType"].as_str().expect("a descriptor has a media type") {
-        "application/vnd.oci.image.layer.v1.tar" => bytes.to_vec(),
-        "application/vnd.oci.image.layer.v1.tar+gzip" => {
+        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => bytes.to_vec(),
+        "application/vnd.oci.image.layer.v1.tar+zstd" => super::readers::zstd(bytes),
+        "application/vnd.oci.image.layer.v1.tar+gzip" | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
             let mut out = Vec::new();
             flate2::bufread::MultiGzDecoder::new(bytes).read_to_end(&mut out).expect("the layer is gzip");
             out

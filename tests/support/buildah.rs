@@ -41,6 +41,17 @@ impl Buildah {
         buildah
     }
 
+    /// The root file system of an image (`oci-archive:FILE`, …), unpacked by buildah's own storage.
+    #[track_caller]
+    pub fn unpack(&self, image: &str) -> PathBuf {
+        let mut command = self.command(["from", "--quiet", "--signature-policy"]);
+        let from = Outcome::of(command.arg(self.path("policy.json")).arg(image)).ok();
+        let container = from.stdout.trim();
+        // With storage that copies, nothing is mounted: it is a directory.
+        let mounted = Outcome::of(&mut self.command(["mount", container])).ok();
+        PathBuf::from(mounted.stdout.trim())
+    }
+
     /// Builds `context` with `options` and gives the facts of the image, or why it does not.
     pub fn build(&self, context: &Path, options: &[String]) -> Result<Facts, Outcome> {
         let file = self.path("image.tar");

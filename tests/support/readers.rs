@@ -23,6 +23,12 @@ pub fn inspect(image: &str) -> Value {
     serde_json::from_str(&text).expect("skopeo prints JSON")
 }
 
+/// The manifest of `image`, byte for byte.
+#[track_caller]
+pub fn manifest(image: &str) -> String {
+    skopeo(["inspect", "--tls-verify=false", "--raw", image])
+}
+
 /// The config of `image`, as skopeo reads it.
 #[track_caller]
 pub fn inspect_config(image: &str) -> Value {
@@ -47,6 +53,49 @@ pub fn untar(file: &Path, dir: &Path) {
     std::fs::create_dir(dir).expect("it is new");
     let mut command = Command::new("tar");
     command.arg("-xpf").arg(file).arg("-C").arg(dir).args(["--numeric-owner", "--xattrs", "--xattrs-include=*"]);
+    Outcome::of(&mut command).ok();
+}
+
+/// What zstd, the program, makes of compressed bytes.
+#[track_caller]
+pub fn zstd(bytes: &[u8]) -> Vec<u8> {
+    let dir = super::temp_dir();
+    let file = dir.path().join("blob.zst");
+    std::fs::write(&file, bytes).expect("the directory is new");
+    let output = Command::new("zstd").args(["-q", "-d", "-c"]).arg(&file).output().expect("zstd is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// Checks all documents of an OCI layout by the schemas of image-spec: `files` by their names in it. Docker's documents
+/// have none there.
+#[track_caller]
+pub fn check_schemas(files: &std::collections::BTreeMap<PathBuf, Vec<u8>>) {
+    let dir = super::temp_dir();
+    // Debian's, which has the module.
+    let mut command = Command::new("/usr/bin/python3");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schemas.py"));
+    let mut check = |kind: &str, bytes: &[u8]| {
+        let file = dir.path().join(super::archive::hex(bytes));
+        std::fs::write(&file, bytes).expect("the directory is ours");
+        command.arg(kind).arg(&file);
+    };
+    let file = |name: &str| &files[Path::new(name)];
+    let blob = |descriptor: &Value| {
+        let digest = descriptor["digest"].as_str().expect("a descriptor has a digest");
+        file(&format!("blobs/sha256/{}", &digest["sha256:".len()..]))
+    };
+    check("image-layout", file("oci-layout"));
+    check("image-index", file("index.json"));
+    let index: Value = serde_json::from_slice(file("index.json")).expect("an index is JSON");
+    for descriptor in index["manifests"].as_array().expect("an index lists manifests") {
+        if descriptor["mediaType"] != "application/vnd.oci.image.manifest.v1+json" {
+            continue;
+        }
+        check("image-manifest", blob(descriptor));
+        let manifest: Value = serde_json::from_slice(blob(descriptor)).expect("a manifest is JSON");
+        check("config", blob(&manifest["config"]));
+    }
     Outcome::of(&mut command).ok();
 }
 

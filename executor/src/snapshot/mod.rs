@@ -76,15 +76,22 @@ impl Mounted {
 }
 
 /// Copies a merged tree into a directory of the user, which is made when it is missing: entries of the same name are
-/// replaced, others stay. All of it belongs to the one who runs this process; sockets are left out.
-pub fn copy_tree_out(tree: &Mounted, dest: &Path) -> Result<(), SnapshotError> {
+/// replaced, others stay, unless `delete` says that what the tree does not have is removed first. All of it belongs to
+/// the one who runs this process; sockets are left out. Nothing outside `dest` is written to or removed.
+pub fn copy_tree_out(tree: &Mounted, dest: &Path, delete: bool) -> Result<(), SnapshotError> {
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     std::fs::create_dir_all(dest).map_err(SnapshotError::io("make", dest))?;
     // The user's own path: links in it are the user's.
     let to = std::fs::File::open(dest).map_err(SnapshotError::io("open", dest))?;
     let from = crate::tree::resolve::open_dir_at(tree.fd(), b".").map_err(TreeError::io("open directory", b""))?;
+    let to = std::os::fd::OwnedFd::from(to);
+    if delete {
+        let again = |fd: &std::os::fd::OwnedFd| fd.try_clone().map_err(SnapshotError::io("open", dest));
+        let removed = crate::tree::mirror::remove_others(again(&from)?, again(&to)?)?;
+        tracing::debug!(removed, "entries that the result does not have");
+    }
     let rules = Rules { owner: Some(owner), keep_hard_links: true, ..Rules::default() };
-    copy_entries(from, to.into(), rules)?;
+    copy_entries(from, to, rules)?;
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 pub(crate) mod attrs;
 pub(crate) mod copy;
 pub(crate) mod data;
+pub(crate) mod mirror;
 pub(crate) mod resolve;
 pub(crate) mod usage;
 pub(crate) mod walk;
@@ -74,6 +75,12 @@ pub enum TreeError {
     /// A directory stands where a file is to be copied.
     #[error("cannot replace the directory `{path}` with a file")]
     CannotReplaceDirectory {
+        /// Where, in the destination.
+        path: String,
+    },
+    /// Another file system, or another part of one, is mounted where files are to be removed.
+    #[error("`{path}` is a mount point: nothing in there is removed")]
+    MountPoint {
         /// Where, in the destination.
         path: String,
     },

@@ -475,7 +475,7 @@ async fn a_tree_is_copied_out_over_what_is_there() {
     let built = bench.copy("/", "/", None, &context).await.unwrap();
     let dest = bench.dir.path().join("out/deep");
     build(&dest, &["a=old", "own=kept"]);
-    let out = |dest: &Path| crate::copy_tree_out(&bench.worker.view(&built).unwrap(), dest);
+    let out = |dest: &Path| crate::copy_tree_out(&bench.worker.view(&built).unwrap(), dest, false);
     out(&dest).unwrap();
     assert_eq!(
         show(open(&dest).as_fd(), false),

@@ -18,7 +18,7 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 
 use self::contents::read_tar;
-use self::index::{check_layout, read_index};
+use self::index::read_index;
 use super::blobs::path_of;
 use super::error::ExportError;
 use super::{INDEX_FILE, LAYOUT_FILE};
@@ -26,6 +26,7 @@ use crate::content::{ContentError, ContentStore, VerifiedReader};
 use crate::image::MANIFEST_MAX_BYTES;
 use crate::model::{Descriptor, Reference};
 
+pub(super) use self::index::check_layout;
 pub use self::pick::{bring_one, entries};
 
 /// Where images come from.
@@ -65,8 +66,8 @@ fn read_directory(root: BorrowedFd<'_>, into: &dyn ContentStore) -> Result<Vec<L
     read_index(&index, into, &mut |descriptor| copy_blob(root, descriptor, into))
 }
 
-/// Reads a file that every layout has.
-fn small(root: BorrowedFd<'_>, path: &'static str) -> Result<Vec<u8>, ExportError> {
+/// Reads a file that every layout has; [`ExportError::Unknown`] without it.
+pub(super) fn small(root: BorrowedFd<'_>, path: &'static str) -> Result<Vec<u8>, ExportError> {
     let Some((file, _)) = open_beneath(root, path)? else { return Err(ExportError::Unknown) };
     let mut bytes = Vec::new();
     let read = file.take(MANIFEST_MAX_BYTES + 1).read_to_end(&mut bytes);

@@ -51,6 +51,11 @@ impl Blobs {
         }
     }
 
+    /// All of them, by digest.
+    pub fn iter(&self) -> impl Iterator<Item = &Descriptor> {
+        self.found.values()
+    }
+
     /// Writes all of them beneath `blobs/`, by digest, each checked as it is copied.
     pub fn write<W: Write>(&self, store: &dyn ContentStore, tar: &mut TarWriter<W>) -> Result<(), ExportError> {
         for path in ["blobs", "blobs/sha256"] {

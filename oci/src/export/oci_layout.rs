@@ -36,16 +36,20 @@ pub(super) fn write_head<W: Write>(
     tar: &mut TarWriter<W>,
     images: &[(Vec<Reference>, Descriptor)],
 ) -> Result<(), ExportError> {
-    let index = Index {
+    write_file(tar, LAYOUT_FILE, LAYOUT)?;
+    let bytes = serde_json::to_vec(&index_of(images)).expect("an index holds nothing that JSON cannot say");
+    write_file(tar, INDEX_FILE, &bytes)
+}
+
+/// The `index.json` of these images.
+pub(super) fn index_of(images: &[(Vec<Reference>, Descriptor)]) -> Index {
+    Index {
         schema_version: 2,
         media_type: Some(media_type::OCI_INDEX.to_owned()),
         manifests: images.iter().flat_map(|(names, descriptor)| named(names, descriptor)).collect(),
         annotations: BTreeMap::new(),
         extra: BTreeMap::new(),
-    };
-    write_file(tar, LAYOUT_FILE, LAYOUT)?;
-    let bytes = serde_json::to_vec(&index).expect("an index holds nothing that JSON cannot say");
-    write_file(tar, INDEX_FILE, &bytes)
+    }
 }
 
 /// One entry per name, or one without any.

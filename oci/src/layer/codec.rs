@@ -8,6 +8,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::str::FromStr;
 
+use super::estargz;
 use super::gzip::{CHUNK_BYTES, GzipEncoder};
 use super::zstd::{JOB_BYTES, ZstdEncoder};
 use crate::model::media_type;
@@ -19,6 +20,8 @@ pub enum Compression {
     None,
     /// gzip, what every reader has.
     Gzip,
+    /// gzip in members, with a table of contents: see [`super::estargz`].
+    Estargz,
     /// zstd.
     Zstd,
 }
@@ -38,10 +41,10 @@ impl Compression {
     pub fn layer_media_type(self, dialect: Dialect) -> &'static str {
         match (dialect, self) {
             (Dialect::Oci, Self::None) => media_type::OCI_LAYER,
-            (Dialect::Oci, Self::Gzip) => media_type::OCI_LAYER_GZIP,
+            (Dialect::Oci, Self::Gzip | Self::Estargz) => media_type::OCI_LAYER_GZIP,
             (Dialect::Oci, Self::Zstd) => media_type::OCI_LAYER_ZSTD,
             (Dialect::Docker, Self::None) => media_type::DOCKER_LAYER,
-            (Dialect::Docker, Self::Gzip) => media_type::DOCKER_LAYER_GZIP,
+            (Dialect::Docker, Self::Gzip | Self::Estargz) => media_type::DOCKER_LAYER_GZIP,
             (Dialect::Docker, Self::Zstd) => media_type::DOCKER_LAYER_ZSTD,
         }
     }
@@ -52,6 +55,7 @@ impl fmt::Display for Compression {
         f.write_str(match self {
             Self::None => "uncompressed",
             Self::Gzip => "gzip",
+            Self::Estargz => "estargz",
             Self::Zstd => "zstd",
         })
     }
@@ -65,6 +69,7 @@ impl FromStr for Compression {
         match text {
             "uncompressed" => Ok(Self::None),
             "gzip" => Ok(Self::Gzip),
+            "estargz" => Ok(Self::Estargz),
             "zstd" => Ok(Self::Zstd),
             other => Err(CodecError::Unknown { name: other.to_owned() }),
         }
@@ -75,7 +80,7 @@ impl FromStr for Compression {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
     /// No such name.
-    #[error("unknown compression `{name}`: `gzip`, `zstd` or `uncompressed` is expected")]
+    #[error("unknown compression `{name}`: `gzip`, `estargz`, `zstd` or `uncompressed` is expected")]
     Unknown {
         /// What was asked for.
         name: String,
@@ -102,22 +107,23 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// The usual level: gzip 6, zstd 3.
+    /// The usual level: gzip and eStargz 6, zstd 3.
     pub const fn new(compression: Compression) -> Self {
         let level = match compression {
             Compression::None => 0,
-            Compression::Gzip => 6,
+            Compression::Gzip | Compression::Estargz => 6,
             Compression::Zstd => 3,
         };
         Self { compression, level }
     }
 
-    /// gzip takes 0 to 9, zstd 1 to 22, no compression takes 0.
+    /// gzip and eStargz take 0 to 9, zstd 1 to 22 and 0 for the usual one, no compression takes 0.
     pub fn with_level(compression: Compression, level: i32) -> Result<Self, CodecError> {
         let (min, max) = match compression {
             Compression::None => (0, 0),
-            Compression::Gzip => (0, 9),
-            Compression::Zstd => (1, 22),
+            Compression::Gzip | Compression::Estargz => (0, 9),
+            Compression::Zstd if level == 0 => return Ok(Self::new(compression)),
+            Compression::Zstd => (0, 22),
         };
         if !(min..=max).contains(&level) {
             return Err(CodecError::Level { compression, level, min, max });
@@ -140,21 +146,35 @@ impl Codec {
         match self.compression {
             Compression::None => "1".to_owned(),
             Compression::Gzip => format!("1 zlib-rs {ZLIB_RS_VERSION} chunks {CHUNK_BYTES}"),
+            Compression::Estargz => {
+                format!("{} zlib-rs {ZLIB_RS_VERSION} pieces {}", estargz::FORM, estargz::FORM_CHUNK_BYTES)
+            }
             Compression::Zstd => format!("1 libzstd {} jobs {JOB_BYTES}", zstd::zstd_safe::version_number()),
         }
     }
 
     /// An encoder that writes to `out`, with as many threads as the machine has processors. Their number changes
     /// nothing but speed.
+    ///
+    /// # Errors
+    /// Of eStargz, which is made of a tar as a whole: see [`super::estargz::write`].
     pub fn encoder<W: Write>(&self, out: W) -> io::Result<Encoder<W>> {
-        let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+        let threads = threads();
         Ok(match self.compression {
+            Compression::Estargz => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, "eStargz holds tars, and nothing else"));
+            }
             Compression::None => Encoder::None(out),
             // A level that fits no u32 cannot be made: see `with_level`.
             Compression::Gzip => Encoder::Gzip(GzipEncoder::new(out, self.level.unsigned_abs(), threads)),
             Compression::Zstd => Encoder::Zstd(ZstdEncoder::new(out, self.level, threads)?),
         })
     }
+}
+
+/// As many as the machine has processors.
+pub(super) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |count| count.get())
 }
 
 /// The deflate library decides the bytes, so its version is part of [`Codec::encoder_version`]; a test compares it
@@ -219,12 +239,16 @@ mod tests {
             ("gzip", 10, false),
             ("gzip", -1, false),
             ("zstd", 22, true),
-            ("zstd", 0, false),
+            ("zstd", 0, true),
+            ("zstd", 23, false),
+            ("estargz", 9, true),
+            ("estargz", 10, false),
             ("uncompressed", 0, true),
             ("uncompressed", 1, false),
         ] {
             assert_eq!(Codec::with_level(name.parse().unwrap(), level).is_ok(), fine, "{name} {level}");
         }
-        assert!("estargz".parse::<Compression>().unwrap_err().to_string().contains("`estargz`"));
+        assert_eq!(Codec::with_level(Compression::Zstd, 0), Ok(Codec::new(Compression::Zstd)), "0 is the usual one");
+        assert!("brotli".parse::<Compression>().unwrap_err().to_string().contains("`estargz`"));
     }
 }

@@ -32,6 +32,8 @@ pub struct WriteOptions<'a> {
     pub mtime: Option<&'a dyn Fn(i64, i64) -> i64>,
     /// Whether the root has an entry even if it is an ordinary one: the layer made it so, over one that was not.
     pub root_entry: bool,
+    /// A directory of the archive that everything lies in, root included; empty is the archive itself.
+    pub beneath: &'a [u8],
 }
 
 /// What was written.
@@ -115,7 +117,7 @@ impl<'a> Writer<'a> {
         let stat = fstat(root).map_err(LayerError::io("examine", b""))?;
         let xattrs = xattr::read(Of::Open(root)).map_err(LayerError::stdio("read the xattrs of", b""))?;
         let usual = stat.st_mode & 0o7777 == 0o755 && stat.st_uid == 0 && stat.st_gid == 0 && xattrs.is_empty();
-        if !usual || self.options.root_entry {
+        if !usual || self.options.root_entry || !self.options.beneath.is_empty() {
             let entry = self.entry(b".", &stat, Kind::Directory, xattrs);
             self.begin(&entry)?;
         }
@@ -181,7 +183,7 @@ impl<'a> Writer<'a> {
         if stat.st_nlink > 1
             && let Some(first) = self.links.get(&identity)
         {
-            let kind = Kind::HardLink { target: first.clone() };
+            let kind = Kind::HardLink { target: self.placed(first) };
             let entry = self.entry(path, stat, kind, Vec::new());
             return self.begin(&entry);
         }
@@ -234,7 +236,7 @@ impl<'a> Writer<'a> {
     /// An empty file that says something by its name. Its owner, mode and time say nothing and are always the same.
     fn mark(&mut self, path: &[u8]) -> Result<(), LayerError> {
         self.begin(&Entry {
-            path: path.to_vec(),
+            path: self.placed(path),
             kind: Kind::File { size: 0, sparse: None },
             mode: 0,
             uid: 0,
@@ -249,13 +251,22 @@ impl<'a> Writer<'a> {
     fn entry(&self, path: &[u8], stat: &Stat, kind: Kind, xattrs: Vec<Xattr>) -> Entry {
         let (seconds, nanoseconds) = (stat.st_mtime as i64, stat.st_mtime_nsec as i64);
         Entry {
-            path: path.to_vec(),
+            path: self.placed(path),
             kind,
             mode: stat.st_mode & 0o7777,
             uid: stat.st_uid,
             gid: stat.st_gid,
             mtime: Time::at(self.options.mtime.map_or(seconds, |mtime| mtime(seconds, nanoseconds))),
             xattrs,
+        }
+    }
+
+    /// A path as the archive has it.
+    fn placed(&self, path: &[u8]) -> Vec<u8> {
+        match self.options.beneath {
+            b"" => path.to_vec(),
+            beneath if path == b"." => beneath.to_vec(),
+            beneath => [beneath, b"/", path].concat(),
         }
     }
 

@@ -41,16 +41,17 @@ pub struct GzipEncoder<W: Write> {
 }
 
 /// A chunk on its way to a worker.
-struct Chunk {
-    bytes: Vec<u8>,
-    dictionary: Vec<u8>,
-    last: bool,
+pub(super) struct Chunk {
+    pub bytes: Vec<u8>,
+    pub dictionary: Vec<u8>,
+    /// Nothing follows it in its stream.
+    pub last: bool,
 }
 
 /// A chunk on its way back.
-struct Piece {
-    deflated: Vec<u8>,
-    checksum: Hasher,
+pub(super) struct Piece {
+    pub deflated: Vec<u8>,
+    pub checksum: Hasher,
 }
 
 impl<W: Write> GzipEncoder<W> {
@@ -85,16 +86,10 @@ impl<W: Write> GzipEncoder<W> {
         Ok(self.out)
     }
 
-    /// RFC 1952, 2.3: deflate, no flags, no time, a hint about the level, unknown operating system.
     fn write_header(&mut self) -> io::Result<()> {
         if !self.begun {
             self.begun = true;
-            let level_hint = match self.level {
-                9 => 2,
-                0 | 1 => 4,
-                _ => 0,
-            };
-            self.out.write_all(&[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, level_hint, 255])?;
+            self.out.write_all(&header(self.level))?;
         }
         Ok(())
     }
@@ -157,6 +152,21 @@ impl<W: Write> Write for GzipEncoder<W> {
     }
 }
 
+/// RFC 1952, 2.3: deflate, no flags, no time, a hint about the level, unknown operating system.
+pub(super) fn header(level: u32) -> [u8; 10] {
+    let level_hint = match level {
+        9 => 2,
+        0 | 1 => 4,
+        _ => 0,
+    };
+    [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, level_hint, 255]
+}
+
+/// One chunk, on the caller's thread.
+pub(super) fn deflate_whole(level: u32, chunk: &Chunk) -> io::Result<Piece> {
+    deflate(&mut deflater(level), chunk)
+}
+
 fn worker_died() -> io::Error {
     io::Error::other("a compression thread ended early; this is a bug in rbuild")
 }
@@ -191,13 +201,13 @@ fn deflate(deflater: &mut Compress, chunk: &Chunk) -> io::Result<Piece> {
 type Job = (Chunk, SyncSender<io::Result<Piece>>);
 
 /// Threads that deflate chunks; they end when this is dropped.
-struct Workers {
+pub(super) struct Workers {
     jobs: Option<Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
-    fn start(count: usize, level: u32) -> io::Result<Self> {
+    pub(super) fn start(count: usize, level: u32) -> io::Result<Self> {
         let (jobs, queue) = channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
         let mut workers = Self { jobs: Some(jobs), threads: Vec::with_capacity(count) };
@@ -209,7 +219,7 @@ impl Workers {
         Ok(workers)
     }
 
-    fn deflate(&self, chunk: Chunk) -> io::Result<Receiver<io::Result<Piece>>> {
+    pub(super) fn deflate(&self, chunk: Chunk) -> io::Result<Receiver<io::Result<Piece>>> {
         let (reply, piece) = sync_channel(1);
         let jobs = self.jobs.as_ref().ok_or_else(worker_died)?;
         jobs.send((chunk, reply)).map_err(|_| worker_died())?;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  tree (overlayfs form) ── diff ──► tar ── gzip, zstd ──► blob        [`encode`] does all of it in one pass
+//!                                    tar ─── estargz ────► blob        [`estargz::write`], which must read the tar
 //!  tree (overlayfs form) ◄─ apply ── tar ◄─ decompress ─── blob
 //!  any tree              ◄─ extract ─ tar                              `ADD archive.tar.xz /`
 //! ```
@@ -25,6 +26,7 @@ mod view;
 
 pub mod codec;
 pub mod decompress;
+pub mod estargz;
 pub mod gzip;
 pub mod zstd;
 

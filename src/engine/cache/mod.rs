@@ -19,7 +19,7 @@ use executor::Worker;
 use executor::waiting::Waiting;
 use oci::model::Reference;
 use solver::key::Key;
-use solver::seam::{CacheStore, Progress, Record, ResultId};
+use solver::seam::{CacheStore, KeyKind, Progress, Record, ResultId};
 use store::remote::s3::S3;
 use store::remote::{LocalCache, PATIENCE, RegistryCache, Remote};
 use store::{Flight, Store, StoreError};
@@ -30,6 +30,7 @@ pub use solve::{LOSSES_MAX, LayersWanted, Solving, Wanted};
 pub use steps::Steps;
 pub use watch::Watch;
 
+use super::export::Ahead;
 use super::{Failure, Settings, words};
 use crate::options::BuildOptions;
 use crate::options::cache::{CachePlace, CacheTo};
@@ -121,9 +122,10 @@ impl Remotes {
         Arc::new(Steps { worker: worker.clone(), watch, imports, imagines })
     }
 
-    /// The store, and behind it those that are asked.
-    pub fn memory(&self, store: &Store) -> Arc<Caches> {
-        Arc::new(Caches { store: store.clone(), imports: self.imports.clone() })
+    /// The store, and behind it those that are asked; `ahead` hears of results.
+    pub fn memory(&self, store: &Store, ahead: Option<Arc<Ahead>>) -> Arc<Caches> {
+        let ahead = ahead.map(|ahead| (ahead, self.watch.clone()));
+        Arc::new(Caches { store: store.clone(), imports: self.imports.clone(), ahead })
     }
 
     /// A layer was not to be had after the build was solved: what led to it is forgotten, so that its step runs.
@@ -168,6 +170,17 @@ pub struct Caches {
     pub store: Store,
     /// Asked for what the store does not know.
     pub imports: Arc<Imports>,
+    /// Told of results as soon as they are final; by whom a key is, knows the watch.
+    pub ahead: Option<(Arc<Ahead>, Arc<Watch>)>,
+}
+
+impl Caches {
+    fn final_results(&self, key: &Key, results: &[ResultId], ran: bool) {
+        let Some((ahead, watch)) = &self.ahead else { return };
+        for vertex in watch.vertices(key) {
+            ahead.heard(&vertex, results, ran);
+        }
+    }
 }
 
 impl CacheStore for Caches {
@@ -175,10 +188,14 @@ impl CacheStore for Caches {
     type Flight = Flight;
 
     async fn find(&self, key: &Key) -> Result<Option<Vec<ResultId>>, StoreError> {
-        match self.store.lookup_with(key, &|blob| self.imports.has_blob(blob))? {
-            Some(found) => Ok(Some(found)),
-            None => self.imports.find(key).await,
+        let found = match self.store.lookup_with(key, &|blob| self.imports.has_blob(blob))? {
+            Some(found) => Some(found),
+            None => self.imports.find(key).await?,
+        };
+        if let Some(results) = &found {
+            self.final_results(key, results, false);
         }
+        Ok(found)
     }
 
     fn of_operation(&self, operation: &Key) -> Result<Vec<Vec<ResultId>>, StoreError> {
@@ -191,7 +208,11 @@ impl CacheStore for Caches {
     }
 
     fn record(&self, key: &Key, record: &Record<'_>) -> Result<(), StoreError> {
-        self.store.record(key, record)
+        self.store.record(key, record)?;
+        if record.kind == KeyKind::Definition {
+            self.final_results(key, record.results, true);
+        }
+        Ok(())
     }
 
     fn try_claim(&self, key: &Key) -> Result<Option<Flight>, StoreError> {

@@ -15,8 +15,10 @@ use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 
 use super::{Lost, Remotes};
+use crate::engine::export::Ahead;
 use crate::engine::task::Task;
 use crate::options::BuildOptions;
+use crate::options::output::Output;
 
 /// After so many losses the caches are not asked any more.
 pub const LOSSES_MAX: usize = 8;
@@ -31,6 +33,8 @@ pub struct Solving<'a> {
     pub store: &'a Store,
     /// What others remember, and who listens.
     pub remotes: &'a Remotes,
+    /// Hears of results.
+    pub ahead: Option<Arc<Ahead>>,
     /// How many steps at a time.
     pub jobs: Receiver<usize>,
     /// The user may stop it.
@@ -61,8 +65,10 @@ impl LayersWanted {
     /// By what becomes of the result: an image that is kept under a name is whole, one that is only pushed is whole
     /// there, and other times are given to trees.
     pub fn of(options: &BuildOptions, output: &frontend::PlanOutput) -> Self {
-        let is_kept = !options.tags.is_empty() && !options.push;
-        match (output.epoch, is_kept || !options.outputs.is_empty()) {
+        let is_push = |out: &Output| matches!(out, Output::Image(image) if image.push.is_some());
+        let is_pushed = options.outputs.iter().any(is_push);
+        let is_kept = !options.tags.is_empty() && !is_pushed;
+        match (output.epoch, is_kept || !options.outputs.iter().all(is_push)) {
             (Some(_), _) => Self::Trees,
             (None, true) => Self::Blobs,
             (None, false) => Self::None,
@@ -83,7 +89,7 @@ impl Solving<'_> {
         let Remotes { imports, watch, .. } = self.remotes;
         let solver = Solver {
             executor: self.remotes.steps(self.worker, false),
-            cache: self.remotes.memory(self.store),
+            cache: self.remotes.memory(self.store, self.ahead.clone()),
             progress: watch.clone(),
             jobs: self.jobs.clone(),
         };

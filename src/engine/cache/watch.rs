@@ -21,6 +21,7 @@ pub struct Watch {
 #[derive(Default)]
 struct Seen {
     keys: HashMap<VertexId, Key>,
+    vertices: HashMap<Key, Vec<VertexId>>,
     parts: HashMap<Key, Arc<[Part]>>,
     declared: HashSet<VertexId>,
     /// Those that ended well or were known.
@@ -38,6 +39,11 @@ impl Watch {
     /// The definition key of every vertex that has one.
     pub fn keys(&self) -> HashMap<VertexId, Key> {
         self.seen().keys.clone()
+    }
+
+    /// The vertices that have this definition key.
+    pub fn vertices(&self, key: &Key) -> Vec<VertexId> {
+        self.seen().vertices.get(key).cloned().unwrap_or_default()
     }
 
     /// What a definition key was made of; nothing for other keys.
@@ -70,7 +76,11 @@ impl Watch {
             Event::Declared { vertex, .. } => seen.declared.insert(*vertex),
             Event::Keyed { vertex, key, parts } => {
                 seen.parts.insert(*key, parts.clone());
-                seen.keys.insert(*vertex, *key) != Some(*key)
+                let is_news = seen.keys.insert(*vertex, *key) != Some(*key);
+                if is_news {
+                    seen.vertices.entry(*key).or_default().push(*vertex);
+                }
+                is_news
             }
             Event::Failed { .. } | Event::Canceled(_) => !seen.lost,
             Event::Done(vertex) | Event::Cached { vertex, .. } => seen.over.insert(*vertex),

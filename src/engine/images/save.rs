@@ -18,13 +18,14 @@ use crate::engine::assemble::Assembled;
 use crate::engine::export::{archive, compress};
 use crate::engine::task::Task;
 use crate::engine::{Failure, Settings, words};
-use crate::options::Output;
+use crate::options::annotation::Annotations;
+use crate::options::output::{ArchiveOutput, ImageForm};
 
 /// Writes images, each under the names it was asked for by, to `output`. An image given by its id has no name there.
 pub async fn save(
     settings: &Settings,
     images: &[Reference],
-    output: &Output,
+    output: &ArchiveOutput,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
@@ -38,7 +39,7 @@ pub async fn save(
         for (found, names) in &meant {
             whole.push((names.clone(), with_blobs(&store, &worker, found, &task.log(), &cancel).await?));
         }
-        archive(&store, output, whole).await
+        archive(&store, output.format, &output.dest, whole).await
     };
     let saved = tokio::select! {
         biased;
@@ -95,7 +96,12 @@ async fn with_blobs(
         })
         .await
         .map_err(|error| words::exec(&error))?;
-    compress(store, worker, &Assembled { config_bytes, layers, annotations: manifest.annotations }, cancel).await
+    let form = ImageForm {
+        annotations: Annotations { manifest: manifest.annotations, ..Annotations::default() },
+        ..ImageForm::default()
+    };
+    let image = Assembled { config_bytes, layers, annotations: BTreeMap::new() };
+    Ok(compress(store, worker, &image, &form, None, cancel).await?.manifest)
 }
 
 fn all_here(store: &Store, manifest: &Manifest) -> Result<bool, Failure> {

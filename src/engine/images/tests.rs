@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{import, list, load, remove, save};
 use crate::engine::{Failure, FailureKind, Settings};
-use crate::options::{Output, OutputKind};
+use crate::options::output::{ArchiveFormat, ArchiveOutput, Dest, ImageForm};
 
 /// Listens and forgets nothing.
 #[derive(Default)]
@@ -190,9 +190,10 @@ async fn what_is_saved_loads_elsewhere_as_the_same_image() {
     let file = place.file("base.tar", &rootfs([0, 1, 2]));
     let id = imported(&settings, &file, "base:1").await.unwrap();
     imported(&settings, &file, "team/base:latest").await.unwrap();
-    for (kind, store) in [(OutputKind::Oci, "oci"), (OutputKind::Docker, "docker")] {
+    for (format, store) in [(ArchiveFormat::Oci, "oci"), (ArchiveFormat::Docker, "docker")] {
+        let to = |path: PathBuf| ArchiveOutput { form: ImageForm::default(), format, dest: Dest::File(path) };
         let archive = place.path(&format!("{store}.tar"));
-        let output = Output { kind, dest: Some(archive.clone()) };
+        let output = to(archive.clone());
         let images = [name("base:1"), name("team/base")];
         save(&settings, &images, &output, nobody(), CancellationToken::new()).await.unwrap();
         let elsewhere = place.store(store);
@@ -211,7 +212,7 @@ async fn what_is_saved_loads_elsewhere_as_the_same_image() {
         assert_eq!(loaded.len(), 2, "{store}");
         assert!(loaded.iter().all(|image| image.id == id), "{store}");
         // Nothing but the archive was needed: out again it goes.
-        let again = Output { kind, dest: Some(place.path("again.tar")) };
+        let again = to(place.path("again.tar"));
         save(&elsewhere, &[name("base:1"), name("team/base")], &again, nobody(), CancellationToken::new())
             .await
             .unwrap();

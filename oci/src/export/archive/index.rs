@@ -15,7 +15,7 @@ const NESTING_MAX: usize = 4;
 /// What attestations are made of.
 const IN_TOTO: &str = "application/vnd.in-toto+json";
 
-pub(super) fn check_layout(bytes: &[u8]) -> Result<(), ExportError> {
+pub(in crate::export) fn check_layout(bytes: &[u8]) -> Result<(), ExportError> {
     let layout: serde_json::Value =
         json::parse(bytes).map_err(|error| ExportError::malformed(LAYOUT_FILE, error.to_string()))?;
     match layout.get("imageLayoutVersion").and_then(serde_json::Value::as_str) {

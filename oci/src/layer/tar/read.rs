@@ -142,6 +142,21 @@ impl<R: Read> TarReader<R> {
         }
     }
 
+    /// The stream beneath.
+    pub fn get_ref(&self) -> &R {
+        &self.input
+    }
+
+    /// The stream beneath; who reads from it takes bytes of the archive away.
+    pub fn get_mut(&mut self) -> &mut R {
+        &mut self.input
+    }
+
+    /// Gives the stream back.
+    pub fn into_inner(self) -> R {
+        self.input
+    }
+
     /// Bytes read so far.
     pub fn offset(&self) -> u64 {
         self.offset

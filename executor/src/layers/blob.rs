@@ -1,0 +1,173 @@
+//! Layers as compressed blobs, each made once.
+//!
+//! In: a layer and a codec. Out: a descriptor of a blob in the store, remembered by (diff_id, codec, level, encoder).
+//! What came as a blob goes as it came, unless another codec is forced upon it: then the tar is that of its blob, whose
+//! digest its image names, and not one that we would make of its tree. eStargz unpacks to more than the layer's tar, so
+//! its descriptor says to what ([`DIFF_ID`]), until [`take_diff_id`] takes that out. Deliberately absent: which codec,
+//! and when.
+
+use std::io::{self, PipeWriter, Write};
+
+use oci::content::ContentStore;
+use oci::layer::estargz::{self, EstargzError};
+use oci::layer::{Codec, Compression, Dialect, Hashing};
+use oci::model::{Descriptor, DiffId};
+use solver::seam::ResultId;
+use store::{Layer, StoreError};
+
+use super::{Layers, LayersError, TRUE_BLOB, is_broken_pipe};
+
+/// On a descriptor of this store: what the blob unpacks to, where that is not the layer's own diff_id. containerd's label
+/// for the same.
+pub const DIFF_ID: &str = "containerd.io/uncompressed";
+
+/// Takes [`DIFF_ID`] off a descriptor that is about to leave.
+pub fn take_diff_id(blob: &mut Descriptor) -> Option<DiffId> {
+    blob.annotations.remove(DIFF_ID)?.parse().ok().map(DiffId)
+}
+
+impl Layers {
+    /// The layer as a blob in the store: as it was pulled if that blob is here and `force` does not ask for `codec`;
+    /// as it was once encoded by this codec; else encoded now.
+    pub fn ensure_blob(&self, id: &ResultId, codec: &Codec, force: bool) -> Result<Descriptor, LayersError> {
+        self.ensure_blob_unless(id, codec, force, &|| false)
+    }
+
+    /// As [`Layers::ensure_blob`]; `stop` is asked all the time.
+    ///
+    /// # Errors
+    /// [`LayersError::Stopped`] soon after `stop` said so.
+    pub fn ensure_blob_unless(
+        &self,
+        id: &ResultId,
+        codec: &Codec,
+        force: bool,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Descriptor, LayersError> {
+        let layer = self.layer(id)?;
+        let verified = layer.diff_id.map(|diff_id| self.store.blob_variant(&diff_id, TRUE_BLOB)).transpose()?.flatten();
+        let came_as = verified.as_ref().or(layer.blob.as_ref());
+        if let Some(blob) = came_as.filter(|blob| !force || is_made_by(blob, codec)) {
+            let content = |source| LayersError::Content { act: "look at", layer: id.clone(), source };
+            if self.store.blobs().size(&blob.digest).map_err(content)? == Some(blob.size) {
+                return Ok(blob.clone());
+            }
+        }
+        let name = format!("{}-{}-{}", codec.compression(), codec.level(), codec.encoder_version());
+        let known = layer.diff_id.map(|diff_id| self.store.blob_variant(&diff_id, &name)).transpose()?;
+        if let Some(known) = known.flatten() {
+            return Ok(known);
+        }
+        let (diff_id, blob) = match self.encode(&layer, came_as, codec, stop) {
+            Err(_) if stop() => return Err(LayersError::Stopped { layer: id.clone() }),
+            encoded => encoded?,
+        };
+        self.store.add_blob_variant(&diff_id, &name, &blob)?;
+        Ok(blob)
+    }
+
+    fn encode(
+        &self,
+        layer: &Layer,
+        came_as: Option<&Descriptor>,
+        codec: &Codec,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<(DiffId, Descriptor), LayersError> {
+        let id = &layer.id;
+        let content = |act| move |source| LayersError::Content { act, layer: id.clone(), source };
+        let mut writer = self.store.blobs().writer().map_err(content("write"))?;
+        let mut annotations = std::collections::BTreeMap::new();
+        let (diff_id, tar_bytes) = if codec.compression() == Compression::Estargz {
+            let facts = self.estargz(layer, came_as, codec, stop, &mut writer)?;
+            annotations.insert(DIFF_ID.to_owned(), facts.diff_id.to_string());
+            annotations.insert(estargz::TOC_DIGEST.to_owned(), facts.toc.to_string());
+            annotations.insert(estargz::UNCOMPRESSED_SIZE.to_owned(), facts.uncompressed_bytes.to_string());
+            (facts.tar, facts.tar_bytes)
+        } else {
+            let failed = |source| LayersError::Io { act: "compress", layer: id.clone(), source };
+            let mut tar = Hashing::new(codec.encoder(&mut writer).map_err(failed)?);
+            self.write_own_tar(layer, came_as, &mut Stoppable { out: &mut tar, stop })?;
+            let (encoder, digest, tar_bytes) = tar.finish();
+            encoder.finish().map_err(failed)?;
+            (DiffId(digest), tar_bytes)
+        };
+        // The tree must still be what the image says it is.
+        match self.store.set_diff_id(id, diff_id, tar_bytes) {
+            Err(StoreError::DiffIdDiffers { .. }) if layer.pulled => {
+                return Err(LayersError::NoTar { layer: id.clone() });
+            }
+            set => set?,
+        }
+        let (digest, size) = writer.commit(None).map_err(content("write"))?;
+        let media_type = codec.compression().layer_media_type(Dialect::Oci);
+        Ok((diff_id, Descriptor { annotations, ..Descriptor::new(media_type, digest, size) }))
+    }
+
+    /// eStargz has to read the tar that it is made of: one thread writes it, this one reads.
+    fn estargz(
+        &self,
+        layer: &Layer,
+        came_as: Option<&Descriptor>,
+        codec: &Codec,
+        stop: &(dyn Fn() -> bool + Sync),
+        out: &mut dyn Write,
+    ) -> Result<estargz::Facts, LayersError> {
+        let failed = |source| LayersError::Io { act: "compress", layer: layer.id.clone(), source };
+        let (reader, writer) = io::pipe().map_err(failed)?;
+        std::thread::scope(|scope| {
+            let written = scope.spawn(move || -> Result<(), LayersError> {
+                let mut writer: PipeWriter = writer;
+                self.write_own_tar(layer, came_as, &mut Stoppable { out: &mut writer, stop })
+            });
+            let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
+            let made = estargz::write(reader, codec.level().unsigned_abs(), threads, out);
+            let made = made.map_err(|source| match source {
+                EstargzError::Io(source) => failed(source),
+                source => LayersError::Estargz { layer: layer.id.clone(), source },
+            });
+            match written.join() {
+                // Why the tar ended early is what is wrong; if it was cut because nobody read on, the reader knows.
+                Ok(Err(error)) if made.is_ok() || !is_broken_pipe(&error) => Err(error),
+                Ok(_) => made,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
+    /// The tar that the layer's diff_id is of: of what was pulled, the one that its blob holds.
+    fn write_own_tar(
+        &self,
+        layer: &Layer,
+        came_as: Option<&Descriptor>,
+        out: &mut dyn Write,
+    ) -> Result<(), LayersError> {
+        let Some(blob) = came_as.filter(|_| layer.times.is_none()) else { return self.write_tar(layer, out) };
+        // Without it the tree may give the same tar: the digest tells.
+        let Some(mut tar) = self.open_blob(layer, blob)? else { return self.write_tar(layer, out) };
+        let read = |source| LayersError::Io { act: "read", layer: layer.id.clone(), source };
+        io::copy(&mut tar, out).map(drop).map_err(read)
+    }
+}
+
+/// Whether a blob is what the codec makes, whatever the level.
+fn is_made_by(blob: &Descriptor, codec: &Codec) -> bool {
+    let is_estargz = blob.annotations.contains_key(estargz::TOC_DIGEST);
+    let types = [Dialect::Oci, Dialect::Docker].map(|dialect| codec.compression().layer_media_type(dialect));
+    types.contains(&blob.media_type.as_str()) && (is_estargz || codec.compression() != Compression::Estargz)
+}
+
+/// Stops taking bytes when it is told to.
+struct Stoppable<'a> {
+    out: &'a mut dyn Write,
+    stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl Write for Stoppable<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if (self.stop)() { Err(io::Error::other("nobody wants the layer any more")) } else { self.out.write(bytes) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}

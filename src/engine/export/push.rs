@@ -1,0 +1,171 @@
+//! An image into registries: blobs as soon as they are ready, manifests when all else is done.
+//!
+//! In: names, and blobs as they are made. Out: every blob there, sent while the next is still being compressed; then, by
+//! [`Exporter::push_manifest`], the name. So a name never means an incomplete image. Deliberately absent: requests
+//! ([`oci::registry`]).
+
+use std::collections::HashSet;
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use oci::model::{Descriptor, Digest, Reference};
+use oci::registry::{Client, PushBlob, RegistryError};
+use solver::graph::VertexId;
+use solver::seam::Event;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::form::{self, Written, is_forced};
+use super::{Exporter, Look, Unsent};
+use crate::engine::assemble::Assembled;
+use crate::engine::{Failure, Settings, words};
+use crate::options::BuildOptions;
+use crate::options::output::{ImageForm, Output, Push};
+
+/// One name that an image is pushed to.
+pub(super) struct Target {
+    client: Client,
+    /// The name, as it was given.
+    pub name: Reference,
+    push: Push,
+    look: Look,
+}
+
+impl Target {
+    /// Whether it is one of an output with this look.
+    pub fn is_of(&self, look: &Look, push: Push) -> bool {
+        self.look == *look && self.push == push
+    }
+}
+
+impl Exporter<'_> {
+    /// Where the images of this look are pushed.
+    pub(super) fn targets(&self, options: &BuildOptions, look: &Look) -> Result<Vec<Target>, Failure> {
+        let mut targets: Vec<Target> = Vec::new();
+        for output in &options.outputs {
+            let Output::Image(image) = output else { continue };
+            let Some(push) = image.push.filter(|_| Look::of(&image.form) == *look) else { continue };
+            for name in &image.form.names {
+                if targets.iter().any(|known| known.name == *name && known.push == push) {
+                    continue;
+                }
+                let client = match push.insecure {
+                    false => self.registry.clone(),
+                    true => {
+                        let mut insecure = self.settings.insecure_registries.clone();
+                        insecure.push(name.registry().to_owned());
+                        Settings { insecure_registries: insecure, ..self.settings.clone() }.registry()?
+                    }
+                };
+                targets.push(Target { client, name: name.clone(), push, look: look.clone() });
+            }
+        }
+        Ok(targets)
+    }
+
+    /// Compresses the layers and sends each as soon as it is ready.
+    pub(super) async fn write(
+        &self,
+        image: &Assembled,
+        form: &ImageForm,
+        targets: &[Target],
+        task: VertexId,
+    ) -> Result<Written, Unsent> {
+        if image.layers.iter().any(|layer| is_forced(form, layer)) {
+            self.bring(image, task).await?;
+        }
+        let (ready, blobs) = unbounded_channel();
+        let ready = (!targets.is_empty()).then_some(ready);
+        let compressing = async {
+            let written = form::compress(self.store, self.worker, image, form, ready, self.cancel).await;
+            written.map_err(Unsent::from)
+        };
+        let (written, ()) = tokio::try_join!(compressing, self.send(targets, blobs, image, task))?;
+        Ok(written)
+    }
+
+    /// Sends blobs to all targets until no more come.
+    async fn send(
+        &self,
+        targets: &[Target],
+        mut blobs: UnboundedReceiver<Descriptor>,
+        image: &Assembled,
+        task: VertexId,
+    ) -> Result<(), Unsent> {
+        let mut sending = FuturesUnordered::new();
+        let (mut seen, mut more) = (HashSet::new(), true);
+        loop {
+            tokio::select! {
+                blob = blobs.recv(), if more => match blob {
+                    // All start at once; a registry's connections bound how many are on the wire.
+                    Some(blob) => if seen.insert(blob.digest) {
+                        sending.extend(targets.iter().map(|target| self.push_blob(target, blob.clone(), image, task)));
+                    },
+                    None => more = false,
+                },
+                Some(sent) = sending.next(), if !sending.is_empty() => sent?,
+                else => return Ok(()),
+            }
+        }
+    }
+
+    async fn push_blob(
+        &self,
+        target: &Target,
+        descriptor: Descriptor,
+        image: &Assembled,
+        task: VertexId,
+    ) -> Result<(), Unsent> {
+        let mount_from = self.store.blob_sources(&descriptor.digest).map_err(|error| words::store(&error))?;
+        let total_bytes = descriptor.size;
+        let report = |digest: &Digest, sent_bytes: u64| self.report(task, digest, sent_bytes, total_bytes);
+        let blob = PushBlob { descriptor, mount_from };
+        let (client, name) = (&target.client, &target.name);
+        let pushed = match client.push_blob(name, &blob, self.store.blobs(), &report).await {
+            // Neither here nor there: layers of a cache elsewhere.
+            Err(RegistryError::Missing { .. }) => {
+                self.bring(image, task).await?;
+                client.push_blob(name, &blob, self.store.blobs(), &report).await
+            }
+            pushed => pushed,
+        };
+        pushed.map_err(|error| words::registry(&error))?;
+        let remembered = self.store.add_blob_source(&blob.descriptor.digest, name);
+        remembered.map_err(|error| words::store(&error))?;
+        Ok(())
+    }
+
+    fn report(&self, task: VertexId, digest: &Digest, sent_bytes: u64, total_bytes: u64) {
+        self.progress.event(Event::Progress {
+            vertex: task,
+            name: format!("pushing {digest}"),
+            current_bytes: sent_bytes,
+            total_bytes: Some(total_bytes),
+            done: total_bytes == sent_bytes,
+        });
+    }
+
+    /// Gives the name its manifest, whose blobs are all there. Returns the name with the digest.
+    pub(super) async fn push_manifest(
+        &self,
+        target: &Target,
+        written: &Written,
+        task: VertexId,
+    ) -> Result<String, Failure> {
+        let Descriptor { digest, size, media_type, .. } = &written.manifest;
+        let name = &target.name;
+        if let Some(pinned) = name.digest().filter(|pinned| pinned != digest) {
+            return Err(Failure::new(format!("cannot push to `{name}`: the image has the digest `{digest}`"))
+                .note(format!("the name says `{pinned}`")));
+        }
+        let to = match target.push.by_digest {
+            false => name.clone(),
+            true => {
+                let pinned = format!("{}/{}@{digest}", name.registry(), name.repository());
+                pinned.parse().map_err(|error| Failure::new(format!("{error}")))?
+            }
+        };
+        let pushed = target.client.push_manifest(&to, media_type, &written.manifest_bytes).await;
+        pushed.map_err(|error| words::registry(&error))?;
+        self.report(task, digest, *size, *size);
+        Ok(if to.digest().is_some() { to.to_string() } else { format!("{to}@{digest}") })
+    }
+}
