@@ -45,6 +45,8 @@ pub struct InputOptions {
     pub build_args: BTreeMap<String, String>,
     /// `--platform`, or the machine's own.
     pub platform: Platform,
+    /// The socket of the user's own ssh agent, which signs for contexts if `--ssh` gives no other.
+    pub own_agent: Option<PathBuf>,
 }
 
 /// One build.

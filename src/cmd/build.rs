@@ -213,6 +213,7 @@ mod tests {
                 target: None,
                 build_args: std::collections::BTreeMap::new(),
                 platform: oci::model::Platform::native(),
+                own_agent: None,
             },
             tags: Vec::new(),
             labels: std::collections::BTreeMap::new(),

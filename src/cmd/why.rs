@@ -48,6 +48,7 @@ fn question(hall: &Hall<'_>, args: &WhyArgs) -> Result<Question, Failure> {
         target: None,
         build_args: std::collections::BTreeMap::new(),
         platform: oci::model::Platform::native(),
+        own_agent: None,
     };
     let (context, dockerfile) = place(&input);
     Ok(Question {

@@ -86,7 +86,8 @@ async fn recorded(
     }));
     let connectivity = settings.connectivity();
     let given = Given::of(&options.steps);
-    let opener = Opener { store, progress: &progress, connectivity, given: &given, cancel };
+    let for_contexts = given.for_contexts(options.input.own_agent.clone());
+    let opener = Opener { store, progress: &progress, connectivity, given: &for_contexts, cancel };
     let mut context = opener.open(&options.input).await?;
     let plan = plan(settings, options, &context, store, &registry, &progress).await?;
     recorder.planned(&context.dockerfile, &plan);

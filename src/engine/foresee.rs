@@ -48,7 +48,8 @@ pub async fn plan_build(
     let store = settings.open_store(&progress)?;
     let registry = settings.registry()?;
     let (connectivity, given) = (settings.connectivity(), Given::of(&options.steps));
-    let opener = Opener { store: &store, progress: &progress, connectivity, given: &given, cancel: &cancel };
+    let for_contexts = given.for_contexts(options.input.own_agent.clone());
+    let opener = Opener { store: &store, progress: &progress, connectivity, given: &for_contexts, cancel: &cancel };
     let mut context = opener.open(&options.input).await?;
     let plan = tokio::select! {
         biased;

@@ -30,6 +30,7 @@ pub async fn plan(
 ) -> Result<(Text, Plan), Failure> {
     let store = settings.open_store(&progress)?;
     let connectivity = settings.connectivity();
+    let given = &given.for_contexts(input.own_agent.clone());
     let opener = Opener { store: &store, progress: &progress, connectivity, given, cancel: &cancel };
     let context = opener.open(input).await?;
     let resolver = Resolver {

@@ -109,12 +109,10 @@ fn agent(text: &str, environment: &Environment) -> Result<(String, AgentSource),
     let (id, paths) = text.split_once('=').unwrap_or((text, ""));
     let id = if id.is_empty() { "default" } else { id };
     let absolute = |path: &str| environment.working_directory.join(path);
-    let is_socket = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
     let paths: Vec<PathBuf> = paths.split(',').filter(|path| !path.is_empty()).map(absolute).collect();
     if paths.is_empty() {
-        let socket = environment.get("SSH_AUTH_SOCK");
+        let socket = agent_of(environment);
         let socket = socket.ok_or_else(|| wrong("there is no agent: `SSH_AUTH_SOCK` is not set"))?;
-        let socket = environment.working_directory.join(socket);
         if !is_socket(&socket) {
             return Err(wrong(&format!("no agent listens at `{}`, which `SSH_AUTH_SOCK` says", socket.display())));
         }
@@ -132,6 +130,19 @@ fn agent(text: &str, environment: &Environment) -> Result<(String, AgentSource),
         check(path).map_err(|reason| wrong(&format!("`{}` {reason}", path.display())))?;
     }
     Ok((id.to_owned(), AgentSource::Keys(paths)))
+}
+
+/// Where the user's own agent listens, if there is one.
+pub fn own_agent(environment: &Environment) -> Option<PathBuf> {
+    agent_of(environment).filter(|path| is_socket(path))
+}
+
+fn agent_of(environment: &Environment) -> Option<PathBuf> {
+    Some(environment.working_directory.join(environment.get("SSH_AUTH_SOCK")?))
+}
+
+fn is_socket(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
 
 /// Whether it may be a file to be read.
