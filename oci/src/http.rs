@@ -27,8 +27,20 @@ pub const USER_AGENT: &str = concat!("rbuild/", env!("CARGO_PKG_VERSION"));
 pub struct Clients {
     user_agent: String,
     certificates: Vec<reqwest::Certificate>,
+    trusted: Trusted,
     /// By the index in [`Clients::of`].
     cells: [OnceLock<reqwest::Client>; 4],
+}
+
+/// What one host is trusted with, beyond what all are.
+#[derive(Clone, Default)]
+pub struct Trusted {
+    /// Certificates of authorities.
+    pub certificates: Vec<reqwest::Certificate>,
+    /// How we show who we are.
+    pub identity: Option<reqwest::Identity>,
+    /// Whether its certificate is not looked at.
+    pub unverified: bool,
 }
 
 impl Clients {
@@ -43,7 +55,13 @@ impl Clients {
         }
         let bundles = ca_certificates.iter().map(|pem| reqwest::Certificate::from_pem_bundle(pem));
         let certificates = bundles.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-        Ok(Self { user_agent: user_agent.to_owned(), certificates, cells: Default::default() })
+        let trusted = Trusted::default();
+        Ok(Self { user_agent: user_agent.to_owned(), certificates, trusted, cells: Default::default() })
+    }
+
+    /// The same for one host that is trusted with more; to be asked for clients of that host alone.
+    pub fn trusting(self, trusted: Trusted) -> Self {
+        Self { trusted, cells: Default::default(), ..self }
     }
 
     /// The client for an address.
@@ -63,7 +81,15 @@ impl Clients {
             builder = builder.no_proxy();
         }
         // A client for plain HTTP works on machines without any certificate.
-        builder = if tls { builder.tls_certs_merge(self.certificates.clone()) } else { builder.tls_certs_only([]) };
+        if tls {
+            let certificates = self.certificates.iter().chain(&self.trusted.certificates).cloned();
+            builder = builder.tls_certs_merge(certificates).tls_danger_accept_invalid_certs(self.trusted.unverified);
+            if let Some(identity) = &self.trusted.identity {
+                builder = builder.identity(identity.clone());
+            }
+        } else {
+            builder = builder.tls_certs_only([]);
+        }
         let client = builder.build()?;
         Ok(cell.get_or_init(|| client))
     }

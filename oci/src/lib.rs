@@ -1,6 +1,6 @@
 //! Images: their names, configs and blobs, the layer codec, registries and archives.
 //!
-//! Bytes and trees come in; digests, layers, manifests, pushes and pulls go out. Deliberately absent: snapshots and
+//! Bytes and trees come in; digests, layers, manifests, pushes and pulls go out; [`hosts`] says where registries are. Deliberately absent: snapshots and
 //! the build graph. [`model`] holds the immutable nouns, [`content`] is where bytes are found by digest, [`json`] reads
 //! them without doubt.
 
@@ -19,5 +19,7 @@ pub mod image;
 pub mod export;
 
 pub mod http;
+
+pub mod hosts;
 
 pub mod registry;

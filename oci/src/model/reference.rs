@@ -44,6 +44,12 @@ impl Reference {
         self.digest
     }
 
+    /// The same image under a name of another registry, a mirror for example. What the parts may hold is the caller's
+    /// business.
+    pub fn at(&self, registry: &str, repository: &str) -> Self {
+        Self { registry: registry.to_owned(), repository: repository.to_owned(), ..self.clone() }
+    }
+
     /// The same repository, pinned.
     pub fn with_digest(&self, digest: Digest) -> Self {
         Self { digest: Some(digest), ..self.clone() }

@@ -20,7 +20,7 @@ impl Client {
     /// The manifest or index of that name, of any kind, at most `max_bytes` long; `None`: the registry has none.
     pub async fn manifest(&self, name: &Reference, max_bytes: u64) -> Result<Option<Vec<u8>>, RegistryError> {
         let shared = &self.shared;
-        let site = shared.site(name.registry()).await?;
+        let (site, name) = &shared.origin(name).await?;
         let wanted = match (name.digest(), name.tag()) {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.unwrap_or("latest").to_owned(),
@@ -35,7 +35,7 @@ impl Client {
         let mut attempts = Attempts::new(&*shared.pace);
         loop {
             let once = async {
-                let mut answer = shared.ask(&site, &access, &outgoing).await?;
+                let mut answer = shared.ask(site, &access, &outgoing).await?;
                 match answer.status() {
                     StatusCode::NOT_FOUND => {
                         answer.drain().await;
@@ -64,7 +64,7 @@ impl Client {
     /// Whether the repository has a blob.
     pub async fn has_blob(&self, name: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
         let shared = &self.shared;
-        let site = shared.site(name.registry()).await?;
+        let (site, name) = &shared.origin(name).await?;
         let outgoing = Outgoing {
             method: Method::HEAD,
             url: site.url(&format!("{}/blobs/{digest}", name.repository()))?,
@@ -75,7 +75,7 @@ impl Client {
         let mut attempts = Attempts::new(&*shared.pace);
         loop {
             let once = async {
-                let answer = shared.ask(&site, &access, &outgoing).await?;
+                let answer = shared.ask(site, &access, &outgoing).await?;
                 match answer.status().as_u16() {
                     200 => Ok(true),
                     // Some registries do not know HEAD here, some storage is signed for GET alone: to be sent then.
@@ -103,16 +103,16 @@ impl Client {
         from: &dyn ContentStore,
         progress: &(dyn Fn(&Digest, u64) + Send + Sync),
     ) -> Result<(), RegistryError> {
-        let site = self.shared.site(name.registry()).await?;
-        self.shared.push_blob(&Upload { site: &site, image: name, blob, from, progress }).await
+        let (site, name) = &self.shared.origin(name).await?;
+        self.shared.push_blob(&Upload { site, image: name, blob, from, progress }).await
     }
 
     /// Gives the name a manifest, whose blobs are all there.
     pub async fn push_manifest(&self, name: &Reference, media_type: &str, bytes: &[u8]) -> Result<(), RegistryError> {
-        let site = self.shared.site(name.registry()).await?;
+        let (site, name) = &self.shared.origin(name).await?;
         let manifest = Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64);
         let what = PushImage { manifest, manifest_bytes: bytes.to_vec(), blobs: Vec::new() };
         let place = push::manifest_name(name, what.manifest.digest);
-        self.shared.push_manifest(&site, name, &place, &what).await
+        self.shared.push_manifest(site, name, &place, &what).await
     }
 }

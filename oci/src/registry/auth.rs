@@ -7,6 +7,7 @@
 //! requests themselves.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,8 +23,10 @@ use super::credentials::{Credential, Found, Secret, whose};
 use super::error::{CredentialsUsed, RegistryError};
 use super::origin::{self, same_origin};
 use super::retry::Attempts;
-use super::transport::{Answer, Outgoing, Payload, name};
+use super::route::{self, Place};
+use super::transport::{Answer, Home, Outgoing, Payload, name};
 use super::{Shared, locked};
+use crate::hosts::{Scheme, Trust};
 
 /// A token has a few kilobytes.
 const TOKEN_ANSWER_MAX_BYTES: u64 = 1 << 20;
@@ -40,6 +43,12 @@ pub(super) struct Site {
     pub(super) registry: String,
     /// `https://registry-1.docker.io/v2/`
     pub(super) base: Url,
+    /// What its host is trusted with.
+    pub(super) trust: Arc<Trust>,
+    /// Whether somebody else can be asked instead.
+    pub(super) is_mirror: bool,
+    /// The registry that it stands in for, if it wants to know.
+    namespace: Option<String>,
     connections: Arc<Semaphore>,
     learned: Mutex<Learned>,
     /// By repository.
@@ -75,8 +84,16 @@ impl Access {
         Self { repository: repository.to_owned(), push: true, mount_from: None }
     }
 
+    /// Only being let in.
+    pub(super) fn nothing() -> Self {
+        Self::pull("")
+    }
+
     /// distribution's token scope specification.
     fn scopes(&self) -> BTreeSet<String> {
+        if self.repository.is_empty() {
+            return BTreeSet::new();
+        }
         let actions = if self.push { "pull,push" } else { "pull" };
         let mut scopes = BTreeSet::from([format!("repository:{}:{actions}", self.repository)]);
         scopes.extend(self.mount_from.iter().map(|from| format!("repository:{from}:pull")));
@@ -98,15 +115,24 @@ struct Token {
 }
 
 /// What a request carries, and how it came to that.
-struct Proof {
-    header: Option<HeaderValue>,
-    used: CredentialsUsed,
+pub(super) struct Proof {
+    pub(super) header: Option<HeaderValue>,
+    pub(super) used: CredentialsUsed,
 }
 
 impl Site {
     /// The URL of something beneath the API's root.
     pub(super) fn url(&self, path: &str) -> Result<Url, RegistryError> {
-        self.base.join(path).map_err(|_| RegistryError::Address { registry: self.registry.clone() })
+        let mut url = self.base.join(path).map_err(|_| RegistryError::Address { registry: self.registry.clone() })?;
+        if let Some(namespace) = &self.namespace {
+            url.query_pairs_mut().append_pair("ns", namespace);
+        }
+        Ok(url)
+    }
+
+    /// Whose settings of TLS count for requests that begin here.
+    pub(super) fn home(&self) -> Home<'_> {
+        Home { base: &self.base, trust: &self.trust }
     }
 
     /// The challenge that a request will meet, as far as is known.
@@ -130,24 +156,42 @@ impl Site {
 }
 
 impl Shared {
-    /// The site of a registry. The first caller finds out which scheme it speaks, the others wait.
-    pub(super) async fn site(&self, registry: &str) -> Result<Arc<Site>, RegistryError> {
+    /// The site of a place. The first caller finds out which scheme it speaks, the others wait.
+    pub(super) async fn site(&self, place: &Place) -> Result<Arc<Site>, RegistryError> {
+        let endpoint = &place.endpoint;
+        let registry = &endpoint.registry;
         if self.wire.offline {
-            return Err(RegistryError::Offline { registry: registry.to_owned() });
+            return Err(RegistryError::Offline { registry: registry.clone() });
         }
-        let cell = locked(&self.sites).entry(registry.to_owned()).or_default().clone();
+        place.asked.store(true, Ordering::Relaxed);
+        let cell = locked(&self.sites).entry(route::key(endpoint)).or_default().clone();
         let site = cell.get_or_try_init(|| async {
+            let api = endpoint.api.as_deref().unwrap_or("/v2/");
             let base = |scheme| {
-                origin::base(registry, scheme).ok_or_else(|| RegistryError::Address { registry: registry.to_owned() })
+                origin::base(registry, scheme, api).ok_or_else(|| RegistryError::Address { registry: registry.clone() })
             };
-            let mut url = base("https")?;
-            let plain = base("http")?;
-            if self.wire.rules.permits_plain(&plain) && !self.wire.speaks_tls(&url).await {
+            let (mut url, plain) = (base("https")?, base("http")?);
+            let home = Home { base: &url, trust: &endpoint.trust };
+            let is_plain = match endpoint.scheme {
+                // What was written is meant.
+                Some(Scheme::Http) => true,
+                Some(Scheme::Https) => false,
+                None if endpoint.trust.http == Some(true) => true,
+                None if endpoint.trust.permits_plain() || self.wire.rules.permits_plain(&plain) => {
+                    !self.wire.speaks_tls(home).await?
+                }
+                None => false,
+            };
+            if is_plain {
+                self.wire.rules.hosts.permit_plain(origin::authority(&plain));
                 url = plain;
             }
             Ok(Arc::new(Site {
-                registry: registry.to_owned(),
+                registry: registry.clone(),
                 base: url,
+                trust: endpoint.trust.clone(),
+                is_mirror: endpoint.is_mirror,
+                namespace: endpoint.namespace.clone(),
                 connections: Arc::new(Semaphore::new(self.connections_per_host)),
                 learned: Mutex::default(),
                 found: Mutex::default(),
@@ -174,7 +218,7 @@ impl Shared {
         loop {
             // The semaphore is never closed.
             let permit = site.connections.clone().acquire_owned().await.ok();
-            let mut answer = self.wire.send(outgoing, proof.header.as_ref(), permit).await?;
+            let mut answer = self.wire.send(site.home(), outgoing, proof.header.as_ref(), permit).await?;
             let status = answer.status();
             if answer.from_elsewhere {
                 // Storage has its own reasons, and credentials are not among them.
@@ -213,7 +257,7 @@ impl Shared {
     }
 
     /// What to show for a challenge. `stale` was shown and refused.
-    async fn prove(
+    pub(super) async fn prove(
         &self,
         site: &Site,
         access: &Access,
@@ -221,6 +265,7 @@ impl Shared {
         stale: Option<&HeaderValue>,
     ) -> Result<Proof, RegistryError> {
         let found = self.found(site, &access.repository).await?;
+        let is_implied = found.is_implied;
         let mut used = CredentialsUsed::NoneFound { searched: found.searched, notes: found.notes };
         let mut credential = None;
         if let Some((candidate, origin)) = found.credential {
@@ -254,7 +299,19 @@ impl Shared {
             (Challenge::Basic, Some(Credential::Password { username, password })) => Some(basic(&username, &password)),
             (Challenge::Basic, _) => None,
             (Challenge::Bearer { .. }, credential) => {
-                Some(self.token(site, access, challenge, credential.as_ref(), &used, stale).await?)
+                let given = self.token(site, access, challenge, credential.as_ref(), &used, stale).await;
+                Some(match (given, &used) {
+                    // What a CI system gives its jobs for one thing must not keep them from what everybody may have.
+                    (Err(RegistryError::Unauthorized { .. }), CredentialsUsed::Sent { whose })
+                        if is_implied && !access.push =>
+                    {
+                        tracing::warn!(registry = site.registry, "{whose} are refused; asking as anybody");
+                        let reason = "the token server refused them before".to_owned();
+                        used = CredentialsUsed::Withheld { whose: whose.clone(), reason };
+                        self.token(site, access, challenge, None, &used, stale).await?
+                    }
+                    (given, _) => given?,
+                })
             }
         };
         // What was just refused is not shown again.
@@ -310,6 +367,19 @@ impl Shared {
         Ok(header)
     }
 
+    /// What a token server is trusted with. The authorities that vouch for a registry vouch for its own token server too:
+    /// a private one is rarely in one place only. That a certificate is not looked at goes for one host and port.
+    fn trust_of_realm(&self, site: &Site, realm: &Url) -> Trust {
+        if origin::authority(realm) == origin::authority(&site.base) {
+            return Trust::clone(&site.trust);
+        }
+        let mut trust = self.wire.rules.hosts.get().trust_of(&origin::authority(realm));
+        if self.wire.rules.realm_gets_credentials(&site.registry, &site.base, realm).is_ok() {
+            trust.add(&Trust { authorities: site.trust.authorities.clone(), ..Trust::default() });
+        }
+        trust
+    }
+
     async fn fetch_token(
         &self,
         site: &Site,
@@ -324,6 +394,8 @@ impl Shared {
             target: origin::display(realm),
             reason: format!("as its token server: {reason}"),
         })?;
+        let trust = self.trust_of_realm(site, realm);
+        let home = Home { base: realm, trust: &trust };
         let (outgoing, authorization) = match credential {
             Some(Credential::IdentityToken(token)) => (exchange_request(realm, service, scopes, token), None),
             Some(Credential::Password { username, password }) => {
@@ -331,7 +403,13 @@ impl Shared {
             }
             _ => (token_request(realm, service, scopes, None), None),
         };
-        let mut answer = self.wire.send(&outgoing, authorization.as_ref(), None).await?;
+        let mut answer = self.wire.send(home, &outgoing, authorization.as_ref(), None).await?;
+        if let (404 | 405, Some(Credential::IdentityToken(token))) = (answer.status().as_u16(), credential) {
+            // A token server from before OAuth 2 takes it for a password, as containerd has it.
+            answer.drain().await;
+            let outgoing = token_request(realm, service, scopes, None);
+            answer = self.wire.send(home, &outgoing, Some(&basic("", token)), None).await?;
+        }
         let status = answer.status();
         if status != StatusCode::OK {
             let (words, retry_after) = answer.words(self.pace.now()).await;

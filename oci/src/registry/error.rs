@@ -70,6 +70,29 @@ pub enum RegistryError {
         /// The registry.
         registry: String,
     },
+    /// Settings forbid the image.
+    #[error(transparent)]
+    Blocked(#[from] crate::hosts::Blocked),
+    /// A file that settings name for a host's TLS is of no use.
+    #[error("the {what} `{}` for `{host}` cannot be used", path.display())]
+    HostFile {
+        /// `authority's certificate`, `client's certificate`, `client's key`.
+        what: &'static str,
+        /// The file.
+        path: std::path::PathBuf,
+        /// Whose settings name it.
+        host: String,
+        /// Why not.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    /// A mirror took too long.
+    #[error("`{registry}` did not answer in {} s", patience.as_secs_f32())]
+    Slow {
+        /// The mirror.
+        registry: String,
+        /// How long it was waited for.
+        patience: Duration,
+    },
     /// No connection may be made.
     #[error("`{registry}` is not asked: no connection may be made")]
     Offline {
@@ -297,6 +320,8 @@ impl RegistryError {
             Self::Offline { .. } => {
                 Some("build once without `--offline`: what is fetched is kept for later builds".to_owned())
             }
+            Self::Blocked(_) => Some("name the image at another registry, or change that setting".to_owned()),
+            Self::HostFile { .. } => Some("`rbuild config` shows which file names it".to_owned()),
             Self::Unauthorized { registry, credentials, .. } => Some(credentials.help(registry)),
             Self::Denied { request, credentials, .. } => Some(match &**credentials {
                 CredentialsUsed::Sent { whose } => format!("{whose} do not allow it"),
@@ -337,10 +362,28 @@ impl RegistryError {
     /// say: no network, no such host, a server that is overloaded or broken. A refusal is an answer.
     pub fn is_out_of_reach(&self) -> bool {
         match self {
-            Self::Transport { .. } | Self::Idle { .. } => true,
+            Self::Transport { .. } | Self::Idle { .. } | Self::Slow { .. } => true,
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500..=599),
             _ => false,
         }
+    }
+
+    /// Whether it only says that something is not there.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::ImageNotFound { .. } | Self::BlobNotFound { .. } | Self::Status { status: 404, .. })
+    }
+
+    /// Whether it is about this machine rather than about who was asked: then nobody else needs to be asked.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(
+            self,
+            Self::Offline { .. }
+                | Self::Missing { .. }
+                | Self::Push { .. }
+                | Self::Content { .. }
+                | Self::Read { .. }
+                | Self::Write { .. }
+        )
     }
 
     /// The same error, after so many tries.
@@ -370,7 +413,7 @@ impl CredentialsUsed {
                 for note in notes {
                     text.push_str(&format!("; {note}"));
                 }
-                text.push_str(&format!("; `docker login {registry}` or `podman login {registry}` stores some"));
+                text.push_str(&format!("; `rbuild login {registry}` stores some"));
                 text.push_str(", or the image's name is wrong: many registries say 401 for what does not exist");
                 text
             }

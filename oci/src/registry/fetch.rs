@@ -14,8 +14,10 @@ use super::Shared;
 use super::auth::{Access, Site};
 use super::error::{RegistryError, RequestName};
 use super::retry::Attempts;
+use super::route::Place;
 use super::transport::{Answer, Outgoing, Payload};
 use crate::content::{BlobWriter, ContentError, ContentStore};
+use crate::hosts::Act;
 use crate::model::{Descriptor, Digest, Reference};
 
 /// Pieces between the wire and the disk.
@@ -38,7 +40,29 @@ impl Shared {
             progress(descriptor.size);
             return Ok(());
         }
-        let site = self.site(reference.registry()).await?;
+        let mut route = self.route(reference, Act::Pull)?;
+        loop {
+            match self.fetch_from(route.place(), descriptor, into, progress).await {
+                Ok(()) => {
+                    route.arrived();
+                    return Ok(());
+                }
+                Err(error) => route.pass(error)?,
+            }
+        }
+    }
+
+    /// The blob from one place.
+    async fn fetch_from(
+        &self,
+        place: &Place,
+        descriptor: &Descriptor,
+        into: &dyn ContentStore,
+        progress: &(dyn Fn(u64) + Send + Sync),
+    ) -> Result<(), RegistryError> {
+        let (digest, reference) = (descriptor.digest, &place.image);
+        let content = |act| move |source| RegistryError::Content { act, digest, source };
+        let site = self.site(place).await?;
         let mut first = true;
         loop {
             let writer = into.writer().map_err(content("store"))?;
@@ -64,7 +88,7 @@ impl Shared {
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> (Result<(), RegistryError>, bool) {
         let mut sink = Sink::new(writer, descriptor.digest);
-        let mut attempts = Attempts::new(&*self.pace);
+        let mut attempts = Attempts::new(&*self.pace).with_alternative(site.is_mirror);
         let (mut resumed, mut ranges) = (false, true);
         let request = loop {
             let before = sink.written;
@@ -204,7 +228,7 @@ impl Shared {
         descriptor: &Descriptor,
         limit_bytes: u64,
     ) -> Result<Vec<u8>, RegistryError> {
-        let mut attempts = Attempts::new(&*self.pace);
+        let mut attempts = Attempts::new(&*self.pace).with_alternative(site.is_mirror);
         loop {
             let once = async {
                 let mut answer = self.open(site, reference, descriptor, 0).await?;

@@ -5,14 +5,17 @@
 //! image there. Whatever arrives is checked against its digest and size before it is committed, and what does not
 //! match leaves nothing behind. The layers of this folder, outermost first:
 //!
+//! - [`route`]: mirrors first, then the registry itself, as [`crate::hosts`] says;
 //! - [`resolve`], [`fetch`], [`push`]: the three acts, each with its own loop of tries; [`upload`]: the bytes of one
-//!   blob; [`artifact`]: what is no image;
+//!   blob; [`artifact`]: what is no image; [`login`]: who is let in;
 //! - [`auth`]: challenges answered, tokens kept; [`credentials`]: whose name and password; [`challenge`]: their grammar;
 //! - [`transport`]: one request and its redirects, with an idle timeout and a cap on connections per host;
 //! - [`origin`]: where requests may go and who sees credentials; [`retry`]: when to try again; [`error`] and [`words`]: what went wrong,
 //!   for people.
 //!
-//! Deliberately absent: mirrors, referrers, listing, deletion.
+//! Deliberately absent: referrers, listing, deletion.
+
+mod route;
 
 mod resolve;
 
@@ -23,6 +26,8 @@ mod push;
 mod upload;
 
 mod artifact;
+
+mod login;
 
 mod auth;
 
@@ -40,17 +45,20 @@ mod error;
 
 pub(crate) mod words;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-pub use credentials::{Credential, Credentials, Secret, Through};
+pub use credentials::{Credential, Credentials, Found, LoginKey, Secret, Through, whose};
 pub use error::{CredentialsUsed, RegistryError, RequestName};
+pub use login::Login;
 pub use push::{PushBlob, PushImage, PushIndex};
 pub use resolve::Resolved;
 pub use retry::{Listener, Pace, RealPace};
+pub use route::ReadHosts;
 
 use crate::content::ContentStore;
+use crate::hosts::Endpoint;
 use crate::model::{Descriptor, Digest, Platform, Reference};
 use auth::Site;
 use transport::Wire;
@@ -66,6 +74,10 @@ pub struct Settings {
     /// Token servers that get a registry's credentials although they are in another domain: (registry as in image
     /// names, host or `host:port` of the token server).
     pub token_servers: Vec<(String, String)>,
+    /// Mirrors, certificates and more: read when the first image is asked for. `None`: there are no settings.
+    pub hosts: Option<ReadHosts>,
+    /// Is told, once each, what a person should know: which mirror served, that none did.
+    pub tell: Arc<dyn Fn(&str) + Send + Sync>,
     /// Certificates in PEM form, trusted beside the system's.
     pub ca_certificates: Vec<Vec<u8>>,
     /// Whether no connection may be made: then everything that needs one is [`RegistryError::Offline`].
@@ -88,6 +100,8 @@ impl Default for Settings {
             credentials: Credentials::none(),
             insecure: Vec::new(),
             token_servers: Vec::new(),
+            hosts: None,
+            tell: Arc::new(|text| tracing::info!("{text}")),
             ca_certificates: Vec::new(),
             offline: false,
             user_agent: crate::http::USER_AGENT.to_owned(),
@@ -116,8 +130,12 @@ struct Shared {
     heard: Arc<retry::Heard>,
     /// By registry as in image names.
     habits: Mutex<HashMap<String, upload::Habit>>,
-    /// By registry as in image names; each is found out about once.
-    sites: Mutex<HashMap<String, Arc<tokio::sync::OnceCell<Arc<Site>>>>>,
+    /// By endpoint; each is found out about once.
+    sites: Mutex<HashMap<Endpoint, Arc<tokio::sync::OnceCell<Arc<Site>>>>>,
+    /// Mirrors that are not asked again.
+    lost_mirrors: Mutex<HashSet<Endpoint>>,
+    tell: Arc<dyn Fn(&str) + Send + Sync>,
+    told: Mutex<HashSet<String>>,
 }
 
 impl Client {
@@ -138,6 +156,9 @@ impl Client {
                 heard,
                 habits: Mutex::default(),
                 sites: Mutex::default(),
+                lost_mirrors: Mutex::default(),
+                tell: settings.tell,
+                told: Mutex::default(),
             }),
         })
     }

@@ -11,8 +11,11 @@
 //! Siblings are judged without the public suffix list: see [`one_party_holds`] for what that costs.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use reqwest::Url;
+
+use super::route::HostTable;
 
 /// Redirects followed for one request. Registries send one or two: to a mirror, then to object storage.
 pub(super) const REDIRECTS_MAX: usize = 10;
@@ -56,8 +59,10 @@ const SHARED_DOMAINS: &[&str] = &[
 ];
 
 /// The user's exceptions.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Rules {
+    /// Settings of hosts.
+    pub hosts: Arc<HostTable>,
     /// `host` or `host:port` that may be spoken to over plain HTTP.
     pub insecure: Vec<String>,
     /// (registry as in image names, host of its token server).
@@ -69,6 +74,7 @@ impl Rules {
     pub(super) fn permits_plain(&self, url: &Url) -> bool {
         let host = url.host_str().unwrap_or_default();
         is_loopback(url)
+            || self.hosts.permits_plain(&authority(url))
             || self.insecure.iter().any(|entry| {
                 let entry = entry.to_ascii_lowercase();
                 entry == host || entry == authority(url)
@@ -135,11 +141,11 @@ pub fn display(url: &Url) -> String {
     format!("{}://{}{}", url.scheme(), authority(url), url.path())
 }
 
-/// The root of a registry's API.
-pub(super) fn base(registry: &str, scheme: &str) -> Option<Url> {
+/// The root of a registry's API; `api` is its path.
+pub(super) fn base(registry: &str, scheme: &str, api: &str) -> Option<Url> {
     let host = if registry == "docker.io" { DOCKER_HUB_API } else { registry };
-    let url = Url::parse(&format!("{scheme}://{host}/v2/")).ok()?;
-    (url.path() == "/v2/" && url.query().is_none() && url.username().is_empty()).then_some(url)
+    let url = Url::parse(&format!("{scheme}://{host}{api}")).ok()?;
+    (url.path() == api && url.query().is_none() && url.username().is_empty()).then_some(url)
 }
 
 /// `localhost`, 127.0.0.0/8, `::1`.
@@ -194,6 +200,7 @@ mod tests {
         let rules = Rules {
             insecure: vec!["plain.lan".into()],
             token_servers: vec![("r.example".into(), "t.other:8443".into())],
+            ..Rules::default()
         };
         let cases = [
             ("docker.io", "https://registry-1.docker.io/v2/", "https://auth.docker.io/token", true),
@@ -234,7 +241,7 @@ mod tests {
 
     #[test]
     fn hops_never_lose_https_nor_reach_strangers_over_plain_http() {
-        let rules = Rules { insecure: vec!["plain.lan:80".into(), "Box:5000".into()], token_servers: vec![] };
+        let rules = Rules { insecure: vec!["plain.lan:80".into(), "Box:5000".into()], ..Rules::default() };
         let cases = [
             ("https://a/", "https://b/x?sig=1", true),
             ("https://a/", "http://a/", false),
@@ -284,7 +291,7 @@ mod tests {
             ("a?b", None),
         ];
         for (registry, want) in cases {
-            assert_eq!(base(registry, "https").as_ref().map(Url::as_str), want, "{registry}");
+            assert_eq!(base(registry, "https", "/v2/").as_ref().map(Url::as_str), want, "{registry}");
         }
     }
 }

@@ -84,9 +84,9 @@ impl Shared {
         progress: &(dyn Fn(&Digest, u64) + Send + Sync),
     ) -> Result<Digest, RegistryError> {
         check(image, &what.manifest, &what.manifest_bytes)?;
-        let site = self.site(image.registry()).await?;
-        self.push_blobs(&site, image, what.blobs.iter(), from, progress).await?;
-        self.push_manifest(&site, image, &manifest_name(image, what.manifest.digest), what).await?;
+        let (site, image) = &self.origin(image).await?;
+        self.push_blobs(site, image, what.blobs.iter(), from, progress).await?;
+        self.push_manifest(site, image, &manifest_name(image, what.manifest.digest), what).await?;
         progress(&what.manifest.digest, what.manifest.size);
         Ok(what.manifest.digest)
     }
@@ -99,18 +99,18 @@ impl Shared {
         progress: &(dyn Fn(&Digest, u64) + Send + Sync),
     ) -> Result<Digest, RegistryError> {
         check(name, &what.index, &what.index_bytes)?;
-        let site = self.site(name.registry()).await?;
+        let (site, name) = &self.origin(name).await?;
         for image in &what.images {
             check(&name.clone().with_digest(image.manifest.digest), &image.manifest, &image.manifest_bytes)?;
         }
-        self.push_blobs(&site, name, what.images.iter().flat_map(|image| &image.blobs), from, progress).await?;
+        self.push_blobs(site, name, what.images.iter().flat_map(|image| &image.blobs), from, progress).await?;
         for image in &what.images {
-            self.push_manifest(&site, name, &image.manifest.digest.to_string(), image).await?;
+            self.push_manifest(site, name, &image.manifest.digest.to_string(), image).await?;
             progress(&image.manifest.digest, image.manifest.size);
         }
         let index =
             PushImage { manifest: what.index.clone(), manifest_bytes: what.index_bytes.clone(), blobs: Vec::new() };
-        self.push_manifest(&site, name, &manifest_name(name, what.index.digest), &index).await?;
+        self.push_manifest(site, name, &manifest_name(name, what.index.digest), &index).await?;
         progress(&what.index.digest, what.index.size);
         Ok(what.index.digest)
     }

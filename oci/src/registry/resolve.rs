@@ -5,6 +5,8 @@
 //! (HEAD costs nothing against pull limits), and what the store has by digest is not fetched again. distribution-spec,
 //! "Pulling manifests"; image-spec image-index.md. Deliberately absent: layers; names other than the registry's.
 
+use std::time::Duration;
+
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
@@ -14,8 +16,10 @@ use super::auth::{Access, Site};
 use super::error::RegistryError;
 use super::fetch::put;
 use super::retry::Attempts;
+use super::route::Place;
 use super::transport::{Answer, Outgoing, Payload};
 use crate::content::{ContentError, ContentStore, read_bytes};
+use crate::hosts::Act;
 use crate::image::{available, choose};
 use crate::json;
 use crate::model::{Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media_type};
@@ -24,6 +28,8 @@ use crate::model::{Descriptor, Digest, ImageConfig, Index, Manifest, Platform, R
 const MANIFEST_MAX_BYTES: u64 = 4 << 20;
 /// Configs are as small as manifests.
 const CONFIG_MAX_BYTES: u64 = 4 << 20;
+/// How long a mirror may take to say what a name means.
+const MIRROR_PATIENCE: Duration = Duration::from_secs(8);
 /// What rbuild understands.
 pub(super) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
                         application/vnd.docker.distribution.manifest.list.v2+json, \
@@ -57,7 +63,7 @@ enum Content {
 /// What is asked for.
 #[derive(Clone, Copy)]
 struct Wanted<'a> {
-    site: &'a str,
+    place: &'a Place,
     image: &'a Reference,
     into: &'a dyn ContentStore,
 }
@@ -69,7 +75,37 @@ impl Shared {
         platform: &Platform,
         into: &dyn ContentStore,
     ) -> Result<Resolved, RegistryError> {
-        let wanted = Wanted { site: image.registry(), image, into };
+        let mut route = self.route(image, Act::Resolve)?;
+        loop {
+            let place = route.place();
+            let asking = self.resolve_at(place, platform, into);
+            let answer = match place.endpoint.is_mirror {
+                false => asking.await,
+                // The registry itself may be quick, and whoever waits has patience for one of them only.
+                true => tokio::time::timeout(MIRROR_PATIENCE, asking).await.unwrap_or_else(|_| {
+                    let registry = place.endpoint.registry.clone();
+                    Err(RegistryError::Slow { registry, patience: MIRROR_PATIENCE })
+                }),
+            };
+            match answer {
+                Ok(resolved) => {
+                    route.arrived();
+                    return Ok(resolved);
+                }
+                Err(error) => route.pass(error)?,
+            }
+        }
+    }
+
+    /// What one place says.
+    async fn resolve_at(
+        &self,
+        place: &Place,
+        platform: &Platform,
+        into: &dyn ContentStore,
+    ) -> Result<Resolved, RegistryError> {
+        let image = &place.image;
+        let wanted = Wanted { place, image, into };
         let top = match image.digest() {
             Some(digest) => self.document(wanted, digest, None).await?,
             None => self.tagged(wanted).await?,
@@ -97,12 +133,12 @@ impl Shared {
 
     /// What a tag means now.
     async fn tagged(&self, wanted: Wanted<'_>) -> Result<Document, RegistryError> {
-        let site = self.site(wanted.site).await?;
+        let site = self.site(wanted.place).await?;
         // `Reference` gives every name without a digest a tag.
         let tag = wanted.image.tag().unwrap_or("latest");
         let head = self.manifest_request(&site, wanted.image, Method::HEAD, tag)?;
         let access = Access::pull(wanted.image.repository());
-        let mut attempts = Attempts::new(&*self.pace);
+        let mut attempts = Attempts::new(&*self.pace).with_alternative(site.is_mirror);
         let digest = loop {
             match self.ask(&site, &access, &head).await {
                 // Anything but a clear answer: GET will tell, in words.
@@ -131,7 +167,7 @@ impl Shared {
         if let Some(document) = stored(wanted.into, digest, entry)? {
             return Ok(document);
         }
-        let site = self.site(wanted.site).await?;
+        let site = self.site(wanted.place).await?;
         self.fetch_document(&site, wanted, &digest.to_string(), Some(digest), entry).await
     }
 
@@ -146,7 +182,7 @@ impl Shared {
     ) -> Result<Document, RegistryError> {
         let outgoing = self.manifest_request(site, wanted.image, Method::GET, name)?;
         let access = Access::pull(wanted.image.repository());
-        let mut attempts = Attempts::new(&*self.pace);
+        let mut attempts = Attempts::new(&*self.pace).with_alternative(site.is_mirror);
         let document = loop {
             let once = async {
                 let mut answer = self.ask(site, &access, &outgoing).await?;
@@ -197,7 +233,7 @@ impl Shared {
         if let Some(bytes) = from_store(wanted.into, descriptor, CONFIG_MAX_BYTES)? {
             return Ok(bytes);
         }
-        let site = self.site(wanted.site).await?;
+        let site = self.site(wanted.place).await?;
         let bytes = self.fetch_small(&site, wanted.image, descriptor, CONFIG_MAX_BYTES).await?;
         put(wanted.into, digest, &bytes).await?;
         Ok(bytes)

@@ -109,11 +109,18 @@ impl<'a> Tries<'a> {
 /// The tries of one request to a registry.
 pub(super) struct Attempts<'a> {
     tries: Tries<'a>,
+    /// Whether somebody else can be asked instead.
+    has_alternative: bool,
 }
 
 impl<'a> Attempts<'a> {
     pub(super) fn new(pace: &'a dyn Pace) -> Self {
-        Self { tries: Tries::new(pace) }
+        Self { tries: Tries::new(pace), has_alternative: false }
+    }
+
+    /// Of one that somebody else could answer as well: only what broke on the way is asked for once more.
+    pub(super) fn with_alternative(self, has_alternative: bool) -> Self {
+        Self { has_alternative, ..self }
     }
 
     /// Something was achieved: what comes is a new request.
@@ -123,13 +130,19 @@ impl<'a> Attempts<'a> {
 
     /// Waits before the next try, or gives the error back if there is none.
     pub(super) async fn pause(&mut self, error: RegistryError) -> Result<(), RegistryError> {
-        let wait = wait_after(&error);
+        let wait = wait_after(&error).filter(|_| !self.has_alternative || self.is_worth_a_second(&error));
         self.wait(error, wait).await
     }
 
     /// The same for an error that is not worth a retry as such, but is here.
     pub(super) async fn pause_as_transient(&mut self, error: RegistryError) -> Result<(), RegistryError> {
         self.wait(error, Some(Wait::transient(None))).await
+    }
+
+    /// Of a mirror: a transfer that was cut goes on where it stopped, which is cheaper than all of it from elsewhere.
+    fn is_worth_a_second(&self, error: &RegistryError) -> bool {
+        self.tries.failed() == 0
+            && matches!(error, RegistryError::Transport { connecting: false, .. } | RegistryError::Idle { .. })
     }
 
     async fn wait(&mut self, error: RegistryError, wait: Option<Wait>) -> Result<(), RegistryError> {

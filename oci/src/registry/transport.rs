@@ -3,7 +3,9 @@
 //! An [`Outgoing`] comes in, an [`Answer`] of any status goes out. Deliberately absent: how clients are made
 //! ([`crate::http`]), who gets an `Authorization` header ([`super::auth`]), tries ([`super::retry`]).
 
+use std::collections::HashMap;
 use std::io::{self, Read};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,9 +17,11 @@ use tokio::time::Instant;
 
 use super::error::{RegistryError, RequestName};
 use super::origin::{self, REDIRECTS_MAX, Rules, same_origin};
+use super::route::HostTable;
 use super::words::{harmless, words_of};
 use super::{Settings, locked, retry};
-use crate::http::{Clients, is_certificate};
+use crate::hosts::Trust;
+use crate::http::{Clients, Trusted, is_certificate};
 use crate::model::Digest;
 
 /// One registry error page fits; a hostile server might send gigabytes.
@@ -40,7 +44,18 @@ pub(super) struct Wire {
     /// Whether no connection may be made; looked at before a site is found out about, which comes before any request.
     pub(super) offline: bool,
     idle_timeout: Duration,
+    user_agent: String,
+    certificates: Vec<Vec<u8>>,
     clients: Clients,
+    /// For hosts that are trusted with something of their own.
+    special: Mutex<HashMap<Trust, Arc<Clients>>>,
+}
+
+/// The origin that a request begins at, whose settings of TLS count there and nowhere else.
+#[derive(Clone, Copy)]
+pub(super) struct Home<'a> {
+    pub(super) base: &'a Url,
+    pub(super) trust: &'a Trust,
 }
 
 /// A request. Its body can be made again, for a redirect or another try.
@@ -82,40 +97,77 @@ impl Wire {
     pub(super) fn new(settings: &Settings) -> Result<Self, RegistryError> {
         let clients = Clients::new(&settings.user_agent, &settings.ca_certificates);
         Ok(Self {
-            rules: Rules { insecure: settings.insecure.clone(), token_servers: settings.token_servers.clone() },
+            rules: Rules {
+                hosts: Arc::new(HostTable::new(settings.hosts.clone())),
+                insecure: settings.insecure.clone(),
+                token_servers: settings.token_servers.clone(),
+            },
             offline: settings.offline,
             idle_timeout: settings.idle_timeout,
+            user_agent: settings.user_agent.clone(),
+            certificates: settings.ca_certificates.clone(),
             clients: clients.map_err(|source| RegistryError::Setup { source })?,
+            special: Mutex::default(),
         })
     }
 
-    fn client(&self, url: &Url) -> Result<&reqwest::Client, RegistryError> {
-        self.clients.of(url).map_err(|source| RegistryError::Setup { source })
+    /// The client for an address, with what its host is trusted with: settings of one host never count for another.
+    fn client(&self, home: Home<'_>, url: &Url) -> Result<reqwest::Client, RegistryError> {
+        let setup = |source| RegistryError::Setup { source };
+        if url.scheme() != "https" {
+            return self.clients.of(url).cloned().map_err(setup);
+        }
+        let elsewhere;
+        let trust = if origin::authority(url) == origin::authority(home.base) {
+            home.trust
+        } else {
+            elsewhere = self.rules.hosts.get().trust_of(&origin::authority(url));
+            &elsewhere
+        };
+        if trust.is_usual_tls() {
+            return self.clients.of(url).cloned().map_err(setup);
+        }
+        let mut special = locked(&self.special);
+        let clients = match special.get(trust) {
+            Some(clients) => clients.clone(),
+            None => {
+                let trusted = trusted(trust, &origin::authority(url))?;
+                let clients = Clients::new(&self.user_agent, &self.certificates).map_err(setup)?.trusting(trusted);
+                special.entry(trust.clone()).or_insert(Arc::new(clients)).clone()
+            }
+        };
+        clients.of(url).cloned().map_err(setup)
     }
 
     /// Whether a host that may be spoken to over plain HTTP speaks HTTPS. A host that shows a bad certificate does.
-    pub(super) async fn speaks_tls(&self, base: &Url) -> bool {
-        let request = match self.client(base) {
+    ///
+    /// # Errors
+    /// When what is set for the host's TLS is of no use: that is no reason to do without.
+    pub(super) async fn speaks_tls(&self, home: Home<'_>) -> Result<bool, RegistryError> {
+        let base = home.base;
+        let request = match self.client(home, base) {
             Ok(client) => client.get(base.clone()),
-            Err(error) => {
-                tracing::debug!(%error, "HTTPS is not tried");
-                return false;
+            Err(RegistryError::Setup { source }) => {
+                tracing::debug!(error = %source, "HTTPS is not tried");
+                return Ok(false);
             }
+            Err(error) => return Err(error),
         };
-        match tokio::time::timeout(TLS_TRIAL.min(self.idle_timeout), request.send()).await {
+        Ok(match tokio::time::timeout(TLS_TRIAL.min(self.idle_timeout), request.send()).await {
             Ok(Ok(_)) => true,
             Ok(Err(error)) => {
                 tracing::debug!(host = origin::authority(base), %error, "HTTPS was tried");
                 is_certificate(&error)
             }
             Err(_) => false,
-        }
+        })
     }
 
     /// Sends a request and follows its redirects. `authorization` is for the origin of `outgoing.url` alone: it is
     /// dropped at the first step beyond, for good.
     pub(super) async fn send(
         &self,
+        home: Home<'_>,
         outgoing: &Outgoing<'_>,
         authorization: Option<&HeaderValue>,
         permit: Option<OwnedSemaphorePermit>,
@@ -125,7 +177,7 @@ impl Wire {
         for _ in 0..=REDIRECTS_MAX {
             let request = name(&outgoing.method, &url);
             let authorization = authorization.filter(|_| !from_elsewhere);
-            let response = self.exchange(outgoing, &url, authorization, &request).await?;
+            let response = self.exchange(home, outgoing, &url, authorization, &request).await?;
             let answer = |response, request| Answer {
                 response,
                 request,
@@ -179,13 +231,14 @@ impl Wire {
 
     async fn exchange(
         &self,
+        home: Home<'_>,
         outgoing: &Outgoing<'_>,
         url: &Url,
         authorization: Option<&HeaderValue>,
         request: &RequestName,
     ) -> Result<reqwest::Response, RegistryError> {
         let mut builder =
-            self.client(url)?.request(outgoing.method.clone(), url.clone()).headers(outgoing.headers.clone());
+            self.client(home, url)?.request(outgoing.method.clone(), url.clone()).headers(outgoing.headers.clone());
         if let Some(authorization) = authorization {
             builder = builder.header(AUTHORIZATION, authorization.clone());
         }
@@ -246,6 +299,50 @@ impl Wire {
             }
         }
     }
+}
+
+/// Reads the files that settings name for a host. They are few and short, and read once.
+fn trusted(trust: &Trust, host: &str) -> Result<Trusted, RegistryError> {
+    let read = |what, path: &Path| {
+        std::fs::read(path).map_err(|source| RegistryError::HostFile {
+            what,
+            path: path.to_owned(),
+            host: host.to_owned(),
+            source: source.into(),
+        })
+    };
+    let wrong = |what, path: &Path, source: reqwest::Error| RegistryError::HostFile {
+        what,
+        path: path.to_owned(),
+        host: host.to_owned(),
+        source: source.into(),
+    };
+    let mut trusted = Trusted { unverified: trust.insecure == Some(true), ..Trusted::default() };
+    for path in &trust.authorities {
+        const WHAT: &str = "certificate of an authority";
+        let found = reqwest::Certificate::from_pem_bundle(&read(WHAT, path)?);
+        let found = found.map_err(|source| wrong(WHAT, path, source))?;
+        if found.is_empty() {
+            return Err(RegistryError::HostFile {
+                what: WHAT,
+                path: path.clone(),
+                host: host.to_owned(),
+                source: "it holds no certificate in PEM form".into(),
+            });
+        }
+        trusted.certificates.extend(found);
+    }
+    if let Some(identity) = &trust.identity {
+        const WHAT: &str = "certificate or key of the client";
+        let mut pem = read(WHAT, &identity.key)?;
+        if identity.certificate != identity.key {
+            pem.push(b'\n');
+            pem.extend(read(WHAT, &identity.certificate)?);
+        }
+        let found = reqwest::Identity::from_pem(&pem).map_err(|source| wrong(WHAT, &identity.certificate, source))?;
+        trusted.identity = Some(found);
+    }
+    Ok(trusted)
 }
 
 /// What the two ends of an upload share.

@@ -69,7 +69,7 @@ async fn proof_is_given_as_it_is_asked_for() {
                 "wants credentials for `GET",
                 "UNAUTHORIZED: authentication required",
                 "help: rbuild found no credentials for `127.0.0.1:",
-                "podman login",
+                "rbuild login",
             ]),
         ),
         (
@@ -389,4 +389,142 @@ async fn a_bad_certificate_of_the_token_server_is_not_excused_by_insecure() {
     let result = resolve(&client, &name(&registry, "app:1")).await;
     check("certificate", result, Err(&["shows a certificate that is not trusted"]));
     assert_eq!(token_server.seen().len(), 0);
+}
+
+#[tokio::test]
+async fn a_token_server_that_redirects_elsewhere_takes_no_credentials_along() {
+    for code in [301, 302, 303, 307, 308] {
+        let (registry, elsewhere) = (start(), start());
+        bearer(&registry, &registry, "http");
+        // An address of its own, and another port: neither is the realm's origin.
+        for target in
+            [format!("http://localhost:{}/token", elsewhere.port()), format!("http://{}/token", elsewhere.host())]
+        {
+            elsewhere.forget();
+            registry.fault("GET", "/token", 1, move |_, a| *a = Response::new(code).with("Location", target.clone()));
+            resolve(&with(&registry, bob()), &name(&registry, "app:1")).await.expect("anybody may pull");
+            assert_eq!((shown(&elsewhere), elsewhere.count("GET", "/token")), (vec![], 1), "{code}");
+        }
+        // What is exchanged stands in a form: it goes nowhere else at all.
+        let target = format!("http://{}/token", elsewhere.host());
+        registry.fault("POST", "/token", 99, move |_, a| *a = Response::new(code).with("Location", target.clone()));
+        elsewhere.forget();
+        let identity = Credential::IdentityToken(Secret::new("id-token"));
+        let result = resolve(&with(&registry, identity), &name(&registry, "app:1")).await;
+        check("form", result, Err(&["is not followed for this request"]));
+        assert_eq!(elsewhere.log(), [""; 0], "{code}");
+    }
+}
+
+#[tokio::test]
+async fn uploads_that_are_sent_elsewhere_take_no_credentials_along() {
+    for (method, code, works) in [
+        ("POST", 301, false),
+        ("POST", 302, false),
+        ("POST", 303, false),
+        ("POST", 307, true),
+        ("POST", 308, true),
+        ("PUT", 301, false),
+        ("PUT", 302, false),
+        ("PUT", 303, false),
+        ("PUT", 307, true),
+        ("PUT", 308, true),
+    ] {
+        let (registry, elsewhere) = (start(), start());
+        bearer(&registry, &registry, "http");
+        let host = elsewhere.host();
+        registry.refuse(method, "/blobs/uploads/", 99, move |request, a| {
+            let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
+            *a = Response::new(code).with("Location", format!("http://{host}{}{query}", request.path));
+        });
+        let result = push(&with(&registry, bob()), &name(&registry, "app:2"), &Image::new("b")).await;
+        assert_eq!(shown(&elsewhere), [""; 0], "{method} {code}");
+        assert_eq!(elsewhere.log().is_empty(), !works, "{method} {code}: {result:?}");
+        if !works {
+            check(method, result, Err(&["is not followed for this request"]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_identity_token_serves_token_servers_from_before_oauth_too() {
+    for code in [404, 405] {
+        let registry = start();
+        bearer(&registry, &registry, "http");
+        registry.know_user("", "id-token");
+        registry.refuse("POST", "/token", 99, move |_, a| *a = Response::new(code));
+        let client = with(&registry, Credential::IdentityToken(Secret::new("id-token")));
+        push(&client, &name(&registry, "app:2"), &Image::new("b")).await.unwrap();
+        assert!(registry.manifest("app", "2").is_some());
+    }
+}
+
+#[tokio::test]
+async fn what_a_ci_system_gives_is_no_obstacle_to_what_is_open() {
+    let registry = start();
+    bearer(&registry, &registry, "http");
+    let (host, variables) = (registry.host(), [("CI_REGISTRY_USER", "bob"), ("CI_REGISTRY_PASSWORD", "s3cret")]);
+    let credentials = Credentials::from_variables(|name| {
+        let found = variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        found.or_else(|| (name == "CI_REGISTRY").then(|| host.clone())).map(Into::into)
+    });
+    let (client, _) = client(|settings| settings.credentials = credentials);
+    resolve(&client, &name(&registry, "app:1")).await.expect("anybody may pull");
+    let error = push(&client, &name(&registry, "app:2"), &Image::new("b")).await.unwrap_err();
+    check(
+        "push",
+        Err::<(), _>(error),
+        Err(&[
+            "/token`: incorrect username or password",
+            "the credentials of `bob` from the variable `CI_REGISTRY_PASSWORD`",
+        ]),
+    );
+    // Credentials that somebody chose are not silently left out.
+    let wrong = Credential::Password { username: "bob".into(), password: Secret::new("s3cret") };
+    assert!(resolve(&with(&registry, wrong), &name(&registry, "app:1")).await.is_err());
+}
+
+#[tokio::test]
+async fn clocks_that_disagree_cost_nothing() {
+    // The test's own clock says 08:49:37.
+    for issued in ["1994-11-06T07:49:37Z", "1994-11-06T09:49:37Z", "1994-11-06T08:49:37Z", "nonsense"] {
+        let registry = start();
+        bearer(&registry, &registry, "http");
+        let issued_at = format!("\"issued_at\":\"{issued}\",\"expires_in\"");
+        registry.fault("GET", "/token", 99, move |_, a| {
+            a.body = String::from_utf8_lossy(&a.body).replace("\"expires_in\"", &issued_at).into_bytes();
+        });
+        let client = with(&registry, bob());
+        let reference = name(&registry, "app:1");
+        for _ in 0..3 {
+            fetch(&client, &reference, &Image::new("a")).await.unwrap();
+        }
+        assert_eq!(registry.count("GET", "/token"), 1, "{issued}");
+    }
+    // A token that its registry holds for older than we do: one more is fetched, and no loop.
+    let registry = start();
+    bearer(&registry, &registry, "http");
+    let client = with(&registry, bob());
+    let reference = name(&registry, "app:1");
+    fetch(&client, &reference, &Image::new("a")).await.unwrap();
+    registry.revoke_tokens();
+    fetch(&client, &reference, &Image::new("a")).await.unwrap();
+    assert_eq!(registry.count("GET", "/token"), 2);
+}
+
+#[tokio::test]
+async fn a_token_for_less_than_asked_is_told_and_asked_for_once() {
+    let registry = start();
+    bearer(&registry, &registry, "http");
+    // The token server thinks that bob may only pull.
+    registry.fault("GET", "/token", 99, |_, a| {
+        a.body = String::from_utf8_lossy(&a.body).replace("+push", "").into_bytes();
+    });
+    let result = push(&with(&registry, bob()), &name(&registry, "app:2"), &Image::new("b")).await;
+    check(
+        "narrowed",
+        result,
+        Err(&["wants credentials", "the credentials of `bob` from the command line were not accepted"]),
+    );
+    assert!(registry.count("GET", "/token") <= 4, "{:#?}", registry.log());
 }

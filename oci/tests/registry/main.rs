@@ -7,6 +7,7 @@ mod auth;
 mod chunks;
 mod credentials;
 mod matrix;
+mod mirrors;
 mod profiles;
 mod pull;
 mod push;

@@ -28,6 +28,8 @@ pub(super) struct AuthFile {
     pub(super) required: bool,
     /// Whether it is the inside of `auths` (`.dockercfg`).
     pub(super) bare: bool,
+    /// Whether it is docker's `config.json`.
+    pub(super) is_dockers: bool,
 }
 
 /// What stands in it.
@@ -84,18 +86,34 @@ impl AuthFile {
         if bytes.trim_ascii().is_empty() {
             return Ok(Some(Contents::default()));
         }
-        let parsed = if self.bare {
-            serde_json::from_slice(&bytes).map(|auths| Contents { auths, ..Contents::default() })
-        } else {
-            serde_json::from_slice(&bytes)
-        };
-        let contents =
-            parsed.map_err(|error| CredentialError::Malformed { path: self.path.clone(), reason: place(&error) })?;
-        Ok(Some(contents))
+        let parsed = Contents::parse(&bytes, self.bare);
+        parsed.map(Some).map_err(|reason| CredentialError::Malformed { path: self.path.clone(), reason })
     }
 }
 
 impl Contents {
+    /// Reads the text of a file. The error says where, never what.
+    pub(super) fn parse(bytes: &[u8], bare: bool) -> Result<Self, String> {
+        let parsed = if bare {
+            serde_json::from_slice(bytes).map(|auths| Self { auths, ..Self::default() })
+        } else {
+            serde_json::from_slice(bytes)
+        };
+        parsed.map_err(|error| place(&error))
+    }
+
+    /// Every helper that is named.
+    pub(super) fn helpers(&self) -> std::collections::BTreeSet<&str> {
+        let named = self.cred_helpers.values().chain(&self.creds_store).map(String::as_str);
+        named.filter(|name| !name.is_empty()).collect()
+    }
+
+    /// Whether there is an entry, or a helper of its own, for a registry.
+    pub(super) fn speaks_of(&self, registry: &str, is_meant: impl Fn(&str) -> bool) -> bool {
+        let named = |key: &String| host_names(registry).contains(&normalised(key));
+        self.auths.keys().any(|key| is_meant(key)) || self.cred_helpers.keys().any(named)
+    }
+
     /// The helper to ask for a registry.
     pub(super) fn helper(&self, registry: &str) -> Option<&str> {
         let named = self.cred_helpers.iter().find(|(key, _)| host_names(registry).contains(&normalised(key)));
@@ -105,14 +123,14 @@ impl Contents {
     /// The entry that fits a repository best.
     pub(super) fn entry(
         &self,
-        path: &Path,
+        origin: &Path,
         registry: &str,
         repository: &str,
     ) -> Result<Option<Credential>, CredentialError> {
         for candidate in candidates(registry, repository) {
             for (key, entry) in self.auths.iter().filter(|(key, _)| normalised(key) == candidate) {
                 let bad = |reason| CredentialError::Malformed {
-                    path: path.to_owned(),
+                    path: origin.to_owned(),
                     reason: format!("the entry `{}` {reason}", super::super::words::harmless(key)),
                 };
                 if let Some(credential) = entry.credential().map_err(bad)? {
@@ -165,7 +183,7 @@ pub(super) fn helper_key(registry: &str) -> &str {
 }
 
 /// The names of a registry's host.
-fn host_names(registry: &str) -> Vec<String> {
+pub(super) fn host_names(registry: &str) -> Vec<String> {
     let names: &[&str] = match registry {
         "docker.io" => &["index.docker.io", "docker.io", "registry-1.docker.io", "registry.hub.docker.com"],
         other => &[other],
@@ -185,7 +203,7 @@ fn candidates(registry: &str, repository: &str) -> Vec<String> {
 }
 
 /// A key without scheme, API version and trailing slash: `https://index.docker.io/v1/` is `index.docker.io`.
-fn normalised(key: &str) -> String {
+pub(super) fn normalised(key: &str) -> String {
     let bare = key.strip_prefix("https://").or_else(|| key.strip_prefix("http://")).unwrap_or(key);
     let bare = bare.trim_end_matches('/');
     let (host, path) = bare.split_once('/').unwrap_or((bare, ""));

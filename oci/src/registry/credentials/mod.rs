@@ -8,21 +8,33 @@
 //! 3. `$XDG_RUNTIME_DIR/containers/auth.json` (`/run/containers/<uid>/auth.json` where that is unset);
 //! 4. `$XDG_CONFIG_HOME/containers/auth.json` (`~/.config/…`);
 //! 5. `$DOCKER_CONFIG/config.json` (`~/.docker/…`);
-//! 6. `~/.dockercfg`.
+//! 6. `~/.dockercfg`;
+//! 7. what a CI system put into the environment of its job ([`ci`]), unless that is switched off.
 //!
 //! Within a file a helper named for the registry comes first, then the general helper, then what stands in the file.
 //! A helper that is missing or fails is no reason to stop: many images need no credentials. It is told when the
-//! registry refuses. Deliberately absent: who may be given a credential ([`super::origin`]); logging in.
+//! registry refuses. Deliberately absent: who may be given a credential ([`super::origin`]).
 
 mod file;
+
 mod helper;
+
+mod ci;
+
+mod login;
+
+mod document;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use file::AuthFile;
+use ci::Job;
+use file::{AuthFile, Contents};
+use helper::Helpers;
+
+pub use login::LoginKey;
 
 /// Text that is never shown.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -69,6 +81,7 @@ pub struct Credentials {
     files: Vec<AuthFile>,
     /// Folders in which helpers are found, as in `PATH`.
     helper_path: OsString,
+    job: Job,
     through: Option<Through>,
 }
 
@@ -88,6 +101,8 @@ pub struct Through {
 pub struct Found {
     /// The credential and where it comes from.
     pub credential: Option<(Credential, String)>,
+    /// Whether nobody chose it for rbuild: it stood in the environment of a CI job.
+    pub is_implied: bool,
     /// Which files were looked into, missing ones included.
     pub searched: Vec<String>,
     /// What hindered the search.
@@ -123,22 +138,29 @@ impl Credentials {
         let below_home = |rest: &str| home.as_ref().map(|home| home.join(rest));
         let mut files = Vec::new();
         if let Some(path) = path("REGISTRY_AUTH_FILE") {
-            files.push(AuthFile { path, required: true, bare: false });
+            files.push(AuthFile { path, required: true, bare: false, is_dockers: false });
         } else {
             let runtime = folder("XDG_RUNTIME_DIR")
                 .map(|dir| dir.join("containers/auth.json"))
                 .unwrap_or_else(|| PathBuf::from(format!("/run/containers/{user}/auth.json")));
             let config = folder("XDG_CONFIG_HOME").or_else(|| below_home(".config"));
             let docker = path("DOCKER_CONFIG").or_else(|| below_home(".docker"));
-            let usual = [
-                Some(runtime),
-                config.map(|dir| dir.join("containers/auth.json")),
-                docker.map(|dir| dir.join("config.json")),
-            ];
-            files.extend(usual.into_iter().flatten().map(|path| AuthFile { path, required: false, bare: false }));
-            files.extend(below_home(".dockercfg").map(|path| AuthFile { path, required: false, bare: true }));
+            let mut add = |path: Option<PathBuf>, is_dockers: bool, bare: bool| {
+                files.extend(path.map(|path| AuthFile { path, required: false, bare, is_dockers }));
+            };
+            add(Some(runtime), false, false);
+            add(config.map(|dir| dir.join("containers/auth.json")), false, false);
+            add(docker.map(|dir| dir.join("config.json")), true, false);
+            add(below_home(".dockercfg"), false, true);
         }
-        Self { given: BTreeMap::new(), files, helper_path: get("PATH").unwrap_or_default(), through: None }
+        let (helper_path, job) = (get("PATH").unwrap_or_default(), Job::from_variables(&get));
+        Self { given: BTreeMap::new(), files, helper_path, job, through: None }
+    }
+
+    /// Without what a CI system put into the environment.
+    pub fn without_job(mut self) -> Self {
+        self.job = Job::default();
+        self
     }
 
     /// With helpers started by another program.
@@ -149,7 +171,7 @@ impl Credentials {
 
     /// From one file, which must exist (`--authfile`).
     pub fn with_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.files = vec![AuthFile { path: path.into(), required: true, bare: false }];
+        self.files = vec![AuthFile { path: path.into(), required: true, bare: false, is_dockers: false }];
         self
     }
 
@@ -165,6 +187,10 @@ impl Credentials {
     /// A file that cannot be read or understood, or one that was named and does not exist.
     pub async fn find(&self, registry: &str, repository: &str) -> Result<Found, CredentialError> {
         let mut found = Found::default();
+        let registry = match registry {
+            "index.docker.io" | "registry-1.docker.io" => "docker.io",
+            other => other,
+        };
         if let Some(credential) = self.given.get(registry) {
             found.credential = Some((credential.clone(), "the command line".to_owned()));
             return Ok(found);
@@ -172,25 +198,44 @@ impl Credentials {
         for file in &self.files {
             found.searched.push(file.path.display().to_string());
             let Some(contents) = file.read().await? else { continue };
-            if let Some(hit) = self.search(file, &contents, registry, repository, &mut found.notes).await? {
+            if let Some(hit) = self.search(&file.path, &contents, registry, repository, &mut found.notes).await? {
                 found.credential = Some(hit);
-                break;
+                return Ok(found);
             }
+        }
+        found.is_implied = true;
+        if let Some(text) = &self.job.auth_config {
+            const NAME: &str = "DOCKER_AUTH_CONFIG";
+            found.searched.push(NAME.to_owned());
+            let path = PathBuf::from(NAME);
+            match Contents::parse(text.expose().as_bytes(), false) {
+                Ok(contents) => {
+                    found.credential = self.search(&path, &contents, registry, repository, &mut found.notes).await?;
+                }
+                // Somebody else's variable stops no build.
+                Err(reason) => found.notes.push(format!("the variable `{NAME}` is not understood: {reason}")),
+            }
+        }
+        if found.credential.is_none()
+            && let Some((credential, variable)) = self.job.find(registry)
+        {
+            found.credential = Some((credential.clone(), format!("the variable `{variable}`")));
         }
         Ok(found)
     }
 
     async fn search(
         &self,
-        file: &AuthFile,
-        contents: &file::Contents,
+        path: &Path,
+        contents: &Contents,
         registry: &str,
         repository: &str,
         notes: &mut Vec<String>,
     ) -> Result<Option<(Credential, String)>, CredentialError> {
-        let origin = file.path.display().to_string();
+        let origin = path.display().to_string();
         if let Some(helper) = contents.helper(registry) {
-            match helper::get(helper, file::helper_key(registry), &self.helper_path, self.through.as_ref()).await {
+            let helpers = Helpers { path: &self.helper_path, through: self.through.as_ref() };
+            match helpers.get(helper, file::helper_key(registry)).await {
                 Ok(Some(credential)) => {
                     return Ok(Some((credential, format!("`docker-credential-{helper}`, which `{origin}` names"))));
                 }
@@ -202,12 +247,12 @@ impl Credentials {
                 }
             }
         }
-        Ok(contents.entry(&file.path, registry, repository)?.map(|credential| (credential, format!("`{origin}`"))))
+        Ok(contents.entry(path, registry, repository)?.map(|credential| (credential, format!("`{origin}`"))))
     }
 }
 
 /// `` the credentials of `bob` from `/root/.docker/config.json` ``
-pub(super) fn whose(credential: &Credential, origin: &str) -> String {
+pub fn whose(credential: &Credential, origin: &str) -> String {
     match credential {
         Credential::Password { username, .. } => {
             format!("the credentials of `{}` from {origin}", super::words::harmless(username))
@@ -228,6 +273,17 @@ pub enum CredentialError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write `{}`", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is no folder for a file of credentials.
+    #[error("there is no place for credentials: neither `HOME` nor `DOCKER_CONFIG` is set")]
+    Nowhere,
     /// A file is not what it should be.
     #[error("`{}` is not a file of credentials: {reason}", path.display())]
     Malformed {
@@ -269,7 +325,9 @@ pub enum CredentialError {
 impl CredentialError {
     fn in_one_line(&self) -> String {
         match self {
-            Self::HelperRun { source, .. } | Self::Read { source, .. } => format!("{self}: {source}"),
+            Self::HelperRun { source, .. } | Self::Read { source, .. } | Self::Write { source, .. } => {
+                format!("{self}: {source}")
+            }
             other => other.to_string(),
         }
     }

@@ -466,7 +466,8 @@ impl State {
                             && parts.next() == Some(repository)
                             && parts.next().is_some_and(|actions| actions.split('+').any(|a| a == action))
                     };
-                    if !self.revoked.contains(number) && scopes.split('|').any(granted) {
+                    let is_enough = repository.is_empty() || scopes.split('|').any(granted);
+                    if !self.revoked.contains(number) && is_enough {
                         return None;
                     }
                 }
