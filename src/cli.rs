@@ -14,6 +14,7 @@ mod input;
 mod limits;
 mod manage;
 mod plan;
+mod registry;
 mod run;
 mod secrets;
 mod space;
@@ -37,6 +38,7 @@ pub use input::InputArgs;
 pub use limits::LimitArgs;
 pub use manage::{ConfigArgs, Format, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, SaveFormat};
 pub use plan::PlanArgs;
+pub use registry::{AuthArgs, AuthVerb, AuthWhyArgs, LoginArgs, LogoutArgs, RegistryArgs};
 pub use run::RunArgs;
 pub use space::{DuArgs, PruneArgs, VerifyArgs};
 pub use steps::StepArgs;
@@ -109,6 +111,12 @@ pub enum Verb {
     History(HistoryArgs),
     /// Show what rbuild makes of a Dockerfile: its statements, its plan, its graph
     Debug(Box<DebugArgs>),
+    /// Log in to a registry: try a name and a password there, and keep them
+    Login(LoginArgs),
+    /// Forget the credentials of a registry
+    Logout(LogoutArgs),
+    /// Say where an image would be asked for, and with whose credentials
+    Auth(AuthArgs),
     /// Look whether this machine has what builds need, and say how to get it
     Doctor(DoctorArgs),
     /// Show every setting and where it comes from

@@ -5,6 +5,7 @@
 
 mod file;
 mod limits;
+mod registries;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,7 @@ use solver::op::NetworkMode;
 
 pub use file::ConfigFile;
 pub use limits::{LimitConfig, Written};
+pub use registries::RegistryConfig;
 
 use crate::amount::amount;
 use crate::cli::values::{self, ColorArg, ProgressArg};
@@ -115,15 +117,27 @@ pub struct Config {
     pub history_log_max_bytes: Setting<u64>,
     /// What each step may use, as far as files say.
     pub limits: LimitConfig,
-    /// Registries by `host` or `host:port`, as image names have it.
+    /// Registries by `host` or `host:port`, perhaps with the beginning of a repository, as image names have it.
     pub registries: BTreeMap<String, RegistryConfig>,
+    /// Whether settings of registries of other tools count too.
+    pub registry_files: Setting<bool>,
+    /// Whether credentials are taken from what CI systems put into the environment.
+    pub ci_credentials: Setting<bool>,
+    /// What this one command says of the registries that it names.
+    pub registry_flags: RegistryFlags,
 }
 
-/// What is set for one registry.
+/// What one command says of the registries that it names.
 #[derive(Clone, Debug, Default)]
-pub struct RegistryConfig {
-    /// Whether it may be spoken to over plain HTTP.
-    pub insecure: Option<Setting<bool>>,
+pub struct RegistryFlags {
+    /// `--authfile`; absolute.
+    pub authfile: Option<PathBuf>,
+    /// `--cert-dir`; absolute.
+    pub cert_dir: Option<PathBuf>,
+    /// `--tls-verify`.
+    pub tls_verify: Option<bool>,
+    /// `--creds`: for one registry.
+    pub credential: Option<(String, oci::registry::Credential)>,
 }
 
 /// What the command line says about settings.
@@ -145,6 +159,8 @@ pub struct Flags {
     pub offline: Option<bool>,
     /// `--platform`.
     pub platform: Option<String>,
+    /// Flags about registries.
+    pub registry: RegistryFlags,
     /// Whether the verb does without a store where none can be found.
     pub only_looks: bool,
 }
@@ -237,7 +253,21 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
     let mut registries = system.registries;
     for (name, registry) in user.registries {
         let merged = registries.entry(name).or_default();
-        merged.insecure = registry.insecure.or(merged.insecure.take());
+        *merged = registry.or(std::mem::take(merged));
+    }
+    let registry_files = first([
+        parsed(environment, "RBUILD_REGISTRY_FILES", values::yes_or_no)?,
+        user.registry_files,
+        system.registry_files,
+    ]);
+    let ci_credentials = first([
+        parsed(environment, "RBUILD_CI_CREDENTIALS", values::yes_or_no)?,
+        user.ci_credentials,
+        system.ci_credentials,
+    ]);
+    let mut registry_flags = flags.registry;
+    for path in [&mut registry_flags.authfile, &mut registry_flags.cert_dir].into_iter().flatten() {
+        *path = absolute(std::mem::take(path));
     }
     Ok(Config {
         root,
@@ -261,6 +291,9 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         history_log_max_bytes,
         limits: user.limits.or(system.limits),
         registries,
+        registry_files: registry_files.unwrap_or(default(true)),
+        ci_credentials: ci_credentials.unwrap_or(default(true)),
+        registry_flags,
     })
 }
 
@@ -360,6 +393,8 @@ impl Config {
             row("cache_mounts.max_size", mounts_max_size, &self.mounts_max_size.source),
             row("offline", self.offline.value.to_string(), &self.offline.source),
             row("allow", self.allow.value.join(" "), &self.allow.source),
+            row("registry_files", self.registry_files.value.to_string(), &self.registry_files.source),
+            row("ci_credentials", self.ci_credentials.value.to_string(), &self.ci_credentials.source),
             row("secret", self.secrets.value.join(" "), &self.secrets.source),
             row("ssh", self.ssh.value.join(" "), &self.ssh.source),
             row("platform", platform, &self.platform.source),
@@ -368,9 +403,8 @@ impl Config {
         ];
         rows.extend(self.limits.rows().map(|(key, text, source)| row(key, text, source)));
         for (name, registry) in &self.registries {
-            if let Some(insecure) = &registry.insecure {
-                let key = format!("registry.\"{name}\".insecure");
-                rows.push(row(&key, insecure.value.to_string(), &insecure.source));
+            for (key, text, source) in registry.rows() {
+                rows.push(row(&format!("registry.\"{name}\".{key}"), text, source));
             }
         }
         rows

@@ -12,6 +12,7 @@ mod config;
 mod engine;
 mod environment;
 mod escape;
+mod hosts;
 mod options;
 mod progress;
 mod queue;

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod output;
 pub mod outputs;
 pub mod provisions;
+pub mod registry;
 pub mod run;
 pub mod secrets;
 pub mod size;

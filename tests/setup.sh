@@ -11,6 +11,7 @@ packages=(
     golang-github-opencontainers-image-spec-dev python3-jsonschema # the schemas that images are checked by
     buildah                             # builds the same Dockerfiles, to be compared with
     git                                 # repositories, as sources and served ones
+    openssl                             # certificates and signatures of registries in tests
     openssh-client openssh-server       # agents, keys for them, and repositories over ssh
     attr bzip2 xz-utils zstd python3    # tools that tests compare with
     uidmap                              # ids of user namespaces, for builds without root

@@ -57,11 +57,6 @@ const BUILD: &[(&[&str], &str)] = &[
     (&["--squash", "--squash-all"], "leave it out: each step that changes files makes one layer"),
     (&["--format"], "use `-o type=oci,dest=FILE` or `-o type=docker,dest=FILE`"),
     (
-        &["--tls-verify", "--cert-dir"],
-        "for a registry without TLS, write `[registry.\"HOST:PORT\"]` and `insecure = true` into config.toml",
-    ),
-    (&["--authfile", "--creds"], "keep the credentials in `~/.docker/config.json`"),
-    (
         &["--arch", "--os", "--os-feature", "--os-version", "--variant", "--all-platforms", "--manifest"],
         "leave it out: only the platform of this machine is built for",
     ),
@@ -117,11 +112,19 @@ const RUN: &[(&[&str], &str)] = &[
     ),
 ];
 
+/// Flags of `podman login` and `podman logout`.
+const LOGIN: &[(&[&str], &str)] = &[
+    (&["--compat-auth-file"], "use `--authfile FILE`: rbuild reads and writes the same files as docker and podman"),
+    (&["--secret"], "give the password with `--password-stdin`"),
+    (&["--verbose", "-v"], "leave it out: it is always said where credentials are kept"),
+];
+
 /// What to do instead of a flag that is known elsewhere.
 pub fn instead_of(verb: &str, flag: &str) -> Option<&'static str> {
     let table = match verb {
         "build" => BUILD,
         "run" => RUN,
+        "login" | "logout" => LOGIN,
         _ => return None,
     };
     table.iter().find(|(flags, _)| flags.contains(&flag)).map(|(_, advice)| *advice)

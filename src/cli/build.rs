@@ -8,6 +8,7 @@ use oci::model::Reference;
 
 use super::check::CallArgs;
 use super::input::InputArgs;
+use super::registry::{CredsArgs, RegistryArgs};
 use super::secrets::SecretArgs;
 use super::steps::StepArgs;
 use super::values::{self, ProgressArg};
@@ -123,6 +124,13 @@ pub struct BuildArgs {
     /// (one object per line) [env: BUILDKIT_PROGRESS]
     #[arg(long, help_heading = "Display", value_name = "MODE", value_enum, hide_possible_values = true)]
     pub progress: Option<ProgressArg>,
+
+    /// How registries are met.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// With whose credentials.
+    #[command(flatten)]
+    pub creds: CredsArgs,
 
     /// Flags of other builders that change nothing here.
     #[command(flatten)]

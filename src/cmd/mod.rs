@@ -2,6 +2,7 @@
 //!
 //! Results go to standard output, everything else to standard error.
 
+mod auth;
 mod build;
 mod call;
 mod check;
@@ -15,7 +16,10 @@ mod images;
 mod import;
 mod interrupt;
 mod load;
+mod login;
+mod logout;
 mod plan;
+mod prompt;
 mod prune;
 mod rmi;
 mod run;
@@ -25,7 +29,6 @@ mod verify;
 mod version;
 mod why;
 
-use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write as _};
 use std::sync::Arc;
 
@@ -35,10 +38,12 @@ use solver::seam::Progress;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::values::ProgressArg;
-use crate::cli::{Call, Cli, DebugWhat, Verb};
-use crate::config::{self as settings, Config, Flags, RegistryConfig, Source};
-use crate::engine::{Failure, FailureKind, HistorySettings, Settings};
+use crate::cli::{AuthVerb, Call, Cli, DebugWhat, RegistryArgs, Verb};
+use crate::config::{self as settings, Config, Flags, RegistryFlags, Source};
+use crate::engine::{Failure, FailureKind, HistorySettings, RegistrySettings, Settings};
 use crate::environment::Environment;
+use crate::hosts::HostSources;
+use crate::options;
 use crate::progress::{Display, Mode};
 use crate::report::Style;
 
@@ -68,6 +73,17 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         flags.network = args.steps.network;
         flags.platform.clone_from(&args.input.platform);
         flags.offline = args.input.offline;
+        flags.registry = flags_of(&args.registry);
+        flags.registry.credential = options::registry::credential(args)?;
+    }
+    match &cli.verb {
+        Verb::Login(args) => flags.registry = flags_of(&args.meeting),
+        Verb::Logout(args) => flags.registry.authfile.clone_from(&args.authfile),
+        Verb::Auth(args) => {
+            let AuthVerb::Why(args) = &args.verb;
+            flags.registry = flags_of(&args.meeting);
+        }
+        _ => {}
     }
     let looked_at = match &cli.verb {
         Verb::Check(args) => Some(&args.input),
@@ -83,7 +99,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         Verb::Check(_) => true,
         Verb::Debug(args) => args.input.offline == Some(true) || args.what == DebugWhat::Ast,
         Verb::Build(args) => args.call.wanted() != Call::Build,
-        Verb::Doctor(_) => true,
+        Verb::Doctor(_) | Verb::Login(_) | Verb::Logout(_) | Verb::Auth(_) => true,
         _ => false,
     };
     let only_looks = flags.only_looks;
@@ -128,7 +144,19 @@ async fn obey(hall: &Hall<'_>, verb: Verb) -> Result<u8, Failure> {
         Verb::Import(args) => import::import(hall, &args).await,
         Verb::Save(args) => save::save(hall, &args).await,
         Verb::Load(args) => load::load(hall, &args).await,
+        Verb::Login(args) => login::login(hall, &args).await,
+        Verb::Logout(args) => logout::logout(hall, &args).await,
+        Verb::Auth(args) => auth::auth(hall, &args).await,
         Verb::Check(_) | Verb::Doctor(_) | Verb::Config(_) | Verb::Version => unreachable!("done without a runtime"),
+    }
+}
+
+fn flags_of(args: &RegistryArgs) -> RegistryFlags {
+    RegistryFlags {
+        authfile: args.authfile.clone(),
+        cert_dir: args.cert_dir.clone(),
+        tls_verify: args.tls_verify,
+        credential: None,
     }
 }
 
@@ -181,7 +209,7 @@ impl Hall<'_> {
     fn settings(&self) -> Settings {
         Settings {
             root: self.config.root.value.clone(),
-            insecure_registries: insecure(&self.config.registries),
+            registries: self.registries(),
             offline: self.config.offline.value,
             max_size: self.config.max_size.value,
             keep_for: self.config.keep_for.value,
@@ -199,6 +227,17 @@ impl Hall<'_> {
     /// How steps get out.
     fn network(&self) -> NetworkSettings {
         NetworkSettings { driver: self.config.network_driver.value, pool: self.config.network_pool.value }
+    }
+
+    /// How registries are met.
+    fn registries(&self) -> RegistrySettings {
+        let flags = &self.config.registry_flags;
+        RegistrySettings {
+            hosts: HostSources::new(&self.config, self.environment),
+            authfile: flags.authfile.clone(),
+            credential: flags.credential.clone(),
+            without_job: !self.config.ci_credentials.value,
+        }
     }
 
     /// The display that settings and terminal ask for.
@@ -265,9 +304,4 @@ impl Hall<'_> {
             _ => failure,
         })
     }
-}
-
-fn insecure(registries: &BTreeMap<String, RegistryConfig>) -> Vec<String> {
-    let insecure = |registry: &RegistryConfig| registry.insecure.as_ref().is_some_and(|setting| setting.value);
-    registries.iter().filter(|(_, registry)| insecure(registry)).map(|(name, _)| name.clone()).collect()
 }

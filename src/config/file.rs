@@ -37,8 +37,17 @@
 //! disk = "20GB"               # written into a layer
 //! min_free = "5%"             # of the store's disk, or an amount; "0" is none
 //!
-//! [registry."localhost:5000"] # as image names have it
-//! insecure = true             # plain HTTP may be used
+//! registry_files = true       # settings of registries of podman, docker, containerd and BuildKit count too
+//! ci_credentials = true       # what CI systems put into the environment of their jobs is used
+//!
+//! [registry."docker.io"]      # as image names have it, perhaps with a part of the repository; see docs/registries.md
+//! mirrors = ["m.example:5000"] # asked before it, with a path that stands before the repository
+//! location = "r.example/hub"  # where it really is
+//! blocked = false             # nothing may be had from it
+//! insecure = true             # any certificate will do, and plain HTTP may be used
+//! http = true                 # only plain HTTP is used
+//! ca = ["/etc/ca.pem"]        # authorities that may vouch for it, beside the system's
+//! keypair = { key = "/k.pem", cert = "/c.pem" } # how rbuild shows who it is
 //! ```
 //! An unknown key is an error: a setting that is silently ignored is a trap.
 
@@ -55,7 +64,7 @@ use solver::op::NetworkMode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{LimitConfig, RegistryConfig, Setting, Source};
+use super::{LimitConfig, RegistryConfig, Setting, Source, registries};
 use crate::cli::values::{self, ColorArg, ProgressArg};
 use crate::engine::{Failure, FailureKind, Problem, Snippet};
 use crate::options::allow;
@@ -76,6 +85,8 @@ const KEYS: &[&str] = &[
     "max_size",
     "keep_for",
     "registry",
+    "registry_files",
+    "ci_credentials",
     "history",
     "limits",
     "cache_mounts",
@@ -83,7 +94,6 @@ const KEYS: &[&str] = &[
 const HISTORY_KEYS: &[&str] = &["keep", "log_max_size"];
 const CACHE_MOUNTS_KEYS: &[&str] = &["max_size"];
 const NETWORK_KEYS: &[&str] = &["mode", "driver", "pool"];
-const REGISTRY_KEYS: &[&str] = &["insecure"];
 
 /// What one file says.
 #[derive(Clone, Debug, Default)]
@@ -126,6 +136,10 @@ pub struct ConfigFile {
     pub history_log_max_bytes: Option<Setting<u64>>,
     /// `[limits]`.
     pub limits: LimitConfig,
+    /// `registry_files`.
+    pub registry_files: Option<Setting<bool>>,
+    /// `ci_credentials`.
+    pub ci_credentials: Option<Setting<bool>>,
     /// `[registry."…"]`.
     pub registries: BTreeMap<String, RegistryConfig>,
 }
@@ -174,6 +188,12 @@ impl ConfigFile {
                 "network" => self.fill_network(value, reader),
                 "offline" => self.offline = reader.value(value, "true or false", |value| value.as_bool(), Ok),
                 "allow" => self.allow = reader.texts(value, allow::checked),
+                "registry_files" => {
+                    self.registry_files = reader.value(value, "true or false", |value| value.as_bool(), Ok);
+                }
+                "ci_credentials" => {
+                    self.ci_credentials = reader.value(value, "true or false", |value| value.as_bool(), Ok);
+                }
                 "secret" => self.secrets = reader.texts(value, Ok),
                 "ssh" => self.ssh = reader.texts(value, Ok),
                 "log_lines" => self.log_lines = reader.number(value, values::number),
@@ -239,12 +259,12 @@ impl ConfigFile {
                 reader.problem("a table per registry is expected: `[registry.\"host:port\"]`", name.span());
                 continue;
             };
+            if let Err(reason) = registries::name(name.get_ref()) {
+                reader.problem(&reason, name.span());
+            }
             let registry = self.registries.entry(name.get_ref().to_string()).or_default();
             for (key, value) in settings {
-                match key.get_ref().as_ref() {
-                    "insecure" => registry.insecure = reader.value(value, "true or false", |value| value.as_bool(), Ok),
-                    _ => reader.unknown(key, REGISTRY_KEYS),
-                }
+                registry.fill(key, value, reader);
             }
         }
     }
@@ -300,7 +320,7 @@ impl Reader<'_> {
         self.value(value, "a number", digits, |text: String| parse(&text))
     }
 
-    fn value<A, T>(
+    pub(super) fn value<A, T>(
         &mut self,
         value: &Spanned<DeValue<'_>>,
         expected: &str,
@@ -349,8 +369,8 @@ mod tests {
     #[test]
     fn every_documented_key_is_known() {
         let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\noffline = true\nallow = ['device']\nsecret = ['id=x,env=X']\nssh = []\n\
-            max_size = '10%'\nkeep_for = '60d'\n\
-            [registry.'localhost:5000']\ninsecure = true\n[history]\nkeep = 7\nlog_max_size = '1MiB'\n\
+            max_size = '10%'\nkeep_for = '60d'\nregistry_files = false\nci_credentials = false\n\
+            [registry.'localhost:5000']\ninsecure = true\nhttp = false\nca = '/c'\nkeypair = {key = '/k', cert = '/c'}\nlocation = 'x'\nmirrors = ['m']\nblocked = false\n[history]\nkeep = 7\nlog_max_size = '1MiB'\n\
             [cache_mounts]\nmax_size = '5GB'\n\
             [limits]\nmemory = '1g'\nmemory_swap = '-1'\ncpus = '1.5'\ncpu_shares = '2'\npids = '64'\ntimeout = '1h'\n\
             disk = '1GB'\nmin_free = '5%'\n";
@@ -360,7 +380,7 @@ mod tests {
         assert_eq!(file.history_keep.map(|keep| keep.value), Some(7));
         assert_eq!(file.mounts_max_size.map(|size| size.value), Some(Size::Bytes(5_000_000_000)));
         assert!(
-            [KEYS, REGISTRY_KEYS, HISTORY_KEYS, CACHE_MOUNTS_KEYS, crate::config::limits::KEYS]
+            [KEYS, registries::KEYS, HISTORY_KEYS, CACHE_MOUNTS_KEYS, crate::config::limits::KEYS]
                 .concat()
                 .iter()
                 .all(|key| text.contains(key))
@@ -427,7 +447,7 @@ mod tests {
           |
         7 | mirror = 'x'
           | ^^^^^^
-        help: known here: insecure
+        help: did you mean `mirrors`?
         ");
         let wrong = ConfigFile::parse(Path::new("c.toml"), "jobs = = 3\n").expect_err("this is no TOML");
         insta::assert_snapshot!(failure(&wrong, Style::default()), @"

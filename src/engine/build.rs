@@ -79,7 +79,7 @@ async fn recorded(
 ) -> Result<Built, Failure> {
     let measured = options.metadata_file.is_some().then(|| Arc::new(Measured::new(recorder.listener())));
     let progress = measured.clone().map_or_else(|| recorder.listener(), |measured| measured as Arc<dyn Progress>);
-    let registry = settings.registry()?;
+    let registry = settings.registry(&progress)?;
     let listener = progress.clone();
     registry.listen(Box::new(move |text| {
         listener.event(Event::Notice { vertex: VertexId::of_name("registry"), text });

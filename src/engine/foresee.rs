@@ -46,7 +46,7 @@ pub async fn plan_build(
     cancel: CancellationToken,
 ) -> Result<Foreseen, Failure> {
     let store = settings.open_store(&progress)?;
-    let registry = settings.registry()?;
+    let registry = settings.registry(&progress)?;
     let (connectivity, given) = (settings.connectivity(), Given::of(&options.steps));
     let for_contexts = given.for_contexts(options.input.own_agent.clone());
     let opener = Opener { store: &store, progress: &progress, connectivity, given: &for_contexts, cancel: &cancel };

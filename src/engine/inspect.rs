@@ -35,7 +35,12 @@ pub async fn plan(
     let context = opener.open(input).await?;
     let resolver = Resolver {
         layouts: context.named.layouts(),
-        ..Resolver::new(store.clone(), settings.registry()?, Ask::of(false, settings.offline), progress.clone())
+        ..Resolver::new(
+            store.clone(),
+            settings.registry(&progress)?,
+            Ask::of(false, settings.offline),
+            progress.clone(),
+        )
     };
     let options = context.plan_options(settings, input);
     let mut answers = Answers::new();

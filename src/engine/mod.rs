@@ -43,10 +43,11 @@ pub use context::Text;
 pub use failure::{Failure, FailureKind, Problem, Snippet};
 pub use history::HistorySettings;
 pub use run::run;
-pub use settings::Settings;
+pub use settings::{RegistrySettings, Settings};
 pub use space::{prune, usage};
 pub use verify::{Verified, verify};
 pub use words::diagnostic as problem;
+pub use words::registry as registry_failure;
 
 use oci::content::ContentStore as _;
 use oci::model::Digest;

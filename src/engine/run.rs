@@ -29,7 +29,7 @@ pub async fn run(
 ) -> Result<i32, Failure> {
     check_ports(options)?;
     let store = settings.open_store(&progress)?;
-    let registry = settings.registry()?;
+    let registry = settings.registry(&progress)?;
     let record = match find(&store, &options.image)? {
         Some(record) => record,
         None => {

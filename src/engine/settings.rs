@@ -10,13 +10,14 @@ use executor::network::NetworkSettings;
 use executor::source::Connectivity;
 use executor::source::given::Given;
 use oci::model::Platform;
-use oci::registry::Client;
+use oci::registry::{Client, Credential, Credentials};
 use solver::graph::VertexId;
 use solver::seam::{Event, Progress};
 use store::Store;
 
 use super::history::HistorySettings;
 use super::{Failure, form, words};
+use crate::hosts::HostSources;
 use crate::options::size::Size;
 
 /// The hall's settings for the engine.
@@ -24,8 +25,8 @@ use crate::options::size::Size;
 pub struct Settings {
     /// The store's directory.
     pub root: PathBuf,
-    /// Registries that may be spoken to without TLS, beside those on loopback.
-    pub insecure_registries: Vec<String>,
+    /// How registries are met.
+    pub registries: RegistrySettings,
     /// Whether no connection may be made: neither for images and their blobs nor for sources and caches.
     pub offline: bool,
     /// How large the store may become; `None` is a share of its disk.
@@ -44,6 +45,39 @@ pub struct Settings {
     pub history: HistorySettings,
 }
 
+/// How registries are met.
+#[derive(Clone, Debug, Default)]
+pub struct RegistrySettings {
+    /// Where mirrors, certificates and more are set.
+    pub hosts: HostSources,
+    /// The one file of credentials, if one was named.
+    pub authfile: Option<PathBuf>,
+    /// A credential for one registry, before all files.
+    pub credential: Option<(String, Credential)>,
+    /// Whether what CI systems put into the environment is left alone.
+    pub without_job: bool,
+}
+
+impl RegistrySettings {
+    /// Where credentials come from, for a process that was started by `user` and looks like root to itself, if it does.
+    pub fn credentials(&self, user: Option<u32>) -> Credentials {
+        let mut credentials = match user {
+            Some(user) => Credentials::from_environment_of(user),
+            None => Credentials::from_environment(),
+        };
+        if let Some(file) = &self.authfile {
+            credentials = credentials.with_file(file);
+        }
+        if self.without_job {
+            credentials = credentials.without_job();
+        }
+        if let Some((registry, credential)) = &self.credential {
+            credentials = credentials.with(registry, credential.clone());
+        }
+        credentials
+    }
+}
+
 impl Settings {
     /// Opens the store; what it noticed on the way (a rebuilt index) is told to `progress`.
     pub fn open_store(&self, progress: &Arc<dyn Progress>) -> Result<Store, Failure> {
@@ -57,11 +91,8 @@ impl Settings {
     }
 
     /// Where credentials of registries come from.
-    pub fn credentials(&self) -> oci::registry::Credentials {
-        let credentials = match self.user {
-            Some(user) => oci::registry::Credentials::from_environment_of(user),
-            None => oci::registry::Credentials::from_environment(),
-        };
+    pub fn credentials(&self) -> Credentials {
+        let credentials = self.registries.credentials(self.user);
         match executor::rootless::launcher() {
             Some(launcher) => credentials.with_helpers_through(oci::registry::Through {
                 program: launcher.program,
@@ -72,14 +103,30 @@ impl Settings {
         }
     }
 
-    /// A client for registries, with the credentials of the environment.
-    pub fn registry(&self) -> Result<Client, Failure> {
-        let settings = oci::registry::Settings {
+    /// What a client for registries is told; what it has to tell goes to `progress`.
+    pub fn client(&self, hosts: HostSources, progress: &Arc<dyn Progress>) -> oci::registry::Settings {
+        let (telling, reading) = (progress.clone(), progress.clone());
+        let vertex = VertexId::of_name("registries");
+        let tell = move |text: &str| telling.event(Event::Notice { vertex, text: text.to_owned() });
+        let read = move || {
+            let (hosts, _) = hosts.read();
+            for text in hosts.warnings() {
+                reading.event(Event::Notice { vertex, text: text.clone() });
+            }
+            hosts
+        };
+        oci::registry::Settings {
             credentials: self.credentials(),
-            insecure: self.insecure_registries.clone(),
+            hosts: Some(Arc::new(read)),
+            tell: Arc::new(tell),
             offline: self.offline,
             ..Default::default()
-        };
+        }
+    }
+
+    /// A client for registries, with the credentials and the settings of this user.
+    pub fn registry(&self, progress: &Arc<dyn Progress>) -> Result<Client, Failure> {
+        let settings = self.client(self.registries.hosts.clone(), progress);
         Client::new(settings).map_err(|error| words::registry(&error))
     }
 

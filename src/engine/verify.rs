@@ -37,7 +37,7 @@ pub async fn verify(
     cancel: CancellationToken,
 ) -> Result<Verified, Failure> {
     let store = settings.open_store(&progress)?;
-    let registry = settings.registry()?;
+    let registry = settings.registry(&progress)?;
     let worker = settings.worker(&store, &registry, BTreeMap::new(), StepSettings::default())?;
     let task = Task::start("[internal] verify the store", &progress);
     let work = async {

@@ -32,6 +32,7 @@ pub use watch::Watch;
 
 use super::export::Ahead;
 use super::{Failure, Settings, words};
+use crate::hosts::HostSources;
 use crate::options::BuildOptions;
 use crate::options::cache::{CachePlace, CacheTo};
 
@@ -52,12 +53,17 @@ impl Place {
     ///
     /// # Errors
     /// When it cannot be one.
-    pub fn open(place: &CachePlace, settings: &Settings, store: &Store) -> Result<Option<Self>, Failure> {
+    pub fn open(
+        place: &CachePlace,
+        settings: &Settings,
+        store: &Store,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Option<Self>, Failure> {
         match place {
             CachePlace::Inline => Ok(None),
             CachePlace::Registry { .. } | CachePlace::S3(_) if settings.offline => Ok(None),
             CachePlace::Registry { name, insecure } => {
-                let client = client(settings, insecure.then(|| name.registry()))?;
+                let client = client(settings, insecure.then(|| name.registry()), progress)?;
                 let remote = Arc::new(RegistryCache::new(client, name.clone(), store.clone()));
                 Ok(Some(Self { remote, name: Some(name.clone()), kind: "registry" }))
             }
@@ -97,13 +103,13 @@ impl Remotes {
     ) -> Result<Self, Failure> {
         let (mut from, mut to, mut out_of_reach) = (Vec::new(), Vec::new(), false);
         for cache in &options.cache_from {
-            match Place::open(&cache.place, settings, store)? {
+            match Place::open(&cache.place, settings, store, progress)? {
                 Some(place) => from.push(place),
                 None => out_of_reach = true,
             }
         }
         for cache in options.cache_to.iter().filter(|cache| cache.place != CachePlace::Inline) {
-            match Place::open(&cache.place, settings, store)? {
+            match Place::open(&cache.place, settings, store, progress)? {
                 Some(place) => to.push((cache.clone(), place)),
                 None => out_of_reach = true,
             }
@@ -151,16 +157,14 @@ impl Remotes {
 }
 
 /// A client that is sooner out of patience than one for images: what it would bring can be made.
-fn client(settings: &Settings, insecure: Option<&str>) -> Result<oci::registry::Client, Failure> {
-    let mut insecure_registries = settings.insecure_registries.clone();
-    insecure_registries.extend(insecure.map(str::to_owned));
-    let settings = oci::registry::Settings {
-        credentials: settings.credentials(),
-        insecure: insecure_registries,
-        offline: settings.offline,
-        idle_timeout: PATIENCE,
-        ..Default::default()
-    };
+fn client(
+    settings: &Settings,
+    insecure: Option<&str>,
+    progress: &Arc<dyn Progress>,
+) -> Result<oci::registry::Client, Failure> {
+    let hosts = settings.registries.hosts.clone();
+    let hosts = insecure.into_iter().fold(hosts, HostSources::with_insecure);
+    let settings = oci::registry::Settings { idle_timeout: PATIENCE, ..settings.client(hosts, progress) };
     oci::registry::Client::new(settings).map_err(|error| words::registry(&error))
 }
 

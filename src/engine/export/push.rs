@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::form::{self, Written, is_forced};
 use super::{Exporter, Look, Unsent};
 use crate::engine::assemble::Assembled;
-use crate::engine::{Failure, Settings, words};
+use crate::engine::{Failure, words};
 use crate::options::BuildOptions;
 use crate::options::output::{ImageForm, Output, Push};
 
@@ -50,9 +50,9 @@ impl Exporter<'_> {
                 let client = match push.insecure {
                     false => self.registry.clone(),
                     true => {
-                        let mut insecure = self.settings.insecure_registries.clone();
-                        insecure.push(name.registry().to_owned());
-                        Settings { insecure_registries: insecure, ..self.settings.clone() }.registry()?
+                        let mut settings = self.settings.clone();
+                        settings.registries.hosts = settings.registries.hosts.with_insecure(name.registry());
+                        settings.registry(self.progress)?
                     }
                 };
                 targets.push(Target { client, name: name.clone(), push, look: look.clone() });

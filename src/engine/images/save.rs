@@ -30,7 +30,7 @@ pub async fn save(
     cancel: CancellationToken,
 ) -> Result<(), Failure> {
     let store = settings.open_store(&progress)?;
-    let registry = settings.registry()?;
+    let registry = settings.registry(&progress)?;
     let worker = settings.worker(&store, &registry, BTreeMap::new(), StepSettings::default())?;
     let meant = meant(&store, images)?;
     let task = Task::start("[internal] save images", &progress);

@@ -40,7 +40,7 @@ impl Place {
     fn store(&self, name: &str) -> Settings {
         Settings {
             root: self.dir.path().join(name),
-            insecure_registries: Vec::new(),
+            registries: Default::default(),
             offline: false,
             max_size: None,
             mounts_max_size: None,
