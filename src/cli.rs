@@ -73,7 +73,7 @@ pub struct GlobalArgs {
     /// Keep images, cache and layers here [env: RBUILD_ROOT]
     #[arg(long, value_name = "DIR", global = true, help_heading = "Global options")]
     pub root: Option<PathBuf>,
-    /// How strongly steps are kept apart: full (root's), rootless (a user's), or auto, the best there is [env: RBUILD_ISOLATION]
+    /// How strongly steps are kept apart: full (root's), rootless (a user's), chroot (none, for pods without privileges), or auto, the best there is [env: RBUILD_ISOLATION]
     #[arg(long, value_name = "RUNG", global = true, help_heading = "Global options", value_parser = values::isolation)]
     pub isolation: Option<Wanted>,
 }
@@ -374,8 +374,8 @@ mod tests {
         error: `--network`: `bridge` is none of default, host, none
         help: `rbuild build --help` lists all flags
         ");
-        insta::assert_snapshot!(report("--isolation chroot ."), @"
-        error: `--isolation`: `chroot` is not in this version of rbuild; it has full, rootless and auto
+        insta::assert_snapshot!(report("--isolation jail ."), @"
+        error: `--isolation`: `jail` is none of full, rootless, chroot, auto
         help: `rbuild build --help` lists all flags
         ");
         insta::assert_snapshot!(report("rmi"), @"

@@ -6,6 +6,7 @@ use crate::layers::LayersError;
 use crate::limits::LimitError;
 use crate::ops::exec::StepError;
 use crate::ops::file::FileError;
+use crate::sandbox::SandboxError;
 use crate::snapshot::SnapshotError;
 use crate::source::SourceError;
 use crate::source::image::FetchError;
@@ -81,6 +82,7 @@ impl ExecError {
             Self::Limit(error) => error.help(),
             Self::Step(StepError::Limit { hit, .. }) => Some(hit.help()),
             Self::Step(StepError::Network(error)) => error.help(),
+            Self::Step(StepError::Sandbox(SandboxError::NotOnThisRung { lack })) => Some(lack.hint().into()),
             Self::Fetch { source, .. } => source.downcast_ref::<oci::registry::RegistryError>()?.help(),
             _ => None,
         }

@@ -7,6 +7,7 @@
 //! trees), [`sandbox`] (processes), [`snapshot`] (layers stacked, and what changed), [`layers`] (trees to blobs and
 //! back), [`select`] (which paths are meant), and at the bottom `tree`, where every path of a stranger is resolved.
 
+pub mod chroot;
 mod content;
 pub mod devices;
 pub mod error;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::isolation::Rung;
 use crate::limits::StepLimits;
 use crate::network::NetworkSettings;
 use crate::secrets::SecretSource;
@@ -15,6 +16,8 @@ use crate::secrets::agent::AgentSource;
 /// For all steps of a build, or for one `rbuild run`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StepSettings {
+    /// How steps are kept apart.
+    pub rung: Rung,
     /// What steps may ask for beyond the default.
     pub grants: Grants,
     /// What each may use of the machine.

@@ -32,6 +32,7 @@ pub(crate) use supply::Silent;
 
 use crate::content::Contents;
 use crate::error::ExecError;
+use crate::isolation::Rung;
 use crate::layers::Layers;
 use crate::limits::Groups;
 use crate::merge;
@@ -40,7 +41,7 @@ use crate::sandbox;
 use crate::secrets::Secrets;
 use crate::secrets::agent::Agents;
 use crate::snapshot::overlay::MountApi;
-use crate::snapshot::{Mounted, OverlaySnapshotter, Snapshotter};
+use crate::snapshot::{CopySnapshotter, Mounted, OverlaySnapshotter, Snapshotter};
 use crate::source::Connectivity;
 use crate::source::fetched::Known;
 use crate::source::given::Given;
@@ -60,7 +61,7 @@ pub struct WorkerConfig {
     pub fetcher: Arc<dyn BlobFetcher>,
     /// Whether sources may be fetched. Blobs of images are `fetcher`'s business.
     pub connectivity: Connectivity,
-    /// How layers are stacked; `None` is overlayfs as this kernel has it.
+    /// How layers are stacked; `None` is overlayfs as this kernel has it, or copies where nothing may be mounted.
     pub snapshots: Option<Arc<dyn Snapshotter>>,
     /// What steps may do, get and use.
     pub steps: StepSettings,
@@ -101,6 +102,8 @@ struct Inner {
     wants_network: AtomicBool,
     /// Images that steps of this build will stand on or read.
     expected_trees: OnceLock<HashSet<String>>,
+    /// Where trees are not mounted, one process at a time has one for its root.
+    root_turn: Arc<tokio::sync::Mutex<()>>,
     /// How steps are started; made by the first one.
     sandbox: OnceLock<sandbox::Settings>,
 }
@@ -115,8 +118,9 @@ impl Worker {
 
     /// The same; `given` is of the same settings, and was perhaps used already.
     pub fn with(config: WorkerConfig, given: Given) -> Result<Self, ExecError> {
-        let snapshots = match config.snapshots {
+        let snapshots: Arc<dyn Snapshotter> = match config.snapshots {
             Some(snapshots) => snapshots,
+            None if config.steps.rung == Rung::Chroot => Arc::new(CopySnapshotter::in_store(&config.store)),
             None => Arc::new(OverlaySnapshotter::new(config.store.layers_dir(), MountApi::detect())?),
         };
         let locals = config.local_sources.into_iter().map(|(name, path)| (name, Local::new(path)));
@@ -135,6 +139,7 @@ impl Worker {
                 wants_network: AtomicBool::new(false),
                 expected_trees: OnceLock::new(),
                 steps: config.steps,
+                root_turn: Arc::default(),
                 sandbox: OnceLock::new(),
                 clock: config.clock,
                 contents: Contents::default(),
@@ -184,12 +189,25 @@ impl Worker {
         &self.inner.networks
     }
 
+    /// Whether trees are mounted where they are needed; otherwise each is in one place at a time.
+    pub(crate) fn mounts(&self) -> bool {
+        self.inner.snapshots.mounts()
+    }
+
+    /// The right to run a process in a tree, until it is dropped. The caller holds all else that it may have to wait for.
+    pub(crate) async fn root_turn(&self) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        if self.mounts() { None } else { Some(Arc::clone(&self.inner.root_turn).lock_owned().await) }
+    }
+
     /// How steps are started.
     pub(crate) fn sandbox(&self) -> Result<sandbox::Settings, ExecError> {
         match self.inner.sandbox.get() {
             Some(settings) => Ok(settings.clone()),
             None => {
-                let settings = sandbox::Settings::of_this_process()?;
+                let settings = match self.steps().rung {
+                    Rung::Full | Rung::Rootless => sandbox::Settings::of_this_process()?,
+                    Rung::Chroot => sandbox::Settings::in_chroot()?,
+                };
                 Ok(self.inner.sandbox.get_or_init(|| settings).clone())
             }
         }

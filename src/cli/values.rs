@@ -125,8 +125,8 @@ pub fn isolation(text: &str) -> Result<Wanted, String> {
         "full" => Ok(Wanted::Rung(Rung::Full)),
         "rootless" => Ok(Wanted::Rung(Rung::Rootless)),
         "auto" => Ok(Wanted::Auto),
-        "chroot" => Err("`chroot` is not in this version of rbuild; it has full, rootless and auto".into()),
-        _ => Err(format!("`{text}` is none of full, rootless, auto")),
+        "chroot" => Ok(Wanted::Rung(Rung::Chroot)),
+        _ => Err(format!("`{text}` is none of full, rootless, chroot, auto")),
     }
 }
 

@@ -32,7 +32,8 @@ mod why;
 use std::io::{ErrorKind, Write as _};
 use std::sync::Arc;
 
-use executor::network::NetworkSettings;
+use executor::isolation::{Rung, Standing, Wanted};
+use executor::network::{NetworkSettings, Share};
 use oci::model::Platform;
 use solver::seam::Progress;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +54,8 @@ struct Hall<'a> {
     config: Config,
     /// Whether decisions are logged, which a display that is redrawn would spoil.
     logs: bool,
+    /// What the process stands on; the default where nothing is run.
+    standing: Standing,
 }
 
 /// Does what is asked and returns the exit code.
@@ -107,7 +110,8 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         return version::version();
     }
     let logs = cli.global.debug || environment.get("RBUILD_LOG").is_some();
-    let hall = Hall { environment, config: settings::load(flags, environment)?, logs };
+    let config = settings::load(flags, environment)?;
+    let mut hall = Hall { environment, config, logs, standing: Standing::default() };
     match cli.verb {
         Verb::Config(args) => config::config(&hall, &args),
         Verb::Version => version::version(),
@@ -116,7 +120,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         verb => {
             // Before there are threads, and after everything that depends on who the user is.
             if !only_looks {
-                enter::enter(&hall, &verb)?;
+                hall.standing = enter::enter(&hall, &verb)?;
             }
             let runtime = runtime()?;
             let code = runtime.block_on(obey(&hall, verb));
@@ -214,6 +218,7 @@ impl Hall<'_> {
             max_size: self.config.max_size.value,
             keep_for: self.config.keep_for.value,
             mounts_max_size: self.config.mounts_max_size.value,
+            rung: self.standing.rung,
             network: self.network(),
             native_platform: Platform::native(),
             user: executor::rootless::entered_by().map(|(uid, _)| uid),
@@ -226,7 +231,15 @@ impl Hall<'_> {
 
     /// How steps get out.
     fn network(&self) -> NetworkSettings {
-        NetworkSettings { driver: self.config.network_driver.value, pool: self.config.network_pool.value }
+        NetworkSettings {
+            driver: self.config.network_driver.value,
+            pool: self.config.network_pool.value,
+            share: match (self.standing.rung, self.config.isolation.value) {
+                (Rung::Chroot, _) => Share::Always,
+                (_, Some(Wanted::Auto)) => Share::WithoutDriver,
+                _ => Share::Never,
+            },
+        }
     }
 
     /// How registries are met.

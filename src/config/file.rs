@@ -6,7 +6,7 @@
 //! color = "auto"              # auto, always, never
 //! log_lines = 6               # of a running step, on a terminal
 //! jobs = 4                    # RUN steps at once
-//! isolation = "auto"          # full, rootless, auto; see docs/sandbox.md
+//! isolation = "auto"          # full, rootless, chroot, auto; see docs/sandbox.md
 //! network = "none"            # of RUN steps: default, host, none; or as the table below
 //! max_size = "20GB"           # of the store: bytes, 20GB, 512MiB, or 10% of its disk
 //! keep_for = "60d"            # what was not used for longer is thrown away

@@ -216,6 +216,7 @@ pub(super) async fn plan(
         match planned {
             Planned::Plan(plan) => {
                 super::grants::check(&plan, &options.steps, &context.dockerfile)?;
+                super::rung::check(&plan, settings.rung, &options.steps, &context.dockerfile)?;
                 return Ok(*plan);
             }
             Planned::Need(asked) => resolver.answer(&asked, &mut answers, &context.dockerfile).await?,

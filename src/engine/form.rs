@@ -1,5 +1,6 @@
 //! Which of overlayfs's two forms the layers of a store have: root's marks are `trusted.overlay.*`, those of a user
-//! namespace `user.overlay.*`. Neither means anything to the other, so a store has one of them, for good.
+//! namespace, and of root without CAP_SYS_ADMIN, `user.overlay.*`. Neither means anything to the other, so a store has
+//! one of them, for good.
 //!
 //! In the store's root stands a file, `form`, that says `trusted` or `user`; who opens a store without one writes it.
 //! Stores that were made before there was such a file are root's.
@@ -45,9 +46,12 @@ pub fn check(root: &Path, layers: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let (made, wanted) = if here == name(XattrNamespace::User) {
-        ("with the rights of root (`--isolation=full`)", "a user namespace (`--isolation=rootless`)")
+        ("with the rights of root (`--isolation=full`)", "less (`--isolation=rootless`, `chroot`)")
     } else {
-        ("in a user namespace (`--isolation=rootless`)", "the rights of root (`--isolation=full`)")
+        (
+            "in a user namespace (`--isolation=rootless`), or in a pod (`chroot`)",
+            "the rights of root (`--isolation=full`)",
+        )
     };
     Err(Failure::new(format!("the store `{}` was made {made}", root.display()))
         .note(format!("with {wanted} its layers would mean something else: the kernel marks deletions in another way"))

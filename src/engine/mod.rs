@@ -25,6 +25,7 @@ mod metadata;
 mod pressure;
 mod resolve;
 mod run;
+mod rung;
 mod settings;
 mod space;
 mod task;

@@ -7,8 +7,9 @@ use executor::ops::exec::{RunSpec, Volume, run_image};
 use executor::{ExecError, Worker};
 use frontend::ImageQuestion;
 use oci::model::{Config, Reference};
+use solver::graph::VertexId;
 use solver::op::NetworkMode;
-use solver::seam::{Progress, ResultId};
+use solver::seam::{Event, LogSink, Progress, ResultId, Stream};
 use store::{ImageRecord, Store};
 use tokio_util::sync::CancellationToken;
 
@@ -69,8 +70,19 @@ pub async fn run(
         },
     };
     running.cancel();
-    let exit = run_image(&worker, &top, spec, &cancel).await.map_err(|error| not_run(&error))?;
+    let exit = run_image(&worker, &top, spec, &Notices(progress), &cancel).await.map_err(|error| not_run(&error))?;
     Ok(exit.code())
+}
+
+/// Tells what is to be said before the process begins; it prints by itself.
+struct Notices(Arc<dyn Progress>);
+
+impl LogSink for Notices {
+    fn write(&self, _stream: Stream, _bytes: &[u8]) {}
+    fn progress(&self, _name: &str, _current_bytes: u64, _total_bytes: Option<u64>, _done: bool) {}
+    fn notice(&self, text: &str) {
+        self.0.event(Event::Notice { vertex: VertexId::of_name("run"), text: text.to_owned() });
+    }
 }
 
 /// A command that is not there, or is none, has an exit code of its own.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use executor::StepSettings;
+use executor::isolation::Rung;
 use executor::network::NetworkSettings;
 use executor::source::Connectivity;
 use executor::source::given::Given;
@@ -35,6 +36,8 @@ pub struct Settings {
     pub keep_for: Option<Duration>,
     /// How large all cache mounts together may become; `None` is half of what the store may.
     pub mounts_max_size: Option<Size>,
+    /// How steps are kept apart.
+    pub rung: Rung,
     /// How steps with a network of their own get out.
     pub network: NetworkSettings,
     /// The machine's own platform.
@@ -168,7 +171,7 @@ impl Settings {
             fetcher: Arc::new(registry.clone()),
             connectivity: self.connectivity(),
             snapshots: None,
-            steps: StepSettings { network: self.network.clone(), ..steps },
+            steps: StepSettings { rung: self.rung, network: self.network.clone(), ..steps },
             clock: jiff::Timestamp::now,
         };
         executor::Worker::with(config, given).map_err(|error| words::exec(&error))

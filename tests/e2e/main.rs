@@ -14,6 +14,7 @@ mod build;
 mod cache;
 mod cache_s3;
 mod check;
+mod chroot;
 mod contexts;
 mod copy;
 mod crowd;

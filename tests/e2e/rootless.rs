@@ -16,7 +16,7 @@ const EPOCH: u64 = 1_600_000_000;
 const CAPABILITY: &[u8] = &[1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// A base image as a tar: the busybox tree, and beside it owners, set-id bits, capabilities, hard links, attributes.
-fn base(devices: bool) -> Vec<u8> {
+pub(super) fn base(devices: bool) -> Vec<u8> {
     let mut tar = tar::Builder::new(std::fs::read(bases::busybox()).expect("it was made"));
     // The archive's end is written anew after more members.
     let end = tar.get_ref().iter().rposition(|byte| *byte != 0).expect("it holds something");
@@ -61,7 +61,7 @@ fn base(devices: bool) -> Vec<u8> {
 }
 
 /// Builds that touch everything that a user namespace makes otherwise.
-const BUILDS: &[(&str, &str)] = &[
+pub(super) const BUILDS: &[(&str, &str)] = &[
     (
         "owners, modes, links and deletions in steps",
         "FROM base\n\
@@ -89,7 +89,7 @@ const BUILDS: &[(&str, &str)] = &[
     ),
 ];
 
-fn context(dockerfile: &str) -> Context {
+pub(super) fn context(dockerfile: &str) -> Context {
     let context = Context::new(dockerfile).file("a", "a").file("d/x", "x");
     let mut archive = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
@@ -275,7 +275,7 @@ fn a_rung_that_was_asked_for_is_had_or_refused() {
     let user = Store::of_with_busybox(User::new());
     let context = Context::new("FROM busybox\nRUN true\n");
     user.build(&context, ["--isolation=full", "--network=none"]).fails_saying(&["CAP_SYS_ADMIN", "rbuild doctor"]);
-    user.build(&context, ["--isolation=chroot", "--network=none"]).fails_saying(&["not in this version"]);
+    user.build(&context, ["--isolation=chroot"]).fails_saying(&["it needs uid 0"]);
     user.build(&context, ["--isolation=rootless", "--network=none"]).ok().never_says(&["note"]);
     user.build(&context, ["--isolation=auto", "--network=none"]).ok().says(&["this is `rootless`", "device nodes"]);
     let mut command = user.build_command(&context, ["--network=none"]);

@@ -19,6 +19,7 @@ pub mod git;
 #[path = "../../oci/tests/support/registry/mod.rs"]
 pub mod hosted;
 pub mod hostile;
+pub mod pod;
 #[path = "../../oci/tests/support/raw_tar.rs"]
 pub mod raw_tar;
 pub mod rbuild;

@@ -26,6 +26,8 @@ const WALK_SHARE: u32 = 20;
 pub struct Watch {
     timeout: Option<Duration>,
     disk_bytes: Option<u64>,
+    /// What is in them before the step: a tree that is no diff begins whole.
+    before_bytes: u64,
     /// Directories that the step writes to.
     uppers: Vec<PathBuf>,
     /// A path on the store's disk.
@@ -49,7 +51,8 @@ impl Watch {
         if free_bytes < floor_bytes {
             return Err(LimitError::Room { free_bytes, floor_bytes, path: store });
         }
-        Ok(Self { timeout: limits.timeout, disk_bytes: limits.disk_bytes, uppers, store, floor_bytes })
+        let before_bytes = if limits.disk_bytes.is_some() { measure(&uppers).bytes } else { 0 };
+        Ok(Self { timeout: limits.timeout, disk_bytes: limits.disk_bytes, before_bytes, uppers, store, floor_bytes })
     }
 
     /// Ends when a limit was run into, and never otherwise.
@@ -99,6 +102,7 @@ impl Watch {
         let Ok(Measured { bytes, whole }) = tokio::task::spawn_blocking(move || measure(&uppers)).await else {
             return;
         };
+        let bytes = bytes.saturating_sub(self.before_bytes);
         // What cannot be walked to its end is judged by what the disk lost meanwhile.
         written.bytes = if whole { bytes } else { bytes.max(written.bytes.saturating_add(since)) };
         written.free_then = Some(free_bytes);

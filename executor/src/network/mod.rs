@@ -37,5 +37,5 @@ pub(crate) use helper::become_helper_if_asked;
 pub(crate) use networks::host_resolv_conf;
 pub use networks::{Networks, StepNetwork, drivers_here};
 pub use pool::Pool;
-pub use settings::{Driver, NetworkSettings};
+pub use settings::{Driver, NetworkSettings, Share};
 pub use trouble::Trouble;

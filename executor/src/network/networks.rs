@@ -21,7 +21,7 @@ use super::error::NetworkError;
 use super::forward::Forwarder;
 use super::helper::{ARGV0, Reply, Request, ask};
 use super::router::{Ready, Start};
-use super::settings::{Driver, NetworkSettings};
+use super::settings::{Driver, NetworkSettings, Share};
 use super::trouble::Trouble;
 use crate::sandbox;
 use crate::steps::Dns;
@@ -38,6 +38,8 @@ const RESOLV_CONF_MAX_BYTES: u64 = 64 << 10;
 pub struct Networks {
     settings: NetworkSettings,
     dns: Dns,
+    /// Whether steps share the builder's network, once it is known.
+    shared: OnceCell<bool>,
     started: OnceCell<Started>,
 }
 
@@ -60,7 +62,29 @@ impl StepNetwork {
 impl Networks {
     /// For one build.
     pub fn new(settings: NetworkSettings, dns: Dns) -> Self {
-        Self { settings, dns, started: OnceCell::new() }
+        Self { settings, dns, shared: OnceCell::new(), started: OnceCell::new() }
+    }
+
+    /// Whether steps that want a network of their own get the builder's, to which the user consents. Otherwise they can
+    /// get out by their own. The first who asks is told, by `notice`, of a consent that is used.
+    ///
+    /// # Errors
+    /// When no driver works here, and nobody consents.
+    pub async fn is_shared(&self, helper: &sandbox::Settings, notice: impl Fn(&str)) -> Result<bool, NetworkError> {
+        let share = self.settings.share;
+        let find_out = async || match share {
+            Share::Always => Ok(true),
+            Share::Never => self.begin(helper).await.map(|()| false),
+            Share::WithoutDriver => match self.begin(helper).await {
+                Err(error @ NetworkError::NoWayOut { .. }) => {
+                    let why = error.notes().join("; ");
+                    notice(&format!("{error}: they share this machine's, its loopback services included ({why})"));
+                    Ok(true)
+                }
+                begun => begun.map(|()| false),
+            },
+        };
+        self.shared.get_or_try_init(find_out).await.copied()
     }
 
     /// Makes sure that steps can get out.

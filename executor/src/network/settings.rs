@@ -14,6 +14,20 @@ pub struct NetworkSettings {
     pub driver: Option<Driver>,
     /// Where addresses come from; `None` is the first of our own that is free.
     pub pool: Option<Pool>,
+    /// Whether steps that want a network of their own may have the builder's.
+    pub share: Share,
+}
+
+/// Whether steps that want a network of their own may have the builder's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Share {
+    /// No.
+    #[default]
+    Never,
+    /// Where no driver works: the user consents to what there is.
+    WithoutDriver,
+    /// There is no other: nothing is tried.
+    Always,
 }
 
 impl NetworkSettings {

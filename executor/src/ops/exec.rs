@@ -50,9 +50,15 @@ pub(crate) async fn run(
 ) -> Result<Vec<ResultId>, ExecError> {
     refuse_unsupported(exec)?;
     refuse_ungranted(exec, &worker.steps().grants)?;
-    network::begin(worker, cancel).await?;
+    let network = network::begin(worker, exec.network, log, cancel).await?;
+    let exec = &ExecOp { network, ..exec.clone() };
     // First, while nothing else is held.
     let caches = cache::take(worker, job, exec, log, cancel).await?;
+    let turn = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(ExecError::Canceled),
+        turn = worker.root_turn() => turn,
+    };
     let trees = {
         let (mounts, inputs) = (exec.mounts.clone(), job.inputs.clone());
         let prepared = worker.on_core(cancel, move |worker| prepare_all(worker, &mounts, &inputs, caches)).await?;
@@ -77,11 +83,15 @@ pub(crate) async fn run(
     let masked = Masked::new(log, &worker.secrets().seen());
     let io = Io { stdin: Stdin::Null, output: Output::Log(&masked), forward_signals: false };
     trees.iter().filter_map(Tree::lock).for_each(|lock| descriptors.hold(lock));
+    if !worker.mounts() {
+        // The helper still works on them when the builder is dead, and nobody may sweep them before.
+        trees.iter().filter_map(Tree::draft).for_each(|draft| descriptors.hold(draft.dir_fd()));
+    }
     let network = network::prepare(worker, exec.network, cancel).await?;
     network.give(&mut spec, &mut descriptors)?;
     let outcome = limited.run(&settings, &mut spec, io, descriptors, cancel).await;
     masked.finish();
-    drop(network);
+    drop((network, turn));
     discard(worker, limited).await?;
     let Outcome { finished, usage, hit } = outcome?;
     usage.iter().for_each(|usage| log.used(usage));
@@ -92,7 +102,7 @@ pub(crate) async fn run(
             let stop = cancel.clone();
             worker
                 .on_core(cancel, move |worker| {
-                    clean(&trees, &finished.stubs)?;
+                    clean(worker, &trees, &finished.stubs)?;
                     if !worker.steps().grants.secrets_in_layers {
                         secrets.check_layers(&trees, &stop)?;
                     }

@@ -26,13 +26,19 @@ pub struct ControlGroup {
 /// Goes into the group, unless this process was `born` in it, and makes it the root of what is seen of groups.
 pub fn enter(group: &ControlGroup, handed: &[OwnedFd], born: bool) -> Result<(), Trouble> {
     if !born {
-        for entrance in &group.entrances {
-            let file = entrance.among(handed).ok_or_else(|| "its descriptor did not arrive".to_owned())?;
-            // 0 is whoever writes. In version 1 a single thread moves without stopping all others of the machine.
-            rustix::io::write(file, b"0").map_err(with("move into it"))?;
-        }
+        join(group, handed)?;
     }
     Ok(sys::unshare_control_groups()?)
+}
+
+/// Goes into the group.
+pub fn join(group: &ControlGroup, handed: &[OwnedFd]) -> Result<(), Trouble> {
+    for entrance in &group.entrances {
+        let file = entrance.among(handed).ok_or_else(|| "its descriptor did not arrive".to_owned())?;
+        // 0 is whoever writes. In version 1 a single thread moves without stopping all others of the machine.
+        rustix::io::write(file, b"0").map_err(with("move into it"))?;
+    }
+    Ok(())
 }
 
 /// Whether a process can be born in the group of a plan, and where.

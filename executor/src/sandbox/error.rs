@@ -51,6 +51,12 @@ pub enum SandboxError {
         /// Why.
         source: io::Error,
     },
+    /// It asks for what cannot be had without mounts and namespaces.
+    #[error("{lack} cannot be had with `--isolation=chroot`")]
+    NotOnThisRung {
+        /// What.
+        lack: crate::chroot::Lack,
+    },
     /// It was asked to stop. Everything that it had started is gone.
     #[error("canceled")]
     Canceled,

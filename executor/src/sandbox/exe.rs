@@ -33,6 +33,12 @@ impl Executable {
         Ok(Self(Arc::new(mount)))
     }
 
+    /// Takes the binary at `path` as it is, where nothing may be mounted: root in a step can write to it.
+    pub fn unprotected(path: &Path) -> io::Result<Self> {
+        let place = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self(Arc::new(place)))
+    }
+
     /// A path that a child of this process can execute.
     pub fn path(&self) -> PathBuf {
         format!("/proc/self/fd/{}", self.0.as_raw_fd()).into()

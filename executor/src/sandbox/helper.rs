@@ -15,14 +15,14 @@ use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
 use super::exe::Executable;
-use super::init::ARGV0;
-use super::plan::Plan;
 use super::wire::{self, DESCRIPTORS_MAX, Order};
 
 /// The helper of one builder: at most one process, whose steps may be many.
 #[derive(Debug)]
 pub struct Keeper {
     binary: Executable,
+    /// The name by which the binary knows which helper it is.
+    arg0: &'static str,
     kept: Mutex<Option<Arc<Helper>>>,
 }
 
@@ -40,8 +40,8 @@ pub struct Belongings<'a> {
 
 impl Keeper {
     /// Nothing is started yet.
-    pub fn new(binary: Executable) -> Self {
-        Self { binary, kept: Mutex::new(None) }
+    pub fn new(binary: Executable, arg0: &'static str) -> Self {
+        Self { binary, arg0, kept: Mutex::new(None) }
     }
 
     /// A path by which a child of this process can execute the binary.
@@ -55,7 +55,7 @@ impl Keeper {
         if let Some(helper) = kept.as_ref().filter(|helper| helper.is_alive()) {
             return Ok(helper.clone());
         }
-        Ok(kept.insert(Arc::new(Helper::start(&self.path())?)).clone())
+        Ok(kept.insert(Arc::new(Helper::start(&self.path(), self.arg0)?)).clone())
     }
 }
 
@@ -67,12 +67,12 @@ pub struct Helper {
 }
 
 impl Helper {
-    fn start(binary: &std::path::Path) -> io::Result<Self> {
+    fn start(binary: &std::path::Path, arg0: &str) -> io::Result<Self> {
         let (socket, theirs) = pair()?;
         let mut command = Command::new(binary);
         // No variable of the builder's, no process group of the terminal's. Without a `pre_exec` the standard library
         // spawns by vfork and exec at once, which threads do not disturb.
-        command.arg0(ARGV0).env_clear().process_group(0).stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
+        command.arg0(arg0).env_clear().process_group(0).stdin(theirs).stdout(Stdio::null()).stderr(Stdio::null());
         Ok(Self { socket, process: Mutex::new(Some(command.spawn()?)) })
     }
 
@@ -80,10 +80,10 @@ impl Helper {
         locked(&self.process).as_mut().is_some_and(|process| matches!(process.try_wait(), Ok(None)))
     }
 
-    /// Hands it a step; it tells of it over the socket that is returned, and kills it when that is shut.
-    pub fn begin(&self, plan: &Plan, belongings: &Belongings<'_>) -> io::Result<OwnedFd> {
+    /// Hands it a step, which is in `document`; it tells of it over the socket that is returned, and kills it when that is shut.
+    pub fn begin(&self, order: &Order, document: &[u8], belongings: &Belongings<'_>) -> io::Result<OwnedFd> {
         let mut memory = std::fs::File::from(rustix::fs::memfd_create("plan", MemfdFlags::CLOEXEC)?);
-        io::Write::write_all(&mut memory, &serde_json::to_vec(plan)?)?;
+        io::Write::write_all(&mut memory, document)?;
         let Belongings { stdin, stdout, stderr, handed } = *belongings;
         let (ours, theirs) = pair()?;
         let first: Vec<_> = [memory.as_fd(), stdout, stderr].into_iter().chain(stdin).collect();
@@ -93,7 +93,7 @@ impl Helper {
             wire::send(&ours, &[follows], packet)?;
         }
         // Last, so that the helper never waits for a builder.
-        wire::send(&self.socket, &serde_json::to_vec(&Order::of(plan))?, &[theirs.as_fd()])?;
+        wire::send(&self.socket, &serde_json::to_vec(order)?, &[theirs.as_fd()])?;
         Ok(ours)
     }
 

@@ -28,6 +28,7 @@ pub const ARGV0: &str = "rbuild-init";
 pub fn init_if_asked() {
     let Some(name) = std::env::args_os().next() else { return };
     crate::network::become_helper_if_asked(&name);
+    crate::chroot::helper::become_if_asked(&name);
     if name == ARGV0 {
         // Signals of the builder's terminal do not reach us: it put us into a process group of our own, and it alone
         // decides when a step ends. Of an error nobody is left to hear: the socket is what failed.
@@ -192,16 +193,20 @@ impl Step {
 }
 
 /// What comes from the builder for a step.
-struct Received {
+pub(crate) struct Received {
     /// The memory file that the plan is in.
-    plan: OwnedFd,
-    stdin: Option<OwnedFd>,
-    stdout: OwnedFd,
-    stderr: OwnedFd,
-    handed: Vec<OwnedFd>,
+    pub plan: OwnedFd,
+    /// What the command reads from, if it gets something.
+    pub stdin: Option<OwnedFd>,
+    /// Where its output goes.
+    pub stdout: OwnedFd,
+    /// Where its errors go.
+    pub stderr: OwnedFd,
+    pub handed: Vec<OwnedFd>,
 }
 
-fn receive(socket: &OwnedFd) -> io::Result<Received> {
+/// Receives it.
+pub(crate) fn receive(socket: &OwnedFd) -> io::Result<Received> {
     let mut byte = [wire::LAST];
     let (_, descriptors) = wire::receive(socket, &mut byte)?;
     let mut handed = Vec::new();

@@ -29,7 +29,7 @@
 //! [`init`] and `perform` (the acts done), [`beneath`] (paths inside a hostile root), [`helper`] and [`run`] (the
 //! builder's side).
 
-mod beneath;
+pub(crate) mod beneath;
 mod cgroup;
 mod error;
 mod exe;
@@ -37,11 +37,11 @@ mod groups;
 mod helper;
 mod hide;
 mod host;
-mod init;
+pub(crate) mod init;
 mod mount;
 mod open_files;
 mod output;
-mod perform;
+pub(crate) mod perform;
 pub mod plan;
 pub mod policy;
 mod privilege;
@@ -49,10 +49,10 @@ mod run;
 pub mod seccomp;
 mod secret;
 pub mod spec;
-mod stub;
+pub(crate) mod stub;
 pub(crate) mod sys;
 mod terminal;
-mod trouble;
+pub(crate) mod trouble;
 mod user;
 pub(crate) mod wire;
 
@@ -63,6 +63,7 @@ pub use open_files::raise_open_files;
 pub use plan::{Act, Plan};
 pub use privilege::own_capabilities;
 pub use run::{Exit, Finished, Io, Output, Settings, Stdin, Usage, run, run_with};
+pub(crate) use secret::BACKLOG;
 pub use secret::{AgentSocket, SecretFile, SecretVariable, agent_listener, handed_memory};
 pub use spec::{
     Bind, BindSource, Descriptors, Handed, Limit, Mount, MountKind, Network, Overlay, ProcessSpec, RootFs, Tmpfs,

@@ -202,7 +202,7 @@ pub fn bind(bind: &Bind, stage: &mut Stage) -> Result<OwnedFd, MountError> {
             attach(&view, &place)?;
             (view, false)
         }
-        BindSource::Path(path) => (host_place(path)?, true),
+        BindSource::Path(path) | BindSource::Lent(path) | BindSource::Own(path) => (host_place(path)?, true),
     };
     if whole {
         return clone_of(source, flags, recursive);

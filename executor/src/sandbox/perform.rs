@@ -136,6 +136,8 @@ impl Step<'_> {
         match act {
             Act::Namespaces(_) => {} // The helper's, done.
             Act::ControlGroup(group) => cgroup::enter(group, self.handed, self.born)?,
+            Act::JoinControlGroup(group) => cgroup::join(group, self.handed)?,
+            Act::ChangeRoot(tree) => self.root = Some(crate::chroot::change_root(tree)?),
             Act::DieWithHelper => self.die_with_helper()?,
             Act::NewSession => drop(rustix::process::setsid()?),
             Act::PrivateMounts => mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?,

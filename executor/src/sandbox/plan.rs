@@ -5,6 +5,7 @@
 //! printed line is part of the error. Where an act stands matters; the comments in [`plan`] say why.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +15,8 @@ use super::policy;
 use super::seccomp::{self, Insn};
 use super::secret::{AgentSocket, SecretFile, SecretVariable};
 use super::spec::{
-    Bind, BindSource, Handed, Limit, MountKind, Network as NetworkMode, Overlay, ProcessSpec, RootFs, Tmpfs, WindowSize,
+    Bind, BindSource, Handed, Limit, Mount, MountKind, Network as NetworkMode, Overlay, ProcessSpec, RootFs, Tmpfs,
+    WindowSize,
 };
 
 /// The acts of one step, in order.
@@ -116,6 +118,10 @@ pub enum Act {
     Mask(String),
     /// Makes the new root the root and lets go of the host's.
     Pivot,
+    /// Goes into a control group.
+    JoinControlGroup(ControlGroup),
+    /// Makes a directory the root, where nothing can be mounted.
+    ChangeRoot(PathBuf),
     /// Sets a resource limit.
     Limit(Limit),
     /// Standard input, output and error.
@@ -225,10 +231,7 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     acts.extend(standard_mounts(spec));
     acts.push(generated("/etc/hosts", hosts(&spec.hostname, &spec.extra_hosts)));
     acts.push(generated("/etc/resolv.conf", spec.resolv_conf.clone()));
-    let mut mounts: Vec<_> = spec.mounts.iter().collect();
-    // Parents before children, else the parent would hide the child. The sort is stable.
-    mounts.sort_by_key(|mount| mount.target.split('/').filter(|part| !part.is_empty()).count());
-    acts.extend(mounts.into_iter().map(|mount| match &mount.kind {
+    acts.extend(parents_first(&spec.mounts).into_iter().map(|mount| match &mount.kind {
         MountKind::Bind(bind) => Act::Bind { target: mount.target.clone(), bind: bind.clone() },
         MountKind::Tmpfs(tmpfs) => Act::FileSystem(memory(&mount.target, tmpfs)),
         MountKind::Secret(file) => Act::SecretFile { target: mount.target.clone(), file: file.clone() },
@@ -257,6 +260,13 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     acts.push(Act::CloseDescriptors);
     acts.push(Act::Exec { args: spec.args.clone(), env: spec.env.clone() });
     Plan(acts)
+}
+
+/// Parents before children, else the parent would hide the child. The sort is stable.
+pub(crate) fn parents_first(mounts: &[Mount]) -> Vec<&Mount> {
+    let mut mounts: Vec<_> = mounts.iter().collect();
+    mounts.sort_by_key(|mount| mount.target.split('/').filter(|part| !part.is_empty()).count());
+    mounts
 }
 
 /// `/proc`, `/sys`, `/dev` and what is in it.
@@ -318,7 +328,7 @@ fn generated(target: &str, text: String) -> Act {
 }
 
 /// Text of `/etc/hosts`.
-fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
+pub(crate) fn hosts(hostname: &str, extra: &[(String, String)]) -> String {
     let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for (name, address) in extra {
         text.push_str(&format!("{address}\t{name}\n"));
@@ -342,6 +352,8 @@ impl fmt::Display for Act {
                 kinds.iter().try_for_each(|kind| write!(f, " {}", format!("{kind:?}").to_lowercase()))
             }
             Act::ControlGroup(_) => f.write_str("enter the control group, new namespace cgroup"),
+            Act::JoinControlGroup(_) => f.write_str("enter the control group"),
+            Act::ChangeRoot(path) => write!(f, "change the root to {path:?}"),
             Act::DieWithHelper => f.write_str("die with the helper"),
             Act::NewSession => f.write_str("new session"),
             Act::PrivateMounts => f.write_str("make all mounts private"),
@@ -367,7 +379,7 @@ impl fmt::Display for Act {
                 write!(f, "bind on {target:?} ")?;
                 match &bind.source {
                     BindSource::Overlay(overlay) => write!(f, "{}", Layers(overlay))?,
-                    BindSource::Path(path) => write!(f, "{path:?}")?,
+                    BindSource::Path(path) | BindSource::Lent(path) | BindSource::Own(path) => write!(f, "{path:?}")?,
                 }
                 if !matches!(bind.subpath.as_str(), "" | "/") {
                     write!(f, " at {:?}", bind.subpath)?;

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use super::SandboxError;
 use super::exe::Executable;
 use super::helper::{Belongings, Keeper};
+use super::init::ARGV0;
 use super::open_files;
 use super::output::Pump;
 use super::plan::plan;
@@ -32,7 +33,8 @@ use super::spec::{Descriptors, ProcessSpec};
 use super::stub::Stub;
 use super::sys;
 use super::terminal::{self, Relay};
-use super::wire::{self, Ended, Failure, PACKET_MAX_BYTES, Report};
+use super::wire::{self, Ended, Failure, Order, PACKET_MAX_BYTES, Report};
+use crate::chroot::task::{Own, task};
 use crate::rootless::Surroundings;
 
 /// So often a forwarded SIGINT or SIGTERM is tried before the command is killed: PID 1 ignores what it does not handle.
@@ -43,6 +45,34 @@ const STOPS_MAX: usize = 3;
 pub struct Settings {
     helper: Arc<Keeper>,
     surroundings: Surroundings,
+    way: Way,
+}
+
+/// How a step is run by its helper.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// In namespaces.
+    Sandbox,
+    /// In a directory: [`crate::chroot`].
+    Chroot,
+}
+
+impl Way {
+    /// What the helper must know of a step, and what it is handed.
+    fn document(self, spec: &ProcessSpec) -> Result<(Order, Vec<u8>), SandboxError> {
+        let failed = |source| SandboxError::Helper { act: "write the plan", source };
+        let (order, document) = match self {
+            Self::Sandbox => {
+                let plan = plan(spec);
+                (Order::of(&plan), serde_json::to_vec(&plan))
+            }
+            Self::Chroot => {
+                let task = task(spec, &Own::here().map_err(failed)?)?;
+                (Order::of(&task.plan), serde_json::to_vec(&task))
+            }
+        };
+        Ok((order, document.map_err(|error| failed(error.into()))?))
+    }
 }
 
 impl Settings {
@@ -59,9 +89,23 @@ impl Settings {
         }
     }
 
+    /// With this very binary, for steps without mounts and namespaces.
+    pub fn in_chroot() -> Result<Self, SandboxError> {
+        Self::in_chroot_with_helper(Path::new("/proc/self/exe"))
+    }
+
+    /// The same with another binary.
+    pub fn in_chroot_with_helper(path: &Path) -> Result<Self, SandboxError> {
+        let helper = Executable::unprotected(path);
+        let helper = helper.map_err(|source| SandboxError::Helper { act: "open its own binary", source })?;
+        let helper = Arc::new(Keeper::new(helper, crate::chroot::ARGV0));
+        Ok(Self { helper, surroundings: Surroundings::here(), way: Way::Chroot })
+    }
+
     fn with(helper: io::Result<Executable>) -> Result<Self, SandboxError> {
         let helper = helper.map_err(|source| SandboxError::Helper { act: "mount its own binary read-only", source })?;
-        Ok(Self { helper: Arc::new(Keeper::new(helper)), surroundings: Surroundings::here() })
+        let helper = Arc::new(Keeper::new(helper, ARGV0));
+        Ok(Self { helper, surroundings: Surroundings::here(), way: Way::Sandbox })
     }
 
     /// A path by which a child of this process can execute the helper, read-only as it is.
@@ -217,6 +261,7 @@ pub async fn run_with(
         Signals::default()
     };
     let failed = |act| move |source| SandboxError::Helper { act, source };
+    let (order, document) = settings.way.document(&spec)?;
     let helper = settings.helper.helper().map_err(failed("start the helper"))?;
     let socket = {
         let own = io::stdin();
@@ -227,7 +272,7 @@ pub async fn run_with(
         };
         let belongings =
             Belongings { stdin, stdout: stdout.as_fd(), stderr: stderr.as_fd(), handed: handed.0.as_slice() };
-        helper.begin(&plan(&spec), &belongings).map_err(failed("talk to the helper"))?
+        helper.begin(&order, &document, &belongings).map_err(failed("talk to the helper"))?
     };
     // Pipes end with the step, not with us.
     drop((io.stdin, stdout, stderr));

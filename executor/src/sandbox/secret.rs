@@ -25,7 +25,7 @@ use super::wire;
 /// All files of secrets of a step; a file more than that says that there is no space.
 const FILES_MAX: &str = "64m";
 /// Connections that nobody has answered yet.
-const BACKLOG: i32 = 16;
+pub(crate) const BACKLOG: i32 = 16;
 
 /// A file with a secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -208,8 +208,12 @@ pub struct Bind {
 pub enum BindSource {
     /// A view of other layers; with an upper for writes that are thrown away.
     Overlay(Overlay),
-    /// A host path: a tree of the store, or a volume that the user names. Mounts below it come along.
+    /// A host path: a device, or a volume that the user names. Mounts below it come along.
     Path(PathBuf),
+    /// A directory of the store that outlives the step.
+    Lent(PathBuf),
+    /// What was made in the store for this step alone, and goes with it.
+    Own(PathBuf),
 }
 
 /// A memory file system.

@@ -87,7 +87,8 @@ pub fn modified(file: impl AsFd) -> Result<Time, Errno> {
     Ok((stat.st_mtime as i64, stat.st_mtime_nsec as i64))
 }
 
-fn set_modified(file: impl AsFd, (seconds, nanoseconds): Time) -> Result<(), Errno> {
+/// Sets the modification time of an open file.
+pub fn set_modified(file: impl AsFd, (seconds, nanoseconds): Time) -> Result<(), Errno> {
     let kept = Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ };
     let times =
         Timestamps { last_access: kept, last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds as _ } };

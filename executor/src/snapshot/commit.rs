@@ -13,6 +13,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, Stat};
 
+use super::marks::Marks;
+use super::separate::separate;
 use super::{Committed, SnapshotError};
 use crate::tree::copy::{is_whiteout, open_file};
 use crate::tree::resolve::{open_dir_at, stat_at};
@@ -21,16 +23,36 @@ use crate::tree::walk::{Descend, DirStack, Entry, Visitor, names, walk};
 use crate::tree::{TreeError, attrs, data};
 
 /// What an upper directory holds before it is reduced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+#[derive(Clone, Copy, Debug)]
+pub enum Form<'a> {
     /// Changes in overlayfs form.
     Diff,
-    /// The whole tree: what is missing was deleted.
-    Whole,
+    /// The whole tree: what is missing was deleted, and what is marked is as it was.
+    Whole(&'a Marks),
+}
+
+impl Form<'_> {
+    fn is_whole(self) -> bool {
+        matches!(self, Self::Whole(_))
+    }
+
+    fn is_replaced(self, entry: &Entry<'_>) -> Result<bool, TreeError> {
+        match self {
+            Self::Diff => Ok(false),
+            Self::Whole(marks) => marks.is_replaced(entry),
+        }
+    }
+
+    fn knows(self, entry: &Entry<'_>) -> bool {
+        match self {
+            Self::Diff => false,
+            Self::Whole(marks) => marks.know(entry),
+        }
+    }
 }
 
 /// Reduces `upper` to what differs from `lower` (`None` is the empty tree), and tells whether anything does.
-pub fn reduce(upper: OwnedFd, lower: Option<BorrowedFd<'_>>, form: Form) -> Result<Committed, SnapshotError> {
+pub fn reduce(upper: OwnedFd, lower: Option<BorrowedFd<'_>>, form: Form<'_>) -> Result<Committed, SnapshotError> {
     let duplicate = |fd: BorrowedFd<'_>| open_dir_at(fd, b".").map_err(TreeError::io("open directory", b""));
     let root_before = fs::fstat(&upper).map_err(TreeError::io("look at", b""))?;
     let lower_root = lower.map(duplicate).transpose()?;
@@ -51,6 +73,9 @@ pub fn reduce(upper: OwnedFd, lower: Option<BorrowedFd<'_>>, form: Form) -> Resu
     root.white_out(upper.as_fd(), b"")?;
     if root.touched {
         fs::futimens(&upper, &attrs::times_of(&root_before)).map_err(TreeError::io("set times of", b""))?;
+    }
+    if form.is_whole() {
+        separate(&upper)?;
     }
     let changed = root.kept > 0 || reducer.root_differs(upper.as_fd(), &root_before)?;
     Ok(Committed { changed, bytes: reducer.usage.bytes() })
@@ -132,11 +157,11 @@ impl Below {
     }
 
     /// Whether the namesake of a directory entry of the upper shows through it.
-    fn is_merged(&self, entry: &Entry<'_>, namesake: Option<&Stat>, form: Form) -> Result<bool, TreeError> {
+    fn is_merged(&self, entry: &Entry<'_>, namesake: Option<&Stat>, form: Form<'_>) -> Result<bool, TreeError> {
         if !namesake.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir()) {
             return Ok(false);
         }
-        Ok(form == Form::Whole || !opaque(entry)?)
+        Ok(if form.is_whole() { !form.is_replaced(entry)? } else { !opaque(entry)? })
     }
 }
 
@@ -144,11 +169,11 @@ fn opaque(entry: &Entry<'_>) -> Result<bool, TreeError> {
     attrs::is_opaque(entry.dir, entry.name).map_err(TreeError::io("read attributes of", entry.path))
 }
 
-struct Reducer {
+struct Reducer<'a> {
     upper: OwnedFd,
     lower_root: Option<OwnedFd>,
     below: Below,
-    form: Form,
+    form: Form<'a>,
     /// The directories that the walk is in.
     open: Vec<Open>,
     /// Files with several names: whether they go. Known once the first is met.
@@ -182,14 +207,14 @@ impl Open {
     }
 }
 
-impl Reducer {
+impl Reducer<'_> {
     fn parent(&mut self) -> &mut Open {
         self.open.last_mut().expect("the root is open during the walk")
     }
 
     /// Names that the lower directory has and `dir`, a whole directory, has not.
     fn missing(&self, dir: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>, TreeError> {
-        let Some(lower) = self.below.here().filter(|_| self.form == Form::Whole) else { return Ok(Vec::new()) };
+        let Some(lower) = self.below.here().filter(|_| self.form.is_whole()) else { return Ok(Vec::new()) };
         let here = names(dir, path)?;
         let mut lower = names(lower, path)?;
         lower.retain(|name| here.binary_search(name).is_err());
@@ -228,21 +253,27 @@ impl Reducer {
     }
 }
 
-impl Visitor for Reducer {
+impl Visitor for Reducer<'_> {
     type Error = TreeError;
 
     fn visit(&mut self, entry: &Entry<'_>) -> Result<Descend, TreeError> {
         let namesake = self.below.namesake(entry)?;
         if entry.kind().is_dir() {
-            let merged = self.below.is_merged(entry, namesake.as_ref(), self.form)?;
             let hides = namesake.is_some_and(|stat| FileType::from_raw_mode(stat.st_mode).is_dir());
-            if !hides {
+            let merged = self.below.is_merged(entry, namesake.as_ref(), self.form)?;
+            // Of a whole tree nothing shows through, whatever somebody wrote on it.
+            if !hides || self.form.is_whole() {
                 attrs::remove_xattr(entry.dir, entry.name, attrs::opaque().as_bytes())
                     .map_err(TreeError::io("unmark", entry.path))?;
             }
+            // As overlayfs has a directory that was made anew.
+            if hides && !merged && self.form.is_whole() {
+                attrs::set_xattr(entry.dir, entry.name, attrs::opaque().as_bytes(), b"y")
+                    .map_err(TreeError::io("mark", entry.path))?;
+            }
             self.below.enter(entry, merged)?;
             let missing = match (merged, self.form) {
-                (true, Form::Whole) => {
+                (true, Form::Whole(_)) => {
                     let dir =
                         open_dir_at(entry.dir, entry.name).map_err(TreeError::io("open directory", entry.path))?;
                     self.missing(dir.as_fd(), entry.path)?
@@ -256,6 +287,7 @@ impl Visitor for Reducer {
             _ if is_whiteout(entry.stat) => namesake.is_none(),
             None => false,
             Some(_) if entry.stat.st_nlink > 1 => self.group_is_same(entry.stat.st_ino)?,
+            Some(_) if self.form.knows(entry) => true,
             Some(stat) => self.below.is_same(entry, stat)?,
         };
         if goes {
@@ -298,9 +330,9 @@ fn links(stat: &Stat) -> u64 {
 }
 
 /// Looks at all names of all files that have several.
-struct Groups {
+struct Groups<'a> {
     below: Below,
-    form: Form,
+    form: Form<'a>,
     seen: HashMap<u64, Group>,
 }
 
@@ -314,7 +346,7 @@ struct Group {
     lower_ino: u64,
 }
 
-impl Visitor for Groups {
+impl Visitor for Groups<'_> {
     type Error = TreeError;
 
     fn visit(&mut self, entry: &Entry<'_>) -> Result<Descend, TreeError> {
@@ -331,7 +363,7 @@ impl Visitor for Groups {
         let lower_ino = namesake.as_ref().map_or(0, |stat| stat.st_ino);
         let same = match &namesake {
             Some(stat) if known.is_none_or(|group| group.same && group.lower_ino == lower_ino) => {
-                self.below.is_same(entry, stat)?
+                self.form.knows(entry) || self.below.is_same(entry, stat)?
             }
             _ => false,
         };

@@ -7,15 +7,18 @@
 //! Every layer tree's root directory carries the mode, owner and times that `/` has with this layer on top, because
 //! overlayfs shows the root of the topmost directory: [`Snapshotter::seed`] hands them on from layer to layer.
 //!
-//! Next: [`overlay`] (the real one), [`copy`] (the toy), [`commit`] (what changed).
+//! Next: [`overlay`] (the usual one), [`copy`] (without mounts), [`commit`] (what changed).
 
 pub mod commit;
 pub mod copy;
+pub mod marks;
 pub mod overlay;
+mod separate;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use copy::CopySnapshotter;
 pub use overlay::{OverlaySnapshotter, OverlaySpec};
@@ -42,6 +45,17 @@ pub trait Snapshotter: Send + Sync + 'static {
     /// it. The tree must be dropped before [`Snapshotter::commit`].
     fn prepare(&self, lowers: &[String], upper: &Path, work: &Path) -> Result<Mounted, SnapshotError>;
 
+    /// Leaves in `upper` only what may differ from `lowers`, if it holds more. [`Snapshotter::commit`] comes after it.
+    fn settle(&self, _lowers: &[String], _upper: &Path) -> Result<(), SnapshotError> {
+        Ok(())
+    }
+
+    /// Whether trees of layers are mounted: whoever runs something in one then mounts it too, instead of finding it in
+    /// the upper directory.
+    fn mounts(&self) -> bool {
+        true
+    }
+
     /// Reduces `upper` to what differs from `lowers`.
     fn commit(&self, lowers: &[String], upper: &Path) -> Result<Committed, SnapshotError>;
 }
@@ -60,7 +74,7 @@ pub struct Committed {
 pub struct Mounted {
     root: OwnedFd,
     /// A directory to be deleted with it.
-    _scratch: Option<Scratch>,
+    _scratch: Option<Arc<Scratch>>,
 }
 
 impl Mounted {

@@ -96,6 +96,13 @@ impl<'a> Copier<'a> {
         Ok(())
     }
 
+    /// Says that the copy of the file of that look has another path now.
+    pub fn moved(&mut self, original: &Stat, to_path: &[u8]) {
+        if let Some(first) = self.links.get_mut(&(original.st_dev, original.st_ino)) {
+            *first = to_path.to_vec();
+        }
+    }
+
     /// Makes the directory `name` in `to` unless it is there, for entries to be copied into; its attributes come
     /// afterwards, by [`Copier::directory_attributes`]. Returns whether it was made.
     pub fn make_directory(&self, to: BorrowedFd<'_>, name: &[u8], to_path: &[u8]) -> Result<bool, TreeError> {

@@ -18,7 +18,7 @@ use super::tar::Xattr;
 pub enum XattrNamespace {
     /// `trusted.overlay.*`: needs CAP_SYS_ADMIN in the first user namespace.
     Trusted,
-    /// `user.overlay.*`: with the mount option `userxattr`.
+    /// `user.overlay.*`: with the mount option `userxattr`, or where nothing is mounted at all.
     User,
 }
 
@@ -31,15 +31,20 @@ impl XattrNamespace {
         }
     }
 
-    /// The one that this process can write: `user.*` in every user namespace but the machine's first. Found out by the
-    /// first call and kept: whoever enters another user namespace does so before.
+    /// The one that this process can write: `user.*` in every user namespace but the machine's first, and there without
+    /// CAP_SYS_ADMIN. Found out by the first call and kept: whoever enters another user namespace, or gives up that
+    /// capability and goes on, does so before.
     pub fn here() -> Self {
         static HERE: OnceLock<XattrNamespace> = OnceLock::new();
         *HERE.get_or_init(|| {
             let read = |path: &str| std::fs::read_to_string(path).ok();
             let name = std::fs::read_link("/proc/self/ns/user").ok();
             let name = name.as_deref().and_then(std::path::Path::to_str);
-            if in_first_namespace(name, read("/proc/self/uid_map").as_deref()) { Self::Trusted } else { Self::User }
+            // What cannot be asked for is taken to be there.
+            let may = rustix::thread::capabilities(None)
+                .map_or(true, |own| own.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
+            let first = in_first_namespace(name, read("/proc/self/uid_map").as_deref());
+            if first && may { Self::Trusted } else { Self::User }
         })
     }
 }

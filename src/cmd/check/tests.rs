@@ -13,7 +13,8 @@ const TEXT: &str = "\u{feff}FROM scratch\r\nENV ü b%:,\x1b[2J\r\nEXPOSE 80/TCP\
 /// A hall of somebody who has nothing.
 fn hall(environment: &Environment) -> Hall<'_> {
     let flags = Flags { only_looks: true, ..Flags::default() };
-    Hall { environment, config: config::load(flags, environment).expect("there are no settings"), logs: false }
+    let config = config::load(flags, environment).expect("there are no settings");
+    Hall { environment, config, logs: false, standing: executor::isolation::Standing::default() }
 }
 
 fn environment(folder: &std::path::Path) -> Environment {

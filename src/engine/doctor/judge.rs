@@ -1,6 +1,6 @@
 //! From facts to checks: pure.
 
-use executor::isolation::Standing;
+use executor::isolation::{Rung, Standing};
 use executor::network::{Driver, NetworkError, Trouble};
 use executor::rootless::{Refused, Who, diagnose};
 use rustix::io::Errno;
@@ -102,6 +102,10 @@ fn programs(facts: &Facts, who: &Who) -> Check {
 
 /// What was taken.
 pub fn isolation(standing: &Standing) -> Check {
+    if standing.rung == Rung::Chroot {
+        let fix = "for more, give the container what a rung above lacks";
+        return Check::warning(ISOLATION, "`chroot`: steps are not kept apart from this container", fix);
+    }
     let Some(entered) = &standing.entered else {
         return Check::ok(ISOLATION, format!("`{}`, with the rights of root", standing.rung));
     };
@@ -193,7 +197,6 @@ fn disk(path: &str, free_bytes: u64) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use executor::isolation::Rung;
     use executor::rootless::{Entered, Missing, ids};
 
     use super::super::State;
@@ -268,9 +271,15 @@ mod tests {
 
     #[test]
     fn what_was_taken_is_told() {
-        let full = Standing { rung: Rung::Full, entered: None };
+        let full = Standing::default();
         check(isolation(&full), State::Ok, "`full`", "");
-        let rootless = |missing| Standing { rung: Rung::Rootless, entered: Some(Entered { uids: 65537, missing }) };
+        let rootless = |missing| Standing {
+            rung: Rung::Rootless,
+            entered: Some(Entered { uids: 65537, missing }),
+            ..Standing::default()
+        };
+        let bare = Standing { rung: Rung::Chroot, ..Standing::default() };
+        check(isolation(&bare), State::Warning, "`chroot`", "rung above");
         check(isolation(&rootless(None)), State::Ok, "65537 ids", "");
         let missing = Missing::Program { name: "newuidmap" };
         check(isolation(&rootless(Some(missing))), State::Warning, "one id alone", "apt-get install uidmap");

@@ -8,11 +8,12 @@
 
 mod facts;
 mod judge;
+mod ladder;
 mod trials;
 
 use std::path::PathBuf;
 
-use executor::isolation::{self, IsolationError, Wanted};
+use executor::isolation::{self, IsolationError, Rung, Wanted};
 use executor::network::NetworkSettings;
 use executor::rootless::Who;
 use serde::Serialize;
@@ -84,10 +85,15 @@ impl Check {
 pub fn examine(patient: &Patient, explain: impl Fn(&IsolationError) -> String) -> Report {
     let facts = Facts::gather(patient);
     let mut checks = judge::before(&facts, &patient.who);
-    match isolation::take(patient.isolation, &patient.who) {
+    // Before one is taken, for that cannot be undone.
+    checks.extend(ladder::rungs(patient));
+    match isolation::take(patient.isolation, &patient.who, &patient.root) {
         Ok(standing) => {
             checks.push(judge::isolation(&standing));
-            checks.extend(trials::all(patient));
+            checks.extend(match standing.rung {
+                Rung::Full | Rung::Rootless => trials::all(patient),
+                Rung::Chroot => ladder::without_mounts(&patient.root),
+            });
         }
         Err(error) => {
             let mut found = error.to_string();

@@ -45,6 +45,7 @@ impl Place {
             max_size: None,
             mounts_max_size: None,
             keep_for: None,
+            rung: executor::isolation::Rung::Full,
             network: Default::default(),
             native_platform: Platform::normalised("linux", "arm64", ""),
             user: None,

@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use oci::model::Digest;
-use solver::op::{CopyAction, ExecOp, Mount, MountKind};
+use solver::op::{CacheSharing, CopyAction, ExecOp, Mount, MountKind};
 use solver::seam::{Executor as _, Job, LogSink, Read, ResultId, Selection};
 use store::{HeldMount, MountKey, MountSeed, MountWish, Taken, shown_mount_id};
 use tokio_util::sync::CancellationToken;
@@ -51,12 +51,13 @@ pub(super) async fn take(
     let mut wanted = Vec::new();
     for (index, mount) in exec.mounts.iter().enumerate() {
         if let MountKind::Cache { id, sharing } = &mount.kind {
+            let sharing = if worker.mounts() { *sharing } else { alone(*sharing) };
             let seed = seed_of(mount, &job.inputs)?;
             let name = match &seed {
                 Some((tree, path)) => name_of(worker, tree, path, cancel).await?,
                 None => String::new(),
             };
-            let wish = MountWish { key: MountKey { id: id.clone(), seed: name }, sharing: *sharing };
+            let wish = MountWish { key: MountKey { id: id.clone(), seed: name }, sharing };
             wanted.push(Wanted { wish, seed, index });
         }
     }
@@ -122,6 +123,14 @@ pub(super) async fn take(
         }
     }
     Ok(all)
+}
+
+/// Without mounts, a directory is in one step at a time: who would share it waits.
+fn alone(sharing: CacheSharing) -> CacheSharing {
+    match sharing {
+        CacheSharing::Private => CacheSharing::Private,
+        CacheSharing::Shared | CacheSharing::Locked => CacheSharing::Locked,
+    }
 }
 
 /// Which path of its own a cache mount shows: a seed is already what it starts as.

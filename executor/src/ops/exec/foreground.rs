@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use solver::op::NetworkMode;
-use solver::seam::ResultId;
+use solver::seam::{LogSink, ResultId};
 use tokio_util::sync::CancellationToken;
 
 use super::network;
@@ -66,7 +66,7 @@ pub struct Volume {
 }
 
 /// Runs a command over the tree of `top` in the foreground, its streams the builder's own, and throws away what it
-/// writes to its root. Signals that the builder gets are passed on; the third SIGINT or SIGTERM kills.
+/// writes to its root. `log` is told what has to be said before it begins. Signals that the builder gets are passed on; the third SIGINT or SIGTERM kills.
 ///
 /// # Errors
 /// A command that fails is no error; [`StepError::exit_code`] has the code for one that could not be executed.
@@ -74,18 +74,21 @@ pub async fn run_image(
     worker: &Worker,
     top: &ResultId,
     wanted: RunSpec,
+    log: &dyn LogSink,
     cancel: &CancellationToken,
 ) -> Result<Exit, ExecError> {
     if wanted.args.is_empty() {
         return Err(StepError::Malformed { what: "it has no command" }.into());
     }
+    let network = network::begin(worker, wanted.network, log, cancel).await?;
+    let turn = worker.root_turn().await;
     let top = top.clone();
     let (overlay, draft) = worker.blocking(move |worker| stack(worker, &top, true)).await?;
     let mut spec = ProcessSpec::new(RootFs::Overlay(overlay), wanted.args);
     spec.env = wanted.env;
     spec.cwd = if wanted.cwd.is_empty() { "/".into() } else { wanted.cwd };
     spec.user = wanted.user;
-    provide(&mut spec, &wanted.provisions, wanted.network)?;
+    provide(&mut spec, &wanted.provisions, network)?;
     let volumes = wanted.volumes.into_iter().map(|Volume { source, target, readonly }| {
         let bind = Bind { source: BindSource::Path(source), subpath: String::new(), readonly };
         Mount { target, kind: sandbox::MountKind::Bind(bind) }
@@ -97,13 +100,17 @@ pub async fn run_image(
         forward_signals: true,
     };
     let settings = worker.sandbox()?;
-    let network = network::prepare(worker, wanted.network, cancel).await?;
+    let network = network::prepare(worker, network, cancel).await?;
     let mut descriptors = Descriptors::default();
     network.give(&mut spec, &mut descriptors)?;
+    if !worker.mounts() {
+        draft.iter().for_each(|draft| descriptors.hold(draft.dir_fd()));
+    }
     let uppers = draft.iter().map(|draft| draft.fs().to_owned()).collect();
     let limited = worker.blocking(move |worker| Ok(Limited::prepare(worker, None, uppers)?)).await?;
     let command = spec.args.join(" ");
     let outcome = limited.run(&settings, &mut spec, io, descriptors, cancel).await;
+    drop(turn);
     discard(worker, (limited, draft)).await?;
     match outcome? {
         Outcome { finished: Some(finished), hit, .. } => match hit.filter(|_| finished.exit != Exit::Code(0)) {

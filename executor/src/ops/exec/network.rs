@@ -3,6 +3,7 @@
 //! Deliberately absent: how a namespace with a way out is made ([`crate::network`]).
 
 use solver::op::NetworkMode;
+use solver::seam::LogSink;
 use tokio_util::sync::CancellationToken;
 
 use super::error::StepError;
@@ -25,17 +26,25 @@ pub(super) enum Prepared {
     Own(StepNetwork),
 }
 
-/// Makes sure that the build's steps can have the network that they ask for, before the first of them runs.
-pub(super) async fn begin(worker: &Worker, cancel: &CancellationToken) -> Result<(), ExecError> {
-    if !worker.wants_network() {
-        return Ok(());
+/// Makes sure that the build's steps can have the network that they ask for, before the first of them runs. Returns what
+/// a step that asks for `mode` gets: the builder's network in place of its own, where the user consents to that.
+pub(super) async fn begin(
+    worker: &Worker,
+    mode: NetworkMode,
+    log: &dyn LogSink,
+    cancel: &CancellationToken,
+) -> Result<NetworkMode, ExecError> {
+    if !worker.wants_network() && mode != NetworkMode::Default {
+        return Ok(mode);
     }
     let helper = worker.sandbox()?;
-    tokio::select! {
+    let notice = |text: &str| log.notice(text);
+    let shared = tokio::select! {
         biased;
-        () = cancel.cancelled() => Err(ExecError::Canceled),
-        begun = worker.networks().begin(&helper) => begun.map_err(|error| StepError::Network(error).into()),
-    }
+        () = cancel.cancelled() => return Err(ExecError::Canceled),
+        shared = worker.networks().is_shared(&helper, notice) => shared.map_err(StepError::Network)?,
+    };
+    Ok(if shared && mode == NetworkMode::Default { NetworkMode::Host } else { mode })
 }
 
 /// Prepares the network of one step.

@@ -21,7 +21,7 @@ pub(super) fn process(exec: &ExecOp, trees: &[Tree]) -> Result<ProcessSpec, Step
     let (root, others) = trees.split_first().ok_or(NO_ROOT)?;
     let root = match &root.source {
         Source::Layers { overlay, .. } => RootFs::Overlay(overlay.clone()),
-        Source::Local { view, .. } => RootFs::Tree { path: view.clone() },
+        Source::Own { view, .. } => RootFs::Tree { path: view.clone() },
         Source::Memory { .. } => return Err(StepError::Malformed { what: "its root is memory" }),
         Source::Cache { .. } => return Err(StepError::Malformed { what: "its root is a cache mount" }),
         Source::Given => return Err(StepError::Malformed { what: "its root is no tree" }),
@@ -78,8 +78,8 @@ fn bound(tree: &Tree) -> Option<Mount> {
         Source::Memory { size_bytes } => sandbox::MountKind::Tmpfs(Tmpfs { size_bytes: *size_bytes, mode: TMPFS_MODE }),
         Source::Layers { overlay, .. } => bind(BindSource::Overlay(overlay.clone()), &mount.selector),
         // The view is of the selected path already.
-        Source::Local { view, .. } => bind(BindSource::Path(view.clone()), ""),
-        Source::Cache { dir, .. } => bind(BindSource::Path(dir.clone()), cache::subpath(mount)),
+        Source::Own { view, .. } => bind(BindSource::Own(view.clone()), ""),
+        Source::Cache { dir, .. } => bind(BindSource::Lent(dir.clone()), cache::subpath(mount)),
     };
     Some(Mount { target: mount.target.clone(), kind })
 }

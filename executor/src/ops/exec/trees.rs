@@ -22,7 +22,7 @@ use crate::times::Heritage;
 use crate::tree::Root;
 use crate::worker::{Inputs, Notices, Worker};
 
-/// Name of what is copied from a local source for one step.
+/// Name of what is copied for one step.
 const LOCAL_VIEW: &str = "view";
 
 /// A mount and what was prepared for it.
@@ -66,6 +66,15 @@ impl Tree {
         }
     }
 
+    /// What was made for this step.
+    pub(super) fn draft(&self) -> Option<&Draft> {
+        match &self.source {
+            Source::Layers { draft, .. } => draft.as_ref(),
+            Source::Own { draft, .. } => Some(draft),
+            _ => None,
+        }
+    }
+
     /// The lock of a cache mount.
     pub(super) fn lock(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
@@ -82,8 +91,9 @@ pub(super) enum Source {
     Memory { size_bytes: u64 },
     /// Layers, and where writes go, if anywhere.
     Layers { overlay: Overlay, draft: Option<Draft> },
-    /// What a local source gave, without what is ignored; thrown away with the step.
-    Local { view: PathBuf, _draft: Draft },
+    /// A copy for this step: what a local source gave, without what is ignored; or, where nothing is mounted, a part of a
+    /// tree. Thrown away with the step.
+    Own { view: PathBuf, draft: Draft },
     /// A cache mount's directory, held until this value is gone.
     Cache { dir: PathBuf, held: Option<Arc<HeldMount>> },
 }
@@ -118,9 +128,11 @@ pub(super) fn prepare_all(
             (None, MountKind::Secret { .. } | MountKind::Ssh { .. }) => Source::Given,
             (None, MountKind::Tmpfs { size_bytes }) => Source::Memory { size_bytes: *size_bytes },
             // The root is always writable; without an output the writes are lost.
-            (None, _) => {
-                prepare(worker, parent, mount, is_root || !mount.readonly || mount.output.is_some(), &notices)?
+            (None, _) if is_root => {
+                let (overlay, draft) = stack(worker, parent, true)?;
+                Source::Layers { overlay, draft }
             }
+            (None, _) => prepare(worker, parent, mount, !mount.readonly || mount.output.is_some(), &notices)?,
         };
         if is_root {
             root = Some(trees.len());
@@ -140,7 +152,15 @@ fn prepare(
     writable: bool,
     log: &dyn LogSink,
 ) -> Result<Source, ExecError> {
-    if let Some((local, patterns)) = worker.local_of(parent)? {
+    let copied = match worker.local_of(parent)? {
+        Some((local, patterns)) => Some(CopySource::Local(local, patterns)),
+        None if worker.mounts() => None,
+        None if mount.output.is_some() => {
+            return Err(StepError::Malformed { what: "an output beside its root, where nothing is mounted" }.into());
+        }
+        None => Some(CopySource::Result(worker.view(parent)?)),
+    };
+    if let Some(source) = copied {
         let draft = worker.store().draft()?;
         let fd = rustix::io::fcntl_dupfd_cloexec(draft.fs_fd(), 3).map_err(|errno| StepError::Io {
             act: "open",
@@ -156,8 +176,8 @@ fn prepare(
             create_dest_path: true,
             ..CopyAction::default()
         };
-        copy::perform(&action, &CopySource::Local(local, patterns), &Root::new(fd), log)?;
-        return Ok(Source::Local { view: draft.fs().join(LOCAL_VIEW), _draft: draft });
+        copy::perform(&action, &source, &Root::new(fd), log)?;
+        return Ok(Source::Own { view: draft.fs().join(LOCAL_VIEW), draft });
     }
     let (overlay, draft) = stack(worker, parent, writable)?;
     Ok(Source::Layers { overlay, draft })
@@ -176,11 +196,18 @@ pub(super) fn stack(worker: &Worker, result: &ResultId, writable: bool) -> Resul
     Ok((Overlay { layers_dir, lowers, upper: Some(upper) }, Some(draft)))
 }
 
-/// Takes the mount points out of the root again.
-pub(super) fn clean(trees: &[Tree], stubs: &[Stub]) -> Result<(), StepError> {
-    let Some(draft) = trees.first().and_then(Tree::written) else { return Ok(()) };
-    let failed = |source| StepError::Io { act: "clean the mount points of", path: draft.fs().to_owned(), source };
-    sandbox::remove_stubs(draft.fs_fd(), stubs).map_err(failed)
+/// Takes the mount points out of the root again, and what the step has not written out of trees that held more.
+pub(super) fn clean(worker: &Worker, trees: &[Tree], stubs: &[Stub]) -> Result<(), ExecError> {
+    if let Some(draft) = trees.first().and_then(Tree::written) {
+        let failed = |source| StepError::Io { act: "clean the mount points of", path: draft.fs().to_owned(), source };
+        sandbox::remove_stubs(draft.fs_fd(), stubs).map_err(failed)?;
+    }
+    for tree in trees {
+        if let (Source::Layers { overlay, .. }, Some(draft)) = (&tree.source, tree.written()) {
+            worker.snapshots().settle(&overlay.lowers, draft.fs())?;
+        }
+    }
+    Ok(())
 }
 
 /// Commits every tree that has an output; the results are in the order of the outputs. The root is clean.
