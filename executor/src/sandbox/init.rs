@@ -4,8 +4,9 @@
 //! waits for either of two things: B's end, which it reports, or the builder's silence (the end of B's socket), upon
 //! which it kills B. When the builder itself falls silent, all are killed; it ends when B, and with it the whole PID
 //! namespace, is gone. It lives as long as the builder, because starting it costs as much as all that a step mounts.
-//! So it keeps nothing of a step: plan, environment and secrets are read by B; of another step's descriptors B lets go
-//! before anything else. Deliberately absent: mounts and decisions. It stays in the host's namespaces.
+//! It also has the next step's network namespace ready ([`super::spare`]). It keeps nothing of a step: plan,
+//! environment and secrets are read by B; of another step's descriptors B lets go before anything else. Deliberately
+//! absent: mounts and decisions. It stays in the host's namespaces.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,10 +14,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::cgroup;
-use super::perform::{Begun, perform};
+use super::perform::{Begun, SETUP_FAILED, perform};
 use super::plan::{Act, Namespace};
+use super::spare::Spare;
 use super::sys::{self, Cloned};
 use super::wire::{self, Ended, Failure, Order, PACKET_MAX_BYTES, Report};
 
@@ -41,6 +44,8 @@ struct Helper {
     orders: Option<OwnedFd>,
     this: OwnedFd,
     steps: Vec<Step>,
+    /// `None` in a step, which has taken its own, and for a user.
+    spare: Option<Spare>,
 }
 
 /// A step that is not dead yet.
@@ -60,7 +65,9 @@ impl Helper {
         // `/dev/null`, so that no step begins with a socket of ours as its standard input.
         rustix::stdio::dup2_stdin(io::stdout())?;
         let this = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
-        Ok(Self { orders: Some(orders), this, steps: Vec::new() })
+        // For all steps: those of the builder are none of theirs.
+        sys::reset_signals();
+        Ok(Self { orders: Some(orders), this, steps: Vec::new(), spare: Spare::new()? })
     }
 
     fn serve(mut self) -> io::Result<()> {
@@ -79,7 +86,12 @@ impl Helper {
             match wire::receive(orders, &mut packet) {
                 Ok((count @ 1.., descriptors)) => {
                     let socket = descriptors.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?;
-                    self.begin(&serde_json::from_slice(&packet[..count])?, socket);
+                    let order: Order = serde_json::from_slice(&packet[..count])?;
+                    self.begin(&order, socket);
+                    // While the step begins. One that wants none may never be followed by one that does.
+                    if order.namespaces.contains(&Namespace::Network) {
+                        self.spare.iter_mut().try_for_each(Spare::prepare)?;
+                    }
                 }
                 // No more orders, or nobody to have more from.
                 Ok((0, _)) | Err(_) => {
@@ -103,7 +115,14 @@ impl Helper {
             Ok(received) => received,
             Err(error) => return failed("take what the step needs".into(), error),
         };
-        let flags = clone_flags(&order.namespaces);
+        let mut flags = clone_flags(&order.namespaces);
+        let network = match order.namespaces.contains(&Namespace::Network) {
+            true => self.spare.as_mut().and_then(Spare::take),
+            false => None,
+        };
+        if network.is_some() {
+            flags &= !libc::CLONE_NEWNET;
+        }
         // Born in its group a process costs less than moved there.
         let born = order.group.and_then(|group| group.among(&received.handed));
         // SAFETY: nothing before `init_if_asked` starts a thread, and nothing here has.
@@ -118,6 +137,13 @@ impl Helper {
             Ok(Cloned::Child) => {
                 self.orders = None;
                 self.steps.clear();
+                self.spare = None;
+                if let Some(network) = network
+                    && let Err(error) = move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+                {
+                    failed(Act::Namespaces(order.namespaces.clone()).to_string(), error.into());
+                    sys::exit_now(SETUP_FAILED)
+                }
                 let Received { plan, stdin, stdout, stderr, handed } = received;
                 perform(Begun { plan, stdin, stdout, stderr, handed, born, socket: &socket, helper: &self.this })
             }

@@ -48,6 +48,7 @@ mod privilege;
 mod run;
 pub mod seccomp;
 mod secret;
+mod spare;
 pub mod spec;
 pub(crate) mod stub;
 pub(crate) mod sys;

@@ -30,7 +30,7 @@ use super::wire::{self, Failure, Report};
 use super::{cgroup, groups, host, policy, privilege, seccomp, sys};
 
 /// What a process that never became the command exits with; the report says more.
-const SETUP_FAILED: i32 = 255;
+pub const SETUP_FAILED: i32 = 255;
 
 /// What a new process begins with.
 pub struct Begun<'a> {
@@ -427,7 +427,6 @@ impl Step<'_> {
             path.split(':').map(|directory| join(directory, program)).collect()
         };
         rustix::process::umask(Mode::from_raw_mode(policy::UMASK));
-        sys::reset_signals();
         let mut reason = io::Error::from(Errno::NOENT);
         for candidate in candidates {
             let error = sys::execute(&text(&candidate)?, &arguments, &variables);

@@ -189,6 +189,36 @@ async fn fifty_steps_at_once_do_not_mix() {
     assert_eq!(ended.len(), 50);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn steps_of_one_helper_have_a_network_namespace_each_with_loopback_up() {
+    const STEPS: usize = 4;
+    let (rig, settings) = (Rig::new(), settings());
+    // All live until all have begun, so that no namespace can be another's successor.
+    let script = format!(
+        "readlink /proc/self/ns/net; cat /sys/class/net/lo/flags; ls /sys/class/net; > /tmp/here.$N; \
+         until [ $(ls /tmp | grep -c here) = {STEPS} ]; do :; done"
+    );
+    let mut steps = tokio::task::JoinSet::new();
+    for number in 0..STEPS {
+        let (settings, mut spec) = (settings.clone(), rig.tree(&script));
+        spec.env.push(format!("N={number}"));
+        steps.spawn(async move {
+            let log = Collected::default();
+            let io = Io { stdin: Stdin::Null, output: Output::Log(&log), forward_signals: false };
+            let finished = run(&settings, &spec, io, &CancellationToken::new()).await.unwrap();
+            assert_eq!(finished.exit, Exit::Code(0));
+            String::from_utf8(log.stdout.into_inner().unwrap()).unwrap()
+        });
+    }
+    let mut namespaces = vec![fs::read_link("/proc/self/ns/net").unwrap().into_os_string().into_string().unwrap()];
+    for text in steps.join_all().await {
+        let (namespace, rest) = text.split_once('\n').unwrap();
+        assert_eq!(rest, "0x9\nlo\n", "up, and the only one");
+        assert!(!namespaces.contains(&namespace.to_owned()), "{namespaces:?} {namespace}");
+        namespaces.push(namespace.to_owned());
+    }
+}
+
 #[tokio::test]
 async fn steps_have_one_helper_and_a_dead_one_is_replaced() {
     let (rig, settings) = (Rig::new(), settings());

@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Neighbouring numbers with the same answer are one segment, so a call costs about eight comparisons; and the kernel,
-//! which runs a new program once per number to learn which calls it always allows, is done soon.
+//! which runs a new program once per number to learn which calls it always allows, is done soon. It also translates each
+//! program anew for each step, so a program is short: comparisons that lead to the same answer share it.
 
 use std::collections::BTreeMap;
 
@@ -115,26 +116,69 @@ pub fn architectures(machine: &str) -> Option<&'static [Architecture]> {
 /// The program for steps on `machine` (as `std::env::consts::ARCH` has it) that have these capabilities, by kernel name
 /// without `CAP_`; `None` when nothing is known of the machine.
 pub fn program(machine: &str, capabilities: &[String]) -> Option<Vec<Insn>> {
-    let mut program = vec![load(ARCHITECTURE_AT)];
-    for architecture in architectures(machine)? {
-        let segments = segments(architecture.abis, machine, capabilities);
-        let mut body = vec![load(NUMBER_AT)];
-        search(&segments, &mut body);
-        program.push(Insn { code: IF_EQUAL, jt: 1, jf: 0, k: architecture.audit });
-        program.push(Insn { code: JUMP, jt: 0, jf: 0, k: body.len() as u32 });
-        program.extend(body);
+    let mut program = Backwards::default();
+    let mut other = program.answer(ERRNO | EPERM);
+    for architecture in architectures(machine)?.iter().rev() {
+        search(&segments(architecture.abis, machine, capabilities), &mut program);
+        let body = program.put(Insn { code: LOAD, jt: 0, jf: 0, k: NUMBER_AT });
+        other = program.compare(IF_EQUAL, architecture.audit, body, other);
     }
-    program.push(answer(ERRNO | EPERM));
-    Some(program)
+    program.put(Insn { code: LOAD, jt: 0, jf: 0, k: ARCHITECTURE_AT });
+    program.instructions.reverse();
+    Some(program.instructions)
 }
 
-fn load(offset: u32) -> Insn {
-    Insn { code: LOAD, jt: 0, jf: 0, k: offset }
+/// A program that is written from its end: filter programs only jump forwards, so whatever is jumped to is there
+/// already, and equal answers are shared by all that reach them.
+#[derive(Default)]
+struct Backwards {
+    /// The last one first.
+    instructions: Vec<Insn>,
+    /// The answers that are there.
+    answers: BTreeMap<u32, Place>,
 }
 
-fn answer(value: u32) -> Insn {
-    Insn { code: ANSWER, jt: 0, jf: 0, k: value }
+/// Where an instruction is: how many stand behind it.
+type Place = usize;
+
+impl Backwards {
+    fn put(&mut self, insn: Insn) -> Place {
+        self.instructions.push(insn);
+        self.instructions.len() - 1
+    }
+
+    /// How many instructions the next one skips to get there.
+    fn distance(&self, to: Place) -> usize {
+        self.instructions.len() - 1 - to
+    }
+
+    fn answer(&mut self, value: u32) -> Place {
+        if let Some(&place) = self.answers.get(&value).filter(|&&place| self.distance(place) <= NEAR) {
+            return place;
+        }
+        let place = self.put(Insn { code: ANSWER, jt: 0, jf: 0, k: value });
+        self.answers.insert(value, place);
+        place
+    }
+
+    fn compare(&mut self, code: u16, k: u32, holds: Place, fails: Place) -> Place {
+        let fails = self.nearer(fails);
+        let holds = self.nearer(holds);
+        let skip = |to| u8::try_from(self.distance(to)).expect("one more than near fits into a byte");
+        self.put(Insn { code, jt: skip(holds), jf: skip(fails), k })
+    }
+
+    /// The place itself, or that of a jump to it.
+    fn nearer(&mut self, to: Place) -> Place {
+        match self.distance(to) {
+            ..=NEAR => to,
+            distance => self.put(Insn { code: JUMP, jt: 0, jf: 0, k: distance as u32 }),
+        }
+    }
 }
+
+/// So far a comparison skips, and a jump may still be put between: 255 is the most.
+const NEAR: usize = 254;
 
 /// What is answered to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,41 +260,29 @@ fn combined(known: Option<Decision>, action: Action, test: Option<Test>) -> Deci
     }
 }
 
-/// Appends the search for the segment of the number that is loaded, and what is done there.
-fn search(segments: &[(u32, Decision)], program: &mut Vec<Insn>) {
+/// Writes the search for the segment of the number that is loaded, and what is done there.
+fn search(segments: &[(u32, Decision)], program: &mut Backwards) -> Place {
     let [(_, decision)] = segments else {
         let (below, from) = segments.split_at(segments.len() / 2);
-        let branch = program.len();
-        program.push(Insn { code: IF_FROM, jt: 0, jf: 0, k: from[0].0 });
-        search(below, program);
-        let mut distance = program.len() - branch - 1;
-        match u8::try_from(distance) {
-            Ok(near) => program[branch].jt = near,
-            // A comparison skips 255 instructions at most; a jump all that are needed.
-            Err(_) => {
-                distance = program.len() - branch - 1;
-                program[branch].jf = 1;
-                program.insert(branch + 1, Insn { code: JUMP, jt: 0, jf: 0, k: distance as u32 });
-            }
-        }
-        return search(from, program);
+        let start = from[0].0;
+        let from = search(from, program);
+        let below = search(below, program);
+        return program.compare(IF_FROM, start, from, below);
     };
     match decision {
-        Decision::Answer(value) => program.push(answer(*value)),
+        Decision::Answer(value) => program.answer(*value),
         Decision::Tests(tests) => {
-            program.push(load(ARGUMENT_AT));
-            for (index, test) in tests.iter().enumerate() {
-                // Over the tests that follow and the refusal.
-                let allow = (tests.len() - index) as u8;
-                program.push(match *test {
-                    Test::Below(k) => Insn { code: IF_FROM, jt: 0, jf: allow, k },
-                    Test::Is(k) => Insn { code: IF_EQUAL, jt: allow, jf: 0, k },
-                    Test::Above(k) => Insn { code: IF_ABOVE, jt: allow, jf: 0, k },
-                    Test::Clear(k) => Insn { code: IF_BITS, jt: 0, jf: allow, k },
-                });
+            let allowed = program.answer(ALLOW);
+            let mut otherwise = program.answer(ERRNO | EPERM);
+            for test in tests.iter().rev() {
+                otherwise = match *test {
+                    Test::Below(k) => program.compare(IF_FROM, k, otherwise, allowed),
+                    Test::Is(k) => program.compare(IF_EQUAL, k, allowed, otherwise),
+                    Test::Above(k) => program.compare(IF_ABOVE, k, allowed, otherwise),
+                    Test::Clear(k) => program.compare(IF_BITS, k, otherwise, allowed),
+                };
             }
-            program.push(answer(ERRNO | EPERM));
-            program.push(answer(ALLOW));
+            program.put(Insn { code: LOAD, jt: 0, jf: 0, k: ARGUMENT_AT })
         }
     }
 }
