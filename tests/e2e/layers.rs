@@ -157,15 +157,46 @@ fn hundreds_of_layers_are_one_tree() {
 
 #[test]
 fn more_layers_than_the_kernel_stacks_in_one_mount_work() {
+    // Those of an image, which is loaded sooner than so many steps are done, and of steps on it.
+    const OF_IMAGE: usize = 505;
     let store = Store::with_busybox();
-    let mut dockerfile = String::from("FROM busybox\nRUN echo ran-first\n");
-    for n in 0..510 {
+    std::fs::write(store.path("deep.tar"), image_of_files(OF_IMAGE)).expect("the directory is ours");
+    store.rbuild(["load", "-i", "deep.tar"]).ok();
+    let mut dockerfile = String::from("FROM busybox AS tools\nFROM deep:1\nCOPY --from=tools /bin/ /bin/\n");
+    for n in OF_IMAGE..OF_IMAGE + 5 {
         dockerfile += &format!("COPY <<EOF /n{n}\n{n}\nEOF\n");
     }
-    dockerfile += "RUN echo seen $(ls / | grep -c '^n[0-9]')\n";
-    let built = store.build(&Context::new(&dockerfile), ["-t", "deeper:1"]);
-    assert_eq!(built.code, Some(0), "{built}");
-    assert_eq!(built.lines_of_steps("seen 510"), 1, "{built}");
+    dockerfile += "RUN echo seen $(ls / | grep -c '^n[0-9]') $(cat /n0 /n504 /n509)\n";
+    let built = store.build(&Context::new(&dockerfile), ["--network=none", "-t", "deeper:1"]).ok();
+    assert_eq!(built.lines_of_steps("seen 510 0 504 509"), 1, "{built}");
+}
+
+/// An archive of the image `deep:1`, whose layer number N has the file `/nN` with that number in it.
+fn image_of_files(layers: usize) -> Vec<u8> {
+    use sha2::Digest as _;
+
+    let tar = |files: &[(String, Vec<u8>)]| {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, contents) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_mode(0o644);
+            header.set_size(contents.len() as u64);
+            tar.append_data(&mut header, name, contents.as_slice()).expect("memory takes everything");
+        }
+        tar.into_inner().expect("memory takes everything")
+    };
+    let hex = |bytes: &[u8]| sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let names: Vec<String> = (0..layers).map(|n| format!("{n}.tar")).collect();
+    let tars: Vec<Vec<u8>> = (0..layers).map(|n| tar(&[(format!("n{n}"), format!("{n}\n").into_bytes())])).collect();
+    let diff_ids: Vec<String> = tars.iter().map(|tar| format!("sha256:{}", hex(tar))).collect();
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let config = serde_json::json!({
+        "architecture": architecture, "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids},
+    });
+    let manifest = serde_json::json!([{"Config": "config.json", "RepoTags": ["deep:1"], "Layers": names}]);
+    let texts = [("config.json", config), ("manifest.json", manifest)];
+    let texts = texts.map(|(name, value)| (name.to_owned(), value.to_string().into_bytes()));
+    tar(&names.into_iter().zip(tars).chain(texts).collect::<Vec<_>>())
 }
 
 #[test]

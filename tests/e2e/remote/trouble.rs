@@ -220,11 +220,7 @@ fn a_layer_that_unpacks_to_far_more_than_it_says_costs_neither_memory_nor_disk()
     assert!(bomb.len() < 1 << 20, "{} bytes", bomb.len());
     let blob = write_bytes(&dir, &bomb, "application/vnd.oci.image.layer.v1.tar+zstd");
     rewrite(&dir, |document| {
-        let layers = document["layers"].as_array_mut().expect("a list");
-        // All that its steps made, the base is here.
-        for layer in layers.iter_mut().filter(|layer| layer["pulled"] != true) {
-            layer["blob"] = blob.clone();
-        }
+        document["layers"].as_array_mut().expect("a list").last_mut().expect("it has some")["blob"] = blob.clone();
     });
     let there = machine();
     let context = context();
@@ -234,7 +230,7 @@ fn a_layer_that_unpacks_to_far_more_than_it_says_costs_neither_memory_nor_disk()
     command.arg(build.get_program()).args(build.get_args()).env_clear();
     command.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(there.path(""));
     let built = Outcome::of(&mut command).ok().says(&["WARN: a step runs that a cache knew", "unpack to more than"]);
-    assert_eq!((built.lines_of_steps("ran-a"), built.lines_of_steps("ran-b")), (1, 1), "{built}");
+    assert_eq!((built.lines_of_steps("ran-a"), built.lines_of_steps("ran-b")), (0, 1), "{built}");
     let peak = built.stderr.lines().find_map(|line| line.strip_prefix("peak ")?.parse::<u64>().ok());
     assert!(peak.is_some_and(|kib| kib < MEMORY_MAX_KIB), "{peak:?} KiB: {built}");
     let store: serde_json::Value = serde_json::from_str(&there.rbuild(["du", "--format", "json"]).ok().stdout).unwrap();
