@@ -6,6 +6,7 @@
 mod file;
 mod limits;
 mod registries;
+mod userns;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,7 @@ use solver::op::NetworkMode;
 pub use file::ConfigFile;
 pub use limits::{LimitConfig, Written};
 pub use registries::RegistryConfig;
+pub use userns::UsernsConfig;
 
 use crate::amount::amount;
 use crate::cli::values::{self, ColorArg, ProgressArg};
@@ -117,6 +119,8 @@ pub struct Config {
     pub history_log_max_bytes: Setting<u64>,
     /// What each step may use, as far as files say.
     pub limits: LimitConfig,
+    /// Whether steps of root have user namespaces of their own, as far as files say.
+    pub userns: UsernsConfig,
     /// Registries by `host` or `host:port`, perhaps with the beginning of a repository, as image names have it.
     pub registries: BTreeMap<String, RegistryConfig>,
     /// Whether settings of registries of other tools count too.
@@ -290,6 +294,7 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         history_keep,
         history_log_max_bytes,
         limits: user.limits.or(system.limits),
+        userns: user.userns.or(system.userns),
         registries,
         registry_files: registry_files.unwrap_or(default(true)),
         ci_credentials: ci_credentials.unwrap_or(default(true)),
@@ -401,6 +406,7 @@ impl Config {
             row("history.keep", self.history_keep.value.to_string(), &self.history_keep.source),
             row("history.log_max_size", amount(self.history_log_max_bytes.value), &self.history_log_max_bytes.source),
         ];
+        rows.extend(self.userns.rows().map(|(key, text, source)| row(key, text, source)));
         rows.extend(self.limits.rows().map(|(key, text, source)| row(key, text, source)));
         for (name, registry) in &self.registries {
             for (key, text, source) in registry.rows() {
@@ -511,6 +517,18 @@ mod tests {
             let failure = rows(Flags::default(), &["HOME=/h"], wrong, "").expect_err("the case is not valid");
             assert!(failure.problems[0].snippet.is_some(), "{wrong}: {failure:?}");
         }
+    }
+
+    #[test]
+    fn user_namespaces_are_merged_key_by_key() {
+        let check = |user: &str, system: &str, key: &str, expected: &str| {
+            check(Flags::default(), &[], user, system, key, expected);
+        };
+        check("", "", "userns.mode", "host (default)");
+        check("", "userns = 'auto'", "userns.mode", "auto (/etc/config.toml:1)");
+        check("[userns]\nmode = 'host'", "userns = 'auto'", "userns.mode", "host (/home/u/config.toml:2)");
+        check("", "", "userns.ids", "some that nobody has (default)");
+        check("userns = 'auto'", "[userns]\nids = '500000:65536'", "userns.ids", "500000:65536 (/etc/config.toml:2)");
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! In come names (`vendor.com/class=name`; `=*` is all of the class, no name its first) and the directories that
 //! describe devices; out come the variables, device nodes and binds that a step gets. Later directories win over earlier
-//! ones. Deliberately absent: descriptions in YAML, and edits that run programs of the host (hooks) or reach beyond the
+//! ones. A description is JSON, or YAML ([`yaml`]). Deliberately absent: edits that run programs of the host (hooks) or reach beyond the
 //! step's own file tree: whoever needs one is refused, not served with less.
+
+mod yaml;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -174,7 +176,7 @@ fn descriptions(directories: &[PathBuf]) -> Result<Vec<Description>, DeviceError
             entries => entries.map_err(unreadable)?,
         };
         let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>().map_err(unreadable)?;
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+        paths.retain(|path| path.extension().is_some_and(|extension| extension == "json" || extension == "yaml"));
         paths.sort();
         for path in paths {
             let spec = read(&path).map_err(|source| DeviceError::Unreadable { path: path.clone(), source })?;
@@ -189,7 +191,11 @@ fn read(path: &Path) -> io::Result<Spec> {
     if size > DESCRIPTION_MAX_BYTES {
         return Err(io::Error::other(format!("it is larger than {} MiB", DESCRIPTION_MAX_BYTES >> 20)));
     }
-    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    let text = std::fs::read(path)?;
+    match path.extension().is_some_and(|extension| extension == "yaml") {
+        true => yaml::spec(&text),
+        false => Ok(serde_json::from_slice(&text)?),
+    }
 }
 
 /// The devices that `name` means, each once.
@@ -337,12 +343,55 @@ mod tests {
         refused("v.com/hooked", "`hooks`");
     }
 
+    /// A folder with one description.
+    fn alone(name: &str, text: &str) -> Result<Gifts, DeviceError> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join(name), text).expect("the directory is there");
+        gifts(&[Device { name: "a/b=c".into(), required: true }], &[directory.path().to_owned()])
+    }
+
+    #[test]
+    fn a_description_in_yaml_gives_and_is_refused_what_one_in_json_is() {
+        let head = "cdiVersion: \"0.6.0\"\nkind: a/b\ndevices:\n- name: c\n  containerEdits:\n";
+        let given = format!(
+            "{head}    env: [ONE=1, 'TWO=a b']\n    hooks: []\n    deviceNodes:\n    - path: /dev/x\n      hostPath: /dev/null\n\
+                             containerEdits:\n  mounts:\n  - {{hostPath: /lib/x, containerPath: /opt/x, options: [ro]}}\n"
+        );
+        let gifts = alone("x.yaml", &given).expect("it is complete");
+        assert_eq!(gifts.env, ["ONE=1", "TWO=a b"]);
+        assert_eq!(gifts.mounts.iter().map(|mount| mount.target.as_str()).collect::<Vec<_>>(), ["/opt/x", "/dev/x"]);
+        for (edits, expected) in [
+            ("hooks: [{hookName: createContainer, path: /bin/true}]", "asks for `hooks`"),
+            ("mounts: [{hostPath: /a, containerPath: /b, type: tmpfs}]", "a mount of type `tmpfs`"),
+            ("mounts: [{hostPath: /a, containerPath: /b, options: [suid]}]", "a mount with `suid`"),
+            ("deviceNodes: [{path: /dev/null, fileMode: 384}]", "`fileMode`"),
+            ("additionalGids: [5]", "asks for `additionalGids`"),
+        ] {
+            let error = alone("x.yaml", &format!("{head}    {edits}\n")).expect_err(edits);
+            assert!(error.to_string().contains(expected), "{edits}: {error}");
+        }
+    }
+
     #[test]
     fn a_description_that_is_none_is_named() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        std::fs::write(directory.path().join("x.json"), "{").expect("the directory is there");
-        let device = Device { name: "a/b=c".into(), required: false };
-        let error = gifts(&[device], &[directory.path().to_owned()]).expect_err("it is no JSON");
-        assert!(error.to_string().ends_with("/x.json`"), "{error}");
+        let bomb = format!("a: &a [x, x, x, x, x, x, x, x, x]\n{}", ('b'..'k').map(|next| {
+            let last = char::from(next as u8 - 1);
+            format!("{next}: &{next} [*{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}]\n")
+        }).collect::<String>());
+        for (name, text) in [
+            ("x.json", "{"),
+            ("x.yaml", "{"),
+            ("x.yaml", "kind: a/b\nkind: a/b\ndevices: []\n"),
+            ("x.yaml", "kind: a/b\ndevices: []\n---\nkind: a/b\ndevices: []\n"),
+            ("x.yaml", "kind: a/b\n"),
+            ("x.yaml", &format!("kind: a/b\ndevices: []\nother: {}{}", "[".repeat(10_000), "]".repeat(10_000))),
+            ("x.yaml", &format!("{bomb}kind: a/b\ndevices: []\n")),
+            ("x.yaml", "kind: \0"),
+        ] {
+            let error = alone(name, text).expect_err("it is none");
+            assert!(error.to_string().ends_with(&format!("/{name}`")), "{name}: {error}");
+        }
+        // Of another kind of file nothing is read.
+        assert!(matches!(alone("x.yml", "{"), Err(DeviceError::Unknown { .. })));
     }
 }

@@ -30,6 +30,7 @@ mod sys;
 mod testing;
 mod times;
 mod tree;
+pub mod userns;
 pub mod waiting;
 pub mod worker;
 

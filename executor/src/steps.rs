@@ -12,6 +12,7 @@ use crate::limits::StepLimits;
 use crate::network::NetworkSettings;
 use crate::secrets::SecretSource;
 use crate::secrets::agent::AgentSource;
+use crate::userns::IdMap;
 
 /// For all steps of a build, or for one `rbuild run`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct StepSettings {
     pub agents: BTreeMap<String, AgentSource>,
     /// How steps with a network of their own get out.
     pub network: NetworkSettings,
+    /// The ids of a user namespace of its own for each step; `None`: steps are in the builder's.
+    pub user_namespace: Option<IdMap>,
 }
 
 /// What `/etc/resolv.conf` says instead of what the host's says; what is empty stays the host's.

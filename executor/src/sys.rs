@@ -4,7 +4,7 @@
 //! decisions. Next: [`crate::snapshot::overlay`], the sandbox.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::thread::JoinHandleExt;
 use std::thread::JoinHandle;
 
@@ -66,6 +66,14 @@ pub(crate) fn add_mount_attributes(mount: impl AsFd, set: u64) -> io::Result<()>
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The user namespace that another namespace belongs to. ioctl_ns(2), `NS_GET_USERNS`.
+pub(crate) fn owner_of_namespace(namespace: impl AsFd) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no argument and gives a new descriptor or -1.
+    let owner = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), libc::NS_GET_USERNS) };
+    // SAFETY: it is open, and nobody else's.
+    if owner < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(owner) }) }
 }
 
 /// Gives this process a user namespace of its own, in which it has all capabilities, and a mount namespace with it. The

@@ -23,7 +23,7 @@ use solver::key::ContentDigest;
 use solver::op::{Op, SourceOp};
 use solver::seam::{Executor, Job, LogSink, Pin, Read, ResultId, Selection};
 use store::Store;
-use tokio::sync::Semaphore;
+use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use job::{Inputs, Notices};
@@ -37,6 +37,7 @@ use crate::layers::Layers;
 use crate::limits::Groups;
 use crate::merge;
 use crate::network::Networks;
+use crate::ops::exec::StepError;
 use crate::sandbox;
 use crate::secrets::Secrets;
 use crate::secrets::agent::Agents;
@@ -49,6 +50,7 @@ use crate::source::image::{self, BlobFetcher};
 use crate::source::local::LocalPatterns;
 use crate::steps::StepSettings;
 use crate::times::is_image;
+use crate::userns::UsernsError;
 use sources::{Local, refuse_local, unknown_kind};
 
 /// What a worker is made of.
@@ -104,6 +106,8 @@ struct Inner {
     expected_trees: OnceLock<HashSet<String>>,
     /// Where trees are not mounted, one process at a time has one for its root.
     root_turn: Arc<tokio::sync::Mutex<()>>,
+    /// Whether steps can have user namespaces; tried before the first one.
+    users: OnceCell<()>,
     /// How steps are started; made by the first one.
     sandbox: OnceLock<sandbox::Settings>,
 }
@@ -135,7 +139,9 @@ impl Worker {
                 fetcher: config.fetcher,
                 given,
                 groups: Groups::new(config.steps.limits.clone())?,
-                networks: Networks::new(config.steps.network.clone(), config.steps.dns.clone()),
+                networks: Networks::new(config.steps.network.clone(), config.steps.dns.clone())
+                    .of_users(config.steps.user_namespace.clone()),
+                users: OnceCell::new(),
                 wants_network: AtomicBool::new(false),
                 expected_trees: OnceLock::new(),
                 steps: config.steps,
@@ -197,6 +203,22 @@ impl Worker {
     /// The right to run a process in a tree, until it is dropped. The caller holds all else that it may have to wait for.
     pub(crate) async fn root_turn(&self) -> Option<tokio::sync::OwnedMutexGuard<()>> {
         if self.mounts() { None } else { Some(Arc::clone(&self.inner.root_turn).lock_owned().await) }
+    }
+
+    /// Makes sure that steps can have user namespaces of their own, if they shall. Tried once.
+    pub(crate) async fn expect_user_namespaces(&self) -> Result<(), ExecError> {
+        let Some(ids) = self.inner.steps.user_namespace.clone() else { return Ok(()) };
+        if self.inner.steps.rung == Rung::Chroot {
+            return Err(StepError::Users(UsernsError::Chroot).into());
+        }
+        let helper = self.sandbox()?;
+        let tried = self.inner.users.get_or_try_init(|| {
+            self.blocking(move |worker| {
+                let draft = worker.store().draft()?;
+                Ok(crate::userns::probe::probe(&helper, draft.fs(), &ids).map_err(StepError::from)?)
+            })
+        });
+        tried.await.copied()
     }
 
     /// How steps are started.

@@ -41,7 +41,6 @@ const BUILD: &[(&[&str], &str)] = &[
         &[
             "--runtime",
             "--runtime-flag",
-            "--userns",
             "--userns-gid-map",
             "--userns-gid-map-group",
             "--userns-uid-map",
@@ -106,7 +105,6 @@ const RUN: &[(&[&str], &str)] = &[
             "-l",
             "--publish-all",
             "-P",
-            "--userns",
         ],
         "leave it out; nothing takes its place yet",
     ),

@@ -1,8 +1,10 @@
 //! Flags of whatever runs processes: the RUN steps of a build, and `rbuild run`.
 
 use std::net::IpAddr;
+use std::str::FromStr as _;
 
 use clap::{ArgAction, Args};
+use executor::userns;
 use solver::op::NetworkMode;
 
 use super::{LimitArgs, values};
@@ -13,6 +15,9 @@ pub struct StepArgs {
     /// Network of the steps: default, host or none
     #[arg(long, help_heading = "Steps", value_name = "MODE", value_parser = values::network)]
     pub network: Option<NetworkMode>,
+    /// User namespace of root's steps: host, or auto for one of their own, in which root is nobody outside
+    #[arg(long, help_heading = "Steps", value_name = "MODE", value_parser = userns::Wanted::from_str)]
+    pub userns: Option<userns::Wanted>,
     /// Limit a resource of each process: NAME=SOFT[:HARD], like nofile=1024:4096, -1 for unlimited; may be given again
     #[arg(long = "ulimit", help_heading = "Steps", value_name = "NAME=SOFT[:HARD]", action = ArgAction::Append)]
     pub ulimits: Vec<String>,

@@ -15,6 +15,10 @@ pub fn doctor(hall: &Hall<'_>, args: &DoctorArgs) -> Result<u8, Failure> {
         isolation: hall.config.isolation.value,
         network: hall.network(),
         who: Who::here(hall.environment.variables.get(std::ffi::OsStr::new("PATH"))),
+        userns: (
+            hall.config.userns.mode.as_ref().map(|mode| mode.value),
+            hall.config.userns.ids.as_ref().map(|ids| ids.value),
+        ),
     };
     let fix = |error: &_| {
         let failure = enter::failure(error);

@@ -7,6 +7,7 @@
 //! log_lines = 6               # of a running step, on a terminal
 //! jobs = 4                    # RUN steps at once
 //! isolation = "auto"          # full, rootless, chroot, auto; see docs/sandbox.md
+//! userns = "auto"             # of root's steps: host, auto; or as the table below
 //! network = "none"            # of RUN steps: default, host, none; or as the table below
 //! max_size = "20GB"           # of the store: bytes, 20GB, 512MiB, or 10% of its disk
 //! keep_for = "60d"            # what was not used for longer is thrown away
@@ -17,6 +18,10 @@
 //!
 //! [cache_mounts]              # of RUN --mount=type=cache
 //! max_size = "5GB"            # of all together, as above
+//!
+//! [userns]
+//! mode = "auto"               # what `userns = "auto"` says
+//! ids = "2013265920:65536"    # first, and how many: what they are on this machine
 //!
 //! [network]
 //! mode = "none"               # what `network = "none"` says
@@ -64,7 +69,7 @@ use solver::op::NetworkMode;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{LimitConfig, RegistryConfig, Setting, Source, registries};
+use super::{LimitConfig, RegistryConfig, Setting, Source, UsernsConfig, registries};
 use crate::cli::values::{self, ColorArg, ProgressArg};
 use crate::engine::{Failure, FailureKind, Problem, Snippet};
 use crate::options::allow;
@@ -78,6 +83,7 @@ const KEYS: &[&str] = &[
     "jobs",
     "network",
     "isolation",
+    "userns",
     "offline",
     "allow",
     "secret",
@@ -136,6 +142,8 @@ pub struct ConfigFile {
     pub history_log_max_bytes: Option<Setting<u64>>,
     /// `[limits]`.
     pub limits: LimitConfig,
+    /// `userns`, `[userns]`.
+    pub userns: UsernsConfig,
     /// `registry_files`.
     pub registry_files: Option<Setting<bool>>,
     /// `ci_credentials`.
@@ -185,6 +193,7 @@ impl ConfigFile {
                 "progress" => self.progress = reader.text(value, str::parse),
                 "color" => self.color = reader.text(value, str::parse),
                 "isolation" => self.isolation = reader.text(value, values::isolation),
+                "userns" => self.userns.fill(value, reader),
                 "network" => self.fill_network(value, reader),
                 "offline" => self.offline = reader.value(value, "true or false", |value| value.as_bool(), Ok),
                 "allow" => self.allow = reader.texts(value, allow::checked),
@@ -368,7 +377,7 @@ mod tests {
 
     #[test]
     fn every_documented_key_is_known() {
-        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\noffline = true\nallow = ['device']\nsecret = ['id=x,env=X']\nssh = []\n\
+        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\nuserns = 'auto'\noffline = true\nallow = ['device']\nsecret = ['id=x,env=X']\nssh = []\n\
             max_size = '10%'\nkeep_for = '60d'\nregistry_files = false\nci_credentials = false\n\
             [registry.'localhost:5000']\ninsecure = true\nhttp = false\nca = '/c'\nkeypair = {key = '/k', cert = '/c'}\nlocation = 'x'\nmirrors = ['m']\nblocked = false\n[history]\nkeep = 7\nlog_max_size = '1MiB'\n\
             [cache_mounts]\nmax_size = '5GB'\n\
@@ -391,10 +400,14 @@ mod tests {
         assert_eq!(file.network_driver.map(|driver| driver.value), Some(None));
         assert_eq!(file.network_pool.map(|pool| pool.value.to_string()).as_deref(), Some("10.200.0.0/20"));
         assert!(NETWORK_KEYS.iter().all(|key| text.contains(key)));
+        let text = "[userns]\nmode = 'host'\nids = '500000:65536'\n";
+        let file = ConfigFile::parse(Path::new("c.toml"), text).expect("all keys are known");
+        assert_eq!(file.userns.ids.map(|ids| (ids.value.first, ids.value.count)), Some((500_000, 65_536)));
+        assert!(crate::config::userns::KEYS.iter().all(|key| text.contains(key)));
     }
 
     #[test]
-    fn what_is_wrong_with_the_network_is_said() {
+    fn what_is_wrong_with_the_network_or_user_namespaces_is_said() {
         let check = |text: &str, expected: &str| {
             let wrong = ConfigFile::parse(Path::new("c.toml"), text).expect_err("it is wrong");
             assert!(wrong.problems[0].message.contains(expected), "{text}: {wrong:?}");
@@ -403,6 +416,9 @@ mod tests {
         check("[network]\ndriver = 'cni'", "`cni` is none of auto, bridge, pasta, slirp4netns");
         check("[network]\npool = '10.0.0.1/16'", "does not begin at its first address");
         check("[network]\npols = 'x'", "there is no setting `pols`");
+        check("userns = 'private'", "`private` is none of auto, host");
+        check("[userns]\nids = '5'", "`5` is not a range of ids like");
+        check("[userns]\nid = '5'", "there is no setting `id`");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! From flags to [`StepSettings`]: the same for the RUN steps of a build and for `rbuild run`.
 
-use executor::StepSettings;
+use executor::rootless::Surroundings;
 use executor::steps::Dns;
+use executor::{StepSettings, userns};
 
 use super::limits;
 use crate::cli::StepArgs;
@@ -14,7 +15,28 @@ use crate::engine::Failure;
 /// With advice, for what has no meaning here.
 pub fn steps(args: &StepArgs, config: &Config) -> Result<StepSettings, Failure> {
     let limits = limits::limits(&args.limits, &config.limits)?;
-    Ok(StepSettings { dns: dns(args)?, limits, ..StepSettings::default() })
+    let wanted = args.userns.or(config.userns.mode.as_ref().map(|mode| mode.value));
+    let user_namespace = match user_namespaces(wanted, Surroundings::here().user_namespace)? {
+        false => None,
+        true => {
+            let asked = config.userns.ids.as_ref().map(|ids| ids.value);
+            let chosen = userns::Machine::read().and_then(|machine| userns::choose(asked, &machine));
+            Some(chosen.map_err(|error| Failure::from_error(&error).help(error.help()))?)
+        }
+    };
+    Ok(StepSettings { dns: dns(args)?, limits, user_namespace, ..StepSettings::default() })
+}
+
+/// Whether steps get user namespaces of their own. In one, they are in one already, as an ordinary user's are.
+fn user_namespaces(wanted: Option<userns::Wanted>, in_one: bool) -> Result<bool, Failure> {
+    match wanted {
+        Some(userns::Wanted::Host) if in_one => Err(Failure::new(
+            "`--userns=host`: rbuild itself is in a user namespace, so its steps cannot have this machine's ids",
+        )
+        .help("leave it out, or run rbuild as root of the machine, with `--isolation=full`")),
+        Some(userns::Wanted::Auto) => Ok(!in_one),
+        Some(userns::Wanted::Host) | None => Ok(false),
+    }
 }
 
 /// What the flags say of `/etc/resolv.conf`. Each word is to be one word of one line there.
@@ -33,6 +55,21 @@ fn dns(args: &StepArgs) -> Result<Dns, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn steps_get_a_user_namespace_unless_they_are_in_one_and_the_machines_ids_only_from_its_root() {
+        use userns::Wanted::{Auto, Host};
+        for (wanted, in_one, expected) in [
+            (None, false, Some(false)),
+            (None, true, Some(false)),
+            (Some(Host), false, Some(false)),
+            (Some(Host), true, None),
+            (Some(Auto), false, Some(true)),
+            (Some(Auto), true, Some(false)),
+        ] {
+            assert_eq!(user_namespaces(wanted, in_one).ok(), expected, "{wanted:?} {in_one}");
+        }
+    }
 
     #[test]
     fn a_flag_of_dns_cannot_write_a_line_of_its_own() {

@@ -2,31 +2,112 @@
 //! suffer. What the control groups of this machine can give is tested with the sandbox.
 
 use std::io::Read as _;
-use std::process::Stdio;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Context, Store, soak};
+use crate::support::user::User;
+use crate::support::{Context, Outcome, Store, soak};
 
 #[test]
 fn a_step_that_runs_into_a_limit_says_which_and_how_to_raise_it() {
-    let store = Store::with_busybox();
-    let check = |flag: &str, script: &str, expected: &str| {
-        let built = store.build(&Context::new(&format!("FROM busybox\nRUN {script}\n")), [flag, "-t", "x:1"]).exits(1);
-        let name = flag.split('=').next().unwrap_or_default();
-        assert!(built.stderr.contains(expected), "{flag}: {built}");
-        assert!(built.stderr.contains(&format!("raise it with `{name}`")), "{flag}: {built}");
-    };
-    check("--timeout=1s", "sleep 97001", "was stopped: it took longer than the limit of 1 s");
-    let filler = "while :; do head -c 1000000 /dev/zero >> /big; done";
-    check("--disk-limit=4MiB", filler, "and the limit is 4 MiB");
-    // None of it is in a key.
-    let context = Context::new("FROM busybox\nRUN echo ran > /x\n");
-    store.build(&context, ["-t", "x:1"]).ok();
-    let again = store.build(&context, ["--timeout=9s", "--disk-limit=1GB", "-t", "x:1"]).ok();
-    assert!(again.stderr.contains(" 1 cached"), "{again}");
-    let ran = store.rbuild(["run", "--rm", "--network=none", "--timeout=1s", "x:1", "sleep", "97002"]).exits(1);
-    assert!(ran.stderr.contains("took longer than the limit of 1 s"), "{ran}");
+    for store in Store::everybodys() {
+        let check = |flag: &str, script: &str, expected: &str| {
+            let built =
+                store.build(&Context::new(&format!("FROM busybox\nRUN {script}\n")), [flag, "-t", "x:1"]).exits(1);
+            let name = flag.split('=').next().unwrap_or_default();
+            assert!(built.stderr.contains(expected), "{flag}: {built}");
+            assert!(built.stderr.contains(&format!("raise it with `{name}`")), "{flag}: {built}");
+        };
+        check("--timeout=1s", "sleep 97001", "was stopped: it took longer than the limit of 1 s");
+        let filler = "while :; do head -c 1000000 /dev/zero >> /big; done";
+        check("--disk-limit=4MiB", filler, "and the limit is 4 MiB");
+        // None of it is in a key.
+        let context = Context::new("FROM busybox\nRUN echo ran > /x\n");
+        store.build(&context, ["-t", "x:1"]).ok();
+        let again = store.build(&context, ["--timeout=9s", "--disk-limit=1GB", "-t", "x:1"]).ok();
+        assert!(again.stderr.contains(" 1 cached"), "{again}");
+        let ran = store.rbuild(["run", "--rm", "--network=none", "--timeout=1s", "x:1", "sleep", "97002"]).exits(1);
+        assert!(ran.stderr.contains("took longer than the limit of 1 s"), "{ran}");
+    }
+}
+
+/// Control groups of this test's own, given to a user; removed with the value.
+struct Given(Vec<PathBuf>);
+
+impl Given {
+    /// Beneath this process's own group of each hierarchy of version 1 that limits memory or processes. Nothing of a
+    /// hierarchy of version 2, where a controller would have to be taken from the machine.
+    fn to(user: &User) -> Self {
+        let own = std::fs::read_to_string("/proc/self/cgroup").expect("procfs");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("procfs");
+        let groups = ["memory", "pids"].into_iter().filter_map(|controller| {
+            let of = |names: &str| names.split(',').any(|name| name == controller);
+            let path = own.lines().find_map(|line| {
+                let mut fields = line.splitn(3, ':').skip(1);
+                of(fields.next()?).then(|| fields.next())?
+            })?;
+            let mount = mounts.lines().find_map(|line| {
+                let (before, after) = line.split_once(" - cgroup ")?;
+                of(after.split(' ').nth(1)?).then(|| before.split(' ').nth(4))?
+            })?;
+            // Of another name than a builder's, which sweeps those of dead ones beside its own.
+            let group = PathBuf::from(format!("{mount}{path}/given-by-e2e-{}", std::process::id()));
+            std::fs::create_dir(&group).expect("root makes groups");
+            Outcome::of(Command::new("chown").args(["-R", &user.id.to_string()]).arg(&group)).ok();
+            Some(group)
+        });
+        Self(groups.collect())
+    }
+
+    /// The same command from within.
+    fn enclose(&self, command: &Command, user: &User) -> Outcome {
+        let script = "for group in $GROUPS_OF_TEST; do echo $$ > $group/cgroup.procs || exit 9; done; unset GROUPS_OF_TEST; \
+                      exec setpriv --reuid $USER_ID --regid $USER_ID --clear-groups \"$@\"";
+        let mut within = Command::new("sh");
+        within.args(["-c", script, "sh"]).arg(command.get_program()).args(command.get_args());
+        within.env_clear().envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let groups: Vec<_> = self.0.iter().map(|path| path.display().to_string()).collect();
+        within.env("GROUPS_OF_TEST", groups.join(" ")).env("USER_ID", user.id.to_string());
+        Outcome::of(within.current_dir(command.get_current_dir().expect("it is set")))
+    }
+}
+
+impl Drop for Given {
+    fn drop(&mut self) {
+        for group in &self.0 {
+            // What a builder left in it is empty.
+            let inner = std::fs::read_dir(group).into_iter().flatten().flatten().map(|entry| entry.path());
+            inner.filter(|path| path.is_dir()).chain([group.clone()]).for_each(|path| {
+                if let Err(error) = std::fs::remove_dir(&path) {
+                    eprintln!("{path:?} stays behind: {error}");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn a_user_limits_steps_by_groups_that_were_given_to_it_and_by_no_others() {
+    let user = Store::of_with_busybox(User::new());
+    let account = user.user().expect("it has one");
+    let context = Context::new("FROM busybox\nRUN echo ran && tail /dev/zero\n");
+    let flags = ["--memory=32m", "--memory-swap=32m", "--network=none"];
+    // The group that this test is in is not the user's.
+    user.build(&context, flags)
+        .fails_saying(&["`--memory` needs", "control group", "Delegate=yes"])
+        .never_prints(&["ran"]);
+    let given = Given::to(account);
+    if given.0.is_empty() {
+        println!("skipped in part: this machine has no control groups of version 1 to give away");
+        return;
+    }
+    let hog = given.enclose(&user.build_command(&context, flags), account).exits(1);
+    hog.says(&["memory", "raise it with `--memory`"]);
+    let bomb = Context::new("FROM busybox\nRUN i=0; while [ $i -lt 40 ]; do sleep 1000 & i=$((i+1)); done; echo all\n");
+    let bomb = given.enclose(&user.build_command(&bomb, ["--pids-limit=16", "--network=none"]), account).exits(1);
+    bomb.says(&["raise it with `--pids-limit`"]).never_prints(&["all"]);
 }
 
 #[test]

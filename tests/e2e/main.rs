@@ -47,4 +47,5 @@ mod secrets;
 mod space;
 mod store;
 mod targets;
+mod userns;
 mod why;

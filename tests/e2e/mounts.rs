@@ -27,22 +27,23 @@ fn directories(store: &Store) -> Vec<PathBuf> {
 
 #[test]
 fn a_package_cache_outlives_the_build_and_is_in_no_layer() {
-    let store = Store::with_busybox();
-    let first = store.build(&packages("a b"), ["-t", "x:1"]).ok();
-    assert_eq!((first.lines_of_steps("made a"), first.lines_of_steps("made b")), (1, 1), "{first}");
-    let archive = store.path("x.tar");
-    let output = format!("type=oci,dest={}", archive.display());
-    let more = store.build(&packages("a b c"), ["-t", "x:2", "-o", &output]).ok();
-    assert_eq!((more.lines_of_steps("had a"), more.lines_of_steps("made c")), (1, 1), "{more}");
-    store.build(&packages("a b c"), ["-t", "x:2"]).ok().never_prints(&["had", "made"]);
-    // What is remembered of a step goes with --no-cache; what it keeps for itself does not.
-    let again = store.build(&packages("a b c"), ["-t", "x:3", "--no-cache"]).ok().never_prints(&["made"]);
-    assert_eq!(again.lines_of_steps("had c"), 1, "{again}");
-    let layers = Archive::read(&archive).layers;
-    let names = layers[1..].iter().flat_map(|tar| members(tar)).map(|(name, _)| name).collect::<Vec<_>>();
-    assert!(names.contains(&"bin/c".to_owned()), "{names:?}");
-    assert!(!names.iter().any(|name| name.starts_with("var")), "the mount point is gone too: {names:?}");
-    assert_eq!(directories(&store).len(), 1);
+    for store in Store::everybodys() {
+        let first = store.build(&packages("a b"), ["-t", "x:1"]).ok();
+        assert_eq!((first.lines_of_steps("made a"), first.lines_of_steps("made b")), (1, 1), "{first}");
+        let archive = store.path("x.tar");
+        let output = format!("type=oci,dest={}", archive.display());
+        let more = store.build(&packages("a b c"), ["-t", "x:2", "-o", &output]).ok();
+        assert_eq!((more.lines_of_steps("had a"), more.lines_of_steps("made c")), (1, 1), "{more}");
+        store.build(&packages("a b c"), ["-t", "x:2"]).ok().never_prints(&["had", "made"]);
+        // What is remembered of a step goes with --no-cache; what it keeps for itself does not.
+        let again = store.build(&packages("a b c"), ["-t", "x:3", "--no-cache"]).ok().never_prints(&["made"]);
+        assert_eq!(again.lines_of_steps("had c"), 1, "{again}");
+        let layers = Archive::read(&archive).layers;
+        let names = layers[1..].iter().flat_map(|tar| members(tar)).map(|(name, _)| name).collect::<Vec<_>>();
+        assert!(names.contains(&"bin/c".to_owned()), "{names:?}");
+        assert!(!names.iter().any(|name| name.starts_with("var")), "the mount point is gone too: {names:?}");
+        assert_eq!(directories(&store).len(), 1);
+    }
 }
 
 /// Names and times of what a layer holds.
@@ -58,9 +59,9 @@ fn members(tar: &[u8]) -> Vec<(String, u64)> {
 
 #[test]
 fn seeds_owners_modes_and_neighbours() {
-    let store = Store::with_busybox();
-    let context = Context::new(
-        "FROM busybox AS warm\nRUN mkdir -m 0711 /warm && echo warm > /warm/f && chown -R 5:6 /warm\n\
+    for store in Store::everybodys() {
+        let context = Context::new(
+            "FROM busybox AS warm\nRUN mkdir -m 0711 /warm && echo warm > /warm/f && chown -R 5:6 /warm\n\
          FROM busybox\nWORKDIR /w\n\
          RUN --mount=type=cache,target=/plain --mount=type=cache,target=owned,uid=7,gid=8,mode=1750 \\\n\
              --mount=type=cache,target=/seeded,from=warm,source=/warm \\\n\
@@ -72,41 +73,43 @@ fn seeds_owners_modes_and_neighbours() {
              --mount=type=cache,id=/seeded,target=/c,from=warm,source=/warm --mount=type=cache,target=/d,id=owned \\\n\
              cat /a/f /b/f /c/f && ls /a/tmp /a/ctx /d\n\
          RUN ls / /w\n",
-    )
-    .file("dir/f", "context\n");
-    let built = store.build(&context, ["-t", "x:1"]).ok();
-    for line in [
-        "/plain 755 0:0",
-        "/w/owned 1750 7:8",
-        "/seeded 711 5:6",
-        "/seeded/f 644 5:6",
-        "warm",
-        "context",
-        "in",
-        "out",
-        "used",
-    ] {
-        assert!(built.lines_of_steps(line) > 0, "`{line}` is not printed: {built}");
-    }
-    for name in ["plain", "owned", "seeded", "ro"] {
-        assert_eq!(built.lines_of_steps(name), 0, "the mount point is left: {built}");
+        )
+        .file("dir/f", "context\n");
+        let built = store.build(&context, ["-t", "x:1"]).ok();
+        for line in [
+            "/plain 755 0:0",
+            "/w/owned 1750 7:8",
+            "/seeded 711 5:6",
+            "/seeded/f 644 5:6",
+            "warm",
+            "context",
+            "in",
+            "out",
+            "used",
+        ] {
+            assert!(built.lines_of_steps(line) > 0, "`{line}` is not printed: {built}");
+        }
+        for name in ["plain", "owned", "seeded", "ro"] {
+            assert_eq!(built.lines_of_steps(name), 0, "the mount point is left: {built}");
+        }
     }
 }
 
 #[test]
 fn what_cannot_be_mounted_fails_with_a_reason() {
-    let store = Store::with_busybox();
-    let check = |mount: &str, words: &[&str]| {
-        let context = Context::new(&format!("FROM busybox\nRUN --mount=type=cache,{mount} touch /c/bad\n"));
-        store.build(&context, ["-t", "x:1"]).fails_saying(words);
-    };
-    check("target=/", &["nothing can be mounted over `/`"]);
-    check("target=/a/..", &["nothing can be mounted over `/`"]);
-    check("target=/c,source=sub", &["`/sub` does not exist in the cache mount `/c`"]);
-    check("target=/c,from=busybox,source=/none", &["`none` does not exist"]);
-    check("target=/c,from=busybox,source=/bin/sh", &["is not a directory"]);
-    check("target=/bin/sh", &["`/bin/sh`"]);
-    check("target=/proc/c", &["could not `bind on \"/proc/c\""]);
+    for store in Store::everybodys() {
+        let check = |mount: &str, words: &[&str]| {
+            let context = Context::new(&format!("FROM busybox\nRUN --mount=type=cache,{mount} touch /c/bad\n"));
+            store.build(&context, ["-t", "x:1"]).fails_saying(words);
+        };
+        check("target=/", &["nothing can be mounted over `/`"]);
+        check("target=/a/..", &["nothing can be mounted over `/`"]);
+        check("target=/c,source=sub", &["`/sub` does not exist in the cache mount `/c`"]);
+        check("target=/c,from=busybox,source=/none", &["`none` does not exist"]);
+        check("target=/c,from=busybox,source=/bin/sh", &["is not a directory"]);
+        check("target=/bin/sh", &["`/bin/sh`"]);
+        check("target=/proc/c", &["could not `bind on \"/proc/c\""]);
+    }
 }
 
 /// A build in which a step has begun.
@@ -162,13 +165,14 @@ fn let_go(store: &Store) {
 
 #[test]
 fn shared_mounts_are_used_by_two_processes_at_once() {
-    let store = Store::with_busybox();
-    let first = Running::staying(&store, "sharing=shared");
-    // Only because both see the same files do both end.
-    let second = Running::start(&store, "sharing=shared", "cat /c/f && echo go > /c/gate");
-    assert!(second.ok().lines().any(|line| line.ends_with(" 1")));
-    first.ok();
-    assert_eq!(directories(&store).len(), 1);
+    for store in Store::everybodys() {
+        let first = Running::staying(&store, "sharing=shared");
+        // Only because both see the same files do both end.
+        let second = Running::start(&store, "sharing=shared", "cat /c/f && echo go > /c/gate");
+        assert!(second.ok().lines().any(|line| line.ends_with(" 1")));
+        first.ok();
+        assert_eq!(directories(&store).len(), 1);
+    }
 }
 
 #[test]
@@ -214,16 +218,17 @@ fn who_waits_for_a_mount_can_be_interrupted() {
 
 #[test]
 fn a_killed_build_leaves_a_mount_that_the_next_one_uses() {
-    let store = Store::with_busybox();
-    let mut first = Running::staying(&store, "sharing=locked");
-    first.child.kill().expect("it is running");
-    // At once: the lock is free only when the step is dead, whoever else is.
-    let second = Running::start(&store, "sharing=locked", "cat /c/f && rm /c/gate && echo usable");
-    let said = second.ok();
-    assert!(said.lines().any(|line| line.ends_with(" 1")), "{said}");
-    assert!(said.lines().any(|line| line.ends_with(" usable")), "{said}");
-    first.child.wait().expect("it is ours");
-    assert_eq!(directories(&store).len(), 1);
+    for store in Store::everybodys() {
+        let mut first = Running::staying(&store, "sharing=locked");
+        first.child.kill().expect("it is running");
+        // At once: the lock is free only when the step is dead, whoever else is.
+        let second = Running::start(&store, "sharing=locked", "cat /c/f && rm /c/gate && echo usable");
+        let said = second.ok();
+        assert!(said.lines().any(|line| line.ends_with(" 1")), "{said}");
+        assert!(said.lines().any(|line| line.ends_with(" usable")), "{said}");
+        first.child.wait().expect("it is ours");
+        assert_eq!(directories(&store).len(), 1);
+    }
 }
 
 #[test]

@@ -105,34 +105,48 @@ pub(super) fn context(dockerfile: &str) -> Context {
 /// A store of root and one of a user, both with the image `base`.
 fn stores() -> (Store, Store) {
     let (root, user) = (Store::new(), Store::of(User::new()));
-    let (file, image) = (root.path("base.tar"), user.path("image.tar"));
+    let file = root.path("base.tar");
     std::fs::write(&file, base(false)).expect("the directory is new");
     root.rbuild(["import".as_ref(), file.as_os_str(), "base:latest".as_ref()]).ok();
-    root.rbuild(["save".as_ref(), "-o".as_ref(), image.as_os_str(), "base".as_ref()]).ok();
-    user.rbuild(["load".as_ref(), "-i".as_ref(), image.as_os_str()]).ok();
+    hand_over(&root, &user);
     (root, user)
 }
 
+/// Gives a store the very image `base` of another.
+fn hand_over(from: &Store, to: &Store) {
+    let image = to.path("image.tar");
+    from.rbuild(["save".as_ref(), "-o".as_ref(), image.as_os_str(), "base".as_ref()]).ok();
+    to.rbuild(["load".as_ref(), "-i".as_ref(), image.as_os_str()]).ok();
+}
+
 #[test]
-fn a_user_and_root_build_the_same_image_byte_for_byte() {
+fn a_user_and_root_build_the_same_image_byte_for_byte_and_so_does_root_in_user_namespaces() {
     let (root, user) = stores();
+    let mapped = Store::new();
+    hand_over(&root, &mapped);
     for (what, dockerfile) in BUILDS {
         let context = context(dockerfile);
-        let built = |store: &Store| {
+        let built = |store: &Store, userns: &str| {
             let file = store.path("app.tar");
             let output = format!("type=oci,dest={}", file.display());
             let epoch = format!("SOURCE_DATE_EPOCH={EPOCH}");
-            store.build(&context, ["--network=host", "--build-arg", &epoch, "-o", &output]).ok();
+            let args = ["--network=host", "--build-arg", &epoch, "-o", &output];
+            store.build(&context, args.into_iter().chain(Some(userns).filter(|flag| !flag.is_empty()))).ok();
             (std::fs::read(&file).expect("it was written"), Archive::read(&file))
         };
         // First root: then the context is the user's.
-        let (theirs, mine) = (built(&root), built(&user));
-        let entries = |image: &Archive| (0..image.len()).map(|layer| image.entries(layer)).collect::<Vec<_>>();
-        assert_eq!(entries(&theirs.1), entries(&mine.1), "{what}");
-        assert!(theirs.0 == mine.0, "{what}: the archives differ");
+        let theirs = built(&root, "--userns=host");
+        for (who, mine) in [("root in user namespaces", built(&mapped, "--userns=auto")), ("a user", built(&user, ""))]
+        {
+            let entries = |image: &Archive| (0..image.len()).map(|layer| image.entries(layer)).collect::<Vec<_>>();
+            assert_eq!(entries(&theirs.1), entries(&mine.1), "{what}, {who}");
+            assert!(theirs.0 == mine.0, "{what}, {who}: the archives differ");
+        }
     }
-    user.rbuild(["verify"]).ok();
-    user.rbuild(["prune", "--all", "--force"]).ok();
+    for store in [&user, &mapped] {
+        store.rbuild(["verify"]).ok();
+        store.rbuild(["prune", "--all", "--force"]).ok();
+    }
 }
 
 #[test]

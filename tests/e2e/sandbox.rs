@@ -20,29 +20,31 @@ const PROBE: &str = "RUN --mount=target=/c cp /c/probe /probe && cp /c/narrow /n
 fn steps_are_filtered_and_hold_the_capabilities_of_a_default_container() {
     let context =
         with_probe(&format!("FROM busybox\n{PROBE}\nRUN /probe status calls\nUSER 1000\nRUN /narrow status calls\n"));
-    let outcome = Store::with_busybox().build(&context, ["--network=none"]).ok();
-    for line in [
-        "status.CapBnd 00000000a80425fb",
-        "status.CapInh 0000000000000000",
-        "status.CapAmb 0000000000000000",
-        "status.NoNewPrivs 0",
-        "status.Seccomp 2",
-        "calls.mount EPERM",
-        "calls.unshare_newuser EPERM",
-        "calls.keyctl EPERM",
-        "calls.add_key EPERM",
-        "calls.bpf EPERM",
-        "calls.io_uring_setup EPERM",
-        "calls.userfaultfd EPERM",
-        "calls.open_by_handle_at EPERM",
-        "calls.socket_alg EPERM",
-        "calls.socket_vsock EPERM",
-        "calls.clone3 ENOSYS",
-    ] {
-        assert_eq!(outcome.lines_of_steps(line), 2, "{line}: {outcome}");
+    for store in Store::everybodys() {
+        let outcome = store.build(&context, ["--network=none"]).ok();
+        for line in [
+            "status.CapBnd 00000000a80425fb",
+            "status.CapInh 0000000000000000",
+            "status.CapAmb 0000000000000000",
+            "status.NoNewPrivs 0",
+            "status.Seccomp 2",
+            "calls.mount EPERM",
+            "calls.unshare_newuser EPERM",
+            "calls.keyctl EPERM",
+            "calls.add_key EPERM",
+            "calls.bpf EPERM",
+            "calls.io_uring_setup EPERM",
+            "calls.userfaultfd EPERM",
+            "calls.open_by_handle_at EPERM",
+            "calls.socket_alg EPERM",
+            "calls.socket_vsock EPERM",
+            "calls.clone3 ENOSYS",
+        ] {
+            assert_eq!(outcome.lines_of_steps(line), 2, "{line}: {outcome}");
+        }
+        assert_eq!(outcome.lines_of_steps("status.CapEff 00000000a80425fb"), 1, "root: {outcome}");
+        assert_eq!(outcome.lines_of_steps("status.CapEff 0000000000000000"), 1, "the user: {outcome}");
     }
-    assert_eq!(outcome.lines_of_steps("status.CapEff 00000000a80425fb"), 1, "root: {outcome}");
-    assert_eq!(outcome.lines_of_steps("status.CapEff 0000000000000000"), 1, "the user: {outcome}");
 }
 
 #[test]
@@ -73,27 +75,32 @@ fn the_users_config_allows_for_every_build_and_what_comes_with_a_build_allows_no
 
 #[test]
 fn what_is_not_allowed_is_refused_before_anything_runs() {
-    let store = Store::with_busybox();
-    let check = |step: &str, args: &[&str], words: &[&str]| {
-        let context = Context::new(&format!("FROM busybox\nRUN echo ran\n{step}\n"));
-        store.build(&context, args).fails_saying(words).never_prints(&["ran"]);
-    };
-    let insecure = "`RUN --security=insecure` is not allowed";
-    let network = "`RUN --network=host` is not allowed";
-    check("RUN --security=insecure true", &[], &[insecure, "Dockerfile:3", "--allow security.insecure"]);
-    check("RUN --security=insecure true", &["--allow", "network.host"], &[insecure]);
-    check("RUN --network=host true", &[], &[network, "Dockerfile:3", "--allow network.host"]);
-    check("RUN --device=v.com/gpu=0 true", &[], &["the device `v.com/gpu=0` is not allowed", "Dockerfile:3"]);
-    check("RUN --device=v.com/gpu=0 true", &["--allow", "device=v.com/gpu=1"], &["the device `v.com/gpu=0`"]);
-    check("RUN true", &["--allow", "security"], &["`--allow security`", "`security.insecure`, `network.host`"]);
-    check("RUN true", &["--allow", "network.none"], &["`--allow network.none`"]);
-    check("RUN --security=root true", &["--allow", "security.insecure"], &["`root` is no value of `--security`"]);
-    check("RUN --network=bridge true", &["--allow", "network.host"], &["`bridge` is no value of `--network`"]);
-    check("RUN true", &["--ulimit", "files=1"], &["`files` is no limit"]);
-    check("RUN true", &["--shm-size", "x"], &["`--shm-size x` is not a size"]);
-    check("RUN true", &["--add-host", "db"], &["`--add-host db`"]);
-    check("RUN true", &["--hostname", "a b"], &["is no host name"]);
-    check("RUN true", &["--dns-search", "a b"], &["is not one word"]);
+    for store in Store::everybodys() {
+        if store.user().is_some() {
+            // Nothing runs, so no network is missed; and what config files say of it must not hide what a step asks for.
+            store.configure("");
+        }
+        let check = |step: &str, args: &[&str], words: &[&str]| {
+            let context = Context::new(&format!("FROM busybox\nRUN echo ran\n{step}\n"));
+            store.build(&context, args).fails_saying(words).never_prints(&["ran"]);
+        };
+        let insecure = "`RUN --security=insecure` is not allowed";
+        let network = "`RUN --network=host` is not allowed";
+        check("RUN --security=insecure true", &[], &[insecure, "Dockerfile:3", "--allow security.insecure"]);
+        check("RUN --security=insecure true", &["--allow", "network.host"], &[insecure]);
+        check("RUN --network=host true", &[], &[network, "Dockerfile:3", "--allow network.host"]);
+        check("RUN --device=v.com/gpu=0 true", &[], &["the device `v.com/gpu=0` is not allowed", "Dockerfile:3"]);
+        check("RUN --device=v.com/gpu=0 true", &["--allow", "device=v.com/gpu=1"], &["the device `v.com/gpu=0`"]);
+        check("RUN true", &["--allow", "security"], &["`--allow security`", "`security.insecure`, `network.host`"]);
+        check("RUN true", &["--allow", "network.none"], &["`--allow network.none`"]);
+        check("RUN --security=root true", &["--allow", "security.insecure"], &["`root` is no value of `--security`"]);
+        check("RUN --network=bridge true", &["--allow", "network.host"], &["`bridge` is no value of `--network`"]);
+        check("RUN true", &["--ulimit", "files=1"], &["`files` is no limit"]);
+        check("RUN true", &["--shm-size", "x"], &["`--shm-size x` is not a size"]);
+        check("RUN true", &["--add-host", "db"], &["`--add-host db`"]);
+        check("RUN true", &["--hostname", "a b"], &["is no host name"]);
+        check("RUN true", &["--dns-search", "a b"], &["is not one word"]);
+    }
 }
 
 #[test]
@@ -150,41 +157,42 @@ fn devices_are_found_by_name_and_given_with_all_that_comes_with_them() {
 
 #[test]
 fn flags_say_what_steps_find_around_them_and_only_the_host_name_makes_another_step() {
-    let store = Store::with_busybox();
-    let context = Context::new(
-        "FROM busybox\nRUN echo limit $(ulimit -n) $(ulimit -Hn); echo name $(hostname); grep db /etc/hosts; \
+    for store in Store::everybodys() {
+        let context = Context::new(
+            "FROM busybox\nRUN echo limit $(ulimit -n) $(ulimit -Hn); echo name $(hostname); grep db /etc/hosts; \
          df -P /dev/shm | awk 'END { print \"shm\", $2 }'\n",
-    );
-    let flags = |more: &[&'static str]| {
-        let mut flags = vec!["--network=none", "--add-host", "db=10.0.0.7", "--shm-size", "1m"];
-        flags.extend(more);
-        flags
-    };
-    let outcome = store.build(&context, flags(&["--ulimit", "nofile=64:128", "--hostname", "builder-7"])).ok();
-    for line in ["limit 64 128", "name builder-7", "10.0.0.7\tdb", "shm 1024"] {
-        assert_eq!(outcome.lines_of_steps(line), 1, "{line}: {outcome}");
+        );
+        let flags = |more: &[&'static str]| {
+            let mut flags = vec!["--network=none", "--add-host", "db=10.0.0.7", "--shm-size", "1m"];
+            flags.extend(more);
+            flags
+        };
+        let outcome = store.build(&context, flags(&["--ulimit", "nofile=64:128", "--hostname", "builder-7"])).ok();
+        for line in ["limit 64 128", "name builder-7", "10.0.0.7\tdb", "shm 1024"] {
+            assert_eq!(outcome.lines_of_steps(line), 1, "{line}: {outcome}");
+        }
+        let again = store.build(&context, flags(&["--ulimit", "nofile=65", "--hostname", "builder-7"])).ok();
+        assert_eq!(again.lines_of_steps("limit 65 65"), 0, "limits are in no key: {again}");
+        let other = store.build(&context, flags(&["--ulimit", "nofile=65", "--hostname", "builder-8"])).ok();
+        assert_eq!(other.lines_of_steps("limit 65 65"), 1, "{other}");
+        let ran = store.rbuild([
+            "run",
+            "--network=none",
+            "--hostname=x",
+            "--ulimit=nofile=66",
+            "busybox",
+            "sh",
+            "-c",
+            "hostname; ulimit -n",
+        ]);
+        assert_eq!(ran.ok().stdout, "x\n66\n");
+        store
+            .build(&context, ["--network=none", "--add-host", "up=host-gateway"])
+            .fails_saying(&["`host-gateway` is an address on the host's network only"]);
+        let up = Context::new("FROM busybox\nRUN grep up /etc/hosts\n");
+        let outcome = store.build(&up, ["--network=host", "--add-host", "up=host-gateway"]).ok();
+        assert_eq!(outcome.lines_of_steps("127.0.0.1\tup"), 1, "{outcome}");
     }
-    let again = store.build(&context, flags(&["--ulimit", "nofile=65", "--hostname", "builder-7"])).ok();
-    assert_eq!(again.lines_of_steps("limit 65 65"), 0, "limits are in no key: {again}");
-    let other = store.build(&context, flags(&["--ulimit", "nofile=65", "--hostname", "builder-8"])).ok();
-    assert_eq!(other.lines_of_steps("limit 65 65"), 1, "{other}");
-    let ran = store.rbuild([
-        "run",
-        "--network=none",
-        "--hostname=x",
-        "--ulimit=nofile=66",
-        "busybox",
-        "sh",
-        "-c",
-        "hostname; ulimit -n",
-    ]);
-    assert_eq!(ran.ok().stdout, "x\n66\n");
-    store
-        .build(&context, ["--network=none", "--add-host", "up=host-gateway"])
-        .fails_saying(&["`host-gateway` is an address on the host's network only"]);
-    let up = Context::new("FROM busybox\nRUN grep up /etc/hosts\n");
-    let outcome = store.build(&up, ["--network=host", "--add-host", "up=host-gateway"]).ok();
-    assert_eq!(outcome.lines_of_steps("127.0.0.1\tup"), 1, "{outcome}");
 }
 
 #[test]
@@ -207,10 +215,12 @@ fn a_limit_that_the_builder_may_not_raise_fails_before_the_step() {
 #[test]
 fn an_image_that_runs_or_writes_the_builders_own_binary_changes_nothing() {
     let before = fs::read(RBUILD).expect("it can be read");
-    let store = Store::with_busybox();
-    let writes = "for exe in /proc/*/exe; do (echo x >> $exe) 2>/dev/null; done; true";
-    let own = Context::new(&format!("FROM busybox\nRUN {writes}\nSHELL [\"/proc/self/exe\", \"version\"]\nRUN x\n"));
-    let outcome = store.build(&own, ["--network=none"]);
-    assert!(outcome.code.is_some(), "{outcome}");
-    assert!(fs::read(RBUILD).expect("it can be read") == before, "the binary was changed");
+    for store in Store::everybodys() {
+        let writes = "for exe in /proc/*/exe; do (echo x >> $exe) 2>/dev/null; done; true";
+        let own =
+            Context::new(&format!("FROM busybox\nRUN {writes}\nSHELL [\"/proc/self/exe\", \"version\"]\nRUN x\n"));
+        let outcome = store.build(&own, ["--network=none"]);
+        assert!(outcome.code.is_some(), "{outcome}");
+        assert!(fs::read(RBUILD).expect("it can be read") == before, "the binary was changed");
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::support::fake::{Fake, Reply};
 use crate::support::registry::{self, Registry};
-use crate::support::{Context, Outcome, Store};
+use crate::support::{Context, Outcome, Store, bases};
 
 /// Stands in every secret of these tests.
 const CANARY: &str = "c4n4ry-9d3e-0f";
@@ -153,104 +153,118 @@ fn no_secret_is_in_anything_that_a_build_leaves_or_says() {
 
 #[test]
 fn an_address_that_cannot_be_read_is_not_told_with_its_password() {
-    let store = Store::with_busybox();
-    for address in [
-        format!("http://user:{CANARY}@127.0.0.1:x/a"),
-        format!("http://user:p/{CANARY}@127.0.0.1/a"),
-        format!("https://user:{CANARY}@/a"),
-        format!("http://user:{CANARY}@127.0.0.1:1/a?token={CANARY}"),
-        format!("https://user:{CANARY}@127.0.0.1:1/a.git#main@x"),
-        format!("ssh://git:{CANARY}@127.0.0.1:1/a.git"),
-    ] {
-        let context = Context::new(&format!("FROM busybox\nADD {address} /a\n"));
-        let outcome = store.build(&context, ["--debug"]).exits(1);
-        let said = format!("{}{}", outcome.stdout, outcome.stderr);
-        assert!(!said.contains(CANARY), "{address}: {said}");
+    for store in Store::everybodys() {
+        for address in [
+            format!("http://user:{CANARY}@127.0.0.1:x/a"),
+            format!("http://user:p/{CANARY}@127.0.0.1/a"),
+            format!("https://user:{CANARY}@/a"),
+            format!("http://user:{CANARY}@127.0.0.1:1/a?token={CANARY}"),
+            format!("https://user:{CANARY}@127.0.0.1:1/a.git#main@x"),
+            format!("ssh://git:{CANARY}@127.0.0.1:1/a.git"),
+        ] {
+            let context = Context::new(&format!("FROM busybox\nADD {address} /a\n"));
+            let outcome = store.build(&context, ["--debug"]).exits(1);
+            let said = format!("{}{}", outcome.stdout, outcome.stderr);
+            assert!(!said.contains(CANARY), "{address}: {said}");
+        }
     }
 }
 
 #[test]
 fn what_is_missing_fails_the_build_with_the_flag_that_gives_it() {
-    let store = Store::with_busybox();
-    let check = |step: &str, args: &[&str], words: &[&str]| {
-        let context = Context::new(&format!("FROM busybox\n{step}\n"));
-        store.build(&context, args).fails_saying(words);
-    };
-    check(
-        "RUN --mount=type=secret,id=npm,required true",
-        &[],
-        &["secret `npm` is not given", "Dockerfile:2", "--secret id=npm,src=FILE"],
-    );
-    check("RUN --mount=type=secret,id=npm,required true", &["--secret", "id=npm,env=UNSET"], &["`UNSET` is not set"]);
-    check("RUN --mount=type=ssh,required true", &[], &["ssh agent `default` is not given", "--ssh default"]);
-    check("ADD git@127.0.0.1:team/app.git /a", &[], &["ssh agent `default` is not given", "--ssh default"]);
-    check("RUN true", &["--secret", "id=npm,src=nothing"], &["nothing` does not exist"]);
-    let optional = "RUN --mount=type=secret,id=npm --mount=type=ssh test ! -e /run/secrets/npm && echo went-well";
-    let context = Context::new(&format!("FROM busybox\n{optional}\n"));
-    assert_eq!(store.build(&context, [""; 0]).ok().lines_of_steps("went-well"), 1);
+    for store in Store::everybodys() {
+        let check = |step: &str, args: &[&str], words: &[&str]| {
+            let context = Context::new(&format!("FROM busybox\n{step}\n"));
+            store.build(&context, args).fails_saying(words);
+        };
+        check(
+            "RUN --mount=type=secret,id=npm,required true",
+            &[],
+            &["secret `npm` is not given", "Dockerfile:2", "--secret id=npm,src=FILE"],
+        );
+        check(
+            "RUN --mount=type=secret,id=npm,required true",
+            &["--secret", "id=npm,env=UNSET"],
+            &["`UNSET` is not set"],
+        );
+        check("RUN --mount=type=ssh,required true", &[], &["ssh agent `default` is not given", "--ssh default"]);
+        check("ADD git@127.0.0.1:team/app.git /a", &[], &["ssh agent `default` is not given", "--ssh default"]);
+        check("RUN true", &["--secret", "id=npm,src=nothing"], &["nothing` does not exist"]);
+        let optional = "RUN --mount=type=secret,id=npm --mount=type=ssh test ! -e /run/secrets/npm && echo went-well";
+        let context = Context::new(&format!("FROM busybox\n{optional}\n"));
+        assert_eq!(store.build(&context, [""; 0]).ok().lines_of_steps("went-well"), 1);
+    }
 }
 
 #[test]
 fn a_secret_does_not_count_and_does_not_stay() {
-    let store = Store::with_busybox();
-    let context = Context::new("FROM busybox\nRUN --mount=type=secret,id=s wc -c < /run/secrets/s; echo ran-once\n");
-    std::fs::write(store.path("s"), format!("{CANARY}1")).expect("written");
-    let first = store.image_id(&context, ["--secret", "id=s,src=s"]);
-    std::fs::write(store.path("s"), "another").expect("written");
-    store.build(&context, ["--secret", "id=s,src=s"]).ok().never_prints(&["ran-once"]);
-    assert_eq!(store.image_id(&context, ["--secret", "id=s,src=s"]), first);
-    // Its mount point is in no layer.
-    let tree = store.path("tree");
-    store.build(&context, ["-o".as_ref(), tree.as_os_str()]).ok();
-    assert!(!tree.join("run/secrets").exists() && tree.join("bin").exists());
+    for store in Store::everybodys() {
+        let context =
+            Context::new("FROM busybox\nRUN --mount=type=secret,id=s wc -c < /run/secrets/s; echo ran-once\n");
+        std::fs::write(store.path("s"), format!("{CANARY}1")).expect("written");
+        let first = store.image_id(&context, ["--secret", "id=s,src=s"]);
+        std::fs::write(store.path("s"), "another").expect("written");
+        store.build(&context, ["--secret", "id=s,src=s"]).ok().never_prints(&["ran-once"]);
+        assert_eq!(store.image_id(&context, ["--secret", "id=s,src=s"]), first);
+        // Its mount point is in no layer.
+        let tree = store.path("tree");
+        store.build(&context, ["-o".as_ref(), tree.as_os_str()]).ok();
+        assert!(!tree.join("run/secrets").exists() && tree.join("bin").exists());
 
-    let leaking = Context::new("FROM busybox\nRUN --mount=type=secret,id=s cat /run/secrets/s > /etc/s\n");
-    std::fs::write(store.path("s"), CANARY).expect("written");
-    let words = ["`/etc/s` holds the value of secret `s`", "Dockerfile:2", "--allow secrets.in-layers"];
-    store.build(&leaking, ["--secret", "id=s,src=s"]).fails_saying(&words);
-    assert_eq!(holders(&store.root(), CANARY), "");
-    store.build(&leaking, ["--secret", "id=s,src=s", "--allow=secrets.in-layers"]).ok();
+        let leaking = Context::new("FROM busybox\nRUN --mount=type=secret,id=s cat /run/secrets/s > /etc/s\n");
+        std::fs::write(store.path("s"), CANARY).expect("written");
+        let words = ["`/etc/s` holds the value of secret `s`", "Dockerfile:2", "--allow secrets.in-layers"];
+        store.build(&leaking, ["--secret", "id=s,src=s"]).fails_saying(&words);
+        assert_eq!(holders(&store.root(), CANARY), "");
+        store.build(&leaking, ["--secret", "id=s,src=s", "--allow=secrets.in-layers"]).ok();
+    }
 }
 
 #[test]
 fn a_token_goes_to_its_own_server_and_to_no_other() {
-    let other = Fake::start(|_| Reply::new(200, "there"));
-    let address = other.address.clone();
-    let own = Fake::start(move |request| match request.path.as_str() {
-        "/a" => Reply::new(302, "").header("Location", format!("http://{address}/a")),
-        _ => Reply::new(200, "here"),
-    });
-    let store = Store::with_busybox();
-    std::fs::write(store.path("token"), format!("{CANARY}\n")).expect("written");
-    let id = format!("id=HTTP_AUTH_TOKEN_{},src=token", own.address);
-    let context = Context::new(&format!(
-        "FROM busybox\nADD http://{}/a http://{}/b http://{}/c /\n",
-        own.address, own.address, other.address
-    ));
-    store.build(&context, ["--secret", &id]).ok().never_says(&[CANARY]);
-    let bearer = format!("Bearer {CANARY}");
-    assert!(own.requests().iter().all(|request| request.header("authorization") == Some(&bearer)));
-    assert_eq!((own.requests().len(), other.requests().len()), (2, 2));
-    assert!(other.requests().iter().all(|request| request.header("authorization").is_none()));
-    assert_eq!(holders(&store.root(), CANARY), "");
+    for store in Store::everybodys() {
+        let other = Fake::start(|_| Reply::new(200, "there"));
+        let address = other.address.clone();
+        let own = Fake::start(move |request| match request.path.as_str() {
+            "/a" => Reply::new(302, "").header("Location", format!("http://{address}/a")),
+            _ => Reply::new(200, "here"),
+        });
+        std::fs::write(store.path("token"), format!("{CANARY}\n")).expect("written");
+        let id = format!("id=HTTP_AUTH_TOKEN_{},src=token", own.address);
+        let context = Context::new(&format!(
+            "FROM busybox\nADD http://{}/a http://{}/b http://{}/c /\n",
+            own.address, own.address, other.address
+        ));
+        store.build(&context, ["--secret", &id]).ok().never_says(&[CANARY]);
+        let bearer = format!("Bearer {CANARY}");
+        assert!(own.requests().iter().all(|request| request.header("authorization") == Some(&bearer)));
+        assert_eq!((own.requests().len(), other.requests().len()), (2, 2));
+        assert!(other.requests().iter().all(|request| request.header("authorization").is_none()));
+        assert_eq!(holders(&store.root(), CANARY), "");
+    }
 }
 
 #[test]
 fn steps_sign_with_keys_that_they_never_see() {
-    let store = Store::with_debian();
-    let key = store.path("key");
-    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "e2e", "-f"]).arg(&key).status();
-    assert!(made.expect("openssh-client is installed").success());
-    let private = std::fs::read_to_string(&key).expect("it was made");
-    let telling = private.lines().nth(2).expect("a key has several lines").to_owned();
-    let ask = "perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new($ENV{SSH_AUTH_SOCK}) or die \"no agent: $!\"; \
+    for store in Store::everybodys_of(&bases::debian(), "debian:12-slim") {
+        let key = store.path("key");
+        let made =
+            Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "e2e", "-f"]).arg(&key).status();
+        assert!(made.expect("openssh-client is installed").success());
+        let private = std::fs::read_to_string(&key).expect("it was made");
+        if let Some(user) = store.user() {
+            user.give(&key);
+        }
+        let telling = private.lines().nth(2).expect("a key has several lines").to_owned();
+        let ask = "perl -MIO::Socket::UNIX -e '$s = IO::Socket::UNIX->new($ENV{SSH_AUTH_SOCK}) or die \"no agent: $!\"; \
                for $kind (11, 19) { print $s pack(\"NC\", 1, $kind); read($s, $l, 4); read($s, $b, unpack(\"N\", $l)); \
                print \"to $kind: \", ord($b), $b =~ /e2e/ ? \" with the key\" : \"\", \"\\n\" }'";
-    let context = Context::new(&format!("FROM debian:12-slim\nRUN --mount=type=ssh {ask}\n"));
-    let outcome = store.build(&context, ["--ssh".into(), format!("default={}", key.display())]).ok();
-    assert_eq!(outcome.lines_of_steps("to 11: 12 with the key"), 1, "{outcome}");
-    assert_eq!(outcome.lines_of_steps("to 19: 5"), 1, "{outcome}");
-    assert_eq!(holders(&store.root(), &telling), "");
+        let context = Context::new(&format!("FROM debian:12-slim\nRUN --mount=type=ssh {ask}\n"));
+        let outcome = store.build(&context, ["--ssh".into(), format!("default={}", key.display())]).ok();
+        assert_eq!(outcome.lines_of_steps("to 11: 12 with the key"), 1, "{outcome}");
+        assert_eq!(outcome.lines_of_steps("to 19: 5"), 1, "{outcome}");
+        assert_eq!(holders(&store.root(), &telling), "");
+    }
 }
 
 #[test]

@@ -43,6 +43,35 @@ impl Store {
         store
     }
 
+    /// The stores of everybody who builds, with `busybox:latest`: root's; that of an ordinary user, whose steps have no
+    /// network unless they say so, as a way out takes a device that is root's on some machines; and that of a root whose
+    /// steps have user namespaces.
+    pub fn everybodys() -> Vec<Self> {
+        Self::everybodys_of(&bases::busybox(), "busybox:latest")
+    }
+
+    /// The same with another base.
+    pub fn everybodys_of(base: &Path, name: &str) -> Vec<Self> {
+        let (root, user, mapped) = (Self::new(), Self::of(User::new()), Self::new());
+        user.configure("network = 'none'\n");
+        mapped.configure("userns = 'auto'\n");
+        let stores = vec![root, user, mapped];
+        stores.iter().for_each(|store| {
+            store.rbuild(["import".as_ref(), base.as_os_str(), name.as_ref()]).ok();
+        });
+        stores
+    }
+
+    /// Writes the user's `config.toml`.
+    pub fn configure(&self, text: &str) {
+        let folder = self.home().join(".config/rbuild");
+        std::fs::create_dir_all(&folder).expect("the home is ours");
+        std::fs::write(folder.join("config.toml"), text).expect("the home is ours");
+        if let Some(user) = &self.user {
+            user.give(&self.home());
+        }
+    }
+
     /// The binary under test, where the user can reach it.
     pub fn program(&self) -> PathBuf {
         let own = PathBuf::from(RBUILD);

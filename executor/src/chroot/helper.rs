@@ -113,9 +113,17 @@ fn step(
     };
     let plan = handed_plan(&task.plan).map_err(at(begin))?;
     let pid = match fork_single_threaded(0).map_err(at(begin))? {
-        None => {
-            perform(Begun { plan, stdin: Some(stdin), stdout, stderr, handed, born: false, socket, helper: &helper })
-        }
+        None => perform(Begun {
+            plan,
+            stdin: Some(stdin),
+            stdout,
+            stderr,
+            handed,
+            users: None,
+            born: false,
+            socket,
+            helper: &helper,
+        }),
         Some(pid) => pid,
     };
     // Pipes to the builder must end when the step does, not when we do.

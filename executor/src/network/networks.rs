@@ -25,6 +25,7 @@ use super::settings::{Driver, NetworkSettings, Share};
 use super::trouble::Trouble;
 use crate::sandbox;
 use crate::steps::Dns;
+use crate::userns::IdMap;
 
 /// Namespaces that wait for steps. One is being made while another one is taken.
 const AHEAD: usize = 2;
@@ -40,6 +41,7 @@ pub struct Networks {
     dns: Dns,
     /// Whether steps share the builder's network, once it is known.
     shared: OnceCell<bool>,
+    users: Option<IdMap>,
     started: OnceCell<Started>,
 }
 
@@ -62,7 +64,13 @@ impl StepNetwork {
 impl Networks {
     /// For one build.
     pub fn new(settings: NetworkSettings, dns: Dns) -> Self {
-        Self { settings, dns, shared: OnceCell::new(), started: OnceCell::new() }
+        Self { settings, dns, users: None, shared: OnceCell::new(), started: OnceCell::new() }
+    }
+
+    /// For steps that have user namespaces of their own with these ids, if any.
+    #[must_use]
+    pub fn of_users(self, users: Option<IdMap>) -> Self {
+        Self { users, ..self }
     }
 
     /// Whether steps that want a network of their own get the builder's, to which the user consents. Otherwise they can
@@ -107,7 +115,7 @@ impl Networks {
     }
 
     async fn started(&self, helper: &sandbox::Settings) -> Result<&Started, NetworkError> {
-        self.started.get_or_try_init(|| Started::start(&self.settings, &self.dns, helper)).await
+        self.started.get_or_try_init(|| Started::start(&self.settings, &self.dns, self.users.clone(), helper)).await
     }
 }
 
@@ -127,8 +135,13 @@ struct Started {
 }
 
 impl Started {
-    async fn start(settings: &NetworkSettings, dns: &Dns, helper: &sandbox::Settings) -> Result<Self, NetworkError> {
-        let (start, helper) = (wish(settings)?, helper.clone());
+    async fn start(
+        settings: &NetworkSettings,
+        dns: &Dns,
+        users: Option<IdMap>,
+        helper: &sandbox::Settings,
+    ) -> Result<Self, NetworkError> {
+        let (start, helper) = (Start { users, ..wish(settings)? }, helper.clone());
         let begun = tokio::task::spawn_blocking(move || Begun::begin(start, &helper)).await;
         let Begun { helper, socket, ready, udp, tcp } =
             begun.map_err(|error| NetworkError::Helper { act: "start", source: io::Error::other(error) })??;
@@ -236,6 +249,7 @@ fn wish(settings: &NetworkSettings) -> Result<Start, NetworkError> {
         candidates: settings.drivers().into_iter().map(with_program).collect(),
         pools: settings.pools(),
         id: id.iter().map(|byte| format!("{byte:02x}")).collect(),
+        users: None,
     })
 }
 

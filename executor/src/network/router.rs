@@ -29,6 +29,8 @@ use super::rules::{Chain, Hook, Part, Table};
 use super::settings::Driver;
 use super::tap::{Guard, Tap};
 use super::trouble::{Trouble, at, could_not};
+use crate::userns::IdMap;
+use crate::userns::make::make;
 
 /// The router's interface to the outside.
 pub const UPLINK: &str = "uplink";
@@ -48,6 +50,8 @@ pub struct Start {
     pub pools: Vec<Pool>,
     /// What the names on the host end with.
     pub id: String,
+    /// The ids of a user namespace per step, which its network belongs to.
+    pub users: Option<IdMap>,
 }
 
 /// How it went.
@@ -89,6 +93,20 @@ impl Place {
                 .help("raise the limit: `sysctl user.max_net_namespaces`"),
             _ => could_not("make a network namespace")(error),
         })?;
+        Self::begun()
+    }
+
+    /// A new one that belongs to a new user namespace, in which this thread then is.
+    fn of_users(ids: &IdMap) -> Result<Self, Trouble> {
+        let made = make(ids, true).map_err(|error| Trouble::new(error.to_string()).help(error.help()))?;
+        let network = made.network.ok_or_else(|| Trouble::new("no network came with a user namespace"))?;
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(could_not("enter a network namespace"))?;
+        Self::begun()
+    }
+
+    /// The new one that this thread is in.
+    fn begun() -> Result<Self, Trouble> {
         let mut place = Self::here().map_err(could_not("open a network namespace"))?;
         let ipv6 = "/proc/sys/net/ipv6/conf/default/disable_ipv6";
         match fs::write(ipv6, "1") {
@@ -129,6 +147,7 @@ pub struct Router {
     mtu: u32,
     /// How many steps there were.
     count: usize,
+    users: Option<IdMap>,
 }
 
 impl Router {
@@ -162,6 +181,7 @@ impl Router {
                 Ok((uplink, block, mtu)) => {
                     let finish = Self::finish(host, own, uplink, block, mtu);
                     return finish.map_err(for_all).map(|(router, own_addresses)| {
+                        let router = Self { users: start.users.clone(), ..router };
                         let (gateway, driver) = (block.gateway(), *driver);
                         let host = (driver == Driver::Bridge).then(|| block.host());
                         (router, Ready { driver, gateway, host, own_addresses, passed_over })
@@ -191,7 +211,7 @@ impl Router {
         };
         match inside() {
             Ok((bridge, rules, own_addresses)) => {
-                let router = Self { host, own, uplink, _rules: rules, block, bridge, mtu, count: 0 };
+                let router = Self { host, own, uplink, _rules: rules, block, bridge, mtu, count: 0, users: None };
                 Ok((router, own_addresses))
             }
             Err(trouble) => {
@@ -212,7 +232,7 @@ impl Router {
         if let Uplink::Tap(tap) = &mut self.uplink {
             tap.alive()?;
         }
-        let step = Place::new();
+        let step = self.users.as_ref().map_or_else(Place::new, Place::of_users);
         // Also when that failed half-way.
         self.own.enter()?;
         let mut step = step?;

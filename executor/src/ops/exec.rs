@@ -50,6 +50,7 @@ pub(crate) async fn run(
 ) -> Result<Vec<ResultId>, ExecError> {
     refuse_unsupported(exec)?;
     refuse_ungranted(exec, &worker.steps().grants)?;
+    worker.expect_user_namespaces().await?;
     let network = network::begin(worker, exec.network, log, cancel).await?;
     let exec = &ExecOp { network, ..exec.clone() };
     // First, while nothing else is held.
@@ -74,6 +75,7 @@ pub(crate) async fn run(
     let inputs = Inputs::of(job);
     let (secrets, agents) = (secret::take(worker, exec, cancel).await?, ssh::take(worker, exec, cancel).await?);
     let mut spec = process(exec, &trees)?;
+    spec.user_namespace = worker.steps().user_namespace.clone();
     give_devices(&mut spec, exec, worker, log)?;
     let mut descriptors = Descriptors::default();
     secrets.give(&mut spec, &mut descriptors);

@@ -6,6 +6,8 @@
 
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
+
 /// Extents of one map (Linux, `UID_GID_MAP_MAX_EXTENTS`).
 const EXTENTS_MAX: usize = 340;
 
@@ -19,7 +21,7 @@ pub struct Range {
 }
 
 /// A line of a map: `count` ids from `inside` on are those from `outside` on, one by one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extent {
     /// As the namespace has them.
     pub inside: u32,
@@ -45,11 +47,20 @@ pub fn subordinate(text: &str, user: Option<&str>, uid: u32) -> Vec<Range> {
     text.lines().filter_map(range).collect()
 }
 
-/// The map of `own` to 0 and of what follows to the ranges. One that overlaps an earlier one is left out: the kernel
-/// would refuse the whole map.
+/// The map of `own` to 0 and of what follows to the ranges.
 pub fn map(own: u32, ranges: &[Range]) -> Vec<Extent> {
-    let mut map = vec![Extent { inside: 0, outside: own, count: 1 }];
-    let mut next: u32 = 1;
+    followed(vec![Extent { inside: 0, outside: own, count: 1 }], ranges)
+}
+
+/// The map of 0 and what follows to the ranges.
+pub fn extents(ranges: &[Range]) -> Vec<Extent> {
+    followed(Vec::new(), ranges)
+}
+
+/// Adds the ranges to a map without gaps. One that overlaps an earlier one is left out: the kernel would refuse the whole
+/// map.
+fn followed(mut map: Vec<Extent>, ranges: &[Range]) -> Vec<Extent> {
+    let mut next = map.iter().map(|extent| extent.count).sum::<u32>();
     for range in ranges {
         let overlaps = map.iter().any(|known| {
             let (start, end) = (u64::from(range.first), u64::from(range.first) + u64::from(range.count));

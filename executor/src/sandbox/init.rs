@@ -21,6 +21,7 @@ use super::perform::{Begun, SETUP_FAILED, perform};
 use super::plan::{Act, Namespace};
 use super::spare::Spare;
 use super::sys::{self, Cloned};
+use super::userns;
 use super::wire::{self, Ended, Failure, Order, PACKET_MAX_BYTES, Report};
 
 /// The name by which the binary knows that it is the helper.
@@ -32,6 +33,7 @@ pub fn init_if_asked() {
     let Some(name) = std::env::args_os().next() else { return };
     crate::network::become_helper_if_asked(&name);
     crate::chroot::helper::become_if_asked(&name);
+    crate::userns::become_probe_if_asked(&name);
     if name == ARGV0 {
         // Signals of the builder's terminal do not reach us: it put us into a process group of our own, and it alone
         // decides when a step ends. Of an error nobody is left to hear: the socket is what failed.
@@ -105,15 +107,19 @@ impl Helper {
 
     /// Begins a step, or tells its builder why not.
     fn begin(&mut self, order: &Order, socket: OwnedFd) {
+        // If the builder is gone already, the next poll says so too.
+        let tell = |failure| drop(wire::report(&socket, &Report::Failed(failure), None));
         let failed = |act: String, error: io::Error| {
             let errno = error.raw_os_error().unwrap_or_default();
-            let failure = Failure { act, is_exec: false, detail: error.to_string(), errno };
-            // If the builder is gone already, the next poll says so too.
-            let _ = wire::report(&socket, &Report::Failed(failure), None);
+            tell(Failure { act, is_exec: false, detail: error.to_string(), errno });
         };
         let received = match receive(&socket) {
             Ok(received) => received,
             Err(error) => return failed("take what the step needs".into(), error),
+        };
+        let users = match order.users.as_ref().map(|wanted| userns::make(wanted, &received.handed)).transpose() {
+            Ok(users) => users,
+            Err(failure) => return tell(failure),
         };
         let mut flags = clone_flags(&order.namespaces);
         let network = match order.namespaces.contains(&Namespace::Network) {
@@ -145,7 +151,7 @@ impl Helper {
                     sys::exit_now(SETUP_FAILED)
                 }
                 let Received { plan, stdin, stdout, stderr, handed } = received;
-                perform(Begun { plan, stdin, stdout, stderr, handed, born, socket: &socket, helper: &self.this })
+                perform(Begun { plan, stdin, stdout, stderr, handed, users, born, socket: &socket, helper: &self.this })
             }
             Ok(Cloned::Parent { pid, pidfd }) => {
                 // The next poll says it too, should the builder be gone.

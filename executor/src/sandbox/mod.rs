@@ -33,6 +33,7 @@ pub(crate) mod beneath;
 mod cgroup;
 mod error;
 mod exe;
+mod execute;
 mod groups;
 mod helper;
 mod hide;
@@ -55,11 +56,13 @@ pub(crate) mod sys;
 mod terminal;
 pub(crate) mod trouble;
 mod user;
+mod userns;
 pub(crate) mod wire;
 
 pub use cgroup::ControlGroup;
 pub use error::SandboxError;
 pub use init::{ARGV0, init_if_asked};
+pub(crate) use mount::{Stage, overlay};
 pub use open_files::raise_open_files;
 pub use plan::{Act, Plan};
 pub use privilege::own_capabilities;
@@ -71,3 +74,5 @@ pub use spec::{
     WindowSize,
 };
 pub use stub::{Stub, StubKind, remove_stubs};
+pub(crate) use userns::{Mapping, own_files};
+pub use userns::{Owned, UserNamespace};

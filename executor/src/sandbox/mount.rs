@@ -21,6 +21,7 @@ use super::beneath::open_beneath;
 use super::plan::Flags;
 use super::spec::{Bind, BindSource, Overlay, RootFs};
 use super::sys;
+use super::userns::Mapping;
 use crate::snapshot::SnapshotError;
 use crate::snapshot::overlay::{MountApi, OverlaySpec, mount_here};
 
@@ -39,7 +40,7 @@ pub struct MountError {
 }
 
 impl MountError {
-    fn new(words: impl Into<String>) -> impl FnOnce(Errno) -> Self {
+    pub(super) fn new(words: impl Into<String>) -> impl FnOnce(Errno) -> Self {
         let words = words.into();
         move |errno| Self { errno, words }
     }
@@ -180,36 +181,50 @@ pub fn over_host_root(mount: impl AsFd) -> Result<(), Errno> {
 }
 
 /// The mount of a root file system.
-pub fn root(root: &RootFs) -> Result<OwnedFd, MountError> {
+pub fn root(root: &RootFs, stage: &mut Stage, mapping: Option<Mapping<'_>>) -> Result<OwnedFd, MountError> {
     match root {
-        RootFs::Overlay(spec) => overlay(spec, Flags::default()),
-        RootFs::Tree { path } => clone_of(host_place(path)?, Flags::default(), false),
+        RootFs::Overlay(spec) => overlay(spec, Flags::default(), stage, mapping),
+        RootFs::Tree { path } => stored(host_place(path)?, Flags::default(), mapping),
+    }
+}
+
+/// The mount of a tree of the store, or of a part of one.
+fn stored(place: OwnedFd, flags: Flags, mapping: Option<Mapping<'_>>) -> Result<OwnedFd, MountError> {
+    match mapping {
+        Some(mapping) => mapping.mount(place, flags),
+        None => clone_of(place, flags, true),
     }
 }
 
 /// The mount of a bind.
-pub fn bind(bind: &Bind, stage: &mut Stage) -> Result<OwnedFd, MountError> {
+pub fn bind(bind: &Bind, stage: &mut Stage, mapping: Option<Mapping<'_>>) -> Result<OwnedFd, MountError> {
     let flags = Flags { readonly: bind.readonly, ..Flags::default() };
     let whole = matches!(bind.subpath.as_str(), "" | "/");
-    let (source, recursive) = match &bind.source {
+    let source = match &bind.source {
         BindSource::Overlay(spec) => {
-            let view = overlay(spec, flags)?;
+            let view = overlay(spec, flags, stage, mapping)?;
             if whole {
                 return Ok(view);
             }
             // Only what is in the namespace can be cloned in part.
             let place = stage.directory()?;
             attach(&view, &place)?;
-            (view, false)
+            view
         }
-        BindSource::Path(path) | BindSource::Lent(path) | BindSource::Own(path) => (host_place(path)?, true),
+        BindSource::Path(path) | BindSource::Lent(path) | BindSource::Own(path) => host_place(path)?,
     };
-    if whole {
-        return clone_of(source, flags, recursive);
+    let part = if whole {
+        source
+    } else {
+        open_beneath(&source, OsStr::new(&bind.subpath), OFlags::PATH, ResolveFlags::empty())
+            .map_err(MountError::new(format!("`{}` in the source", bind.subpath)))?
+    };
+    match &bind.source {
+        // Its layers are mapped already.
+        BindSource::Overlay(_) => clone_of(part, Flags { nodev: mapping.is_some(), ..flags }, false),
+        BindSource::Path(_) => clone_of(part, flags, true),
+        BindSource::Lent(_) | BindSource::Own(_) => stored(part, flags, mapping),
     }
-    let part = open_beneath(&source, OsStr::new(&bind.subpath), OFlags::PATH, ResolveFlags::empty())
-        .map_err(MountError::new(format!("`{}` in the source", bind.subpath)))?;
-    clone_of(part, flags, recursive)
 }
 
 fn host_place(path: &Path) -> Result<OwnedFd, MountError> {
@@ -217,28 +232,51 @@ fn host_place(path: &Path) -> Result<OwnedFd, MountError> {
         .map_err(MountError::new(format!("`{}`", path.display())))
 }
 
-/// The mount of an overlay.
-fn overlay(spec: &Overlay, flags: Flags) -> Result<OwnedFd, MountError> {
+/// The mount of an overlay, its layers id-mapped if asked for.
+pub fn overlay(
+    spec: &Overlay,
+    flags: Flags,
+    stage: &mut Stage,
+    mapping: Option<Mapping<'_>>,
+) -> Result<OwnedFd, MountError> {
+    let mut place = |path: &Path| match mapping {
+        Some(mapping) => mapping.attached(host_place(path)?, stage),
+        None => host_place(path),
+    };
     // Short names are relative to here; the plan names everything else absolutely.
-    let layers = host_place(&spec.layers_dir)?;
+    let layers = place(&spec.layers_dir)?;
     rustix::process::fchdir(&layers).map_err(MountError::new(format!("`{}`", spec.layers_dir.display())))?;
     let mut overlay = OverlaySpec { lowers: spec.lowers.clone(), upper: None, work: None };
     let mut held = Vec::new();
     if let Some(upper) = &spec.upper {
-        let mut hold = |path: &Path| {
-            let place = host_place(path)?;
+        let mut hold = |place: OwnedFd| {
             let name = format!("/proc/self/fd/{}", place.as_raw_fd());
             held.push(place);
-            Ok::<_, MountError>(Some(name))
+            Some(name)
         };
-        overlay.upper = hold(&upper.dir)?;
-        overlay.work = hold(&upper.work)?;
+        let [dir, work] = match mapping {
+            None => [place(&upper.dir)?, place(&upper.work)?],
+            // overlayfs wants both on one mount.
+            Some(_) => {
+                let above = upper.dir.parent().filter(|above| upper.work.parent() == Some(above));
+                let above = place(above.ok_or(Errno::INVAL)?)?;
+                let beneath = |path: &Path| {
+                    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                    rustix::fs::openat(&above, path.file_name().unwrap_or_default(), flags, Mode::empty())
+                        .map_err(MountError::new(format!("`{}`", path.display())))
+                };
+                [beneath(&upper.dir)?, beneath(&upper.work)?]
+            }
+        };
+        (overlay.upper, overlay.work) = (hold(dir), hold(work));
     }
+    let flags = Flags { nodev: flags.nodev || mapping.is_some(), ..flags };
     let mounted = mount_here(&overlay, attributes(flags), MountApi::detect());
     mounted.map_err(|error| match error {
         SnapshotError::Mount { what, kernel, source } => {
             let words = [what, kernel].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ");
-            MountError { errno: Errno::from_io_error(&source).unwrap_or(Errno::IO), words }
+            let hint = if mapping.is_some() { " of id-mapped layers, which takes Linux 5.19" } else { "" };
+            MountError { errno: Errno::from_io_error(&source).unwrap_or(Errno::IO), words: format!("{words}{hint}") }
         }
         error => MountError { errno: Errno::INVAL, words: error.to_string() },
     })

@@ -5,7 +5,6 @@
 //! of the image is reached through [`Root`], never by a path from `/`; whatever a hostile image puts at `/dev`,
 //! `/proc` or `/etc/hosts` ends inside the root or in an error.
 
-use std::ffi::CString;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +17,7 @@ use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, Uid, move_into_link_name_space};
 
 use super::beneath::{Root, file_type};
+use super::execute::execute;
 use super::hide::{self, Covers};
 use super::mount::{self, Stage};
 use super::plan::{Act, FileSystem, Flags, Plan};
@@ -26,8 +26,10 @@ use super::spec::{Bind, Handed, RootFs, WindowSize};
 use super::stub::{Stub, StubKind};
 use super::trouble::{Trouble, with};
 use super::user::{self, Identity};
+use super::userns::Users;
 use super::wire::{self, Failure, Report};
-use super::{cgroup, groups, host, policy, privilege, seccomp, sys};
+use super::{cgroup, groups, host, privilege, seccomp, sys};
+use crate::userns::make::Made;
 
 /// What a process that never became the command exits with; the report says more.
 pub const SETUP_FAILED: i32 = 255;
@@ -44,6 +46,8 @@ pub struct Begun<'a> {
     pub stderr: OwnedFd,
     /// What travelled with the plan.
     pub handed: Vec<OwnedFd>,
+    /// The user namespace that it ends up in, if it is one of its own.
+    pub users: Option<Made>,
     /// Whether it was born in its control group.
     pub born: bool,
     /// The way to the builder.
@@ -54,10 +58,11 @@ pub struct Begun<'a> {
 
 /// Performs the plan and does not return: either this process becomes the command, or it reports and exits.
 pub fn perform(begun: Begun<'_>) -> ! {
-    let Begun { plan, stdin, stdout, stderr, handed, born, socket, helper } = begun;
+    let Begun { plan, stdin, stdout, stderr, handed, users, born, socket, helper } = begun;
     let mut step = Step {
         socket,
         born,
+        users: Users::of(users),
         helper,
         stdin,
         handed: &handed,
@@ -97,6 +102,7 @@ fn read(plan: OwnedFd, stdout: OwnedFd, stderr: OwnedFd) -> Result<Plan, Trouble
 struct Step<'a> {
     socket: &'a OwnedFd,
     born: bool,
+    users: Users,
     helper: &'a OwnedFd,
     stdin: Option<OwnedFd>,
     /// What travelled with the plan.
@@ -134,7 +140,9 @@ impl Step<'_> {
 
     fn act(&mut self, act: &Act) -> Result<(), Trouble> {
         match act {
-            Act::Namespaces(_) => {} // The helper's, done.
+            Act::Namespaces(_) | Act::UserNamespace(_) => {} // The helper's, done.
+            Act::FilesOfItsRoot(ids) => self.users.own_files(ids)?,
+            Act::JoinItsNetwork => self.users.join_network()?,
             Act::ControlGroup(group) => cgroup::enter(group, self.handed, self.born)?,
             Act::JoinControlGroup(group) => cgroup::join(group, self.handed)?,
             Act::ChangeRoot(tree) => self.root = Some(crate::chroot::change_root(tree)?),
@@ -161,13 +169,15 @@ impl Step<'_> {
             Act::GeneratedFile { target, text } => self.bind_generated(target, text)?,
             Act::Bind { target, bind } => self.bind(target, bind)?,
             Act::SecretFile { target, file } => {
+                let file = self.users.file(file)?;
                 let (given, handed, stage) = self.giving();
-                let file = given.file(file, handed, stage)?;
+                let file = given.file(&file, handed, stage)?;
                 self.attach_file(file, target)?;
             }
             Act::AgentSocket { target, socket } => {
+                let socket = self.users.socket(socket)?;
                 let (given, handed, stage) = self.giving();
-                let socket = given.agent(socket, handed, stage)?;
+                let socket = given.agent(&socket, handed, stage)?;
                 self.attach_file(socket, target)?;
             }
             Act::SecretVariable(variable) => self.given.variable(variable, self.handed)?,
@@ -184,13 +194,17 @@ impl Step<'_> {
             Act::Pivot => self.pivot()?,
             Act::Limit(limit) => privilege::set_limit(limit)?,
             Act::Stdio { .. } => self.arrange_stdio()?,
+            Act::EnterUserNamespace { owning } => self.root = Some(self.users.enter(*owning, self.terminal.is_some())?),
             Act::WorkingDirectory(path) => self.enter(path)?,
             Act::BoundCapabilities(names) => privilege::bound(names)?,
             Act::Filter(program) => seccomp::install(program)?,
             Act::User { user, groups } => self.become_user(user, *groups)?,
             Act::Capabilities(names) => privilege::keep(names, self.identity.as_ref())?,
             Act::CloseDescriptors => sys::close_on_exec_from(3)?,
-            Act::Exec { args, env } => self.execute(args, env)?,
+            Act::Exec { args, env } => {
+                let home = self.identity.as_ref().map_or("/", |identity| &identity.home);
+                execute(args, env, home, std::mem::take(&mut self.given.variables))?;
+            }
         }
         self.report_stubs()
     }
@@ -240,7 +254,8 @@ impl Step<'_> {
     }
 
     fn mount_root(&mut self, root: &RootFs) -> Result<(), Trouble> {
-        let tree = mount::root(root)?;
+        let stage = self.stage.as_mut().expect("a plan makes the stage before the root");
+        let tree = mount::root(root, stage, self.users.mapping())?;
         mount::over_host_root(&tree)?;
         self.root = Some(Root::new(tree)?);
         Ok(())
@@ -321,7 +336,8 @@ impl Step<'_> {
     }
 
     fn bind(&mut self, target: &str, bind: &Bind) -> Result<(), Trouble> {
-        let tree = mount::bind(bind, self.stage())?;
+        let stage = self.stage.as_mut().expect("a plan makes the stage before anything on it");
+        let tree = mount::bind(bind, stage, self.users.mapping())?;
         let kind = if file_type(&tree)? == FileType::Directory { StubKind::Directory } else { StubKind::File };
         let place = self.place(target, kind)?;
         Ok(mount::attach(tree, place)?)
@@ -405,45 +421,6 @@ impl Step<'_> {
         self.identity = Some(identity);
         Ok(())
     }
-
-    fn execute(&mut self, args: &[String], env: &[String]) -> Result<(), Trouble> {
-        let text = |text: &str| CString::new(text).map_err(|_| Trouble::from(format!("{text:?} holds a zero byte")));
-        let program = args.first().ok_or_else(|| "no command".to_owned())?;
-        let mut variables = env.iter().map(|pair| text(pair)).collect::<Result<Vec<_>, _>>()?;
-        if !env.iter().any(|pair| pair.starts_with("HOME=")) {
-            let home = self.identity.as_ref().map_or("/", |identity| &identity.home);
-            variables.push(text(&format!("HOME={home}"))?);
-        }
-        for pair in std::mem::take(&mut self.given.variables) {
-            let name = pair.split_inclusive(|byte| *byte == b'=').next().unwrap_or_default();
-            variables.retain(|known| !known.as_bytes().starts_with(name));
-            variables.push(CString::new(pair).map_err(|_| "a secret variable holds a zero byte".to_owned())?);
-        }
-        let arguments = args.iter().map(|word| text(word)).collect::<Result<Vec<_>, _>>()?;
-        let path = env.iter().rev().find_map(|pair| pair.strip_prefix("PATH=")).unwrap_or(policy::PATH);
-        let candidates = if program.contains('/') {
-            vec![program.clone()]
-        } else {
-            path.split(':').map(|directory| join(directory, program)).collect()
-        };
-        rustix::process::umask(Mode::from_raw_mode(policy::UMASK));
-        let mut reason = io::Error::from(Errno::NOENT);
-        for candidate in candidates {
-            let error = sys::execute(&text(&candidate)?, &arguments, &variables);
-            match Errno::from_io_error(&error) {
-                // As a shell does: the next directory may have it; "permission denied" is the better reason.
-                Some(Errno::NOENT | Errno::NOTDIR) => {}
-                Some(Errno::ACCESS) => reason = error,
-                _ => return Err(error.into()),
-            }
-        }
-        Err(reason.into())
-    }
-}
-
-/// An empty component of `PATH` is the working directory.
-fn join(directory: &str, name: &str) -> String {
-    if directory.is_empty() { format!("./{name}") } else { format!("{directory}/{name}") }
 }
 
 fn is_null(file: impl AsFd) -> Result<bool, Errno> {

@@ -18,6 +18,8 @@ use super::spec::{
     Bind, BindSource, Handed, Limit, Mount, MountKind, Network as NetworkMode, Overlay, ProcessSpec, RootFs, Tmpfs,
     WindowSize,
 };
+use super::userns::UserNamespace;
+use crate::userns::IdMap;
 
 /// The acts of one step, in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,10 @@ pub struct Plan(pub Vec<Act>);
 pub enum Act {
     /// Starts the process in new namespaces. The helper's act; all others are the new process's own.
     Namespaces(Vec<Namespace>),
+    /// Makes the user namespace that the process will end up in. The helper's act.
+    UserNamespace(UserNamespace),
+    /// From now on what the process makes belongs to the root of its user namespace.
+    FilesOfItsRoot(IdMap),
     /// Goes into a control group, and sees no other from then on.
     ControlGroup(ControlGroup),
     /// Asks the kernel to kill the process when the helper dies.
@@ -38,6 +44,8 @@ pub enum Act {
     PrivateMounts,
     /// Goes to a network namespace that was prepared.
     JoinNetwork(Handed),
+    /// Goes to the network namespace that came with the user namespace.
+    JoinItsNetwork,
     /// Switches the loopback interface on.
     Loopback,
     /// Sets the host name.
@@ -129,6 +137,11 @@ pub enum Act {
         /// Whether standard input is the descriptor that came with the plan; otherwise `/dev/null`, or the terminal.
         stdin: bool,
     },
+    /// Becomes the root of its user namespace: from here on the machine's rights are gone.
+    EnterUserNamespace {
+        /// Whether its mounts and host name become the namespace's too, which only who may change them needs.
+        owning: bool,
+    },
     /// Goes to the working directory, making it when missing.
     WorkingDirectory(String),
     /// Takes all other capabilities from the bounding set.
@@ -201,6 +214,9 @@ pub struct Flags {
     pub noexec: bool,
 }
 
+/// The group of terminals, in every distribution.
+const TTY_GROUP: u32 = 5;
+
 /// nosuid, nodev, noexec: for file systems that hold neither programs nor devices.
 pub const INERT: Flags = Flags { readonly: false, nosuid: true, nodev: true, noexec: true };
 
@@ -212,14 +228,21 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     if spec.group.is_none() {
         namespaces.push(Cgroup);
     }
-    if spec.network == NetworkMode::None {
+    // It belongs to the user namespace, where there is one.
+    if spec.network == NetworkMode::None && spec.user_namespace.is_none() {
         namespaces.push(Network);
     }
-    let mut acts = vec![Act::Namespaces(namespaces)];
+    let users = spec.user_namespace.as_ref();
+    let mut acts: Vec<_> =
+        users.map(|ids| Act::UserNamespace(UserNamespace::of(ids, spec.network))).into_iter().collect();
+    acts.push(Act::Namespaces(namespaces));
     acts.extend(spec.group.clone().map(Act::ControlGroup));
+    // Before it asks to die with the helper, which the kernel forgets when ids change.
+    acts.extend(users.cloned().map(Act::FilesOfItsRoot));
     acts.extend([Act::DieWithHelper, Act::NewSession, Act::PrivateMounts]);
     match spec.network {
         NetworkMode::Host => {}
+        NetworkMode::None if users.is_some() => acts.extend([Act::JoinItsNetwork, Act::Loopback]),
         NetworkMode::None => acts.push(Act::Loopback),
         // Before `/sys` is mounted, which shows the network of whoever mounts it.
         NetworkMode::Joined(namespace) => acts.push(Act::JoinNetwork(namespace)),
@@ -244,6 +267,8 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     acts.push(Act::Pivot);
     acts.extend(spec.limits.iter().cloned().map(Act::Limit));
     acts.push(Act::Stdio { stdin: spec.stdin });
+    let may_mount = spec.capabilities.iter().any(|name| name == "SYS_ADMIN");
+    acts.extend(users.map(|_| Act::EnterUserNamespace { owning: may_mount }));
     // As root, which may enter any directory; the bounding set needs SETPCAP, which the user may not have.
     acts.push(Act::WorkingDirectory(spec.cwd.clone()));
     acts.push(Act::BoundCapabilities(spec.capabilities.clone()));
@@ -301,7 +326,10 @@ fn standard_mounts(spec: &ProcessSpec) -> Vec<Act> {
         policy::DEVICE_LINKS.iter().map(|&(name, target)| Act::DeviceLink { name: name.into(), target: target.into() }),
     );
     let mut pty_options = vec![("ptmxmode", "0666"), ("mode", "0620")];
-    pty_options.extend(spec.surroundings.tty_group.then_some(("gid", "5")));
+    let tty_group =
+        spec.user_namespace.as_ref().map_or(Some(TTY_GROUP), |ids| ids.group(TTY_GROUP)).map(|id| id.to_string());
+    let tty_group = tty_group.as_deref().filter(|_| spec.surroundings.tty_group);
+    pty_options.extend(tty_group.map(|group| ("gid", group)));
     acts.push(mount("devpts", "/dev/pts", &pty_options, pty_flags));
     let shm = spec.shm_size_bytes.to_string();
     acts.push(mount("tmpfs", "/dev/shm", &[("mode", "1777"), ("size", &shm)], INERT));
@@ -350,6 +378,12 @@ impl fmt::Display for Act {
             Act::Namespaces(kinds) => {
                 f.write_str("new namespaces")?;
                 kinds.iter().try_for_each(|kind| write!(f, " {}", format!("{kind:?}").to_lowercase()))
+            }
+            Act::UserNamespace(wanted) => write!(f, "{wanted}"),
+            Act::FilesOfItsRoot(_) => f.write_str("make files as root of the user namespace"),
+            Act::JoinItsNetwork => f.write_str("join the network of the user namespace"),
+            Act::EnterUserNamespace { owning } => {
+                write!(f, "enter the user namespace{}", if *owning { ", with mounts and host name" } else { "" })
             }
             Act::ControlGroup(_) => f.write_str("enter the control group, new namespace cgroup"),
             Act::JoinControlGroup(_) => f.write_str("enter the control group"),

@@ -12,6 +12,7 @@ use super::cgroup::ControlGroup;
 use super::policy;
 use super::secret::{AgentSocket, SecretFile, SecretVariable};
 use crate::rootless::Surroundings;
+use crate::userns::IdMap;
 
 /// A process and all that it may see.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +57,8 @@ pub struct ProcessSpec {
     pub terminal: Option<WindowSize>,
     /// Whether its standard input is one that the builder hands over; otherwise `/dev/null`.
     pub stdin: bool,
+    /// The ids of a user namespace of its own; `None`: it is in the builder's.
+    pub user_namespace: Option<IdMap>,
     /// What the builder's user namespace lets the set-up do; [`super::run`] knows.
     pub surroundings: Surroundings,
     /// The control group that it is put into; `None`: it stays in the builder's.
@@ -87,6 +90,7 @@ impl ProcessSpec {
             read_only: owned(policy::READ_ONLY),
             terminal: None,
             stdin: false,
+            user_namespace: None,
             surroundings: Surroundings::default(),
             group: None,
         }
@@ -132,7 +136,7 @@ impl<'a> Descriptors<'a> {
 pub enum RootFs {
     /// Layers under a writable directory.
     Overlay(Overlay),
-    /// A directory as it is; writes go to it.
+    /// A tree of the store; writes go to it.
     Tree {
         /// Host path.
         path: PathBuf,
@@ -208,9 +212,10 @@ pub struct Bind {
 pub enum BindSource {
     /// A view of other layers; with an upper for writes that are thrown away.
     Overlay(Overlay),
-    /// A host path: a device, or a volume that the user names. Mounts below it come along.
+    /// A host path that is not the store's: a device, or a volume that the user names. Mounts below it come along.
     Path(PathBuf),
-    /// A directory of the store that outlives the step.
+    /// A directory of the store that outlives the step. Its owners are those of an image, whatever user namespace the
+    /// process is in; those of [`Self::Own`] too.
     Lent(PathBuf),
     /// What was made in the store for this step alone, and goes with it.
     Own(PathBuf),

@@ -91,7 +91,17 @@ pub fn unshare_control_groups() -> Result<(), Errno> {
 
 /// Sets `MOUNT_ATTR_*` on the mount of `tree`, and on all below it when `recursive`. mount_setattr(2), Linux 5.12.
 pub fn set_mount_attributes(tree: impl AsFd, set: u64, recursive: bool) -> io::Result<()> {
-    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    change_mount(tree, libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 }, recursive)
+}
+
+/// As [`set_mount_attributes`] for one mount that is nowhere yet, and maps the ids of its files as the user namespace
+/// does: what is 0 on disk is its root's. Linux 5.12, as far as the file system can.
+pub fn map_mount(tree: impl AsFd, set: u64, users: BorrowedFd<'_>) -> io::Result<()> {
+    let (attr_set, userns_fd) = (set | libc::MOUNT_ATTR_IDMAP, users.as_raw_fd() as u64);
+    change_mount(tree, libc::mount_attr { attr_set, attr_clr: 0, propagation: 0, userns_fd }, false)
+}
+
+fn change_mount(tree: impl AsFd, attributes: libc::mount_attr, recursive: bool) -> io::Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a literal, `attributes` outlives the call and its size is given.
     let result = unsafe {
@@ -105,6 +115,24 @@ pub fn set_mount_attributes(tree: impl AsFd, set: u64, recursive: bool) -> io::R
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// From now on files that this process makes are `uid`'s and `gid`'s. The kernel takes the rights over files away with
+/// that. setfsuid(2)
+pub fn set_file_owner(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: no memory is passed. Both calls answer with what was before, so the second of each tells.
+    let done = unsafe {
+        libc::setfsgid(gid);
+        libc::setfsuid(uid);
+        (libc::setfsuid(u32::MAX) as u32, libc::setfsgid(u32::MAX) as u32)
+    };
+    if done == (uid, gid) { Ok(()) } else { Err(Errno::PERM.into()) }
+}
+
+/// Gives this process a mount namespace and a host name of its own, which belong to its user namespace.
+pub fn unshare_mounts_and_hostname() -> Result<(), Errno> {
+    // SAFETY: no memory and no descriptor is unshared.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::NEWUTS) }
 }
 
 /// Marks every descriptor from `first` on to be closed by exec. close_range(2), Linux 5.11.

@@ -23,6 +23,7 @@ use super::cgroup;
 use super::plan::{Act, Namespace, Plan};
 use super::spec::Handed;
 use super::stub::Stub;
+use super::userns::UserNamespace;
 
 /// The longest report is a failure that quotes two paths of 4 KiB, escaped.
 pub const PACKET_MAX_BYTES: usize = 64 << 10;
@@ -38,6 +39,8 @@ pub const LAST: u8 = 0;
 pub struct Order {
     /// What the step's process is born into.
     pub namespaces: Vec<Namespace>,
+    /// The user namespace that it ends up in, if it is one of its own.
+    pub users: Option<UserNamespace>,
     /// The control group of version 2 that it may be born in.
     pub group: Option<Handed>,
 }
@@ -49,7 +52,11 @@ impl Order {
             Act::Namespaces(list) => Some(list.clone()),
             _ => None,
         });
-        Self { namespaces: namespaces.unwrap_or_default(), group: cgroup::birthplace(&plan.0) }
+        let users = plan.0.iter().find_map(|act| match act {
+            Act::UserNamespace(wanted) => Some(wanted.clone()),
+            _ => None,
+        });
+        Self { namespaces: namespaces.unwrap_or_default(), users, group: cgroup::birthplace(&plan.0) }
     }
 }
 

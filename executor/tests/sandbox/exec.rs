@@ -18,7 +18,7 @@ use solver::seam::{Executor, Job, ResultId};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Collected, Rig, settings};
+use crate::support::{Collected, Rig, settings, user_namespace};
 
 struct NoRegistry;
 
@@ -38,7 +38,7 @@ impl BlobFetcher for NoRegistry {
 pub struct Bench {
     pub worker: Worker,
     pub base: ResultId,
-    pub rig: Rig,
+    pub rig: Arc<Rig>,
 }
 
 impl Bench {
@@ -63,18 +63,16 @@ impl Bench {
             std::process::Command::new("cp").arg("-a").arg(rig.base().join(".")).arg(draft.fs()).status().unwrap();
         assert!(copied.success());
         let base = store.add_built_layer(None, Some(draft), jiff::Timestamp::UNIX_EPOCH).unwrap();
-        let config = WorkerConfig {
-            store,
-            local_sources: BTreeMap::from([("context".to_owned(), rig.path("context"))]),
-            fetcher: Arc::new(NoRegistry),
-            connectivity: Default::default(),
-            steps,
-            snapshots: None,
-            clock: || jiff::Timestamp::UNIX_EPOCH,
-        };
-        let worker = Worker::new(config)?;
-        worker.start_steps_with(settings());
-        Ok(Self { worker, base, rig })
+        let user_namespace = steps.user_namespace.clone().or_else(user_namespace);
+        let steps = StepSettings { user_namespace, ..steps };
+        let worker = worker(&rig, store, steps)?;
+        Ok(Self { worker, base, rig: Arc::new(rig) })
+    }
+
+    /// Another worker on the same store.
+    pub fn beside(&self, steps: StepSettings) -> Self {
+        let worker = worker(&self.rig, self.worker.store().clone(), steps).unwrap();
+        Self { worker, base: self.base.clone(), rig: self.rig.clone() }
     }
 
     pub async fn run(&self, op: Op, inputs: Vec<ResultId>) -> (Result<Vec<ResultId>, ExecError>, Collected) {
@@ -125,6 +123,21 @@ impl Bench {
         let layer = self.worker.store().layer(result).unwrap().unwrap();
         layer.name.map(|name| self.worker.store().layers_dir().join(name))
     }
+}
+
+fn worker(rig: &Rig, store: Store, steps: StepSettings) -> Result<Worker, ExecError> {
+    let config = WorkerConfig {
+        store,
+        local_sources: BTreeMap::from([("context".to_owned(), rig.path("context"))]),
+        fetcher: Arc::new(NoRegistry),
+        connectivity: Default::default(),
+        steps,
+        snapshots: None,
+        clock: || jiff::Timestamp::UNIX_EPOCH,
+    };
+    let worker = Worker::new(config)?;
+    worker.start_steps_with(settings());
+    Ok(worker)
 }
 
 pub fn exec(script: &str) -> ExecOp {

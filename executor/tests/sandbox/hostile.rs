@@ -197,7 +197,7 @@ async fn a_bind_source_that_leads_out_of_its_tree_stays_in_it() {
     fs::write(tree.join("mine"), "").unwrap();
     let canary = rig.canary();
     let bind = |subpath: &str| {
-        let bind = Bind { source: BindSource::Path(tree.clone()), subpath: subpath.into(), readonly: false };
+        let bind = Bind { source: BindSource::Lent(tree.clone()), subpath: subpath.into(), readonly: false };
         vec![Mount { target: "/mnt".into(), kind: MountKind::Bind(bind) }]
     };
     for (subpath, expected) in

@@ -295,7 +295,7 @@ async fn the_hosts_mounts_are_untouched() {
 }
 
 fn builder(root: &Path, script: &str) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_rbuild-init-for-tests"))
+    Command::new(crate::support::helper())
         .args(["run", root.to_str().unwrap(), script])
         .stdin(Stdio::null())
         .stdout(Stdio::null())

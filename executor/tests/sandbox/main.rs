@@ -7,6 +7,7 @@ mod probe;
 mod told;
 
 mod cache;
+mod elsewhere;
 mod exec;
 mod facts;
 mod hostile;
@@ -17,3 +18,4 @@ mod race;
 mod secrets;
 mod streams;
 mod support;
+mod userns;

@@ -324,6 +324,6 @@ fn tmpfs(target: &str) -> Mount {
 }
 
 fn bind(source: &std::path::Path, target: &str, readonly: bool) -> Mount {
-    let bind = Bind { source: BindSource::Path(source.into()), subpath: String::new(), readonly };
+    let bind = Bind { source: BindSource::Lent(source.into()), subpath: String::new(), readonly };
     Mount { target: target.into(), kind: MountKind::Bind(bind) }
 }

@@ -91,7 +91,7 @@ async fn no_mount_or_file_gets_out_of_the_root_while_parents_are_exchanged_for_l
     fs::write(rig.path("given"), "given").expect("written");
     let (canary, before) = (rig.canary(), mounts());
     let bind = |path: PathBuf, readonly| {
-        sandbox::MountKind::Bind(Bind { source: BindSource::Path(path), subpath: String::new(), readonly })
+        sandbox::MountKind::Bind(Bind { source: BindSource::Lent(path), subpath: String::new(), readonly })
     };
     let empty = || sandbox::MountKind::Tmpfs(Tmpfs { size_bytes: 0, mode: 0o755 });
     let mount = |target: &str, kind| sandbox::Mount { target: target.into(), kind };

@@ -108,7 +108,7 @@ fn a_terminal_is_a_real_one_of_the_right_size_and_carries_both_directions() {
     let (mut user, their_side) = pseudo_terminal(33, 77);
     let end = || std::process::Stdio::from(their_side.try_clone().unwrap());
     let script = "tty; stty size; test -c /dev/console && echo console; read line; echo got $line; exit 5";
-    let mut builder = Command::new(env!("CARGO_BIN_EXE_rbuild-init-for-tests"))
+    let mut builder = Command::new(crate::support::helper())
         .args(["terminal", rig.base().to_str().unwrap(), script])
         .stdin(end())
         .stdout(end())

@@ -9,6 +9,7 @@ use rbuild_executor::sandbox::spec::Upper;
 use rbuild_executor::sandbox::{
     Exit, Io, Output, Overlay, ProcessSpec, RootFs, SandboxError, Settings, Stdin, Stub, run,
 };
+use rbuild_executor::userns::{IdMap, Machine, choose};
 use solver::seam::{LogSink, Stream, Usage};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -95,6 +96,7 @@ impl Rig {
 fn spec(root: RootFs, script: &str) -> ProcessSpec {
     let mut spec = ProcessSpec::new(root, ["/bin/sh", "-c", script].map(String::from).to_vec());
     spec.env = vec!["PATH=/bin".into()];
+    spec.user_namespace = user_namespace();
     spec
 }
 
@@ -123,9 +125,29 @@ pub fn describe(path: &Path) -> String {
     text
 }
 
+/// The variable by which `elsewhere` asks that steps have user namespaces of their own.
+pub const USERNS: &str = "RBUILD_TEST_USERNS";
+/// The variable that says where the helper can be reached by an ordinary user.
+pub const HELPER: &str = "RBUILD_TEST_HELPER";
+
+/// The ids of the user namespaces that steps shall have, if they shall.
+pub fn user_namespace() -> Option<IdMap> {
+    std::env::var_os(USERNS).map(|_| ids())
+}
+
+/// Ids that steps can have on this machine.
+pub fn ids() -> IdMap {
+    choose(None, &Machine::read().expect("there are accounts")).expect("there are ids to spare")
+}
+
+/// The tests' helper.
+pub fn helper() -> PathBuf {
+    std::env::var_os(HELPER).map_or_else(|| env!("CARGO_BIN_EXE_rbuild-init-for-tests").into(), PathBuf::from)
+}
+
 /// The sandbox with the tests' helper.
 pub fn settings() -> Settings {
-    Settings::with_helper(Path::new(env!("CARGO_BIN_EXE_rbuild-init-for-tests"))).expect("these tests run as root")
+    Settings::with_helper(&helper()).expect("these tests run as root")
 }
 
 /// Collects output.

@@ -16,6 +16,8 @@ use std::path::PathBuf;
 use executor::isolation::{self, IsolationError, Rung, Wanted};
 use executor::network::NetworkSettings;
 use executor::rootless::Who;
+use executor::rootless::ids::Range;
+use executor::userns;
 use serde::Serialize;
 
 use facts::Facts;
@@ -31,6 +33,8 @@ pub struct Patient {
     pub network: NetworkSettings,
     /// Who builds.
     pub who: Who,
+    /// What is said of user namespaces of steps, and of their ids.
+    pub userns: (Option<userns::Wanted>, Option<Range>),
 }
 
 /// Everything that was found.

@@ -4,13 +4,17 @@ use std::path::Path;
 
 use executor::network::drivers_here;
 use executor::rootless::{Surroundings, probe};
+use executor::{sandbox, userns};
 
 use super::{Check, Patient, judge};
 
 /// Everything that is tried; what is made for it is taken away again.
 pub fn all(patient: &Patient) -> Vec<Check> {
+    let mut checks = vec![overlay(&patient.root), proc_mount()];
+    checks.extend(user_namespaces(patient));
     // The last one: it needs threads.
-    vec![overlay(&patient.root), proc_mount(), network(patient)]
+    checks.push(network(patient));
+    checks
 }
 
 fn network(patient: &Patient) -> Check {
@@ -34,6 +38,46 @@ fn network(patient: &Patient) -> Check {
         Ok(tried) => judge::network(tried, patient.network.driver),
         Err(error) => failed("try networks", &error),
     }
+}
+
+/// Whether steps of root can have user namespaces of their own; nothing to an ordinary user, who is in one.
+fn user_namespaces(patient: &Patient) -> Option<Check> {
+    if Surroundings::here().user_namespace {
+        return None;
+    }
+    let name = "--userns=auto";
+    let (wanted, asked) = patient.userns;
+    let chosen = userns::Machine::read().and_then(|machine| userns::choose(asked, &machine));
+    let tried = match chosen {
+        Ok(ids) => aside(&patient.root, |dir| {
+            let detail = |error: sandbox::SandboxError| userns::UsernsError::Store {
+                path: dir.to_owned(),
+                detail: error.to_string(),
+            };
+            let helper = sandbox::Settings::of_this_process().map_err(detail)?;
+            userns::probe::probe(&helper, dir, &ids).map(|()| ids)
+        })?,
+        Err(error) => Err(error),
+    };
+    Some(match (tried, wanted) {
+        (Ok(ids), _) => Check::ok(name, format!("root in steps can be nobody here: {ids}")),
+        // Asked for by the settings, it is needed.
+        (Err(error), Some(userns::Wanted::Auto)) => Check::problem(name, error.to_string(), error.help()),
+        (Err(error), _) => Check::warning(name, error.to_string(), error.help()),
+    })
+}
+
+/// Does something with a directory in the file system of the store, and takes it away again. `None`: another check tells
+/// that none can be made.
+fn aside<T>(root: &Path, what: impl FnOnce(&Path) -> T) -> Option<T> {
+    let there = root.ancestors().find(|path| path.is_dir())?;
+    let dir = there.join(format!(".rbuild-doctor-{}-userns", std::process::id()));
+    std::fs::create_dir(&dir).ok()?;
+    let done = what(&dir);
+    if let Err(error) = std::fs::remove_dir_all(&dir) {
+        tracing::warn!(dir = %dir.display(), %error, "a directory of the trial stays behind");
+    }
+    Some(done)
 }
 
 fn overlay(root: &Path) -> Check {

@@ -9,6 +9,7 @@ use crate::limits::Hit;
 use crate::network::NetworkError;
 use crate::sandbox::{Exit, SandboxError};
 use crate::secrets::SecretError;
+use crate::userns::UsernsError;
 
 /// Why a process did not run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,9 @@ pub enum StepError {
     /// It cannot have its network.
     #[error(transparent)]
     Network(NetworkError),
+    /// It cannot have a user namespace of its own.
+    #[error(transparent)]
+    Users(#[from] UsernsError),
     /// The operation is malformed.
     #[error("malformed exec operation: {what}")]
     Malformed {

@@ -80,6 +80,7 @@ pub async fn run_image(
     if wanted.args.is_empty() {
         return Err(StepError::Malformed { what: "it has no command" }.into());
     }
+    worker.expect_user_namespaces().await?;
     let network = network::begin(worker, wanted.network, log, cancel).await?;
     let turn = worker.root_turn().await;
     let top = top.clone();
@@ -88,6 +89,7 @@ pub async fn run_image(
     spec.env = wanted.env;
     spec.cwd = if wanted.cwd.is_empty() { "/".into() } else { wanted.cwd };
     spec.user = wanted.user;
+    spec.user_namespace = worker.steps().user_namespace.clone();
     provide(&mut spec, &wanted.provisions, network)?;
     let volumes = wanted.volumes.into_iter().map(|Volume { source, target, readonly }| {
         let bind = Bind { source: BindSource::Path(source), subpath: String::new(), readonly };
