@@ -35,7 +35,6 @@ PY
 printf 'FROM scratch\nCOPY big /big\n' >"$work/context/Dockerfile"
 "$rbuild" -t big:1 "$work/context" 2>/dev/null
 "$rbuild" -o "type=oci,name=big:1,compression=uncompressed,dest=$work/plain.tar" "$work/context" 2>/dev/null
-rm -rf "$work/context/big.tmp"
 unshare --mount --propagation=private buildah pull --quiet --signature-policy "$work/policy.json" \
     "oci-archive:$work/plain.tar" >"$work/id"
 image=$(cat "$work/id")
@@ -64,13 +63,12 @@ printf '%-30s %12s %12s %12s %9s\n' "a layer of $mib MiB" wall archive 'peak mem
 for codec in gzip zstd; do
     first=
     export RBUILD_ROOT=$work/store-$codec
-    "$rbuild" load -i "$work/plain.tar" >/dev/null 2>&1 || true
     # A store in which nothing is compressed yet, but everything built.
     "$rbuild" -t big:1 "$work/context" 2>/dev/null
     measure "rbuild $codec" "$work/out.tar" \
         "$rbuild" -o "type=oci,name=big:1,compression=$codec,dest=$work/out.tar" "$work/context"
     measure "skopeo $codec" "$work/out.tar" skopeo --policy "$work/policy.json" copy --quiet \
-        --dest-compress-format "$codec" --dest-compress "oci-archive:$work/plain.tar" "oci-archive:$work/out.tar"
+        --dest-compress-format "$codec" "oci-archive:$work/plain.tar" "oci-archive:$work/out.tar"
     if [ "$codec" = gzip ]; then
         measure "buildah $codec" "$work/out.tar" unshare --mount --propagation=private \
             buildah push --quiet --signature-policy "$work/policy.json" --compression-format "$codec" \

@@ -39,7 +39,9 @@ pub async fn compress(
 ) -> Result<Written, Failure> {
     let tell = |blob: &Descriptor| {
         // Who does not listen any more has failed, and says so.
-        if let Some(Err(error)) = ready.as_ref().map(|ready| ready.send(blob.clone())) {
+        if let Some(ready) = &ready
+            && let Err(error) = ready.send(blob.clone())
+        {
             tracing::debug!(%error, "nobody sends the blob");
         }
     };
