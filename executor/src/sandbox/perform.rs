@@ -161,10 +161,7 @@ impl Step<'_> {
             Act::ControlGroups { readonly } => groups::show(self.root(), *readonly)?,
             Act::Device { name, major, minor } => self.make_device(name, *major, *minor)?,
             Act::HostDevice { name, major, minor } => host::bind_device(self.dev(), name, *major, *minor)?,
-            Act::HostSys => {
-                let place = self.real_directory("/sys")?;
-                host::bind_sys(place)?;
-            }
+            Act::HostSys => host::bind_sys(self.real_directory("/sys")?)?,
             Act::DeviceLink { name, target } => rustix::fs::symlinkat(target.as_str(), self.dev(), name.as_str())?,
             Act::GeneratedFile { target, text } => self.bind_generated(target, text)?,
             Act::Bind { target, bind } => self.bind(target, bind)?,
@@ -298,8 +295,7 @@ impl Step<'_> {
     fn place(&mut self, target: &str, kind: StubKind) -> Result<OwnedFd, Trouble> {
         let root = self.root.as_ref().expect("a plan mounts the root first");
         let place = root.place_or_make(target, kind, &mut self.stubs).map_err(|errno| match errno {
-            Errno::NOTDIR => with(format_args!("`{target}` in the image"))(errno),
-            Errno::ISDIR => with(format_args!("`{target}` in the image"))(errno),
+            Errno::NOTDIR | Errno::ISDIR => with(format_args!("`{target}` in the image"))(errno),
             Errno::ROFS => with(format_args!("make the mount point `{target}` in a read-only mount"))(errno),
             errno => errno.into(),
         })?;

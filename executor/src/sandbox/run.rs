@@ -447,7 +447,7 @@ impl Step {
                 (_, errno) => SandboxError::Act { act, detail, errno: Some(errno).filter(|&errno| errno > 0) },
             });
         }
-        let ended = self.ended.ok_or_else(|| SandboxError::HelperDied { how: died })?;
+        let ended = self.ended.ok_or(SandboxError::HelperDied { how: died })?;
         let status = ExitStatus::from_raw(ended.status);
         let exit = match (status.code(), status.signal()) {
             (Some(code), _) => Exit::Code(code),
