@@ -250,7 +250,7 @@ fn part(directory: &Path, subpath: &str) -> Result<OwnedFd, Trouble> {
         return Ok(whole);
     }
     let part = open_beneath(&whole, OsStr::new(subpath), OFlags::RDONLY | OFlags::DIRECTORY, ResolveFlags::empty());
-    Ok(part.map_err(with(format_args!("`{subpath}` in the cache mount")))?)
+    part.map_err(with(format_args!("`{subpath}` in the cache mount")))
 }
 
 /// The path of an open file, as this process reaches it.
