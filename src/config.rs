@@ -105,6 +105,8 @@ pub struct Config {
     pub mounts_max_size: Setting<Option<Size>>,
     /// Whether no connection may be made.
     pub offline: Setting<bool>,
+    /// Whether images may have layers that must not be distributed.
+    pub foreign_layers: Setting<bool>,
     /// `--allow` of every build; its own are added to them.
     pub allow: Setting<Vec<String>>,
     /// `--secret` of every build, as written; its own stand above them.
@@ -249,6 +251,7 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         user.offline,
         system.offline,
     ]);
+    let foreign_layers = first([user.foreign_layers, system.foreign_layers]);
     let platform = environment.text("DOCKER_DEFAULT_PLATFORM");
     let platform = first([flag("--platform", flags.platform), variable("DOCKER_DEFAULT_PLATFORM", platform)]);
     let history_keep = first([user.history_keep, system.history_keep]).unwrap_or(default(HISTORY_KEEP));
@@ -287,6 +290,7 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         keep_for: optional(keep_for),
         mounts_max_size: optional(mounts_max_size),
         offline: offline.unwrap_or(default(false)),
+        foreign_layers: foreign_layers.unwrap_or(default(false)),
         allow: first([user.allow, system.allow]).unwrap_or(default(Vec::new())),
         secrets: first([user.secrets, system.secrets]).unwrap_or(default(Vec::new())),
         ssh: first([user.ssh, system.ssh]).unwrap_or(default(Vec::new())),
@@ -397,6 +401,7 @@ impl Config {
             row("keep_for", keep_for, &self.keep_for.source),
             row("cache_mounts.max_size", mounts_max_size, &self.mounts_max_size.source),
             row("offline", self.offline.value.to_string(), &self.offline.source),
+            row("foreign_layers", self.foreign_layers.value.to_string(), &self.foreign_layers.source),
             row("allow", self.allow.value.join(" "), &self.allow.source),
             row("registry_files", self.registry_files.value.to_string(), &self.registry_files.source),
             row("ci_credentials", self.ci_credentials.value.to_string(), &self.ci_credentials.source),

@@ -102,6 +102,8 @@ struct Inner {
     networks: Networks,
     /// Whether a step of this build needs a network of its own.
     wants_network: AtomicBool,
+    /// Whether layers may be fetched that must not be distributed.
+    foreign_layers: AtomicBool,
     /// Images that steps of this build will stand on or read.
     expected_trees: OnceLock<HashSet<String>>,
     /// Where trees are not mounted, one process at a time has one for its root.
@@ -143,6 +145,7 @@ impl Worker {
                     .of_users(config.steps.user_namespace.clone()),
                 users: OnceCell::new(),
                 wants_network: AtomicBool::new(false),
+                foreign_layers: AtomicBool::new(false),
                 expected_trees: OnceLock::new(),
                 steps: config.steps,
                 root_turn: Arc::default(),

@@ -215,6 +215,7 @@ impl Hall<'_> {
             root: self.config.root.value.clone(),
             registries: self.registries(),
             offline: self.config.offline.value,
+            foreign_layers: self.config.foreign_layers.value,
             max_size: self.config.max_size.value,
             keep_for: self.config.keep_for.value,
             mounts_max_size: self.config.mounts_max_size.value,

@@ -14,6 +14,7 @@
 //! allow = ["network.host"]    # what steps may ask for, as --allow
 //! secret = ["id=NAME,env=VAR"] # given to builds, as --secret
 //! ssh = ["default"]           # likewise, as --ssh
+//! foreign_layers = true       # images may have layers that must not be distributed
 //! offline = true              # no connection to registries, web and git servers, remote caches
 //!
 //! [cache_mounts]              # of RUN --mount=type=cache
@@ -85,6 +86,7 @@ const KEYS: &[&str] = &[
     "isolation",
     "userns",
     "offline",
+    "foreign_layers",
     "allow",
     "secret",
     "ssh",
@@ -128,6 +130,8 @@ pub struct ConfigFile {
     pub keep_for: Option<Setting<Duration>>,
     /// `offline`.
     pub offline: Option<Setting<bool>>,
+    /// `foreign_layers`.
+    pub foreign_layers: Option<Setting<bool>>,
     /// `allow`.
     pub allow: Option<Setting<Vec<String>>>,
     /// `secret`.
@@ -205,6 +209,9 @@ impl ConfigFile {
                 }
                 "secret" => self.secrets = reader.texts(value, Ok),
                 "ssh" => self.ssh = reader.texts(value, Ok),
+                "foreign_layers" => {
+                    self.foreign_layers = reader.value(value, "true or false", |value| value.as_bool(), Ok);
+                }
                 "log_lines" => self.log_lines = reader.number(value, values::number),
                 "jobs" => self.jobs = reader.number(value, values::jobs),
                 "history" => self.fill_history(value, reader),
@@ -377,7 +384,7 @@ mod tests {
 
     #[test]
     fn every_documented_key_is_known() {
-        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\nuserns = 'auto'\noffline = true\nallow = ['device']\nsecret = ['id=x,env=X']\nssh = []\n\
+        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\nuserns = 'auto'\noffline = true\nforeign_layers = true\nallow = ['device']\nsecret = ['id=x,env=X']\nssh = []\n\
             max_size = '10%'\nkeep_for = '60d'\nregistry_files = false\nci_credentials = false\n\
             [registry.'localhost:5000']\ninsecure = true\nhttp = false\nca = '/c'\nkeypair = {key = '/k', cert = '/c'}\nlocation = 'x'\nmirrors = ['m']\nblocked = false\n[history]\nkeep = 7\nlog_max_size = '1MiB'\n\
             [cache_mounts]\nmax_size = '5GB'\n\

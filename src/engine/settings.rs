@@ -30,6 +30,8 @@ pub struct Settings {
     pub registries: RegistrySettings,
     /// Whether no connection may be made: neither for images and their blobs nor for sources and caches.
     pub offline: bool,
+    /// Whether images may have layers that must not be distributed.
+    pub foreign_layers: bool,
     /// How large the store may become; `None` is a share of its disk.
     pub max_size: Option<Size>,
     /// How long what is not used stays; `None`: as long as there is room.
@@ -174,6 +176,10 @@ impl Settings {
             steps: StepSettings { rung: self.rung, network: self.network.clone(), ..steps },
             clock: jiff::Timestamp::now,
         };
-        executor::Worker::with(config, given).map_err(|error| words::exec(&error))
+        let worker = executor::Worker::with(config, given).map_err(|error| words::exec(&error))?;
+        if self.foreign_layers {
+            worker.allow_foreign_layers();
+        }
+        Ok(worker)
     }
 }

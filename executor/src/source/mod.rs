@@ -146,6 +146,16 @@ pub enum SourceError {
         /// Which blob.
         digest: oci::model::Digest,
     },
+    /// A layer whose media type says that it must not be distributed.
+    #[error("the layer `{digest}` of the image `{image}` must not be distributed, as its type says: `{media_type}`")]
+    ForeignLayer {
+        /// Which image.
+        image: String,
+        /// Which layer.
+        digest: oci::model::Digest,
+        /// What it says.
+        media_type: String,
+    },
     /// The image contradicts itself.
     #[error("the image `{image}` is malformed: {reason}")]
     MalformedImage {
@@ -184,6 +194,10 @@ impl SourceError {
             Self::Git(error) => error.help(),
             Self::Secret(error) => error.help(),
             Self::Http(error) => error.help(),
+            Self::ForeignLayer { .. } => Some(
+                "registries mostly do not have such layers; `foreign_layers = true` in config.toml fetches them all the same"
+                    .into(),
+            ),
             Self::MissingBlob { .. } => {
                 Some("the image layout that it came from lacks it; copy the layout again".into())
             }

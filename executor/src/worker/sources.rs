@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oci::model::{Descriptor, Digest, Reference};
@@ -77,6 +78,11 @@ impl Worker {
         Ok((result.as_str() != SCRATCH).then_some(result))
     }
 
+    /// Lets layers be fetched that must not be distributed.
+    pub fn allow_foreign_layers(&self) {
+        self.inner.foreign_layers.store(true, Ordering::Relaxed);
+    }
+
     /// Says which images (identifiers of their sources) will be trees in this build: they are unpacked as they come.
     pub fn expect_trees(&self, images: HashSet<String>) {
         self.inner.expected_trees.get_or_init(|| images);
@@ -96,6 +102,11 @@ impl Worker {
         let found = self
             .blocking(move |worker| Ok(image::record(&worker.inner.store, &reference, manifest, in_registry)?))
             .await?;
+        let foreign = found.missing.iter().find(|blob| oci::layer::decompress::is_foreign(&blob.media_type));
+        if let Some(blob) = foreign.filter(|_| !self.inner.foreign_layers.load(Ordering::Relaxed)) {
+            let (image, media_type) = (name.to_string(), blob.media_type.clone());
+            return Err(SourceError::ForeignLayer { image, digest: blob.digest, media_type }.into());
+        }
         let arrivals = match as_tree {
             true => Arrivals::expect(found.missing.iter().map(|blob| blob.digest)),
             false => Arrivals::default(),

@@ -90,17 +90,25 @@ pub fn decompress_layer<'a>(layer_media_type: &str, input: impl BufRead + 'a) ->
     }
 }
 
+/// Layers whose license forbids their distribution; image-spec has deprecated them.
+const FOREIGN: [&str; 5] = [
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+];
+
+/// Whether a media type is that of a layer which must not be distributed. image-spec layer.md, "Non-Distributable
+/// Layers".
+pub fn is_foreign(layer_media_type: &str) -> bool {
+    FOREIGN.contains(&layer_media_type)
+}
+
 /// Whether a media type is that of a layer, those that must not be distributed included.
 pub fn is_layer(layer_media_type: &str) -> bool {
     use media_type::*;
-    const FOREIGN: [&str; 5] = [
-        "application/vnd.oci.image.layer.nondistributable.v1.tar",
-        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
-        "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd",
-        "application/vnd.docker.image.rootfs.foreign.diff.tar",
-        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
-    ];
     [OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD]
         .contains(&layer_media_type)
-        || FOREIGN.contains(&layer_media_type)
+        || is_foreign(layer_media_type)
 }

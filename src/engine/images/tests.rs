@@ -42,6 +42,7 @@ impl Place {
             root: self.dir.path().join(name),
             registries: Default::default(),
             offline: false,
+            foreign_layers: false,
             max_size: None,
             mounts_max_size: None,
             keep_for: None,

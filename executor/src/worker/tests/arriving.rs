@@ -118,6 +118,28 @@ fn a_blob_with_another_content_than_the_image_says_becomes_no_tree() {
 }
 
 #[tokio::test]
+async fn layers_that_must_not_be_distributed_are_fetched_only_where_that_is_allowed() {
+    for media_type in [
+        "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip",
+        "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+    ] {
+        let bench = Bench::new(&[]);
+        let (_, manifest) = bench.image(&LAYERS[..1], Compression::Gzip);
+        let mut layer = manifest.layers[0].clone();
+        layer.media_type = media_type.into();
+        let (config, _): (ImageConfig, _) =
+            oci::content::read_json(bench.worker.store().blobs(), &manifest.config, 1 << 20).unwrap();
+        let (image, _) = bench.publish(config.rootfs.diff_ids, vec![layer]);
+        let error = words(&bench.source(&image, &[]).await.unwrap_err());
+        assert!(error.contains("must not be distributed") && error.contains(media_type), "{error}");
+        assert_eq!(bench.asked(), 0, "nobody is asked for it");
+        bench.worker.allow_foreign_layers();
+        let result = bench.source(&image, &[]).await.unwrap();
+        assert_eq!(bench.tree(&result)[0], "d/");
+    }
+}
+
+#[tokio::test]
 async fn an_image_that_will_be_a_tree_is_one_when_it_is_there_and_others_are_not() {
     let bench = Bench::new(&[]);
     let (image, _) = bench.image(&LAYERS, Compression::Zstd);
