@@ -43,6 +43,7 @@ lint:
 
 bench: setup release
 	benches/run.sh $(RBUILD)
+	benches/transfer.sh $(RBUILD)
 	benches/export.sh $(RBUILD)
 	$(CARGO) bench --locked --package rbuild-executor --bench step
 	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD))
