@@ -46,6 +46,12 @@ const LEFT_OUT: &[(Place, &str, &str)] = &[
         "policy::a_plan_prints_one_act_per_line_without_values_of_the_environment",
         "the plan has more acts",
     ),
+    (
+        Place::Userns,
+        "lifetime::signals_reach_the_command_and_one_that_is_deaf_is_killed_by_the_third",
+        "it starts a builder of its own, whose steps have none",
+    ),
+    (Place::Userns, "lifetime::a_killed_builder_takes_the_step_along", "as above"),
     (Place::Userns, "facts::without_the_filter_the_same_calls_reach_the_kernel", "capabilities end at the namespace"),
     (Place::WithoutRoot, "policy::mounts_are_exactly_these", "devices are mounts too"),
     (Place::WithoutRoot, "facts::without_the_filter_the_same_calls_reach_the_kernel", "as above"),
