@@ -278,7 +278,8 @@ pub async fn run_with(
     drop((io.stdin, stdout, stderr));
     rustix::io::ioctl_fionbio(&socket, true).map_err(io::Error::from).map_err(failed("talk to the helper"))?;
     let socket = sys::watch(socket).map_err(failed("talk to the helper"))?;
-    let mut step = Step { pidfd: None, relay: None, stubs: Vec::new(), failure: None, ended: None, input };
+    let mut step =
+        Step { pidfd: None, early: Vec::new(), relay: None, stubs: Vec::new(), failure: None, ended: None, input };
     let canceled = follow(&socket, &mut step, pump.as_mut(), signals, cancel).await?;
 
     // The socket is closed on the other side: no unfinished set-up. Without a word of the end the helper has died, and
@@ -394,6 +395,8 @@ async fn next_report(
 /// What is known of the step so far.
 struct Step {
     pidfd: Option<OwnedFd>,
+    /// Signals that came before it was heard of.
+    early: Vec<Signal>,
     relay: Option<Relay>,
     stubs: Vec<Stub>,
     failure: Option<Failure>,
@@ -404,7 +407,10 @@ struct Step {
 impl Step {
     fn hear(&mut self, report: Report, descriptor: Option<OwnedFd>) -> Result<(), SandboxError> {
         match report {
-            Report::Started => self.pidfd = descriptor,
+            Report::Started => {
+                self.pidfd = descriptor;
+                std::mem::take(&mut self.early).into_iter().try_for_each(|signal| self.forward(signal))?;
+            }
             Report::Stub(stub) => self.stubs.push(stub),
             Report::Terminal => {
                 let failed = |source| SandboxError::Stdio { act: "relay the command's terminal", source };
@@ -417,8 +423,11 @@ impl Step {
         Ok(())
     }
 
-    fn forward(&self, signal: Signal) -> Result<(), SandboxError> {
-        let Some(pidfd) = &self.pidfd else { return Ok(()) };
+    fn forward(&mut self, signal: Signal) -> Result<(), SandboxError> {
+        let Some(pidfd) = &self.pidfd else {
+            self.early.push(signal);
+            return Ok(());
+        };
         match pidfd_send_signal(pidfd, signal) {
             Ok(()) | Err(Errno::SRCH) => Ok(()),
             Err(error) => Err(SandboxError::Helper { act: "signal the command", source: error.into() }),
