@@ -80,15 +80,18 @@ pub async fn remove(
     }
     let mut done = Vec::new();
     for (found, name) in meant {
-        let manifest = found.image.manifest.digest;
         if let Some(name) = &name
             && store.untag(name).map_err(|error| words::store(&error))?
         {
             done.push(format!("untagged {}", name.familiar()));
         }
-        if store.image_names(&manifest).map_err(|error| words::store(&error))?.is_empty() {
-            store.remove_image(&manifest).map_err(|error| words::store(&error))?;
-            done.push(format!("removed {}", found.image.config));
+        let images = found.index.map_or_else(|| vec![found.image], |index| index.members);
+        for image in images {
+            let manifest = &image.manifest.digest;
+            if store.image_names(manifest).map_err(|error| words::store(&error))?.is_empty() {
+                store.remove_image(manifest).map_err(|error| words::store(&error))?;
+                done.push(format!("removed {}", image.config));
+            }
         }
     }
     Ok(done)

@@ -26,7 +26,7 @@ use crate::options::context::Layout;
 
 /// How long a registry is waited for when it is known what it said last.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The kind of our notes: by name, the digest of the manifest that the registry gave.
+/// The kind of our notes: by name, the digest of the manifest or index that the registry gave.
 const NOTES: &str = "tag";
 
 /// Who is asked what a tag means.
@@ -209,14 +209,30 @@ impl Resolver {
             size_bytes: layers_size_bytes(&resolved.manifest_bytes)?,
             manifest: resolved.manifest.clone(),
         };
-        let name = &question.reference;
-        // The note first: a name without one is this machine's own.
-        if !is_registrys(&self.store, name, &record)? {
-            let digest = record.manifest.digest.to_string();
-            self.store.set_note(NOTES, &name.to_string(), &digest).map_err(|error| words::store(&error))?;
-        }
-        self.store.tag(name, &record).map_err(|error| words::store(&error))?;
+        self.remember(&question.reference, resolved, record)?;
         Ok(ImageAnswer { digest: resolved.manifest.digest, config })
+    }
+
+    /// Gives the name what the registry said, and notes that it was the registry. Of an index, the images of other
+    /// platforms that came before stay known.
+    fn remember(&self, name: &Reference, resolved: &Resolved, record: ImageRecord) -> Result<(), Failure> {
+        let failed = |error: StoreError| words::store(&error);
+        let said = resolved.index.as_ref().map_or(record.manifest.digest, |index| index.digest).to_string();
+        // The note first: a name without one is this machine's own.
+        if self.store.note(NOTES, &name.to_string()).map_err(failed)?.as_ref() != Some(&said) {
+            self.store.set_note(NOTES, &name.to_string(), &said).map_err(failed)?;
+        }
+        let Some(index) = &resolved.index else { return self.store.tag(name, &record).map_err(failed) };
+        let bytes = super::read_blob(&self.store, &index.digest)?;
+        let document = String::from_utf8(bytes)
+            .map_err(|_| Failure::new(format!("the index of `{}` is not UTF-8", name.familiar())))?;
+        let known = self.store.index_of(name).map_err(failed)?.filter(|known| known.document == document);
+        let mut members = known.map(|known| known.members).unwrap_or_default();
+        match members.iter_mut().find(|member| member.manifest.digest == record.manifest.digest) {
+            Some(member) => *member = record,
+            None => members.push(record),
+        }
+        self.store.tag_index(name, &document, &members).map_err(failed)
     }
 
     fn not_resolved(&self, question: &ImageQuestion, error: &RegistryError) -> Failure {
@@ -245,21 +261,26 @@ pub fn known(store: &Store, question: &ImageQuestion) -> Result<Option<ImageAnsw
 fn find(store: &Store, question: &ImageQuestion) -> Result<Option<ImageRecord>, Failure> {
     let name = &question.reference;
     let failed = |error: StoreError| words::store(&error);
-    let mut record = match name.digest() {
-        Some(digest) => store.image_by_digest(&digest).map_err(failed)?,
-        None => store.image(name).map_err(failed)?,
-    };
-    if record.is_none() && name.digest().is_some() {
+    if let Some(digest) = name.digest()
+        && let Some(record) = store.image_by_digest(&digest).map_err(failed)?
+    {
+        return Ok(Some(record).filter(|record| record.platform.serves(&question.platform)));
+    }
+    let record = store.image_for(name, &question.platform).map_err(failed)?;
+    match (record, name.digest()) {
         // The digest of an index: what was chosen from it is known by the pinned name, if a registry gave it. An archive
         // may say such a name of anything.
-        record = store.image(name).map_err(failed)?;
-        if let Some(found) = &record
-            && !is_registrys(store, name, found)?
-        {
-            record = None;
+        (Some(found), Some(digest)) if !is_registrys(store, name, &found)? => {
+            let index = store.index_of(name).map_err(failed)?;
+            Ok(index.filter(|index| index.digest() == digest).map(|_| found))
         }
+        // An index that was made or loaded here under another name.
+        (None, Some(digest)) => match store.index_names(&digest).map_err(failed)?.first() {
+            Some(other) => store.image_for(other, &question.platform).map_err(failed),
+            None => Ok(None),
+        },
+        (record, _) => Ok(record),
     }
-    Ok(record.filter(|record| record.platform.serves(&question.platform)))
 }
 
 fn answer_of(store: &Store, record: &ImageRecord) -> Result<ImageAnswer, Failure> {
@@ -268,8 +289,13 @@ fn answer_of(store: &Store, record: &ImageRecord) -> Result<ImageAnswer, Failure
 
 /// Whether the image has its name because a registry said so. Without a note it is this machine's own.
 fn is_registrys(store: &Store, name: &Reference, record: &ImageRecord) -> Result<bool, Failure> {
-    let note = store.note(NOTES, &name.to_string()).map_err(|error| words::store(&error))?;
-    Ok(note.is_some_and(|digest| digest == record.manifest.digest.to_string()))
+    let failed = |error: StoreError| words::store(&error);
+    let Some(said) = store.note(NOTES, &name.to_string()).map_err(failed)? else { return Ok(false) };
+    if said == record.manifest.digest.to_string() {
+        return Ok(true);
+    }
+    let index = store.index_of(name).map_err(failed)?;
+    Ok(index.is_some_and(|index| index.digest().to_string() == said))
 }
 
 /// The image of the local store that a person means by `text`: the one of that name, else the one whose id begins so

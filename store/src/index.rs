@@ -15,7 +15,7 @@ use crate::durability::{self, Stamp};
 use crate::layout::Folder;
 
 /// `user_version` of the database. Raised by every change of [`SCHEMA`] that an older program would misread.
-pub(crate) const SCHEMA_VERSION: i64 = 4;
+pub(crate) const SCHEMA_VERSION: i64 = 5;
 const FILE: &str = "index.db";
 /// The database and the files SQLite keeps beside it.
 const FILES: [&str; 3] = ["index.db", "index.db-wal", "index.db-shm"];
@@ -31,6 +31,8 @@ const CACHED_STATEMENTS: usize = 64;
 /// takes on disk. `uses` holds the last uses of what has no row of its own. `state.bytes` is what the store took at
 /// `measured_at` and grew by since; `state.floor_bytes` what it took when that was more than it may and nothing but named
 /// things was left, `state.held_bytes` what these took; the first is 0 as soon as a name has come, moved or gone. `pruned` remembers for a while which keys were thrown away. `nodes` are directories of digested trees.
+/// `tags.document` is the text of the index that a name means, NULL where it means one image; `tags.manifest` is then the
+/// member that stands for it, and `members` has all of them. `names` is what leads to an image.
 /// `mounts.name` is the directory of a cache mount, `mounts.created` in seconds since 1970, `mounts.size_bytes` NULL from a
 /// use until it is measured, `mounts.counted_bytes` what `state.bytes` has of it. `layers.chain_id`: NULL is not known yet, the empty blob is "no
 /// layer that is not empty".
@@ -77,9 +79,17 @@ CREATE TABLE images (
 ) STRICT;
 CREATE INDEX images_by_config ON images (config);
 CREATE TABLE tags (
-    name TEXT PRIMARY KEY, manifest BLOB NOT NULL, created TEXT NOT NULL, boot TEXT NOT NULL, generation INTEGER NOT NULL
+    name TEXT PRIMARY KEY, manifest BLOB NOT NULL, created TEXT NOT NULL, boot TEXT NOT NULL, generation INTEGER NOT NULL,
+    document TEXT, index_digest BLOB
 ) STRICT;
 CREATE INDEX tags_by_manifest ON tags (manifest);
+CREATE INDEX tags_by_index ON tags (index_digest) WHERE index_digest IS NOT NULL;
+CREATE TABLE members (
+    name TEXT NOT NULL, position INTEGER NOT NULL, manifest BLOB NOT NULL, PRIMARY KEY (name, position)
+) STRICT;
+CREATE INDEX members_by_manifest ON members (manifest);
+CREATE VIEW names (name, manifest) AS SELECT name, manifest FROM tags UNION SELECT name, manifest FROM members;
+CREATE TRIGGER members_went AFTER DELETE ON tags BEGIN DELETE FROM members WHERE name = OLD.name; END;
 CREATE TABLE blob_variants (
     diff_id BLOB NOT NULL, codec TEXT NOT NULL, descriptor TEXT NOT NULL, PRIMARY KEY (diff_id, codec)
 ) STRICT;
@@ -137,6 +147,19 @@ UPDATE mounts SET counted_bytes = coalesce(size_bytes, 0);
 CREATE TRIGGER name_came AFTER INSERT ON tags BEGIN UPDATE state SET floor_bytes = 0; END;
 CREATE TRIGGER name_moved AFTER UPDATE OF manifest ON tags BEGIN UPDATE state SET floor_bytes = 0; END;
 CREATE TRIGGER name_went AFTER DELETE ON tags BEGIN UPDATE state SET floor_bytes = 0; END;
+";
+
+/// From schema 4, whose names meant one image each.
+const FROM_4: &str = "
+ALTER TABLE tags ADD COLUMN document TEXT;
+ALTER TABLE tags ADD COLUMN index_digest BLOB;
+CREATE INDEX tags_by_index ON tags (index_digest) WHERE index_digest IS NOT NULL;
+CREATE TABLE members (
+    name TEXT NOT NULL, position INTEGER NOT NULL, manifest BLOB NOT NULL, PRIMARY KEY (name, position)
+) STRICT;
+CREATE INDEX members_by_manifest ON members (manifest);
+CREATE VIEW names (name, manifest) AS SELECT name, manifest FROM tags UNION SELECT name, manifest FROM members;
+CREATE TRIGGER members_went AFTER DELETE ON tags BEGIN DELETE FROM members WHERE name = OLD.name; END;
 ";
 
 /// The tables whose rows are stamped.
@@ -333,7 +356,7 @@ impl Index {
 fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    for (older, steps) in [(1, FROM_1), (2, FROM_2), (3, FROM_3)] {
+    for (older, steps) in [(1, FROM_1), (2, FROM_2), (3, FROM_3), (4, FROM_4)] {
         if version <= older {
             transaction.execute_batch(steps)?;
         }

@@ -2,8 +2,9 @@
 //!
 //! A record file belongs to one layer and is only appended to, one JSON [`Line`] per fact, each with one write: what
 //! the layer is, that it got a tree, which digest it has, which keys led to it. A line that a
-//! crash tore is skipped: every later one begins with a line break of its own. An image file belongs to one tag (or to an image without one) and is replaced by rename;
-//! `<hex>` is the SHA-256 of the tag's full name (or of the manifest's digest).
+//! crash tore is skipped: every later one begins with a line break of its own. An image file belongs to one tag (or to
+//! an image without one) and is replaced by rename; `<hex>` is the SHA-256 of the tag's full name (or of the manifest's
+//! digest). A tag that means an index has its text and the digests of its members, which all have files without a tag.
 //!
 //! These files are written just before the row they stand for, and never read except by [`crate::rebuild`].
 
@@ -96,7 +97,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// An image file.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ImageFile {
     /// `None`: the image has no name.
     pub(crate) tag: Option<String>,
@@ -106,7 +107,19 @@ pub(crate) struct ImageFile {
     pub(crate) platform: Platform,
     pub(crate) created: String,
     pub(crate) size_bytes: u64,
+    /// The index that the name means; the image is the one that stands for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) index: Option<IndexFile>,
     pub(crate) stamp: Stamp,
+}
+
+/// An index in an image file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct IndexFile {
+    /// Its exact text.
+    pub(crate) document: String,
+    /// The manifests of it that are here; each has an image file of its own.
+    pub(crate) members: Vec<Digest>,
 }
 
 impl ImageFile {

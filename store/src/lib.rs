@@ -70,7 +70,7 @@ pub use draft::Draft;
 pub use error::StoreError;
 pub use flight::Flight;
 pub use gc::{Collected, Holder, Limit, Usage, Used, Wish};
-pub use images::{FoundImage, ImageRecord};
+pub use images::{FoundImage, ImageRecord, StoredIndex};
 pub use layers::{Imported, Layer, Made};
 pub use layout::flock_unless;
 pub use lease::Kind;

@@ -112,7 +112,10 @@ fn drop_unsupported(transaction: &Transaction<'_>, lost: &mut Lost) -> Result<()
     }
     lost.delete(transaction, "trees", "WHERE layer NOT IN (SELECT id FROM layers)", [])?;
     lost.delete(transaction, "images", "WHERE top IS NOT NULL AND top NOT IN (SELECT id FROM layers)", [])?;
-    lost.delete(transaction, "tags", "WHERE manifest NOT IN (SELECT manifest FROM images)", [])
+    lost.delete(transaction, "tags", "WHERE manifest NOT IN (SELECT manifest FROM images)", [])?;
+    // An index stands while all of it does that was here.
+    let torn = "WHERE name IN (SELECT name FROM members WHERE manifest NOT IN (SELECT manifest FROM images))";
+    lost.delete(transaction, "tags", torn, [])
 }
 
 impl Lost {
@@ -197,6 +200,7 @@ pub(crate) fn rebuild(layout: &Layout, damage: Option<&str>, notices: &mut Vec<S
             record.insert(transaction, &trees)?;
         }
         let mut images = 0;
+        let mut found = HashSet::new();
         for file in &image_files {
             newest = file.stamp.generation.max(newest);
             if !layout.blobs.has(&file.manifest.digest.hex())? || !layout.blobs.has(&file.config.hex())? {
@@ -204,6 +208,13 @@ pub(crate) fn rebuild(layout: &Layout, damage: Option<&str>, notices: &mut Vec<S
                 notices.push(format!("image `{name}` was dropped: its manifest or config is gone from the store"));
                 continue;
             }
+            let members = file.index.iter().flat_map(|index| &index.members);
+            if let Some(gone) = members.into_iter().find(|member| !found.contains(*member)) {
+                let name = file.tag.as_deref().map_or_else(|| file.manifest.digest.to_string(), familiar);
+                notices.push(format!("image `{name}` was dropped: its image {gone} is gone from the store"));
+                continue;
+            }
+            found.insert(file.manifest.digest);
             images::insert(transaction, file)?;
             images += 1;
         }
@@ -383,8 +394,8 @@ fn read_images(layout: &Layout) -> Result<(Vec<ImageFile>, usize), StoreError> {
             }
         }
     }
-    // Those with names last: their times win.
-    images.sort_by_key(|file| file.tag.is_some());
+    // Those with names last: their times win. Indexes stand on images.
+    images.sort_by_key(|file| (file.tag.is_some(), file.index.is_some()));
     Ok((images, unreadable))
 }
 

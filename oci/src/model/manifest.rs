@@ -110,3 +110,16 @@ pub struct Index {
     #[serde(flatten)]
     pub extra: BTreeMap<String, Value>,
 }
+
+impl Index {
+    /// An OCI index of these entries.
+    pub fn new(manifests: Vec<Descriptor>) -> Self {
+        Self {
+            schema_version: 2,
+            media_type: Some(media_type::OCI_INDEX.into()),
+            manifests,
+            annotations: BTreeMap::new(),
+            extra: BTreeMap::new(),
+        }
+    }
+}

@@ -9,12 +9,14 @@ use std::path::Path;
 
 use jiff::Timestamp;
 use oci::model::{Descriptor, Digest, Manifest};
+use rusqlite::Connection;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use solver::seam::ResultId;
 
 use super::measure;
 use super::policy::{Holder, Thing, spread_holders};
+use crate::index::Trouble;
 use crate::journal::{image_file_name, record_file_name};
 use crate::layout::{Folder, Layout};
 use crate::{Kind, Store, StoreError, usage};
@@ -205,24 +207,29 @@ impl Census {
     fn images(&mut self, store: &Store, links: &mut Vec<(usize, Kind, String)>) -> Result<(), StoreError> {
         let layout = store.layout();
         type Row = (String, [u8; 32], Option<String>, String);
-        let (rows, tags): (Vec<Row>, HashMap<[u8; 32], Vec<String>>) =
-            store.index().read("list the images", |connection| {
-                let mut query = connection.prepare("SELECT descriptor, config, top, created FROM images")?;
-                let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
-                let rows = rows.collect::<Result<_, _>>()?;
-                let mut tags: HashMap<_, Vec<String>> = HashMap::new();
-                let mut query = connection.prepare("SELECT manifest, name FROM tags ORDER BY name")?;
-                let mut names = query.query([])?;
-                while let Some(row) = names.next()? {
-                    tags.entry(row.get(0)?).or_default().push(row.get(1)?);
-                }
-                Ok((rows, tags))
-            })?;
+        type Names = HashMap<[u8; 32], Vec<String>>;
+        let names = |connection: &Connection, table: &str| {
+            let mut names = Names::new();
+            let mut query = connection.prepare(&format!("SELECT manifest, name FROM {table} ORDER BY name"))?;
+            let mut rows = query.query([])?;
+            while let Some(row) = rows.next()? {
+                names.entry(row.get(0)?).or_default().push(row.get(1)?);
+            }
+            Ok::<_, Trouble>(names)
+        };
+        let (rows, tags, holders): (Vec<Row>, Names, Names) = store.index().read("list the images", |connection| {
+            let mut query = connection.prepare("SELECT descriptor, config, top, created FROM images")?;
+            let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
+            let rows = rows.collect::<Result<_, _>>()?;
+            // The file of a name counts once; whatever the name leads to is held.
+            Ok((rows, names(connection, "tags")?, names(connection, "names")?))
+        })?;
         for (text, config, top, created) in rows {
             let manifest = descriptor(&text)?;
-            let names = tags.get(manifest.digest.as_bytes()).cloned().unwrap_or_default();
+            let own = tags.get(manifest.digest.as_bytes()).map_or(&[][..], Vec::as_slice);
+            let holder = holders.get(manifest.digest.as_bytes()).and_then(|names| names.first());
             let mut bytes = 0;
-            for name in names.iter().map(|name| Some(name.as_str())).chain([None]) {
+            for name in own.iter().map(|name| Some(name.as_str())).chain([None]) {
                 let file = look(&layout.images, &image_file_name(name, &manifest.digest))?;
                 bytes += file.as_ref().map_or(0, measure::of_stat);
             }
@@ -232,7 +239,7 @@ impl Census {
                 label: format!("image {}", short(&config.hex())),
                 bytes,
                 used_at: created.parse::<Timestamp>().map_or(0, Timestamp::as_second),
-                holder: names.first().map(|name| Holder::Tag(familiar(name))),
+                holder: holder.map(|name| Holder::Tag(familiar(name))),
                 ..thing(Kind::Image, hex.clone())
             });
             links.extend([hex, config.hex()].map(|hex| (at, Kind::Blob, hex)));

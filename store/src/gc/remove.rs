@@ -109,7 +109,7 @@ fn spread(
     held: &mut Names,
     manifests: &mut HashMap<Digest, Vec<String>>,
 ) -> Result<(), Trouble> {
-    let mut tags = connection.prepare_cached("SELECT DISTINCT manifest FROM tags")?;
+    let mut tags = connection.prepare_cached("SELECT DISTINCT manifest FROM names")?;
     for manifest in tags.query_map([], |row| row.get(0).map(Digest::from_bytes))? {
         held.insert((Kind::Image, manifest?.hex()));
     }

@@ -230,7 +230,7 @@ impl Store {
             let sql = "WITH RECURSIVE above (id) AS (
                     SELECT ?1 UNION SELECT layers.id FROM above JOIN layers ON parent = above.id OR origin = above.id
                 )
-                SELECT name FROM above JOIN images ON top = above.id JOIN tags ON tags.manifest = images.manifest
+                SELECT name FROM above JOIN images ON top = above.id JOIN names ON names.manifest = images.manifest
                 ORDER BY name";
             let mut query = connection.prepare(sql)?;
             let names = query.query_map([id.as_str()], |row| row.get::<_, String>(0))?;
@@ -249,7 +249,7 @@ impl Store {
             let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
             let layers: Vec<(String, String, bool)> = rows.collect::<Result<_, _>>()?;
             let sql = "SELECT descriptor, config, coalesce(name, '') FROM images
-                LEFT JOIN tags ON tags.manifest = images.manifest";
+                LEFT JOIN names ON names.manifest = images.manifest";
             let mut query = connection.prepare(sql)?;
             let rows = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
             let images: Vec<(String, [u8; 32], String)> = rows.collect::<Result<_, _>>()?;

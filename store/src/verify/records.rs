@@ -1,5 +1,7 @@
 //! Record and image files against the index: every line must be one that the index would write.
 
+use std::collections::HashSet;
+
 use oci::model::{Descriptor, DiffId, Digest};
 use rusqlite::{Connection, OptionalExtension, Transaction};
 use solver::canon::Part;
@@ -9,7 +11,7 @@ use solver::seam::{KeyKind, ResultId};
 use super::Damage;
 use crate::durability::{Stamp, write_file};
 use crate::index::Trouble;
-use crate::journal::{ImageFile, LayerLine, Line, encode, image_file_name, record_file_name, write_image};
+use crate::journal::{ImageFile, IndexFile, LayerLine, Line, encode, image_file_name, record_file_name, write_image};
 use crate::{Kind, Store, StoreError};
 
 /// What the index knows of a layer, as its record file says it.
@@ -136,29 +138,50 @@ impl Store {
     }
 
     pub(super) fn verify_image_files(&self) -> Result<Vec<Damage>, StoreError> {
-        let files: Vec<ImageFile> = self.index().read("list the images", |connection| {
-            let sql =
+        let (files, members): (Vec<ImageFile>, HashSet<Digest>) =
+            self.index().read("list the images", |connection| {
+                let sql =
                 "SELECT name, descriptor, config, top, platform, size_bytes, coalesce(tags.created, images.created),
-                    coalesce(tags.boot, images.boot), coalesce(tags.generation, images.generation)
+                    coalesce(tags.boot, images.boot), coalesce(tags.generation, images.generation), document
                 FROM images LEFT JOIN tags ON tags.manifest = images.manifest ORDER BY name, images.rowid";
-            let mut query = connection.prepare(sql)?;
-            let mut rows = query.query([])?;
-            let mut files = Vec::new();
-            while let Some(row) = rows.next()? {
-                let (manifest, platform): (String, String) = (row.get(1)?, row.get(4)?);
-                files.push(ImageFile {
-                    tag: row.get(0)?,
-                    manifest: crate::gc::descriptor(&manifest)?,
-                    config: Digest::from_bytes(row.get(2)?),
-                    top: row.get::<_, Option<String>>(3)?.map(ResultId),
-                    platform: serde_json::from_str(&platform).map_err(|_| StoreError::bad("platform", &platform))?,
-                    created: row.get(6)?,
-                    size_bytes: row.get::<_, i64>(5)?.unsigned_abs(),
-                    stamp: Stamp { boot: row.get(7)?, generation: row.get(8)? },
-                });
-            }
-            Ok(files)
-        })?;
+                let mut query = connection.prepare(sql)?;
+                let mut rows = query.query([])?;
+                let mut files = Vec::new();
+                while let Some(row) = rows.next()? {
+                    let (manifest, platform): (String, String) = (row.get(1)?, row.get(4)?);
+                    files.push(ImageFile {
+                        tag: row.get(0)?,
+                        manifest: crate::gc::descriptor(&manifest)?,
+                        config: Digest::from_bytes(row.get(2)?),
+                        top: row.get::<_, Option<String>>(3)?.map(ResultId),
+                        platform: serde_json::from_str(&platform)
+                            .map_err(|_| StoreError::bad("platform", &platform))?,
+                        created: row.get(6)?,
+                        size_bytes: row.get::<_, i64>(5)?.unsigned_abs(),
+                        index: row
+                            .get::<_, Option<String>>(9)?
+                            .map(|document| IndexFile { document, members: Vec::new() }),
+                        stamp: Stamp { boot: row.get(7)?, generation: row.get(8)? },
+                    });
+                }
+                let mut query = connection.prepare("SELECT manifest FROM members WHERE name = ?1 ORDER BY position")?;
+                for file in &mut files {
+                    let Some(index) = &mut file.index else { continue };
+                    let members = query.query_map([&file.tag], |row| row.get(0).map(Digest::from_bytes))?;
+                    index.members = members.collect::<Result<_, _>>()?;
+                }
+                // Members of indexes have files of their own beside those of their names.
+                let sql = "SELECT DISTINCT manifest FROM members";
+                let mut query = connection.prepare(sql)?;
+                let members = query.query_map([], |row| row.get(0).map(Digest::from_bytes))?;
+                let members: HashSet<Digest> = members.collect::<Result<_, _>>()?;
+                let nameless = |file: &ImageFile| ImageFile { tag: None, index: None, ..file.clone() };
+                let mut own: Vec<ImageFile> = files.iter().filter(|file| file.tag.is_some()).map(nameless).collect();
+                let mut seen = HashSet::new();
+                own.retain(|file| members.contains(&file.manifest.digest) && seen.insert(file.manifest.digest));
+                files.extend(own);
+                Ok((files, members))
+            })?;
         let mut damages = Vec::new();
         for file in files {
             let name = image_file_name(file.tag.as_deref(), &file.manifest.digest);
@@ -175,7 +198,13 @@ impl Store {
                     Err(_) => "cannot be read",
                 },
                 // One that lost its name to another has none of its own.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound && file.tag.is_none() => continue,
+                Err(error)
+                    if error.kind() == std::io::ErrorKind::NotFound
+                        && file.tag.is_none()
+                        && !members.contains(&file.manifest.digest) =>
+                {
+                    continue;
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => "is missing",
                 Err(source) => return Err(StoreError::io("read", path, source)),
             };
@@ -194,8 +223,8 @@ impl Store {
 
 fn is_same_image(found: &ImageFile, known: &ImageFile) -> bool {
     // Time and stamp may be those of the name or of the image.
-    (&found.tag, &found.manifest, found.config, &found.top, &found.platform, found.size_bytes)
-        == (&known.tag, &known.manifest, known.config, &known.top, &known.platform, known.size_bytes)
+    (&found.tag, &found.manifest, found.config, &found.top, &found.platform, found.size_bytes, &found.index)
+        == (&known.tag, &known.manifest, known.config, &known.top, &known.platform, known.size_bytes, &known.index)
         && found.created.parse::<jiff::Timestamp>().is_ok()
 }
 

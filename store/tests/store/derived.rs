@@ -182,6 +182,8 @@ fn a_store_of_the_first_schema_is_brought_up_and_keeps_what_it_has() {
     let connection = rusqlite::Connection::open(place.root.join("index.db")).unwrap();
     let back = "DROP INDEX layers_by_origin; DROP INDEX keys_by_operation;
         DROP TABLE nodes; DROP TABLE mounts; DROP TABLE pruned; ALTER TABLE state DROP COLUMN tick;
+        DROP VIEW names; DROP TRIGGER members_went; DROP TABLE members; DROP INDEX tags_by_index;
+        ALTER TABLE tags DROP COLUMN document; ALTER TABLE tags DROP COLUMN index_digest;
         DROP TRIGGER name_came; DROP TRIGGER name_moved; DROP TRIGGER name_went;
         ALTER TABLE state DROP COLUMN floor_bytes; ALTER TABLE state DROP COLUMN held_bytes;
         DROP TABLE uses; ALTER TABLE state DROP COLUMN bytes; ALTER TABLE state DROP COLUMN measured_at;

@@ -9,5 +9,6 @@ mod mounts;
 mod processes;
 mod records;
 mod recovery;
+mod several;
 mod support;
 mod verify;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use jiff::Timestamp;
 use oci::content::put_bytes;
-use oci::model::{Descriptor, DiffId, Digest, Platform, Reference, media_type};
+use oci::model::{Descriptor, DiffId, Digest, Index, Platform, Reference, media_type};
 use rbuild_store::{ImageRecord, Store, StoreError};
 use solver::canon::Part;
 use solver::key::Key;
@@ -90,6 +90,13 @@ pub fn image(store: &Store, text: &str, top: Option<&ResultId>) -> ImageRecord {
         created: time(7),
         size_bytes: 12,
     }
+}
+
+/// An index of images, as text. Each is for the platform that its record says.
+pub fn index(members: &[&ImageRecord]) -> String {
+    let entry =
+        |member: &&ImageRecord| Descriptor { platform: Some(member.platform.clone()), ..member.manifest.clone() };
+    serde_json::to_string(&Index::new(members.iter().map(entry).collect())).expect("plain data becomes JSON")
 }
 
 /// Remembers the results of a definition key; the operation is of no concern.
