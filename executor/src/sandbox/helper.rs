@@ -15,7 +15,7 @@ use rustix::fs::MemfdFlags;
 use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType};
 
 use super::exe::Executable;
-use super::wire::{self, DESCRIPTORS_MAX, Order};
+use super::wire::{self, Order};
 
 /// The helper of one builder: at most one process, whose steps may be many.
 #[derive(Debug)]
@@ -87,11 +87,7 @@ impl Helper {
         let Belongings { stdin, stdout, stderr, handed } = *belongings;
         let (ours, theirs) = pair()?;
         let first: Vec<_> = [memory.as_fd(), stdout, stderr].into_iter().chain(stdin).collect();
-        let mut packets = std::iter::once(first.as_slice()).chain(handed.chunks(DESCRIPTORS_MAX)).peekable();
-        while let Some(packet) = packets.next() {
-            let follows = if packets.peek().is_some() { wire::MORE } else { wire::LAST };
-            wire::send(&ours, &[follows], packet)?;
-        }
+        wire::send_all(&ours, &first, handed)?;
         // Last, so that the helper never waits for a builder.
         wire::send(&self.socket, &serde_json::to_vec(order)?, &[theirs.as_fd()])?;
         Ok(ours)

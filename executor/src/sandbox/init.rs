@@ -4,7 +4,7 @@
 //! waits for either of two things: B's end, which it reports, or the builder's silence (the end of B's socket), upon
 //! which it kills B. When the builder itself falls silent, all are killed; it ends when B, and with it the whole PID
 //! namespace, is gone. It lives as long as the builder, because starting it costs as much as all that a step mounts.
-//! It also has the next step's network namespace ready ([`super::spare`]). It keeps nothing of a step: plan,
+//! It also has the next step's process ready ([`super::spare`]). It keeps nothing of a step: plan,
 //! environment and secrets are read by B; of another step's descriptors B lets go before anything else. Deliberately
 //! absent: mounts and decisions. It stays in the host's namespaces.
 
@@ -14,12 +14,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::cgroup;
-use super::perform::{Begun, SETUP_FAILED, perform};
+use super::perform::{Begun, perform};
 use super::plan::{Act, Namespace};
-use super::spare::Spare;
+use super::spare::{self, Spare};
 use super::sys::{self, Cloned};
 use super::userns;
 use super::wire::{self, Ended, Failure, Order, PACKET_MAX_BYTES, Report};
@@ -46,7 +45,7 @@ struct Helper {
     orders: Option<OwnedFd>,
     this: OwnedFd,
     steps: Vec<Step>,
-    /// `None` in a step, which has taken its own, and for a user.
+    /// The process of the next step, if it is there.
     spare: Option<Spare>,
 }
 
@@ -69,7 +68,7 @@ impl Helper {
         let this = pidfd_open(rustix::process::getpid(), PidfdFlags::empty())?;
         // For all steps: those of the builder are none of theirs.
         sys::reset_signals();
-        Ok(Self { orders: Some(orders), this, steps: Vec::new(), spare: Spare::new()? })
+        Ok(Self { orders: Some(orders), this, steps: Vec::new(), spare: None })
     }
 
     fn serve(mut self) -> io::Result<()> {
@@ -90,14 +89,15 @@ impl Helper {
                     let socket = descriptors.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?;
                     let order: Order = serde_json::from_slice(&packet[..count])?;
                     self.begin(&order, socket);
-                    // While the step begins. One that wants none may never be followed by one that does.
-                    if order.namespaces.contains(&Namespace::Network) {
-                        self.spare.iter_mut().try_for_each(Spare::prepare)?;
+                    // While the step is set up.
+                    if self.spare.is_none() && Spare::is_possible(&order) {
+                        self.prepare(&order.namespaces);
                     }
                 }
                 // No more orders, or nobody to have more from.
                 Ok((0, _)) | Err(_) => {
                     self.orders = None;
+                    self.spare.take().map_or(Ok(()), Spare::end)?;
                     self.steps.iter_mut().try_for_each(Step::kill)?;
                 }
             }
@@ -121,14 +121,14 @@ impl Helper {
             Ok(users) => users,
             Err(failure) => return tell(failure),
         };
-        let mut flags = clone_flags(&order.namespaces);
-        let network = match order.namespaces.contains(&Namespace::Network) {
-            true => self.spare.as_mut().and_then(Spare::take),
-            false => None,
-        };
-        if network.is_some() {
-            flags &= !libc::CLONE_NEWNET;
+        if let Some(spare) = self.spare.take_if(|spare| spare.serves(order)) {
+            match spare.begin(&socket, &received) {
+                Ok(()) => return self.begun(socket, spare.pid, spare.pidfd, received.handed),
+                // It has died; the step gets a process of its own. What is wrong with the machine will be said then.
+                Err(_) => drop(spare.end()),
+            }
         }
+        let flags = clone_flags(&order.namespaces);
         // Born in its group a process costs less than moved there.
         let born = order.group.and_then(|group| group.among(&received.handed));
         // SAFETY: nothing before `init_if_asked` starts a thread, and nothing here has.
@@ -141,26 +141,43 @@ impl Helper {
         };
         match cloned {
             Ok(Cloned::Child) => {
-                self.orders = None;
-                self.steps.clear();
-                self.spare = None;
-                if let Some(network) = network
-                    && let Err(error) = move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
-                {
-                    failed(Act::Namespaces(order.namespaces.clone()).to_string(), error.into());
-                    sys::exit_now(SETUP_FAILED)
-                }
+                self.let_go();
                 let Received { plan, stdin, stdout, stderr, handed } = received;
                 perform(Begun { plan, stdin, stdout, stderr, handed, users, born, socket: &socket, helper: &self.this })
             }
-            Ok(Cloned::Parent { pid, pidfd }) => {
-                // The next poll says it too, should the builder be gone.
-                let _ = wire::report(&socket, &Report::Started, Some(pidfd.as_fd()));
-                // The pipes to the builder must end when the step does, not when we do: they go here.
-                self.steps.push(Step { socket, pid, pidfd, killed: false, handed: received.handed });
-            }
+            Ok(Cloned::Parent { pid, pidfd }) => self.begun(socket, pid, pidfd, received.handed),
             Err(error) => failed(Act::Namespaces(order.namespaces.clone()).to_string(), error),
         }
+    }
+
+    /// Tells of a step's process, and watches it from now on. The pipes to the builder are not kept: they must end when
+    /// the step does.
+    fn begun(&mut self, socket: OwnedFd, pid: i32, pidfd: OwnedFd, handed: Vec<OwnedFd>) {
+        // The next poll says it too, should the builder be gone.
+        let _ = wire::report(&socket, &Report::Started, Some(pidfd.as_fd()));
+        self.steps.push(Step { socket, pid, pidfd, killed: false, handed });
+    }
+
+    /// Has a process wait in these namespaces. If that fails, the next step's own will, and says why.
+    fn prepare(&mut self, namespaces: &[Namespace]) {
+        let Ok((ours, theirs)) = spare::pair() else { return };
+        // SAFETY: nothing before `init_if_asked` starts a thread, and nothing here has.
+        match unsafe { sys::clone_into(clone_flags(namespaces)) } {
+            Ok(Cloned::Child) => {
+                drop(ours);
+                self.let_go();
+                spare::become_step(theirs, &self.this)
+            }
+            Ok(Cloned::Parent { pid, pidfd }) => self.spare = Some(Spare::new(namespaces, ours, pid, pidfd)),
+            Err(_) => {}
+        }
+    }
+
+    /// In a step's process: lets go of all that is not its own.
+    fn let_go(&mut self) {
+        self.orders = None;
+        self.steps.clear();
+        self.spare = None;
     }
 
     /// Waits until there is something to be done.

@@ -32,7 +32,7 @@ use super::{cgroup, groups, host, privilege, seccomp, sys};
 use crate::userns::make::Made;
 
 /// What a process that never became the command exits with; the report says more.
-pub const SETUP_FAILED: i32 = 255;
+const SETUP_FAILED: i32 = 255;
 
 /// What a new process begins with.
 pub struct Begun<'a> {

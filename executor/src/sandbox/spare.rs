@@ -1,54 +1,83 @@
-//! A network namespace ahead of need, for the next step without a network.
+//! A process ahead of need: cloned into new namespaces while one step runs, it waits to become the next.
 //!
-//! The kernel takes longer to make one than for anything else that such a step begins with, and it is the same for all:
-//! empty, with loopback up. So the helper makes one while a step runs; the next step begins in it, and nobody did
-//! before. It is held by its descriptor alone and goes with the helper. Deliberately absent: networks with a way out
-//! ([`crate::network`], which has its own two ahead), and namespaces that belong to a user namespace of the step's own.
+//! The kernel takes about as long to clone, and to make namespaces, as a step's set-up does to mount: a step that finds a
+//! process waiting need not wait for that. In: the kinds of namespaces of the last step, as the next is likely to want
+//! the same; one that wants others, a control group to be born in, or a user namespace, gets a process of its own. It
+//! has done nothing, read nothing and holds nothing but a socket to the helper; it serves one step, and ends with the
+//! helper. Until it begins, its mounts follow the host's as far as these are shared. Deliberately absent: what a step
+//! does (`perform`).
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Signal, pidfd_send_signal};
 
+use super::init::{Received, receive};
+use super::perform::{Begun, perform};
+use super::plan::Namespace;
 use super::sys;
+use super::wire::{self, Order};
 
-/// At most one namespace.
+/// The process, from the helper's side.
 pub struct Spare {
-    /// Where the helper belongs.
-    own: OwnedFd,
-    ready: Option<OwnedFd>,
+    namespaces: Vec<Namespace>,
+    to: OwnedFd,
+    /// Its process id.
+    pub pid: i32,
+    /// The same as a descriptor.
+    pub pidfd: OwnedFd,
 }
 
 impl Spare {
-    /// None yet. `None` for a user: who goes to a namespace and back must have the machine's rights over both.
-    pub fn new() -> io::Result<Option<Self>> {
-        let own = current()?;
-        let may_return = move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network)).is_ok();
-        Ok(may_return.then_some(Self { own, ready: None }))
+    /// Takes a new process in these namespaces, which waits at the other end of `to`.
+    pub fn new(namespaces: &[Namespace], to: OwnedFd, pid: i32, pidfd: OwnedFd) -> Self {
+        Self { namespaces: namespaces.to_vec(), to, pid, pidfd }
     }
 
-    /// The namespace, which is the taker's alone from now on.
-    pub fn take(&mut self) -> Option<OwnedFd> {
-        self.ready.take()
+    /// Whether a process that is ordered so can be made ahead.
+    pub fn is_possible(order: &Order) -> bool {
+        order.users.is_none() && order.group.is_none()
     }
 
-    /// Makes one, unless there is one. For a process with a single thread.
-    ///
-    /// # Errors
-    /// When this process cannot go back to where it belongs, and so must not go on.
-    pub fn prepare(&mut self) -> io::Result<()> {
-        // Whoever wants one that could not be made makes its own, and then says why that fails.
-        if self.ready.is_none() && crate::sys::unshare_network().is_ok() {
-            let made = sys::loopback_up().and_then(|()| current());
-            move_into_link_name_space(self.own.as_fd(), Some(LinkNameSpaceType::Network))?;
-            self.ready = made.ok();
+    /// Whether it is what the order wants.
+    pub fn serves(&self, order: &Order) -> bool {
+        Self::is_possible(order) && order.namespaces == self.namespaces
+    }
+
+    /// Has it become a step.
+    pub fn begin(&self, socket: &OwnedFd, received: &Received) -> io::Result<()> {
+        let Received { plan, stdin, stdout, stderr, handed } = received;
+        wire::send(&self.to, &[wire::MORE], &[socket.as_fd()])?;
+        let first: Vec<_> = [plan, stdout, stderr].into_iter().chain(stdin).map(|file| file.as_fd()).collect();
+        let handed: Vec<_> = handed.iter().map(|file| file.as_fd()).collect();
+        wire::send_all(&self.to, &first, &handed)
+    }
+
+    /// Ends it, and waits for its end.
+    pub fn end(self) -> io::Result<()> {
+        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => sys::wait_for(self.pid).map(drop),
+            Err(error) => Err(error.into()),
         }
-        Ok(())
     }
 }
 
-/// The network namespace that this process is in.
-fn current() -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open("/proc/self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+/// The two ends of a way to it.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+/// The process itself: waits for its step at `from`, and becomes it.
+pub fn become_step(from: OwnedFd, helper: &OwnedFd) -> ! {
+    let next = || {
+        let socket = wire::receive(&from, &mut [0])?.1.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?;
+        Ok::<_, io::Error>((socket, receive(&from)?))
+    };
+    // The helper is gone; or it is a step that got no descriptors, whose builder hears of its end.
+    let Ok((socket, received)) = next() else { sys::exit_now(1) };
+    drop(from);
+    let Received { plan, stdin, stdout, stderr, handed } = received;
+    perform(Begun { plan, stdin, stdout, stderr, handed, users: None, born: false, socket: &socket, helper })
 }

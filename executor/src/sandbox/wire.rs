@@ -117,6 +117,16 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
     }
 }
 
+/// Sends what a step needs: one packet with the `first` descriptors, and as many as the others take.
+pub fn send_all(socket: impl AsFd, first: &[BorrowedFd<'_>], others: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut packets = std::iter::once(first).chain(others.chunks(DESCRIPTORS_MAX)).peekable();
+    while let Some(packet) = packets.next() {
+        let follows = if packets.peek().is_some() { MORE } else { LAST };
+        send(&socket, &[follows], packet)?;
+    }
+    Ok(())
+}
+
 /// Sends one report.
 pub fn report(socket: impl AsFd, report: &Report, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
     send(socket, &serde_json::to_vec(report)?, descriptor.as_slice())
