@@ -5,7 +5,7 @@
 //! awaited, and the failure is returned with the vertex that it befell. What ended well meanwhile is remembered.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::pin::Pin as Pinned;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -130,6 +130,7 @@ impl<E: Executor, C: CacheStore> Solver<E, C> {
             graph,
             jobs,
             tasks: JoinSet::new(),
+            ready: VecDeque::new(),
             stop: cancel.child_token(),
             todo: VecDeque::new(),
             flights: HashMap::new(),
@@ -156,6 +157,8 @@ struct Build<'a, E: Executor, C: CacheStore> {
     graph: Arc<Graph>,
     jobs: watch::Receiver<usize>,
     tasks: JoinSet<AnswerOf<E, C>>,
+    /// Answers that were there at once.
+    ready: VecDeque<AnswerOf<E, C>>,
     /// Fires for the tasks of this build only.
     stop: CancellationToken,
     /// Actions that were given out and not performed yet.
@@ -189,6 +192,9 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
                     let action = self.todo.pop_front().expect("there is one");
                     self.perform(action)?;
                 }
+                while let Some(answer) = self.ready.pop_front() {
+                    self.take(answer)?;
+                }
             }
             tokio::select! {
                 biased;
@@ -218,7 +224,10 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
                     Answer::Digested { reader, source, slot, digest }
                 });
             }
-            Action::LookUp(id, key) => self.look_up(id, key)?,
+            Action::LookUp(id, key) => {
+                let cache = cache.clone();
+                self.ask(async move { Answer::LookedUp(id, cache.find(&key).await) });
+            }
             Action::Known(id, operation) => {
                 let known = cache.of_operation(&operation).map_err(SolveError::Cache)?;
                 self.schedule.known(id, known);
@@ -245,7 +254,7 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
             }
             Action::Settle { vertex, fresh, known } => {
                 let (executor, _, stop) = self.shared();
-                self.tasks.spawn(async move { Answer::Settled(vertex, executor.settle(fresh, &known, &stop).await) });
+                self.start(async move { Answer::Settled(vertex, executor.settle(fresh, &known, &stop).await) });
             }
             Action::Record { vertex: _, key, kind, operation, parts, results } => {
                 let record = Record { kind, operation, parts: &parts, results: &results };
@@ -271,7 +280,21 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
     /// A question whose answer nobody needs any more once the build is stopped: it is dropped then, whatever it does.
     fn ask(&mut self, question: impl Future<Output = AnswerOf<E, C>> + Send + 'static) {
         let stop = self.stop.clone();
-        self.tasks.spawn(async move { stop.run_until_cancelled_owned(question).await.unwrap_or(Answer::Dropped) });
+        self.start(async move { stop.run_until_cancelled_owned(question).await.unwrap_or(Answer::Dropped) });
+    }
+
+    /// Begins it here, and makes a task of what is not done at once: to wake another thread, and to be woken by it, takes
+    /// longer than most of what is asked.
+    fn start(&mut self, work: impl Future<Output = AnswerOf<E, C>> + Send + 'static) {
+        let mut work = Box::pin(work);
+        let begun = AssertUnwindSafe(|| work.as_mut().poll(&mut Context::from_waker(Waker::noop())));
+        match catch_unwind(begun) {
+            Ok(Poll::Ready(answer)) => self.ready.push_back(answer),
+            // Whatever it waits for learns of its task when that looks first.
+            Ok(Poll::Pending) => drop(self.tasks.spawn(work)),
+            // As if it had broken there.
+            Err(panic) => drop(self.tasks.spawn(async move { resume_unwind(panic) })),
+        }
     }
 
     fn pin(&mut self, id: VertexId) {
@@ -282,17 +305,6 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
             let pin = executor.pin(source_of(&graph, &id), &log, &stop).await;
             Answer::Pinned(id, pin)
         });
-    }
-
-    /// A lookup here is one indexed read, dearer to hand over than to do; one elsewhere becomes a task.
-    fn look_up(&mut self, id: VertexId, key: Key) -> Result<(), ErrorOf<E, C>> {
-        let cache = self.solver.cache.clone();
-        let mut lookup: Pinned<Box<dyn Future<Output = _> + Send>> = Box::pin(async move { cache.find(&key).await });
-        match lookup.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(found) => self.schedule.looked_up(id, found.map_err(SolveError::Cache)?),
-            Poll::Pending => self.ask(async move { Answer::LookedUp(id, lookup.await) }),
-        }
-        Ok(())
     }
 
     fn claim(&mut self, id: VertexId, key: Key) {
@@ -314,7 +326,7 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
         let (executor, graph, stop) = self.shared();
         let progress = self.solver.progress.clone();
         let place = Place::new(id, self.mover.clone());
-        self.tasks.spawn(async move {
+        self.start(async move {
             let vertex = graph.get(&id).expect("in the graph");
             let meta = graph.meta(&id).expect("in the graph");
             let log = VertexLog { vertex: id, progress: &*progress };
@@ -388,18 +400,11 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
         self.away.clear();
         let late: Vec<Action> = self.todo.drain(..).chain(self.schedule.stop()).collect();
         self.keep(late);
+        let ready = std::mem::take(&mut self.ready);
+        ready.into_iter().for_each(|answer| self.keep_answer(answer));
         while let Some(answer) = self.tasks.join_next().await {
             match answer {
-                // It ended well while the rest was being stopped: its work is not thrown away.
-                Ok(Answer::Ran(id, Ok(results))) => {
-                    let late = self.schedule.keep(id, Some(results));
-                    self.keep(late);
-                }
-                Ok(Answer::Settled(id, results)) => {
-                    let late = self.schedule.keep(id, comparable(id, results));
-                    self.keep(late);
-                }
-                Ok(_) => {}
+                Ok(answer) => self.keep_answer(answer),
                 Err(error) => tracing::debug!(%error, "a task broke while the build was ending"),
             }
         }
@@ -407,6 +412,16 @@ impl<E: Executor, C: CacheStore> Build<'_, E, C> {
         for id in std::mem::take(&mut self.running) {
             self.tell(Event::Canceled(id));
         }
+    }
+
+    /// What ended well while the rest was being stopped is not thrown away.
+    fn keep_answer(&mut self, answer: AnswerOf<E, C>) {
+        let late = match answer {
+            Answer::Ran(id, Ok(results)) => self.schedule.keep(id, Some(results)),
+            Answer::Settled(id, results) => self.schedule.keep(id, comparable(id, results)),
+            _ => return,
+        };
+        self.keep(late);
     }
 
     /// Performs what is still due of these.
