@@ -102,6 +102,23 @@ fn the_first_failure_stops_the_rest_and_is_named() {
 }
 
 #[test]
+fn a_step_that_breaks_ends_the_build_and_not_the_builder() {
+    for delay in [0, 3] {
+        let mut sketch = Sketch::default();
+        sketch.source("docker-image://base");
+        sketch.run("hangs", &["docker-image://base"]).run("breaks", &["docker-image://base"]);
+        sketch.run("top", &["hangs", "breaks"]);
+        let mut world = World::new();
+        world.executor.behaviour.insert("hangs".into(), Behaviour::Hang);
+        world.executor.behaviour.insert("breaks".into(), Behaviour::Break);
+        world.executor.delays.insert("breaks".into(), delay);
+        let outcome = world.build(&sketch, &["top"], 4);
+        assert!(matches!(outcome.solution, Err(SolveError::Broken(_))), "{:?}", outcome.solution);
+        assert!(outcome.events.contains(&Event::Canceled(sketch.edge("hangs").vertex)));
+    }
+}
+
+#[test]
 fn cancelling_ends_a_build_that_hangs() {
     let mut sketch = Sketch::default();
     sketch.source("docker-image://base").run("hangs", &["docker-image://base"]);

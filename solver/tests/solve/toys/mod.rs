@@ -31,6 +31,8 @@ pub enum Behaviour {
     Constant(u64),
     /// Fails.
     Fail,
+    /// Is a bug: panics, once it has given way as often as `delays` says.
+    Break,
     /// Waits until it is cancelled.
     Hang,
     /// Waits until it is cancelled, and has ended well by then.
@@ -275,6 +277,7 @@ impl Executor for ToyExecutor {
         let outcome = match self.behaviour.get(&name).copied().unwrap_or(Behaviour::Work) {
             Behaviour::Work => work(),
             Behaviour::Constant(holds) => Ok(self.make(&name, |output| hash((&name, holds, output)), outputs)),
+            Behaviour::Break => panic!("{name} is a bug"),
             Behaviour::Fail => Err(ToyError(format!("{name} failed"))),
             Behaviour::Hang => {
                 stop.cancelled().await;
