@@ -3,6 +3,7 @@
 use clap::{Args, ValueEnum};
 
 use super::input::InputArgs;
+use super::registry::RegistryArgs;
 
 /// Which stage on the way from text to image is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -56,4 +57,7 @@ pub struct DebugArgs {
     /// How it is printed: text or json; a graph also as dot or mermaid
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t, hide_possible_values = true)]
     pub format: DebugFormat,
+    /// How registries are met.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
 }

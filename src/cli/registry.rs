@@ -96,7 +96,7 @@ pub struct AuthWhyArgs {
     pub meeting: RegistryArgs,
 }
 
-/// `--creds` of the verbs that push.
+/// `--creds` of a build.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Registries")]
 pub struct CredsArgs {

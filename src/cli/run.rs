@@ -3,6 +3,7 @@
 use clap::{ArgAction, Args};
 use oci::model::Reference;
 
+use super::registry::RegistryArgs;
 use super::steps::StepArgs;
 use super::values;
 
@@ -46,4 +47,11 @@ pub struct RunArgs {
     /// Make a port reachable; the network is the host's then, and both ports must be the same
     #[arg(short, long = "publish", value_name = "[ADDRESS:]PORT:PORT", action = ArgAction::Append)]
     pub publish: Vec<String>,
+    /// How the registry is met, if the image is pulled.
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+    /// Use these credentials for the registry of the image, and for no other; everybody who may list processes sees them
+    /// there, so rather use `rbuild login`
+    #[arg(long, help_heading = "Registries", value_name = "USER:PASSWORD")]
+    pub creds: Option<String>,
 }

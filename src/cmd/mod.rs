@@ -80,6 +80,11 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         flags.registry.credential = options::registry::credential(args)?;
     }
     match &cli.verb {
+        Verb::Run(args) => {
+            flags.registry = flags_of(&args.registry);
+            flags.registry.credential = options::registry::credential_for(args.creds.as_deref(), &args.image)?;
+        }
+        Verb::Debug(args) => flags.registry = flags_of(&args.registry),
         Verb::Login(args) => flags.registry = flags_of(&args.meeting),
         Verb::Logout(args) => flags.registry.authfile.clone_from(&args.authfile),
         Verb::Auth(args) => {

@@ -160,6 +160,39 @@ fn tokens_over_tls_with_a_private_authority() {
 }
 
 #[test]
+fn every_verb_that_pulls_takes_the_flags_about_registries() {
+    let (guarded, secure) = (Registry::guarded(), Registry::secure(Guard::Nobody));
+    let (store, context) = (Store::with_busybox(), Context::new(APP));
+    let [ours, theirs] = [&guarded, &secure].map(|registry| registry.name("team/app:1"));
+    let creds = format!("{USER}:{PASSWORD}");
+    let image = |name: &str| format!("type=image,name={name},push=true");
+    store.build(&context, ["-o", &image(&ours)]).fails_saying(&["wants credentials"]);
+    store.build(&context, ["-o", &image(&ours), "--creds", &creds]).ok().never_says(&[PASSWORD]);
+    store.build(&context, ["-o", &image(&theirs), "--tls-verify=false"]).ok();
+
+    let run = |name: &str, flag: &str| Store::new().rbuild(["run", "--network=none", flag, name, "cat", "/made"]);
+    run(&ours, "--rm").fails_saying(&["wants credentials"]);
+    assert_eq!(run(&ours, &format!("--creds={creds}")).ok().never_says(&[PASSWORD]).stdout.trim(), "made");
+    run(&theirs, "--rm").fails_saying(&["not trusted"]);
+    assert_eq!(run(&theirs, "--tls-verify=false").ok().stdout.trim(), "made");
+
+    let authfile = store.path("auth.json").display().to_string();
+    login(&store, &["-u", USER, "--password-stdin", "--authfile", &authfile, &guarded.address], PASSWORD).ok();
+    let authfile = format!("--authfile={authfile}");
+    for verb in [&["plan"][..], &["debug", "plan"]] {
+        let ask = |name: &str, flag: &str| {
+            let from = Context::new(&format!("FROM {name}\nRUN true\n"));
+            let path = from.path().display().to_string();
+            Store::new().rbuild([verb, &[flag, &path]].concat())
+        };
+        ask(&ours, "--offline=false").fails_saying(&["wants credentials"]);
+        ask(&ours, &authfile).ok();
+        ask(&theirs, "--offline=false").fails_saying(&["not trusted"]);
+        ask(&theirs, "--tls-verify=false").ok();
+    }
+}
+
+#[test]
 fn a_client_shows_its_certificate_to_the_registry_that_it_is_for() {
     let registry = Registry::secure(Guard::Certificate);
     let (store, context) = (Store::with_busybox(), Context::new(APP));
