@@ -13,7 +13,7 @@ use std::time::Duration;
 pub use reqwest;
 
 pub use crate::registry::origin::{display, is_loopback, same_origin};
-pub use crate::registry::retry::{Pace, RealPace, Tries, Wait, retry_after};
+pub use crate::registry::retry::{Pace, RealPace, Tell, Tries, Wait, Watched, retry_after};
 pub use crate::registry::words::{first_line, harmless};
 
 use reqwest::Url;

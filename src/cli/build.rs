@@ -63,7 +63,8 @@ pub struct BuildArgs {
     #[arg(long, help_heading = "Cache", value_name = "STAGE,…", value_delimiter = ',', action = ArgAction::Append)]
     pub no_cache_filter: Vec<String>,
     /// Know what another cache knows: type=registry,ref=NAME; type=local,src=DIR; type=s3,bucket=BUCKET,region=REGION; a
-    /// bare name is an image in a registry; may be given again, and is asked in this order
+    /// bare name is an image in a registry; timeout=30s waits longer than 10 s; may be given again, and is asked in this
+    /// order
     #[arg(long, help_heading = "Cache", value_name = "SPEC", action = ArgAction::Append)]
     pub cache_from: Vec<String>,
     /// Tell another cache what this build knows, like --cache-from (dest=DIR for src=DIR), or type=inline in the image

@@ -80,10 +80,6 @@ async fn recorded(
     let measured = options.metadata_file.is_some().then(|| Arc::new(Measured::new(recorder.listener())));
     let progress = measured.clone().map_or_else(|| recorder.listener(), |measured| measured as Arc<dyn Progress>);
     let registry = settings.registry(&progress)?;
-    let listener = progress.clone();
-    registry.listen(Box::new(move |text| {
-        listener.event(Event::Notice { vertex: VertexId::of_name("registry"), text });
-    }));
     let connectivity = settings.connectivity();
     let given = Given::of(&options.steps);
     let for_contexts = given.for_contexts(options.input.own_agent.clone());

@@ -11,7 +11,7 @@ use executor::network::NetworkSettings;
 use executor::source::Connectivity;
 use executor::source::given::Given;
 use oci::model::Platform;
-use oci::registry::{Client, Credential, Credentials};
+use oci::registry::{Client, Credential, Credentials, Tell};
 use solver::graph::VertexId;
 use solver::seam::{Event, Progress};
 use store::Store;
@@ -110,20 +110,18 @@ impl Settings {
 
     /// What a client for registries is told; what it has to tell goes to `progress`.
     pub fn client(&self, hosts: HostSources, progress: &Arc<dyn Progress>) -> oci::registry::Settings {
-        let (telling, reading) = (progress.clone(), progress.clone());
-        let vertex = VertexId::of_name("registries");
-        let tell = move |text: &str| telling.event(Event::Notice { vertex, text: text.to_owned() });
+        let (tell, telling) = (notices(progress), notices(progress));
         let read = move || {
             let (hosts, _) = hosts.read();
             for text in hosts.warnings() {
-                reading.event(Event::Notice { vertex, text: text.clone() });
+                telling(text);
             }
             hosts
         };
         oci::registry::Settings {
             credentials: self.credentials(),
             hosts: Some(Arc::new(read)),
-            tell: Arc::new(tell),
+            tell,
             offline: self.offline,
             ..Default::default()
         }
@@ -182,4 +180,10 @@ impl Settings {
         }
         Ok(worker)
     }
+}
+
+/// Who hears what clients of registries and of caches have to tell: which mirror served, and pauses with their reason.
+pub fn notices(progress: &Arc<dyn Progress>) -> Tell {
+    let (progress, vertex) = (progress.clone(), VertexId::of_name("registries"));
+    Arc::new(move |text: &str| progress.event(Event::Notice { vertex, text: text.to_owned() }))
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use oci::layer::{Codec, Compression};
 use oci::model::{Digest, Reference};
 use oci::registry::Secret;
+use store::remote::PATIENCE;
 use store::remote::s3::credentials::Files;
 use store::remote::s3::{S3Keys, S3Settings};
 
@@ -83,6 +84,8 @@ pub enum CachePlace {
 pub struct CacheFrom {
     /// Where it is.
     pub place: CachePlace,
+    /// `timeout=`: how long it may take for an answer, or for a transfer to move on.
+    pub patience: Duration,
 }
 
 impl CacheFrom {
@@ -91,7 +94,8 @@ impl CacheFrom {
         match self.place {
             CachePlace::S3(place) if place.names.len() > 1 => {
                 let one = |name: &String| S3Settings { names: vec![name.clone()], ..(*place).clone() };
-                place.names.iter().map(|name| Self { place: CachePlace::S3(Box::new(one(name))) }).collect()
+                let each = |name| Self { place: CachePlace::S3(Box::new(one(name))), ..self };
+                place.names.iter().map(each).collect()
             }
             _ => vec![self],
         }
@@ -112,6 +116,8 @@ pub enum CacheMode {
 pub struct CacheTo {
     /// Where it goes.
     pub place: CachePlace,
+    /// `timeout=`: how long it may take for an answer, or for a transfer to move on.
+    pub patience: Duration,
     /// `mode=`.
     pub mode: CacheMode,
     /// `compression=` and `compression-level=`: of layers that are no blobs yet.
@@ -140,8 +146,9 @@ pub fn from(text: &str, environment: &Environment) -> Result<CacheFrom, Failure>
         Kind::Local => given.local("src", "dest")?,
         Kind::S3 => given.s3(environment)?,
     };
+    let patience = given.patience(&place)?;
     given.end(&["type"])?;
-    Ok(CacheFrom { place })
+    Ok(CacheFrom { place, patience })
 }
 
 /// Understands one `--cache-to`.
@@ -167,6 +174,7 @@ pub fn to(text: &str, environment: &Environment) -> Result<CacheTo, Failure> {
         return Err(given.wrong("`digest` is for `--cache-from`").help("write `tag=NAME`, or leave it out"));
     }
     let to = CacheTo {
+        patience: given.patience(&place)?,
         mode: given.mode(&place)?,
         codec: given.codec()?,
         force_compression: given.switch("force-compression")?.unwrap_or(false),
@@ -340,7 +348,8 @@ impl Given {
             endpoint_url: self.endpoint()?,
             keys: self.s3_keys(environment)?,
             use_path_style: self.switch("use_path_style")?,
-            touch_refresh: self.touch_refresh()?,
+            // `0` touches always.
+            touch_refresh: self.time("touch_refresh", TOUCH_REFRESH)?,
             upload_parallelism: match parallelism {
                 None => UPLOAD_PARALLELISM,
                 Some(text) => {
@@ -355,9 +364,21 @@ impl Given {
         })))
     }
 
-    /// `24h`, `90m`, `30s`; `0` touches always.
-    fn touch_refresh(&mut self) -> Result<Duration, Failure> {
-        let Some(text) = self.take("touch_refresh") else { return Ok(TOUCH_REFRESH) };
+    /// How long a place on a network may take; a directory always answers.
+    fn patience(&mut self, place: &CachePlace) -> Result<Duration, Failure> {
+        if !matches!(place, CachePlace::Registry { .. } | CachePlace::S3(_)) {
+            return Ok(PATIENCE);
+        }
+        let patience = self.time("timeout", PATIENCE)?;
+        if patience.is_zero() {
+            return Err(self.wrong("`timeout` is no time to answer in").help("write `timeout=30s`"));
+        }
+        Ok(patience)
+    }
+
+    /// `24h`, `90m`, `30s`, `0`.
+    fn time(&mut self, key: &'static str, default: Duration) -> Result<Duration, Failure> {
+        let Some(text) = self.take(key) else { return Ok(default) };
         let parse = || {
             let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
             let seconds = match &text[digits.len()..] {
@@ -369,7 +390,7 @@ impl Given {
             };
             digits.parse::<u64>().ok()?.checked_mul(seconds).map(Duration::from_secs)
         };
-        parse().ok_or_else(|| self.wrong(format!("`touch_refresh={text}` is no time")).help("write `24h` or `90m`"))
+        parse().ok_or_else(|| self.wrong(format!("`{key}={text}` is no time")).help("write `24h`, `90m` or `30s`"))
     }
 
     fn endpoint(&mut self) -> Result<Option<String>, Failure> {

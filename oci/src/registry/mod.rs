@@ -54,7 +54,7 @@ pub use error::{CredentialsUsed, RegistryError, RequestName};
 pub use login::Login;
 pub use push::{PushBlob, PushImage, PushIndex};
 pub use resolve::Resolved;
-pub use retry::{Listener, Pace, RealPace};
+pub use retry::{Pace, RealPace, Tell, Watched};
 pub use route::ReadHosts;
 
 use crate::content::ContentStore;
@@ -76,8 +76,9 @@ pub struct Settings {
     pub token_servers: Vec<(String, String)>,
     /// Mirrors, certificates and more: read when the first image is asked for. `None`: there are no settings.
     pub hosts: Option<ReadHosts>,
-    /// Is told, once each, what a person should know: which mirror served, that none did.
-    pub tell: Arc<dyn Fn(&str) + Send + Sync>,
+    /// Is told what a person should know: once each, which mirror served and that none did; and of every pause that
+    /// somebody who watches will notice, with its reason: a registry that limits how often it is asked, for example.
+    pub tell: Tell,
     /// Certificates in PEM form, trusted beside the system's.
     pub ca_certificates: Vec<Vec<u8>>,
     /// Whether no connection may be made: then everything that needs one is [`RegistryError::Offline`].
@@ -92,6 +93,8 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Clock, chance and waiting.
     pub pace: Arc<dyn Pace>,
+    /// How long all pauses between the tries of one request may be together; `None`: as long as there are tries.
+    pub pauses_max: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -109,6 +112,7 @@ impl Default for Settings {
             chunk_bytes: upload::CHUNK_BYTES,
             idle_timeout: Duration::from_secs(60),
             pace: Arc::new(RealPace),
+            pauses_max: None,
         }
     }
 }
@@ -126,15 +130,13 @@ struct Shared {
     connections_per_host: usize,
     chunk_bytes: u64,
     pace: Arc<dyn Pace>,
-    /// The same, to be listened to.
-    heard: Arc<retry::Heard>,
     /// By registry as in image names.
     habits: Mutex<HashMap<String, upload::Habit>>,
     /// By endpoint; each is found out about once.
     sites: Mutex<HashMap<Endpoint, Arc<tokio::sync::OnceCell<Arc<Site>>>>>,
     /// Mirrors that are not asked again.
     lost_mirrors: Mutex<HashSet<Endpoint>>,
-    tell: Arc<dyn Fn(&str) + Send + Sync>,
+    tell: Tell,
     told: Mutex<HashSet<String>>,
 }
 
@@ -145,15 +147,14 @@ impl Client {
     /// [`RegistryError::Setup`] for certificates that are none.
     pub fn new(settings: Settings) -> Result<Self, RegistryError> {
         let wire = Wire::new(&settings)?;
-        let heard = Arc::new(retry::Heard::new(settings.pace));
+        let pace = Watched::new(settings.pace, settings.tell.clone(), settings.pauses_max);
         Ok(Self {
             shared: Arc::new(Shared {
                 wire,
                 credentials: settings.credentials,
                 connections_per_host: settings.connections_per_host.max(1),
                 chunk_bytes: settings.chunk_bytes.max(1),
-                pace: heard.clone(),
-                heard,
+                pace: Arc::new(pace),
                 habits: Mutex::default(),
                 sites: Mutex::default(),
                 lost_mirrors: Mutex::default(),
@@ -161,12 +162,6 @@ impl Client {
                 told: Mutex::default(),
             }),
         })
-    }
-
-    /// Says who hears of pauses, with their reason, that somebody who watches will notice: a registry that limits how
-    /// often it is asked, for example. The first who says so stays.
-    pub fn listen(&self, listener: Listener) {
-        self.shared.heard.listen(listener);
     }
 
     /// Finds the image that `reference` means on `platform`. Manifest, index and config are verified and stored in

@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::hash::{BuildHasher as _, Hasher as _};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::error::RegistryError;
@@ -36,6 +36,11 @@ pub trait Pace: Send + Sync + 'static {
 
     /// Waits.
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+
+    /// How long all pauses between the tries of one request may be together; `None`: as long as there are tries.
+    fn pauses_max(&self) -> Option<Duration> {
+        None
+    }
 
     /// Hears of a pause that somebody who watches will notice, before it begins, and why it is made.
     fn waits(&self, why: &str, pause: Duration) {
@@ -67,12 +72,13 @@ impl Pace for RealPace {
 pub struct Tries<'a> {
     pace: &'a dyn Pace,
     failed: u32,
+    paused: Duration,
 }
 
 impl<'a> Tries<'a> {
     /// None so far.
     pub fn new(pace: &'a dyn Pace) -> Self {
-        Self { pace, failed: 0 }
+        Self { pace, failed: 0, paused: Duration::ZERO }
     }
 
     /// How many have failed.
@@ -82,7 +88,7 @@ impl<'a> Tries<'a> {
 
     /// Something was achieved: what comes is a new request.
     pub fn progressed(&mut self) {
-        self.failed = 0;
+        (self.failed, self.paused) = (0, Duration::ZERO);
     }
 
     /// Counts a failure and waits for the next try; `false` when there is none.
@@ -95,6 +101,10 @@ impl<'a> Tries<'a> {
         self.failed += 1;
         let Some(wait) = wait.filter(|wait| self.failed <= wait.retries_max) else { return false };
         let pause = wait.pause(self.failed, self.pace.chance());
+        if self.pace.pauses_max().is_some_and(|most| self.paused + pause > most) {
+            return false;
+        }
+        self.paused += pause;
         tracing::info!(retry = self.failed, pause_seconds = pause.as_secs_f64(), "trying again");
         if pause >= SAID_FROM
             && let Some(why) = why()
@@ -187,27 +197,24 @@ impl Wait {
     }
 }
 
-/// A [`Pace`] with somebody who listens.
-pub(super) struct Heard {
-    pace: Arc<dyn Pace>,
-    listener: OnceLock<Listener>,
-}
-
 /// Hears a line for the user.
-pub type Listener = Box<dyn Fn(String) + Send + Sync>;
+pub type Tell = Arc<dyn Fn(&str) + Send + Sync>;
 
-impl Heard {
-    pub(super) fn new(pace: Arc<dyn Pace>) -> Self {
-        Self { pace, listener: OnceLock::new() }
-    }
+/// A [`Pace`] for somebody who watches, and whose patience may have an end.
+pub struct Watched {
+    pace: Arc<dyn Pace>,
+    tell: Tell,
+    pauses_max: Option<Duration>,
+}
 
-    /// The first who listens stays.
-    pub(super) fn listen(&self, listener: Listener) {
-        self.listener.get_or_init(|| listener);
+impl Watched {
+    /// The same pace; `tell` hears of pauses that will be noticed, and of what is asked again only so long.
+    pub fn new(pace: Arc<dyn Pace>, tell: Tell, pauses_max: Option<Duration>) -> Self {
+        Self { pace, tell, pauses_max }
     }
 }
 
-impl Pace for Heard {
+impl Pace for Watched {
     fn now(&self) -> jiff::Timestamp {
         self.pace.now()
     }
@@ -220,11 +227,13 @@ impl Pace for Heard {
         self.pace.sleep(duration)
     }
 
+    fn pauses_max(&self) -> Option<Duration> {
+        self.pauses_max.or_else(|| self.pace.pauses_max())
+    }
+
     fn waits(&self, why: &str, pause: Duration) {
         self.pace.waits(why, pause);
-        if let Some(listener) = self.listener.get() {
-            listener(format!("waiting {} s: {why}", pause.as_secs()));
-        }
+        (self.tell)(&format!("waiting {} s: {why}", pause.as_secs()));
     }
 }
 
@@ -286,6 +295,49 @@ mod tests {
         assert_eq!(asked(7).pause(1, 0.0), Duration::from_secs(7));
         assert_eq!(asked(36_000).pause(1, 0.0), RETRY_AFTER_MAX);
         assert_eq!(asked(0).pause(1, 0.0), Duration::from_millis(250), "zero is no licence to hammer");
+    }
+
+    /// Stands still, and nobody waits for it.
+    struct Still;
+
+    impl Pace for Still {
+        fn now(&self) -> jiff::Timestamp {
+            jiff::Timestamp::UNIX_EPOCH
+        }
+
+        fn chance(&self) -> f64 {
+            0.0
+        }
+
+        fn sleep(&self, _duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_is_tried_as_long_as_its_pauses_may_be_and_who_watches_hears_of_long_ones() {
+        let check = async |pauses_max: Option<u64>, retry_after: Option<u64>, retries: u32, heard: usize| {
+            let lines = Arc::new(std::sync::Mutex::new(Vec::new()));
+            let kept = lines.clone();
+            let tell: Tell = Arc::new(move |line| kept.lock().unwrap().push(line.to_owned()));
+            let pace = Watched::new(Arc::new(Still), tell, pauses_max.map(Duration::from_secs));
+            let mut tries = Tries::new(&pace);
+            let wait = Some(Wait::transient(retry_after.map(Duration::from_secs)));
+            while tries.again_after(wait, || Some("why".into())).await {}
+            assert_eq!(tries.failed() - 1, retries, "{pauses_max:?}, {retry_after:?}");
+            let lines = lines.lock().unwrap();
+            assert_eq!(lines.len(), heard, "{lines:?}");
+            assert!(lines.iter().all(|line| line.starts_with("waiting ") && line.ends_with(" s: why")), "{lines:?}");
+        };
+        // Pauses of a quarter, half, one, two and four seconds.
+        check(None, None, 5, 1).await;
+        check(Some(60), None, 5, 1).await;
+        check(Some(4), None, 4, 0).await;
+        check(Some(1), None, 2, 0).await;
+        check(Some(0), None, 0, 0).await;
+        check(None, Some(20), 5, 5).await;
+        check(Some(50), Some(20), 2, 2).await;
+        check(Some(10), Some(20), 0, 0).await;
     }
 
     #[test]

@@ -261,10 +261,11 @@ async fn long_pauses_are_said_with_their_reason() {
     registry.fault("GET", "/blobs/", 1, |_, answer| {
         *answer = Response::error(429, "TOOMANYREQUESTS", "slow down").with("Retry-After", "17");
     });
-    let (client, _) = client(|_| {});
     let heard: Arc<Mutex<Vec<String>>> = Arc::default();
     let kept = heard.clone();
-    client.listen(Box::new(move |line| kept.lock().unwrap().push(line)));
+    let (client, _) = client(|settings| {
+        settings.tell = Arc::new(move |line| kept.lock().unwrap().push(line.to_owned()));
+    });
     fetch(&client, &name(&registry, "app:1"), &image).await.unwrap();
     let heard = heard.lock().unwrap().clone();
     let [line] = &heard[..] else { panic!("{heard:?}") };

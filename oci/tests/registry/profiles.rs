@@ -14,7 +14,17 @@ fn hosted(profile: Profile) -> (Hosted, Client, Arc<TestPace>) {
 }
 
 fn client_for(hosted: &Hosted, user: Option<&str>) -> (Client, Arc<TestPace>) {
+    client_telling(hosted, user, |_| {})
+}
+
+/// The same; `tell` hears what a person should know.
+fn client_telling(
+    hosted: &Hosted,
+    user: Option<&str>,
+    tell: impl Fn(&str) + Send + Sync + 'static,
+) -> (Client, Arc<TestPace>) {
     client(|settings| {
+        settings.tell = Arc::new(tell);
         if let Some(user) = user {
             let credential = Credential::Password { username: user.into(), password: Secret::new(PASSWORD) };
             settings.credentials = Credentials::none().with(&hosted.registry.host(), credential);
@@ -152,13 +162,14 @@ async fn a_tag_that_cannot_change_may_stay_what_it_is() {
 
 #[tokio::test]
 async fn the_limit_of_docker_hub_is_waited_out_and_said() {
-    let (hosted, client, pace) = hosted(Profile::Hub);
+    let (hosted, ..) = hosted(Profile::Hub);
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let kept = heard.clone();
+    let tell = move |line: &str| kept.lock().unwrap().push(line.to_owned());
+    let (client, pace) = client_telling(&hosted, Some(Profile::Hub.user()), tell);
     let image = Image::new("a");
     image.serve(&hosted.registry, "library/debian", "12");
     hosted.limit_pulls(1, 20);
-    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
-    let kept = heard.clone();
-    client.listen(Box::new(move |line| kept.lock().unwrap().push(line)));
     let reference = name(&hosted.registry, "library/debian:12");
     resolve(&client, &reference).await.unwrap();
     assert_eq!(pace.slept(), [Duration::from_secs(20)]);

@@ -16,7 +16,7 @@ use oci::registry::Client;
 use solver::graph::VertexId;
 use solver::key::Key;
 use solver::seam::{Event, Progress, ResultId, Stream};
-use store::remote::{Answer, Book, PATIENCE, RegistryCache, RemoteError, Supplier, fetch_steadily, read, within};
+use store::remote::{Answer, Book, RegistryCache, RemoteError, Supplier, fetch_steadily, read, within};
 use store::{Blobs, Store, StoreError};
 use tokio::sync::OnceCell;
 
@@ -165,7 +165,7 @@ impl Imports {
         let tell = |event| self.watch.event(event);
         tell(Event::Declared { vertex, name, inputs: Vec::new() });
         tell(Event::Started(vertex));
-        let text = match within(PATIENCE, "read", &**remote, read(&**remote, &self.store)).await {
+        let text = match within(remote.patience(), "read", &**remote, read(&**remote, &self.store)).await {
             Ok(Some((book, refused))) => {
                 if let Some(line) = refused.line() {
                     tell(Event::Notice { vertex, text: format!("parts of the cache `{place}` are refused: {line}") });

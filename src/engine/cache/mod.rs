@@ -14,14 +14,16 @@ mod steps;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use executor::Worker;
 use executor::waiting::Waiting;
+use oci::http::{RealPace, Watched};
 use oci::model::Reference;
 use solver::key::Key;
 use solver::seam::{CacheStore, KeyKind, Progress, Record, ResultId};
 use store::remote::s3::S3;
-use store::remote::{LocalCache, PATIENCE, RegistryCache, Remote};
+use store::remote::{LocalCache, RegistryCache, Remote};
 use store::{Flight, Store, StoreError};
 
 pub use export::{Exports, inline};
@@ -31,6 +33,7 @@ pub use steps::Steps;
 pub use watch::Watch;
 
 use super::export::Ahead;
+use super::settings::notices;
 use super::{Failure, Settings, words};
 use crate::hosts::HostSources;
 use crate::options::BuildOptions;
@@ -48,13 +51,14 @@ pub struct Place {
 }
 
 impl Place {
-    /// Opens a place; makes no connection. `None`: there is no way to it, because the build is offline, or it is the
-    /// image itself.
+    /// Opens a place that may take so long for an answer; makes no connection. `None`: there is no way to it, because the
+    /// build is offline, or it is the image itself.
     ///
     /// # Errors
     /// When it cannot be one.
     pub fn open(
         place: &CachePlace,
+        patience: Duration,
         settings: &Settings,
         store: &Store,
         progress: &Arc<dyn Progress>,
@@ -63,8 +67,9 @@ impl Place {
             CachePlace::Inline => Ok(None),
             CachePlace::Registry { .. } | CachePlace::S3(_) if settings.offline => Ok(None),
             CachePlace::Registry { name, insecure } => {
-                let client = client(settings, insecure.then(|| name.registry()), progress)?;
-                let remote = Arc::new(RegistryCache::new(client, name.clone(), store.clone()));
+                let client = client(settings, insecure.then(|| name.registry()), patience, progress)?;
+                let cache = RegistryCache::new(client, name.clone(), store.clone());
+                let remote = Arc::new(cache.with_patience(patience));
                 Ok(Some(Self { remote, name: Some(name.clone()), kind: "registry" }))
             }
             CachePlace::Local { path, tag, digest } => {
@@ -72,7 +77,9 @@ impl Place {
                 Ok(Some(Self { remote, name: None, kind: "local" }))
             }
             CachePlace::S3(place) => {
-                let remote = Arc::new(S3::new(place).map_err(|error| Failure::from_error(&error))?);
+                let pace = Watched::new(Arc::new(RealPace), notices(progress), Some(patience));
+                let remote = S3::new(place, patience, Arc::new(pace)).map_err(|error| Failure::from_error(&error))?;
+                let remote = Arc::new(remote);
                 Ok(Some(Self { remote, name: None, kind: "s3" }))
             }
         }
@@ -103,13 +110,13 @@ impl Remotes {
     ) -> Result<Self, Failure> {
         let (mut from, mut to, mut out_of_reach) = (Vec::new(), Vec::new(), false);
         for cache in &options.cache_from {
-            match Place::open(&cache.place, settings, store, progress)? {
+            match Place::open(&cache.place, cache.patience, settings, store, progress)? {
                 Some(place) => from.push(place),
                 None => out_of_reach = true,
             }
         }
         for cache in options.cache_to.iter().filter(|cache| cache.place != CachePlace::Inline) {
-            match Place::open(&cache.place, settings, store, progress)? {
+            match Place::open(&cache.place, cache.patience, settings, store, progress)? {
                 Some(place) => to.push((cache.clone(), place)),
                 None => out_of_reach = true,
             }
@@ -156,15 +163,21 @@ impl Remotes {
     }
 }
 
-/// A client that is sooner out of patience than one for images: what it would bring can be made.
+/// A client that is sooner out of patience than one for images: what it would bring can be made. It asks again only as
+/// long as somebody waits, so that the registry's own words are what is told.
 fn client(
     settings: &Settings,
     insecure: Option<&str>,
+    patience: Duration,
     progress: &Arc<dyn Progress>,
 ) -> Result<oci::registry::Client, Failure> {
     let hosts = settings.registries.hosts.clone();
     let hosts = insecure.into_iter().fold(hosts, HostSources::with_insecure);
-    let settings = oci::registry::Settings { idle_timeout: PATIENCE, ..settings.client(hosts, progress) };
+    let settings = oci::registry::Settings {
+        idle_timeout: patience,
+        pauses_max: Some(patience),
+        ..settings.client(hosts, progress)
+    };
     oci::registry::Client::new(settings).map_err(|error| words::registry(&error))
 }
 

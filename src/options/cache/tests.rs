@@ -37,6 +37,7 @@ fn places_to_read_from_are_understood() {
 fn what_goes_out_is_understood() {
     let usual = |place: CachePlace| CacheTo {
         place,
+        patience: PATIENCE,
         mode: CacheMode::Min,
         codec: Codec::new(Compression::Gzip),
         force_compression: false,
@@ -59,8 +60,23 @@ fn what_goes_out_is_understood() {
         "type=local,dest=c,compression=zstd,compression-level=19,force-compression=TRUE,ignore-error=true",
         CacheTo { codec: zstd, force_compression: true, ignore_error: Some(true), ..usual(local("c", "latest")) },
     );
+    let patience = Duration::from_secs(120);
+    check("type=registry,ref=a,timeout=2m", CacheTo { patience, ..usual(registry("a")) });
     let plain = Codec::new(Compression::None);
     check("type=local,dest=c,compression=uncompressed", CacheTo { codec: plain, ..usual(local("c", "latest")) });
+}
+
+#[test]
+fn patience_is_ten_seconds_unless_a_place_is_given_another() {
+    let check = |text: &str, seconds: u64| {
+        let each = from(text, &environment(&[])).expect(text).each();
+        assert!(each.iter().all(|one| one.patience.as_secs() == seconds), "{text}: {each:?}");
+    };
+    check("a", 10);
+    check("type=registry,ref=a,timeout=3s", 3);
+    check("type=registry,ref=a,timeout=1h", 3600);
+    check("type=s3,bucket=b,region=r,name=x;y,timeout=1m", 60);
+    check("type=local,src=a", 10);
 }
 
 #[test]
@@ -199,6 +215,9 @@ fn what_is_no_cache_is_refused_with_advice_and_without_secrets() {
     check("type=s3,bucket=b,region=r,endpoint_url=h:1", "is no address");
     check("type=s3,bucket=b,region=r,touch_refresh=soon", "is no time");
     check("type=s3,bucket=b,region=r,touch_refresh=-1h", "is no time");
+    check("type=s3,bucket=b,region=r,timeout=0", "no time to answer in");
+    check("type=registry,ref=a,timeout=10", "`timeout=10` is no time / write `24h`, `90m` or `30s`");
+    check("type=local,src=a,dest=a,timeout=10s", "is not for");
     check("type=s3,bucket=b,region=r,upload_parallelism=0", "no number from 1 to 64");
     check("type=s3,bucket=b,region=r,secret_access_key=hush,access_key_id=hush,x=y", "`x` is not supported");
 }

@@ -1,5 +1,7 @@
 //! What can go wrong with a remote cache. None of it fails a build by itself: the engine makes a line of it.
 
+use std::time::Duration;
+
 use oci::content::ContentError;
 use oci::model::Digest;
 
@@ -29,14 +31,14 @@ pub enum RemoteError {
         reason: String,
     },
     /// It was given more time than a cache is worth.
-    #[error("the cache `{place}` took longer than {seconds} s to be {act}")]
+    #[error("the cache `{place}` took longer than {} s to be {act}", patience.as_secs_f32())]
     Slow {
         /// What was tried: `read`, `written to`.
         act: &'static str,
         /// Which one, without credentials.
         place: String,
-        /// The patience that it exhausted, in seconds.
-        seconds: u64,
+        /// The patience that it exhausted.
+        patience: Duration,
     },
     /// A document is longer than what is read.
     #[error("the {what} of the cache `{place}` has more than {most} bytes")]

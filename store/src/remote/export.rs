@@ -17,8 +17,8 @@ use solver::seam::{KeyKind, ResultId};
 
 use super::document::Document;
 use super::format::{Cache, CachedLayer, CachedRecord, CachedTar, MANIFEST_MAX_BYTES};
-use super::patience::time_to_send;
-use super::{PATIENCE, Remote, RemoteError, Supplier, within};
+use super::patience::{time_to_send, times};
+use super::{Remote, RemoteError, Supplier, within};
 use crate::layers::imported_id;
 use crate::{Layer, Made, Store, StoreError};
 
@@ -239,7 +239,7 @@ pub async fn send(
         let reason = format!("its manifest would have {size} bytes, and registries take {MANIFEST_MAX_BYTES}");
         return Err(RemoteError::Refused { act: "written to", place: place.place(), reason });
     }
-    let there = within(PATIENCE, "read", place, place.manifest(MANIFEST_MAX_BYTES)).await?;
+    let there = within(place.patience(), "read", place, place.manifest(MANIFEST_MAX_BYTES)).await?;
     if there.as_ref() == Some(&document.manifest) {
         return Ok(Sent { unchanged: true, ..Sent::default() });
     }
@@ -251,19 +251,20 @@ pub async fn send(
     let missing = missing(place, &blobs).await?;
     let sends = missing.iter().map(|&blob| async move {
         heard(blob, false);
-        let sent = within(time_to_send(blob), "written to", place, send_one(place, store, blob, supplier)).await;
+        let time = time_to_send(blob, place.patience());
+        let sent = within(time, "written to", place, send_one(place, store, blob, supplier)).await;
         heard(blob, true);
         sent
     });
     stream::iter(sends).buffer_unordered(parallel.max(1)).try_collect::<()>().await?;
-    within(3 * PATIENCE, "written to", place, place.set_manifest(&document.manifest)).await?;
+    within(times(place.patience(), 3), "written to", place, place.set_manifest(&document.manifest)).await?;
     Ok(Sent { blobs: missing.len(), bytes: missing.iter().map(|blob| blob.size).sum(), unchanged: false })
 }
 
 async fn missing<'a>(place: &dyn Remote, blobs: &[&'a Descriptor]) -> Result<Vec<&'a Descriptor>, RemoteError> {
     let owned: Vec<Descriptor> = blobs.iter().map(|&blob| blob.clone()).collect();
     // Dozens of small questions, several at a time.
-    let patience = PATIENCE + PATIENCE * u32::try_from(owned.len() / 32).unwrap_or(u32::MAX);
+    let patience = times(place.patience(), 1 + owned.len() as u64 / 32);
     let has = within(patience, "read", place, place.has(&owned)).await?;
     Ok(blobs.iter().zip(has).filter(|(_, has)| !has).map(|(&blob, _)| blob).collect())
 }

@@ -24,6 +24,7 @@ pub(crate) mod memory;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use oci::model::Descriptor;
 
@@ -45,6 +46,11 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + S
 pub trait Remote: Send + Sync {
     /// For messages: `registry.example/app:cache`, `./cache`, `s3://bucket/prefix`; never credentials.
     fn place(&self) -> String;
+
+    /// How long it may take for an answer, or for a transfer to move on.
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
 
     /// The bytes of the manifest of that name, at most `most` bytes; `None`: there is none.
     ///

@@ -12,10 +12,16 @@ use oci::model::Descriptor;
 use super::{Remote, RemoteError};
 use crate::Blobs;
 
-/// For an answer that fits into memory, and for a transfer to move on.
+/// For an answer that fits into memory, and for a transfer to move on, unless the user says another time.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// What must come in that time: a connection by modem did.
+/// What must come in that time, and in proportion in another: a connection by modem did.
 const STEADY_BYTES: u64 = 32 << 10;
+
+/// What must come in that time.
+fn steady_bytes(patience: Duration) -> u64 {
+    let share = patience.as_millis().saturating_mul(u128::from(STEADY_BYTES)) / PATIENCE.as_millis();
+    u64::try_from(share).unwrap_or(u64::MAX).max(1)
+}
 
 /// What `exchange` gives, if that is soon enough. `act` is `read` or `written to`.
 pub async fn within<T>(
@@ -26,13 +32,18 @@ pub async fn within<T>(
 ) -> Result<T, RemoteError> {
     match tokio::time::timeout(patience, exchange).await {
         Ok(given) => given,
-        Err(_) => Err(RemoteError::Slow { act, place: place.place(), seconds: patience.as_secs() }),
+        Err(_) => Err(RemoteError::Slow { act, place: place.place(), patience }),
     }
 }
 
-/// Time for a blob to be sent: nothing tells how far it is.
-pub(crate) fn time_to_send(blob: &Descriptor) -> Duration {
-    3 * PATIENCE + PATIENCE * u32::try_from(blob.size / STEADY_BYTES).unwrap_or(u32::MAX)
+/// Time for a blob to be sent to a place of that patience: nothing tells how far it is.
+pub(crate) fn time_to_send(blob: &Descriptor, patience: Duration) -> Duration {
+    times(patience, 3 + blob.size / steady_bytes(patience))
+}
+
+/// So many times that time.
+pub(crate) fn times(patience: Duration, count: u64) -> Duration {
+    patience.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// [`Remote::fetch`] that ends when nothing much comes any more.
@@ -47,18 +58,19 @@ pub async fn fetch_steadily(
         most.fetch_max(bytes, Ordering::Relaxed);
         heard(bytes);
     };
+    let patience = place.patience();
     let mut fetching = place.fetch(blob, into, &hear);
     let mut before = 0;
     loop {
         tokio::select! {
             biased;
             fetched = &mut fetching => return fetched,
-            () = tokio::time::sleep(PATIENCE) => {}
+            () = tokio::time::sleep(patience) => {}
         }
         let now = most.load(Ordering::Relaxed);
         // Once all is there, what is left is the disk's business.
-        if now < blob.size && now - before < STEADY_BYTES {
-            return Err(RemoteError::Slow { act: "read", place: place.place(), seconds: PATIENCE.as_secs() });
+        if now < blob.size && now - before < steady_bytes(patience) {
+            return Err(RemoteError::Slow { act: "read", place: place.place(), patience });
         }
         before = now;
     }

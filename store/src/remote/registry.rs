@@ -3,12 +3,14 @@
 //! The manifest stands under the name, the blobs in its repository; those that a neighbour of it has are mounted from
 //! there. Deliberately absent: the protocol ([`oci::registry`]).
 
+use std::time::Duration;
+
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use oci::content::ContentError;
 use oci::model::{Descriptor, Reference, media_type};
 use oci::registry::{Client, PushBlob, RegistryError};
 
-use super::{Answer, Remote, RemoteError};
+use super::{Answer, PATIENCE, Remote, RemoteError};
 use crate::{Blobs, Store};
 
 /// Questions at a time; the client bounds connections itself.
@@ -21,12 +23,19 @@ pub struct RegistryCache {
     name: Reference,
     /// Knows where blobs came from, and learns where they are.
     store: Store,
+    patience: Duration,
 }
 
 impl RegistryCache {
     /// The cache of that name.
     pub fn new(client: Client, name: Reference, store: Store) -> Self {
-        Self { client, name, store }
+        Self { client, name, store, patience: PATIENCE }
+    }
+
+    /// The same, for which somebody waits so long.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     fn error(&self, act: &'static str) -> impl FnOnce(RegistryError) -> RemoteError {
@@ -42,6 +51,10 @@ impl RegistryCache {
 impl Remote for RegistryCache {
     fn place(&self) -> String {
         self.name.familiar()
+    }
+
+    fn patience(&self) -> Duration {
+        self.patience
     }
 
     fn manifest(&self, most: u64) -> Answer<'_, Option<Vec<u8>>> {

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use oci::http::reqwest::{Method, Url};
-use oci::http::{Clients, Pace, RealPace, USER_AGENT, first_line};
+use oci::http::{Clients, Pace, USER_AGENT, first_line};
 use oci::model::Descriptor;
 use oci::registry::Secret;
 use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
@@ -36,8 +36,9 @@ use super::{Answer, Remote, RemoteError};
 use crate::Blobs;
 use request::{Act, Request, Trouble};
 
-/// How long nothing may move.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Nothing may move for so many times the patience of whoever waits: what is read is bounded by that anyway, and a server
+/// may take its time over what it was sent.
+const IDLE_FACTOR: u32 = 3;
 /// For how long an address is signed: a request has to begin within it, and clocks differ.
 const SIGNED_FOR: Duration = Duration::from_secs(15 * 60);
 /// Questions at the same time, whether blobs are there.
@@ -103,20 +104,26 @@ struct Shared {
     clients: Clients,
     uploads: Semaphore,
     touch_refresh: Duration,
+    patience: Duration,
     idle: Duration,
     pace: Arc<dyn Pace>,
 }
 
 impl S3 {
-    /// A cache in that bucket.
+    /// A cache in that bucket, for which somebody waits so long.
     ///
     /// # Errors
     /// [`RemoteError::Refused`] for a bucket, an endpoint or names that make no addresses.
-    pub fn new(settings: &S3Settings) -> Result<Self, RemoteError> {
-        Self::with(settings, IDLE_TIMEOUT, Arc::new(RealPace))
+    pub fn new(settings: &S3Settings, patience: Duration, pace: Arc<dyn Pace>) -> Result<Self, RemoteError> {
+        Self::with(settings, patience, patience.saturating_mul(IDLE_FACTOR), pace)
     }
 
-    fn with(settings: &S3Settings, idle: Duration, pace: Arc<dyn Pace>) -> Result<Self, RemoteError> {
+    fn with(
+        settings: &S3Settings,
+        patience: Duration,
+        idle: Duration,
+        pace: Arc<dyn Pace>,
+    ) -> Result<Self, RemoteError> {
         let S3Settings { bucket: name, region, prefix, .. } = settings;
         let place = format!("s3://{name}/{prefix}");
         let refused = |reason: String| RemoteError::Refused { act: "opened", place: place.clone(), reason };
@@ -155,6 +162,7 @@ impl S3 {
             clients,
             uploads: Semaphore::new(settings.upload_parallelism.max(1)),
             touch_refresh: settings.touch_refresh,
+            patience,
             idle,
             pace,
         });
@@ -259,6 +267,10 @@ fn aws(region: &str) -> String {
 impl Remote for S3 {
     fn place(&self) -> String {
         self.place.clone()
+    }
+
+    fn patience(&self) -> Duration {
+        self.shared.patience
     }
 
     fn manifest(&self, most: u64) -> Answer<'_, Option<Vec<u8>>> {

@@ -214,7 +214,7 @@ impl Trouble {
             Self::Transport { source, .. } | Self::Certificate(source) => {
                 RemoteError::Unreachable { act: doing, place, source }
             }
-            Self::Idle(idle) => RemoteError::Slow { act: done, place, seconds: idle.as_secs() },
+            Self::Idle(idle) => RemoteError::Slow { act: done, place, patience: idle },
             Self::TooLarge => refused("it answered with more than makes sense".to_owned()),
             Self::Protocol(reason) => refused(reason),
             Self::Status { status, code, words, .. } => {

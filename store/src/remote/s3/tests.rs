@@ -71,7 +71,7 @@ impl Bench {
 
     /// Whose patience a server that answers may wear out, on a machine that is busy with something else.
     fn place_with(&self, patience: Duration, settings: &S3Settings) -> S3 {
-        S3::with(settings, patience, self.pace.clone()).unwrap()
+        S3::with(settings, PATIENCE, patience, self.pace.clone()).unwrap()
     }
 }
 
@@ -349,7 +349,7 @@ async fn an_old_blob_is_touched_and_sent_again_where_that_cannot_be() {
 #[test]
 fn addresses_are_those_of_the_bucket() {
     let key = |settings: &S3Settings| {
-        let place = S3::new(settings).map_err(|error| error.to_string())?;
+        let place = S3::new(settings, PATIENCE, Arc::new(Hurry::default())).map_err(|error| error.to_string())?;
         Ok::<_, String>(place.shared.bucket.object_url(&place.manifests[0]).to_string())
     };
     let aws = S3Settings { endpoint_url: None, prefix: String::new(), ..settings("") };
