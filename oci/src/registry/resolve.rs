@@ -20,7 +20,7 @@ use super::route::Place;
 use super::transport::{Answer, Outgoing, Payload};
 use crate::content::{ContentError, ContentStore, read_bytes};
 use crate::hosts::Act;
-use crate::image::{available, choose};
+use crate::image::{NESTING_MAX, available, choose};
 use crate::json;
 use crate::model::{Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media_type};
 
@@ -106,26 +106,29 @@ impl Shared {
     ) -> Result<Resolved, RegistryError> {
         let image = &place.image;
         let wanted = Wanted { place, image, into };
-        let top = match image.digest() {
+        let mut document = match image.digest() {
             Some(digest) => self.document(wanted, digest, None).await?,
             None => self.tagged(wanted).await?,
         };
-        let (document, index) = match top.content {
-            Content::Manifest(_) => (top, None),
-            Content::Index(index) => {
-                let chosen = choose(&index, platform).ok_or_else(|| no_platform(image, platform, available(&index)))?;
-                let document = self.document(wanted, chosen.digest, Some(chosen)).await?;
-                (document, Some(top.descriptor))
-            }
-        };
+        // An index has the say about platforms; where none has said anything, the config has.
+        let (mut index, mut is_said, mut nesting_left) = (None, false, NESTING_MAX);
+        while let Content::Index(entries) = &document.content {
+            let Some(left) = nesting_left.checked_sub(1) else {
+                return Err(malformed("index", &document.descriptor, "indexes are nested too deep"));
+            };
+            nesting_left = left;
+            let chosen = choose(entries, platform).ok_or_else(|| no_platform(image, platform, available(entries)))?;
+            is_said |= chosen.platform.is_some();
+            let next = self.document(wanted, chosen.digest, Some(chosen)).await?;
+            index = index.or(Some(std::mem::replace(&mut document, next).descriptor));
+        }
         let Content::Manifest(manifest) = &document.content else {
             return Err(malformed("index", &document.descriptor, "it names an index where an image should be"));
         };
         let config_bytes = self.config(wanted, manifest).await?;
         let config = read_config(manifest, &config_bytes)?;
-        // An index has the say about platforms; without one the config has.
         let own = Platform::normalised(&config.os, &config.architecture, &config.variant);
-        if index.is_none() && !config.os.is_empty() && !config.architecture.is_empty() && !own.serves(platform) {
+        if !is_said && !config.os.is_empty() && !config.architecture.is_empty() && !own.serves(platform) {
             return Err(no_platform(image, platform, vec![own]));
         }
         Ok(Resolved { manifest: document.descriptor, manifest_bytes: document.bytes, config_bytes, index })
@@ -369,7 +372,7 @@ fn lenient(mut index: Value) -> Value {
     if let Some(Value::Array(entries)) = index.get_mut("manifests") {
         entries.retain(|entry| {
             let media_type = entry.get("mediaType").and_then(Value::as_str);
-            media_type.and_then(Kind::of) == Some(Kind::Manifest)
+            media_type.and_then(Kind::of).is_some()
         });
     }
     index

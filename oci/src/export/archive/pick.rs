@@ -10,11 +10,8 @@ use super::{copy_blob, small};
 use crate::content::{ContentError, ContentStore, put_bytes};
 use crate::export::error::ExportError;
 use crate::export::{INDEX_FILE, LAYOUT_FILE, REF_NAME};
-use crate::image::{Document, ImageError, available, choose, read_document};
+use crate::image::{Document, ImageError, NESTING_MAX, available, choose, read_document};
 use crate::model::{Descriptor, Platform, media_type};
-
-/// Indexes in indexes.
-const NESTING_MAX: usize = 4;
 
 /// The entries of a layout's `index.json`, each with its name there.
 ///
@@ -61,12 +58,7 @@ pub fn bring_one(
                 return Err(ImageError::NoImage { digest: current.digest, media_type }.into());
             }
             Document::Index(index) => {
-                let is_index = |entry: &&Descriptor| {
-                    entry.platform.is_none()
-                        && matches!(entry.media_type.as_str(), media_type::OCI_INDEX | media_type::DOCKER_INDEX)
-                };
-                let chosen = choose(&index, wanted).or_else(|| index.manifests.iter().find(is_index));
-                let Some(chosen) = chosen else {
+                let Some(chosen) = choose(&index, wanted) else {
                     let (digest, wanted) = (current.digest, Box::new(wanted.clone()));
                     return Err(ImageError::NoPlatform { digest, wanted, available: available(&index) }.into());
                 };
