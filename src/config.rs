@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use executor::isolation::Wanted;
 use executor::network::{Driver, Pool};
+use oci::layer::Bounds;
 use solver::op::NetworkMode;
 
 pub use file::ConfigFile;
@@ -107,6 +108,10 @@ pub struct Config {
     pub offline: Setting<bool>,
     /// Whether images may have layers that must not be distributed.
     pub foreign_layers: Setting<bool>,
+    /// Bytes that anything compressed may unpack to, however small it is.
+    pub unpack_max_bytes: Setting<u64>,
+    /// Entries of one layer or archive.
+    pub unpack_max_entries: Setting<u64>,
     /// `--allow` of every build; its own are added to them.
     pub allow: Setting<Vec<String>>,
     /// `--secret` of every build, as written; its own stand above them.
@@ -252,6 +257,9 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         system.offline,
     ]);
     let foreign_layers = first([user.foreign_layers, system.foreign_layers]);
+    let unpack_max_bytes = first([user.unpack_max_bytes, system.unpack_max_bytes]);
+    let unpack_max_entries = first([user.unpack_max_entries, system.unpack_max_entries])
+        .map(|Setting { value, source }| Setting { value: value as u64, source });
     let platform = environment.text("DOCKER_DEFAULT_PLATFORM");
     let platform = first([flag("--platform", flags.platform), variable("DOCKER_DEFAULT_PLATFORM", platform)]);
     let history_keep = first([user.history_keep, system.history_keep]).unwrap_or(default(HISTORY_KEEP));
@@ -291,6 +299,8 @@ fn merge(flags: Flags, environment: &Environment, user: ConfigFile, system: Conf
         mounts_max_size: optional(mounts_max_size),
         offline: offline.unwrap_or(default(false)),
         foreign_layers: foreign_layers.unwrap_or(default(false)),
+        unpack_max_bytes: unpack_max_bytes.unwrap_or(default(Bounds::DEFAULT.free_bytes)),
+        unpack_max_entries: unpack_max_entries.unwrap_or(default(Bounds::DEFAULT.entries)),
         allow: first([user.allow, system.allow]).unwrap_or(default(Vec::new())),
         secrets: first([user.secrets, system.secrets]).unwrap_or(default(Vec::new())),
         ssh: first([user.ssh, system.ssh]).unwrap_or(default(Vec::new())),
@@ -402,6 +412,8 @@ impl Config {
             row("cache_mounts.max_size", mounts_max_size, &self.mounts_max_size.source),
             row("offline", self.offline.value.to_string(), &self.offline.source),
             row("foreign_layers", self.foreign_layers.value.to_string(), &self.foreign_layers.source),
+            row("unpack_max_size", Size::Bytes(self.unpack_max_bytes.value).to_string(), &self.unpack_max_bytes.source),
+            row("unpack_max_entries", self.unpack_max_entries.value.to_string(), &self.unpack_max_entries.source),
             row("allow", self.allow.value.join(" "), &self.allow.source),
             row("registry_files", self.registry_files.value.to_string(), &self.registry_files.source),
             row("ci_credentials", self.ci_credentials.value.to_string(), &self.ci_credentials.source),

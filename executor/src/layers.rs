@@ -27,7 +27,7 @@ use oci::layer::{
     ApplyOptions, Beneath, Hashing, LayerError, WriteOptions, XattrNamespace, apply_layer_on, decompress_layer,
     write_layer_with,
 };
-use oci::model::{Descriptor, DiffId};
+use oci::model::{Descriptor, DiffId, Digest};
 use solver::seam::ResultId;
 use store::{Layer, Store, StoreError};
 
@@ -63,13 +63,23 @@ pub enum LayersError {
         /// Why not.
         source: ContentError,
     },
-    /// The tar of a layer could not be written or unpacked.
+    /// The tar of a layer could not be written.
     #[error("cannot {act} layer `{layer}`")]
     Codec {
         /// What was tried.
         act: &'static str,
         /// Which layer.
         layer: ResultId,
+        /// Why not.
+        source: LayerError,
+    },
+    /// The tar of a layer could not be unpacked.
+    #[error("cannot unpack layer `{layer}`{}", shown(*.blob))]
+    Unpack {
+        /// Which layer.
+        layer: ResultId,
+        /// What it came as.
+        blob: Option<Digest>,
         /// Why not.
         source: LayerError,
     },
@@ -138,6 +148,11 @@ pub enum LayersError {
     },
 }
 
+/// Behind the name of a layer.
+fn shown(blob: Option<Digest>) -> String {
+    blob.map(|digest| format!(", the blob `{digest}`")).unwrap_or_default()
+}
+
 impl LayersError {
     /// Whose layer it is about, if it is about one.
     pub fn layer(&self) -> Option<&ResultId> {
@@ -146,6 +161,7 @@ impl LayersError {
             Self::Content { layer, .. }
             | Self::Codec { layer, .. }
             | Self::Io { layer, .. }
+            | Self::Unpack { layer, .. }
             | Self::Gone { layer }
             | Self::WrongDiffId { layer, .. }
             | Self::Tree { layer, .. }
@@ -278,9 +294,10 @@ impl Layers {
         let id = &layer.id;
         let draft = self.store.draft()?;
         let mut tar = Hashing::new(tar);
-        let codec = |source| LayersError::Codec { act: "unpack", layer: id.clone(), source };
+        let blob = layer.blob.as_ref().map(|blob| blob.digest);
+        let failed = |source| LayersError::Unpack { layer: id.clone(), blob, source };
         let options = ApplyOptions::new(XattrNamespace::here());
-        let facts = apply_layer_on(&mut tar, draft.fs_fd(), beneath, &options).map_err(codec)?;
+        let facts = apply_layer_on(&mut tar, draft.fs_fd(), beneath, &options).map_err(failed)?;
         self.devices_left_out.fetch_add(facts.devices_dropped, Relaxed);
         // Whatever stands after the archive's end belongs to the digest.
         std::io::copy(&mut tar, &mut std::io::sink()).map_err(|source| LayersError::Io {
@@ -391,7 +408,8 @@ impl Layers {
 
 /// The tar in a layer's blob.
 fn decompressed(layer: &Layer, blob: &Descriptor, reader: impl Read + 'static) -> Result<Box<dyn Read>, LayersError> {
-    decompress_layer(&blob.media_type, BufReader::with_capacity(1 << 17, reader)).map_err(|source| LayersError::Io {
+    let reader = BufReader::with_capacity(1 << 17, reader);
+    decompress_layer(&blob.media_type, blob.size, reader).map_err(|source| LayersError::Io {
         act: "decompress",
         layer: layer.id.clone(),
         source,

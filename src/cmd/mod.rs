@@ -34,6 +34,7 @@ use std::sync::Arc;
 
 use executor::isolation::{Rung, Standing, Wanted};
 use executor::network::{NetworkSettings, Share};
+use oci::layer::{Bounds, limit_process};
 use oci::model::Platform;
 use solver::seam::Progress;
 use tokio_util::sync::CancellationToken;
@@ -116,6 +117,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
     }
     let logs = cli.global.debug || environment.get("RBUILD_LOG").is_some();
     let config = settings::load(flags, environment)?;
+    limit_process(Bounds { free_bytes: config.unpack_max_bytes.value, entries: config.unpack_max_entries.value });
     let mut hall = Hall { environment, config, logs, standing: Standing::default() };
     match cli.verb {
         Verb::Config(args) => config::config(&hall, &args),

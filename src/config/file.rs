@@ -15,6 +15,8 @@
 //! secret = ["id=NAME,env=VAR"] # given to builds, as --secret
 //! ssh = ["default"]           # likewise, as --ssh
 //! foreign_layers = true       # images may have layers that must not be distributed
+//! unpack_max_size = "4GiB"    # what is compressed may unpack to so much, and to more if not to 200 times its size
+//! unpack_max_entries = 4000000 # of one layer or archive
 //! offline = true              # no connection to registries, web and git servers, remote caches
 //!
 //! [cache_mounts]              # of RUN --mount=type=cache
@@ -87,6 +89,8 @@ const KEYS: &[&str] = &[
     "userns",
     "offline",
     "foreign_layers",
+    "unpack_max_size",
+    "unpack_max_entries",
     "allow",
     "secret",
     "ssh",
@@ -132,6 +136,10 @@ pub struct ConfigFile {
     pub offline: Option<Setting<bool>>,
     /// `foreign_layers`.
     pub foreign_layers: Option<Setting<bool>>,
+    /// `unpack_max_size`, in bytes.
+    pub unpack_max_bytes: Option<Setting<u64>>,
+    /// `unpack_max_entries`.
+    pub unpack_max_entries: Option<Setting<usize>>,
     /// `allow`.
     pub allow: Option<Setting<Vec<String>>>,
     /// `secret`.
@@ -212,6 +220,8 @@ impl ConfigFile {
                 "foreign_layers" => {
                     self.foreign_layers = reader.value(value, "true or false", |value| value.as_bool(), Ok);
                 }
+                "unpack_max_size" => self.unpack_max_bytes = reader.text(value, bytes),
+                "unpack_max_entries" => self.unpack_max_entries = reader.number(value, values::number),
                 "log_lines" => self.log_lines = reader.number(value, values::number),
                 "jobs" => self.jobs = reader.number(value, values::jobs),
                 "history" => self.fill_history(value, reader),
@@ -384,7 +394,7 @@ mod tests {
 
     #[test]
     fn every_documented_key_is_known() {
-        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\nuserns = 'auto'\noffline = true\nforeign_layers = true\nallow = ['device']\nsecret = ['id=x,env=X']\nssh = []\n\
+        let text = "root = '/r'\nprogress = 'tty'\ncolor = 'never'\nlog_lines = 0\njobs = 3\nnetwork = 'none'\nisolation = 'auto'\nuserns = 'auto'\noffline = true\nforeign_layers = true\nunpack_max_size = '1GiB'\nunpack_max_entries = 9\nallow = ['device']\nsecret = ['id=x,env=X']\nssh = []\n\
             max_size = '10%'\nkeep_for = '60d'\nregistry_files = false\nci_credentials = false\n\
             [registry.'localhost:5000']\ninsecure = true\nhttp = false\nca = '/c'\nkeypair = {key = '/k', cert = '/c'}\nlocation = 'x'\nmirrors = ['m']\nblocked = false\n[history]\nkeep = 7\nlog_max_size = '1MiB'\n\
             [cache_mounts]\nmax_size = '5GB'\n\

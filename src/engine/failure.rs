@@ -89,11 +89,12 @@ impl Failure {
     pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
         let mut failure = Self::new(error.to_string());
         let mut source = error.source();
-        let message = error.to_string();
+        let mut said = error.to_string();
         while let Some(cause) = source {
             let told = cause.to_string();
-            if !message.ends_with(&told) {
-                failure = failure.note(told);
+            if !said.ends_with(&told) {
+                failure = failure.note(told.clone());
+                said = told;
             }
             source = cause.source();
         }

@@ -6,12 +6,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
-use crate::support::archive::hex;
-use crate::support::hosted::Registry;
 use crate::support::hostile::{Case, Want, corpus};
-use crate::support::raw_tar::RawTar;
+use crate::support::one_layer::OneLayer;
 use crate::support::user::User;
 use crate::support::{Context, Outcome, Store, temp_dir};
 
@@ -71,32 +67,9 @@ fn upon(name: &str) -> Context {
     Context::new(&format!("FROM {name}\nCOPY mine /mine-of-the-build\n")).file("mine", "x")
 }
 
-fn manifest_of(layer: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let config = json!({
-        "architecture": "amd64", "os": "linux", "config": {},
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{}", hex(layer))] },
-    })
-    .to_string()
-    .into_bytes();
-    let manifest = json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": { "mediaType": "application/vnd.oci.image.config.v1+json",
-                    "digest": format!("sha256:{}", hex(&config)), "size": config.len() },
-        "layers": [{ "mediaType": "application/vnd.oci.image.layer.v1.tar",
-                     "digest": format!("sha256:{}", hex(layer)), "size": layer.len() }],
-    })
-    .to_string()
-    .into_bytes();
-    (config, manifest)
-}
-
 fn pull(store: &Store, case: &Case) -> Outcome {
-    let registry = Registry::start(|bytes| format!("sha256:{}", hex(bytes)));
-    let (config, manifest) = manifest_of(&case.tar);
-    registry.put_blob("app", &config);
-    registry.put_blob("app", &case.tar);
-    registry.put_manifest("app", "1", "application/vnd.oci.image.manifest.v1+json", &manifest);
-    store.build(&upon(&format!("{}/app:1", registry.host())), ["-t", "made:1"])
+    let (_registry, name) = OneLayer::plain(&case.tar).serve();
+    store.build(&upon(&name), ["-t", "made:1"])
 }
 
 fn add(store: &Store, case: &Case) -> Outcome {
@@ -105,21 +78,9 @@ fn add(store: &Store, case: &Case) -> Outcome {
 }
 
 fn load(store: &Store, case: &Case) -> Outcome {
-    let (config, manifest) = manifest_of(&case.tar);
-    let index = json!({
-        "schemaVersion": 2,
-        "manifests": [{ "mediaType": "application/vnd.oci.image.manifest.v1+json",
-                        "digest": format!("sha256:{}", hex(&manifest)), "size": manifest.len(),
-                        "annotations": { "io.containerd.image.name": "loaded:1" } }],
-    });
-    let mut layout = RawTar::default();
-    layout.file(b"oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
-    layout.file(b"index.json", index.to_string().as_bytes());
-    for blob in [&config, &manifest, &case.tar] {
-        layout.file(format!("blobs/sha256/{}", hex(blob)).as_bytes(), blob);
-    }
     let file = store.path("layout.tar");
-    std::fs::write(&file, layout.end()).expect("the store's directory can be written");
+    let layout = OneLayer::plain(&case.tar).layout("loaded:1");
+    std::fs::write(&file, layout).expect("the store's directory can be written");
     let loaded = store.rbuild(["load".as_ref(), "-i".as_ref(), file.as_os_str()]);
     if loaded.code == Some(0) { store.build(&upon("loaded:1"), ["-t", "made:1"]) } else { loaded }
 }

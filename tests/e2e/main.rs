@@ -10,6 +10,7 @@ mod support;
 mod probe;
 
 mod bad_input;
+mod bombs;
 mod build;
 mod cache;
 mod cache_s3;

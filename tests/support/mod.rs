@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 
 pub mod archive;
 pub mod bases;
+pub mod bounded;
 pub mod bucket;
 pub mod buildah;
 pub mod compare;
@@ -19,6 +20,7 @@ pub mod git;
 #[path = "../../oci/tests/support/registry/mod.rs"]
 pub mod hosted;
 pub mod hostile;
+pub mod one_layer;
 pub mod pod;
 #[path = "../../oci/tests/support/raw_tar.rs"]
 pub mod raw_tar;

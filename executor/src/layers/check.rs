@@ -35,6 +35,7 @@ impl Layers {
         match self.compare(layer, name, cancel) {
             Err(
                 error @ (LayersError::Codec { .. }
+                | LayersError::Unpack { .. }
                 | LayersError::Io { .. }
                 | LayersError::Tree { .. }
                 | LayersError::Snapshot(_)),

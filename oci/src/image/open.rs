@@ -59,7 +59,7 @@ pub fn verify_layer(store: &dyn ContentStore, layer: &Descriptor, expected: Diff
         Err(source) => ImageError::Layer { layer: layer.digest, source },
     };
     let blob = BufReader::with_capacity(128 * 1024, open_verified(store, layer)?);
-    let mut tar = Hashing::new(decompress_layer(&layer.media_type, blob).map_err(failed)?);
+    let mut tar = Hashing::new(decompress_layer(&layer.media_type, layer.size, blob).map_err(failed)?);
     io::copy(&mut tar, &mut io::sink()).map_err(failed)?;
     let (_, digest, _) = tar.finish();
     let found = DiffId(digest);

@@ -24,6 +24,7 @@ mod node;
 mod path;
 mod view;
 
+mod bounds;
 pub mod codec;
 pub mod decompress;
 pub mod estargz;
@@ -31,8 +32,9 @@ pub mod gzip;
 pub mod zstd;
 
 pub use apply::{ApplyFacts, ApplyOptions, apply_layer, apply_layer_on};
+pub use bounds::{Bomb, Bounds, RATIO_MAX, limit_process};
 pub use codec::{Codec, CodecError, Compression, Dialect, Encoder};
-pub use decompress::{Format, decompress, decompress_layer, detect};
+pub use decompress::{Format, decompress, decompress_layer, decompress_sized, detect};
 pub use diff::{LayerFacts, WriteOptions, write_layer, write_layer_with, write_tree, write_tree_with};
 pub use encode::{EncodedLayer, Hashing, encode};
 pub use error::LayerError;

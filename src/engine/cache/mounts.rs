@@ -111,7 +111,7 @@ impl Imports {
         let mount = mount.clone();
         in_background(&self.store, move |store| {
             let reader = open_verified(store.blobs(), &mount.blob).map_err(|error| words::content(&error))?;
-            let tar = decompress_layer(&mount.blob.media_type, BufReader::new(reader))
+            let tar = decompress_layer(&mount.blob.media_type, mount.blob.size, BufReader::new(reader))
                 .map_err(|error| Failure::from_error(&error))?;
             store.import_mount(&mount.key, mount.created, tar).map(drop).map_err(|error| words::store(&error))
         })

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
-use oci::layer::{ExtractOptions, XattrNamespace, decompress, extract_archive};
+use oci::layer::{ExtractOptions, XattrNamespace, decompress, decompress_sized, extract_archive};
 
 use super::FileError;
 use crate::tree::{NewDir, Root, TreeError, shown};
@@ -34,7 +34,8 @@ pub(crate) fn unpack(
     let place = root.make_dirs(dest.as_bytes(), new).map_err(|error| failed(error.into()))?;
     // Without links: found once, it is not looked for again.
     let dest = String::from_utf8(place.path).map_err(|error| failed(error.into()))?;
-    let (_, tar) = decompress(BufReader::new(file)).map_err(|error| failed(error.into()))?;
+    let size = file.metadata().map_err(|error| failed(error.into()))?.len();
+    let (_, tar) = decompress_sized(BufReader::new(file), size).map_err(|error| failed(error.into()))?;
     let options = ExtractOptions { owner, ..ExtractOptions::new(XattrNamespace::here()) };
     extract_archive(tar, root.fd(), &dest, &options).map_err(|error| failed(error.into()))?;
     Ok(true)

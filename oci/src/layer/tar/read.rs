@@ -13,6 +13,7 @@ use std::io::Read;
 use self::overrides::Overrides;
 use super::header::{self, Block};
 use super::{BLOCK_BYTES, Entry, Kind, TarError, Time, printable};
+use crate::layer::Bounds;
 
 /// How much of an archive is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,11 +32,11 @@ pub struct Limits {
     pub total_bytes: u64,
 }
 
+/// Those of this process.
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            // Ten times the largest image layers in use.
-            entries: 4_000_000,
+            entries: Bounds::of_process().entries,
             // Depth 2,000 with names of 255 bytes.
             name_bytes: 1 << 20,
             // As Go's archive/tar, so that what others read is read.
