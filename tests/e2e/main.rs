@@ -37,6 +37,7 @@ mod network;
 mod offline;
 mod oracle;
 mod outputs;
+mod platforms;
 mod progress;
 mod registry;
 mod registry_profiles;

@@ -2,6 +2,7 @@
 
 mod ahead;
 mod forms;
+mod killed;
 mod pushes;
 mod trees;
 

@@ -99,6 +99,19 @@ pub fn check_schemas(files: &std::collections::BTreeMap<PathBuf, Vec<u8>>) {
     Outcome::of(&mut command).ok();
 }
 
+/// Checks an eStargz layer by the text of its specification: `blob` is the bytes of `layer`, a descriptor, whose config
+/// says `diff_id`.
+#[track_caller]
+pub fn check_estargz(blob: &Path, layer: &Value, diff_id: &Value) {
+    let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("{layer} lacks something")).to_owned();
+    let annotation = |name: &str| text(&layer["annotations"][name]);
+    let mut command = Command::new("/usr/bin/python3");
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/estargz.py")).arg(blob);
+    command.arg(annotation("containerd.io/snapshot/stargz/toc.digest"));
+    command.arg(annotation("io.containers.estargz.uncompressed-size")).arg(text(diff_id));
+    Outcome::of(&mut command).ok();
+}
+
 /// Runs the bundle that [`unpack`] made, by runc, without a terminal.
 pub fn runc(bundle: &Path) -> Outcome {
     let file = bundle.join("config.json");

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::APP;
 use crate::support::buildah::Buildah;
 use crate::support::registry::Registry;
-use crate::support::{Archive, Context, Store, archive, readers, tree};
+use crate::support::{Archive, Context, Store, archive, readers, temp_dir, tree};
 
 /// A type, a compression, whether with OCI's media types.
 type Form = (&'static str, &'static str, bool);
@@ -90,7 +90,9 @@ fn every_form_is_what_it_says_and_one_build_writes_them_all() {
             assert_eq!(has_table, compression == "estargz", "{form:?}");
             assert!(layer["annotations"]["containerd.io/uncompressed"].is_null(), "{form:?}: that is our own");
         }
-        if compression != "estargz" {
+        if compression == "estargz" {
+            check_estargz(&read.manifest, &read.config, |hex| files[&Path::new("blobs/sha256").join(hex)].clone());
+        } else {
             ids.push(read.id().to_owned());
         }
         let name = format!("{}-archive:{}", kind, file.display());
@@ -112,6 +114,18 @@ fn every_form_is_what_it_says_and_one_build_writes_them_all() {
     assert_eq!(ids.len(), 1, "compression changes no image id: {ids:?}");
 }
 
+/// Every layer, as the specification of eStargz says.
+fn check_estargz(manifest: &Value, config: &Value, blob: impl Fn(&str) -> Vec<u8>) {
+    let diff_ids = config["rootfs"]["diff_ids"].as_array().expect("a config has them");
+    let dir = temp_dir();
+    for (layer, diff_id) in manifest["layers"].as_array().expect("a manifest has layers").iter().zip(diff_ids) {
+        let hex = &layer["digest"].as_str().expect("a descriptor has a digest")["sha256:".len()..];
+        let file = dir.path().join(hex);
+        std::fs::write(&file, blob(hex)).expect("the directory is new");
+        readers::check_estargz(&file, layer, diff_id);
+    }
+}
+
 /// What `docker load` reads: `manifest.json`, and what it names.
 fn check_legacy(files: &std::collections::BTreeMap<std::path::PathBuf, Vec<u8>>, read: &Archive) {
     let list: Value = serde_json::from_slice(&files[Path::new("manifest.json")]).expect("manifest.json is JSON");
@@ -129,7 +143,9 @@ fn check_legacy(files: &std::collections::BTreeMap<std::path::PathBuf, Vec<u8>>,
 #[test]
 fn a_registry_takes_and_gives_back_every_form_with_the_same_digest() {
     let registry = Registry::open();
-    let (store, context) = (Store::with_busybox(), Context::new(APP));
+    // With a file that eStargz has in several pieces.
+    let large = format!("{APP}RUN yes piece | head -c 9000000 > /large\n");
+    let (store, context) = (Store::with_busybox(), Context::new(&large));
     let forms = [("uncompressed", true), ("gzip", true), ("estargz", true), ("zstd", true), ("gzip", false)];
     let mut words = Vec::new();
     for (compression, oci) in forms {
@@ -144,10 +160,17 @@ fn a_registry_takes_and_gives_back_every_form_with_the_same_digest() {
         let name = format!("docker://{}", registry.name(&format!("app:{compression}-{oci}")));
         let digest = readers::inspect(&name)["Digest"].as_str().expect("a digest").to_owned();
         let dir = store.path(&format!("dir-{compression}-{oci}"));
-        let dir = format!("dir:{}", dir.display());
-        readers::skopeo(["copy", "--quiet", "--preserve-digests", "--src-tls-verify=false", &name, &dir]);
+        let into = format!("dir:{}", dir.display());
+        readers::skopeo(["copy", "--quiet", "--preserve-digests", "--src-tls-verify=false", &name, &into]);
+        let read = |file: &str| std::fs::read(dir.join(file)).expect("skopeo wrote it");
+        if compression == "estargz" {
+            let manifest: Value = serde_json::from_slice(&read("manifest.json")).expect("JSON");
+            let config = manifest["config"]["digest"].as_str().expect("a digest");
+            let config: Value = serde_json::from_slice(&read(&config["sha256:".len()..])).expect("JSON");
+            check_estargz(&manifest, &config, read);
+        }
         let back = format!("docker://{}", registry.name(&format!("back:{compression}-{oci}")));
-        readers::skopeo(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false", &dir, &back]);
+        readers::skopeo(["copy", "--quiet", "--preserve-digests", "--dest-tls-verify=false", &into, &back]);
         assert_eq!(readers::inspect(&back)["Digest"], digest.as_str(), "{compression} {oci}");
         // And again by ours.
         let other = Store::new();

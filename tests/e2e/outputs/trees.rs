@@ -3,6 +3,8 @@
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 
+use crate::support::raw_tar::{RawHeader, RawTar};
+use crate::support::user::User;
 use crate::support::{Context, Store, readers, tree};
 
 fn names(dir: &Path) -> Vec<String> {
@@ -98,4 +100,53 @@ fn what_a_user_gets_is_the_users_own() {
     let facts = dest.join("suid").metadata().expect("it is there");
     assert_eq!((facts.uid(), facts.gid()), (0, 0), "of the one who runs the build");
     assert_eq!(facts.permissions().mode() & 0o7777, 0o6755);
+}
+
+#[test]
+fn an_ordinary_user_gets_files_of_its_own_with_all_that_a_user_may_give_them() {
+    let store = Store::of_with_busybox(User::new());
+    let user = store.user().expect("it has one").id;
+    // A base with a device, which no user can make.
+    let mut base = RawTar::default();
+    base.header(RawHeader { name: b"null", flag: b'3', mode: 0o666, ..Default::default() }).file(b"beside", b"x");
+    let file = store.path("base.tar");
+    let mut bytes = base.end();
+    // Major 1, minor 3: 0:0 would be a deletion.
+    bytes[329..345].copy_from_slice(b"0000001\x000000003\0");
+    bytes[148..156].fill(b' ');
+    let sum: u32 = bytes[..512].iter().map(|byte| u32::from(*byte)).sum();
+    bytes[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    std::fs::write(&file, bytes).expect("the directory is ours");
+    let imported = store.rbuild(["import".as_ref(), file.as_os_str(), "device:1".as_ref()]).ok();
+    imported.says(&["1 device was left out", "only root can make them"]);
+
+    let context = Context::new(
+        "FROM busybox\nCOPY --from=device:1 / /device\n\
+         RUN cp /bin/busybox /suid && chown 7:8 /suid && chmod 6755 /suid && echo x > /one && ln /one /two \\\n\
+          && mkdir -m 1777 /sticky && mkfifo -m 640 /pipe && ln -s /etc/passwd /link && chown -h 5 /link \\\n\
+          && mkdir -m 700 /closed && echo y > /closed/in && chmod 400 /closed/in && chown -R 9:9 /closed\n",
+    );
+    let dest = store.path("out");
+    let output = format!("type=local,dest={}", dest.display());
+    store.build(&context, ["--network=none", "-o", &output]).ok();
+    let listed = tree::list(&dest);
+    for line in listed.lines() {
+        assert!(line.contains(&format!(" {user}:{user}")), "somebody else's: {line}");
+    }
+    let facts = |name: &str| dest.join(name).symlink_metadata().expect("it is there");
+    let mode = |name: &str| facts(name).permissions().mode() & 0o7777;
+    assert_eq!((mode("suid"), mode("sticky"), mode("pipe"), mode("closed")), (0o6755, 0o1777, 0o640, 0o700));
+    assert_eq!((mode("closed/in"), facts("one").ino()), (0o400, facts("two").ino()));
+    assert_eq!(std::fs::read_link(dest.join("link")).expect("a link"), Path::new("/etc/passwd"));
+    assert_eq!(names(&dest.join("device")), ["beside"], "the device is left out");
+    // It is the user's to write anew, closed directories included, and to remove.
+    store.build(&context, ["--network=none", "-o", &output]).ok();
+    assert_eq!(tree::list(&dest), listed);
+    store
+        .build(
+            &Context::new("FROM scratch\nCOPY Dockerfile /\n"),
+            ["--allow=buildx.local.delete", "-o", &format!("{output},mode=delete")],
+        )
+        .ok();
+    assert_eq!(names(&dest), ["Dockerfile"]);
 }
