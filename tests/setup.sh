@@ -19,6 +19,7 @@ packages=(
     passt slirp4netns                   # ways out of a network namespace
     strace time                         # counting system calls and memory
     qemu-system-x86 e2fsprogs           # the virtual machine of tests/vm
+    qemu-user-static                    # steps of other architectures
 )
 
 missing=()

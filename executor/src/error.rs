@@ -84,6 +84,7 @@ impl ExecError {
             Self::Step(StepError::Network(error)) => error.help(),
             Self::Step(StepError::Sandbox(SandboxError::NotOnThisRung { lack })) => Some(lack.hint().into()),
             Self::Step(StepError::Users(error)) => Some(error.help()),
+            Self::Step(StepError::Emulate(error)) => Some(error.help()),
             Self::Fetch { source, .. } => source.downcast_ref::<oci::registry::RegistryError>()?.help(),
             _ => None,
         }

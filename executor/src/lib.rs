@@ -10,6 +10,7 @@
 pub mod chroot;
 mod content;
 pub mod devices;
+pub mod emulate;
 pub mod error;
 pub mod isolation;
 pub mod layers;

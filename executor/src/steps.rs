@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use crate::emulate;
 use crate::isolation::Rung;
 use crate::limits::StepLimits;
 use crate::network::NetworkSettings;
@@ -33,6 +34,8 @@ pub struct StepSettings {
     pub agents: BTreeMap<String, AgentSource>,
     /// How steps with a network of their own get out.
     pub network: NetworkSettings,
+    /// How steps of other architectures run.
+    pub emulation: emulate::Wanted,
     /// The ids of a user namespace of its own for each step; `None`: steps are in the builder's.
     pub user_namespace: Option<IdMap>,
 }

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use jiff::Timestamp;
+use oci::model::Platform;
 use solver::key::ContentDigest;
 use solver::op::{Op, SourceOp};
 use solver::seam::{Executor, Job, LogSink, Pin, Read, ResultId, Selection};
@@ -31,6 +32,7 @@ pub use sources::LocalTree;
 pub(crate) use supply::Silent;
 
 use crate::content::Contents;
+use crate::emulate::{Decided, Emulated, Emulation};
 use crate::error::ExecError;
 use crate::isolation::Rung;
 use crate::layers::Layers;
@@ -100,6 +102,8 @@ struct Inner {
     groups: Groups,
     /// The networks of steps; begun by the first one that needs it.
     networks: Networks,
+    /// How steps of other architectures run.
+    emulation: Emulation,
     /// Whether a step of this build needs a network of its own.
     wants_network: AtomicBool,
     /// Whether layers may be fetched that must not be distributed.
@@ -147,6 +151,7 @@ impl Worker {
                 wants_network: AtomicBool::new(false),
                 foreign_layers: AtomicBool::new(false),
                 expected_trees: OnceLock::new(),
+                emulation: Emulation::new(&config.steps),
                 steps: config.steps,
                 root_turn: Arc::default(),
                 sandbox: OnceLock::new(),
@@ -187,6 +192,24 @@ impl Worker {
     /// Says that a step of this build will need a network of its own; if none can be had, no step at all is run.
     pub fn expect_network(&self) {
         self.inner.wants_network.store(true, Ordering::Relaxed);
+    }
+
+    /// Says for which platforms steps will be; if those of one cannot run, no step at all is run.
+    pub fn expect_platforms(&self, platforms: Vec<Platform>) {
+        self.inner.emulation.expect(platforms);
+    }
+
+    /// How a step of `platform` runs here; of none, by itself. What is to be said of it goes to `log`, once.
+    pub(crate) async fn emulated(&self, platform: Option<&Platform>, log: &dyn LogSink) -> Result<Emulated, ExecError> {
+        let (helper, platform) = (self.sandbox()?, platform.cloned().unwrap_or_else(Platform::native));
+        let decided = self
+            .blocking(move |worker| Ok(worker.inner.emulation.decide(&platform, &helper).map_err(StepError::from)?));
+        let Decided { emulated, private, notices } = decided.await?;
+        if let Some(ids) = private.filter(|_| self.steps().user_namespace.is_none()) {
+            self.networks().belong_to(ids);
+        }
+        notices.iter().for_each(|text| log.notice(text));
+        Ok(emulated)
     }
 
     pub(crate) fn wants_network(&self) -> bool {

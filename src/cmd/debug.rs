@@ -41,13 +41,16 @@ pub async fn debug(hall: &Hall<'_>, args: &DebugArgs) -> Result<u8, Failure> {
         hall.under_display(hall.mode()?, plan).await?
     };
     let drawing = || Drawing::of(&dockerfile.text, &plan);
+    let shown = StepSettings { rung: settings.rung, ..StepSettings::default() };
     super::print(&match (args.what, args.format) {
         (DebugWhat::Graph, DebugFormat::Text) => escape::lines(&drawing().text()).into_owned(),
         (DebugWhat::Graph, DebugFormat::Json) => escape::json(&drawing().json()),
         (DebugWhat::Graph, DebugFormat::Dot) => drawing().dot(),
         (DebugWhat::Graph, DebugFormat::Mermaid) => drawing().mermaid(),
-        (DebugWhat::Steps, DebugFormat::Json) => escape::json(&steps::json(&steps::of(&dockerfile.text, &plan)?)),
-        (DebugWhat::Steps, _) => escape::lines(&steps::text(&steps::of(&dockerfile.text, &plan)?)).into_owned(),
+        (DebugWhat::Steps, DebugFormat::Json) => {
+            escape::json(&steps::json(&steps::of(&dockerfile.text, &plan, &shown)?))
+        }
+        (DebugWhat::Steps, _) => escape::lines(&steps::text(&steps::of(&dockerfile.text, &plan, &shown)?)).into_owned(),
         (_, DebugFormat::Json) => escape::json(&json::plan(&plan)),
         (_, _) => escape::lines(&debug::plan(&plan)).into_owned(),
     })?;

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::assemble::{Assembled, assemble};
 use super::cache::{self, Exports, LOSSES_MAX, LayersWanted, Remotes, Solving, Wanted};
 use super::context::{Context, Opener};
+use super::emulation;
 use super::export::{self, Ahead, SentImage, Unsent};
 use super::history::Recorder;
 use super::history::steps::{self, Measured};
@@ -103,6 +104,9 @@ async fn recorded(
     }
     worker.expect_trees(super::trees::images_to_unpack(&graph));
     let graph = Arc::new(graph);
+    let before =
+        emulation::Before { worker: &worker, store, remotes: &remotes, context: &context, spans: &spans, cancel };
+    emulation::expect(before, &graph, &output.edge.into_iter().collect::<Vec<_>>()).await?;
     let jobs = super::pressure::places(options.jobs, progress.clone());
     let ahead = Ahead::of(options, &output, &worker, cancel);
     let solving = Solving { worker: &worker, store, remotes: &remotes, ahead: ahead.clone(), jobs, cancel };

@@ -16,6 +16,7 @@ mod check;
 mod context;
 mod destination;
 pub mod doctor;
+mod emulation;
 mod epoch;
 mod export;
 pub mod foresee;

@@ -56,6 +56,7 @@ pub async fn run(
     let spec = RunSpec {
         args: command(options, &config)?,
         env: environment(options, &config),
+        platform: Some(record.platform.clone()),
         cwd: options.workdir.clone().unwrap_or(config.working_dir),
         user: options.user.clone().unwrap_or(config.user),
         volumes: volumes.collect(),

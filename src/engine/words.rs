@@ -73,6 +73,9 @@ pub fn exec(error: &ExecError) -> Failure {
             if let ExecError::Step(StepError::Network(error)) = error {
                 failure = error.notes().into_iter().fold(failure, Failure::note);
             }
+            if let ExecError::Step(StepError::Emulate(error)) = error {
+                failure = error.note().into_iter().fold(failure, Failure::note);
+            }
             match error.help() {
                 Some(help) => failure.help(help),
                 None => failure,

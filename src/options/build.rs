@@ -22,7 +22,6 @@ use crate::environment::Environment;
 pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Result<BuildOptions, Failure> {
     let mut input = super::input::input(&args.input, config, environment)?;
     build_args::set_epoch(&mut input.build_args, &args.input.build_args, args.source_date_epoch, args.timestamp)?;
-    check_platform(&input.platform, config)?;
     let mut annotations = annotations(&args.annotations, &Platform::native())?;
     let outputs::Outputs { outputs, tags, epoch } = outputs::outputs(args, &input.platform, &annotations, environment)?;
     for output in &outputs {
@@ -98,7 +97,7 @@ pub fn inert(args: &BuildArgs) -> Result<Vec<String>, Failure> {
 
 /// What RUN steps may do, get and use; what is given on the command line stands above what the config files give.
 fn given(args: &BuildArgs, config: &Config, environment: &Environment) -> Result<StepSettings, Failure> {
-    let mut steps = steps::steps(&args.steps, config)?;
+    let mut steps = steps::steps(&args.steps, config, environment)?;
     steps.grants = grants(args, config)?;
     steps.device_directories =
         args.device_directories.iter().map(|path| environment.working_directory.join(path)).collect();
@@ -140,19 +139,6 @@ fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
         Ok((name.to_owned(), value.to_owned()))
     });
     pairs.collect()
-}
-
-/// Steps run on this machine, so it must be of the platform that is built for.
-fn check_platform(wanted: &Platform, config: &Config) -> Result<(), Failure> {
-    let native = Platform::native();
-    if *wanted == native {
-        return Ok(());
-    }
-    let origin = super::input::platform_origin(config);
-    Err(Failure::new(format!(
-        "`{origin}`: `{wanted}` is not the platform of this machine, and this version of rbuild builds for no other"
-    ))
-    .help(format!("leave it out, or say `{native}`")))
 }
 
 #[cfg(test)]
@@ -240,13 +226,12 @@ mod tests {
         check("--timestamp 1 --source-date-epoch 2 .", &[], "two times");
         check("--build-arg =x .", &[], "has no name");
         check("--label =x .", &[], "has no name");
-        check("--platform linux/s390x .", &[], "`--platform`: `linux/s390x` is not the platform of this machine");
-        check(".", &[("DOCKER_DEFAULT_PLATFORM", "linux/s390x")], "`DOCKER_DEFAULT_PLATFORM`: `linux/s390x`");
         check(&format!("--platform {native},linux/s390x ."), &[], "several platforms");
         check("--platform linux .", &[], "is not a platform");
         check("-o - -o type=oci .", &[], "several outputs go to standard output");
         check("-q -o - .", &[], "`--quiet` prints the image id on standard output");
         assert!(asked(&format!("--platform {native} ."), &[]).is_ok());
+        assert!(asked("--platform linux/s390x .", &[]).is_ok());
         assert!(asked("--platform local .", &[("DOCKER_DEFAULT_PLATFORM", "linux/s390x")]).is_ok());
     }
 

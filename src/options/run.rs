@@ -33,7 +33,7 @@ pub fn run(args: &RunArgs, config: &Config, environment: &Environment) -> Result
         interactive: args.interactive,
         tty: args.tty,
         network: args.steps.network,
-        steps: steps::steps(&args.steps, config)?,
+        steps: steps::steps(&args.steps, config, environment)?,
         provisions: provisions::provisions(&args.steps)?,
         publish: args.publish.iter().map(|text| publish(text)).collect::<Result<_, _>>()?,
     })

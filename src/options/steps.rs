@@ -2,18 +2,19 @@
 
 use executor::rootless::Surroundings;
 use executor::steps::Dns;
-use executor::{StepSettings, userns};
+use executor::{StepSettings, emulate, userns};
 
 use super::limits;
 use crate::cli::StepArgs;
 use crate::config::Config;
 use crate::engine::Failure;
+use crate::environment::Environment;
 
 /// What steps may do, get and use.
 ///
 /// # Errors
 /// With advice, for what has no meaning here.
-pub fn steps(args: &StepArgs, config: &Config) -> Result<StepSettings, Failure> {
+pub fn steps(args: &StepArgs, config: &Config, environment: &Environment) -> Result<StepSettings, Failure> {
     let limits = limits::limits(&args.limits, &config.limits)?;
     let wanted = args.userns.or(config.userns.mode.as_ref().map(|mode| mode.value));
     let user_namespace = match user_namespaces(wanted, Surroundings::here().user_namespace)? {
@@ -24,7 +25,15 @@ pub fn steps(args: &StepArgs, config: &Config) -> Result<StepSettings, Failure> 
             Some(chosen.map_err(|error| Failure::from_error(&error).help(error.help()))?)
         }
     };
-    Ok(StepSettings { dns: dns(args)?, limits, user_namespace, ..StepSettings::default() })
+    let emulation = emulation(environment)?;
+    Ok(StepSettings { dns: dns(args)?, limits, user_namespace, emulation, ..StepSettings::default() })
+}
+
+/// How steps of other architectures are to run. A variable alone: it is for trying what other kernels do.
+fn emulation(environment: &Environment) -> Result<emulate::Wanted, Failure> {
+    let name = "RBUILD_EMULATION";
+    let Some(text) = environment.text(name) else { return Ok(emulate::Wanted::Auto) };
+    text.parse().map_err(|reason| Failure::new(format!("the variable `{name}`: {reason}")))
 }
 
 /// Whether steps get user namespaces of their own. In one, they are in one already, as an ordinary user's are.

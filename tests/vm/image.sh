@@ -23,6 +23,7 @@ packages=(
     linux-image-cloud-amd64 initramfs-tools kmod   # the kernel and what loads its modules
     busybox-static gcc libc6-dev                   # what the sandbox's tests run and build
     iproute2 nftables passt slirp4netns uidmap     # what steps get networks and ids from
+    qemu-user-static                               # runs steps of other architectures
     attr git python3 strace util-linux xz-utils zstd bzip2 procps
 )
 mmdebstrap \

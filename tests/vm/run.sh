@@ -12,6 +12,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 short=(
+    emulate::
     exec::a_layer_holds
     hostile::what_an_image_has
     lifetime::cancel_kills

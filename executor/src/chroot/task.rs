@@ -182,7 +182,7 @@ fn acts(spec: &ProcessSpec, own: &Own, tree: PathBuf) -> Plan {
     acts.extend([Act::User { user: spec.user.clone(), groups }, Act::Capabilities(names), Act::DieWithHelper]);
     acts.extend(spec.secret_env.iter().cloned().map(Act::SecretVariable));
     acts.push(Act::CloseDescriptors);
-    acts.push(Act::Exec { args: spec.args.clone(), env: spec.env.clone() });
+    acts.push(Act::Exec { args: spec.args.clone(), env: spec.env.clone(), through: None });
     Plan(acts)
 }
 

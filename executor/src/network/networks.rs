@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -41,7 +41,8 @@ pub struct Networks {
     dns: Dns,
     /// Whether steps share the builder's network, once it is known.
     shared: OnceCell<bool>,
-    users: Option<IdMap>,
+    /// The ids of the user namespaces that they belong to, if steps have some.
+    users: OnceLock<IdMap>,
     started: OnceCell<Started>,
 }
 
@@ -64,13 +65,20 @@ impl StepNetwork {
 impl Networks {
     /// For one build.
     pub fn new(settings: NetworkSettings, dns: Dns) -> Self {
-        Self { settings, dns, users: None, shared: OnceCell::new(), started: OnceCell::new() }
+        Self { settings, dns, users: OnceLock::new(), shared: OnceCell::new(), started: OnceCell::new() }
     }
 
     /// For steps that have user namespaces of their own with these ids, if any.
     #[must_use]
     pub fn of_users(self, users: Option<IdMap>) -> Self {
-        Self { users, ..self }
+        users.into_iter().for_each(|users| self.belong_to(users));
+        self
+    }
+
+    /// As [`Self::of_users`], before the first step has one. Steps without a user namespace of their own can use such a
+    /// network as well: it belongs to one beneath theirs.
+    pub fn belong_to(&self, users: IdMap) {
+        self.users.get_or_init(|| users);
     }
 
     /// Whether steps that want a network of their own get the builder's, to which the user consents. Otherwise they can
@@ -115,7 +123,9 @@ impl Networks {
     }
 
     async fn started(&self, helper: &sandbox::Settings) -> Result<&Started, NetworkError> {
-        self.started.get_or_try_init(|| Started::start(&self.settings, &self.dns, self.users.clone(), helper)).await
+        self.started
+            .get_or_try_init(|| Started::start(&self.settings, &self.dns, self.users.get().cloned(), helper))
+            .await
     }
 }
 

@@ -22,7 +22,7 @@ mod wait;
 
 use std::path::PathBuf;
 
-use solver::op::{ExecOp, MountKind, NetworkMode, SecurityMode};
+use solver::op::{ExecOp, MountKind, NetworkMode, Platform, SecurityMode};
 use solver::seam::{Job, LogSink, ResultId};
 use tokio_util::sync::CancellationToken;
 
@@ -30,11 +30,12 @@ pub use error::StepError;
 pub use foreground::{Provisions, RunSpec, Volume, run_image};
 
 use crate::devices;
+use crate::emulate;
 use crate::error::ExecError;
 use crate::limits::{Limited, Outcome};
 use crate::sandbox::{self, Descriptors, Exit, Io, Output, Plan, ProcessSpec, Stdin};
 use crate::secrets::mask::Masked;
-use crate::steps::Grants;
+use crate::steps::{Grants, StepSettings};
 use crate::worker::{Inputs, Worker};
 use error::NO_ROOT;
 use process::process;
@@ -51,6 +52,8 @@ pub(crate) async fn run(
     refuse_unsupported(exec)?;
     refuse_ungranted(exec, &worker.steps().grants)?;
     worker.expect_user_namespaces().await?;
+    let platform = job.vertex.platform.as_ref().map(emulate::platform_of);
+    let emulated = worker.emulated(platform.as_ref(), log).await?;
     let network = network::begin(worker, exec.network, log, cancel).await?;
     let exec = &ExecOp { network, ..exec.clone() };
     // First, while nothing else is held.
@@ -76,6 +79,7 @@ pub(crate) async fn run(
     let (secrets, agents) = (secret::take(worker, exec, cancel).await?, ssh::take(worker, exec, cancel).await?);
     let mut spec = process(exec, &trees)?;
     spec.user_namespace = worker.steps().user_namespace.clone();
+    emulated.give(&mut spec);
     give_devices(&mut spec, exec, worker, log)?;
     let mut descriptors = Descriptors::default();
     secrets.give(&mut spec, &mut descriptors);
@@ -152,8 +156,9 @@ fn give_devices(spec: &mut ProcessSpec, exec: &ExecOp, worker: &Worker, log: &dy
     Ok(())
 }
 
-/// The acts by which `exec` would be run, for people to read: its trees are shown without layers.
-pub fn preview(exec: &ExecOp) -> Result<Plan, StepError> {
+/// The acts by which `exec` would be run, for people to read: its trees are shown without layers. What runs programs of
+/// another `platform` is not tried.
+pub fn preview(exec: &ExecOp, platform: Option<&Platform>, settings: &StepSettings) -> Result<Plan, StepError> {
     refuse_unsupported(exec)?;
     let mut trees: Vec<_> = exec.mounts.iter().map(Tree::shown).collect();
     let root = exec.mounts.iter().position(|mount| mount.target == "/").ok_or(NO_ROOT)?;
@@ -162,6 +167,10 @@ pub fn preview(exec: &ExecOp) -> Result<Plan, StepError> {
     secret::show(exec, &mut spec);
     ssh::show(exec, &mut spec);
     spec.network = network::shown(exec.network);
+    spec.user_namespace = settings.user_namespace.clone();
+    if let Some(platform) = platform {
+        emulate::foreseen(&emulate::platform_of(platform), settings)?.give(&mut spec);
+    }
     Ok(sandbox::plan::plan(&spec))
 }
 
@@ -218,7 +227,7 @@ async fn discard<T: Send + 'static>(worker: &Worker, drafts: T) -> Result<(), Ex
 mod tests {
     use solver::op::{self, ExecOp, MountKind, NetworkMode, SecurityMode};
 
-    use super::preview;
+    use super::{StepSettings, preview};
 
     fn exec(targets: &[&str]) -> ExecOp {
         let bind = |target: &&str| op::Mount {
@@ -251,7 +260,7 @@ mod tests {
 
     #[test]
     fn a_preview_shows_the_acts_of_a_step_and_needs_a_root() {
-        let text = preview(&exec(&["/cfg", "/"])).unwrap().to_string();
+        let text = preview(&exec(&["/cfg", "/"]), None, &StepSettings::default()).unwrap().to_string();
         let expected =
             ["root overlay of 0 layers in \"layers\"", "bind on \"/cfg\" overlay of 0 layers in \"layers\" ro"];
         let tail = ["limit nofile 64:64", "working directory \"/src\"", "user \"bob\"", "exec [\"make\"] with TOKEN"];
@@ -259,7 +268,7 @@ mod tests {
             assert!(text.lines().any(|found| found == *line), "{line} is not in\n{text}");
         }
         assert_eq!(
-            preview(&exec(&["/cfg"])).unwrap_err().to_string(),
+            preview(&exec(&["/cfg"]), None, &StepSettings::default()).unwrap_err().to_string(),
             "malformed exec operation: no mount has the target `/`"
         );
     }

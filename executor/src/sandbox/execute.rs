@@ -10,10 +10,17 @@ use rustix::io::Errno;
 
 use super::trouble::Trouble;
 use super::{policy, sys};
+use crate::emulate::inject;
 
 /// Becomes the command `args`, with the variables `env`, `HOME` where they do not have it, and `secrets`
-/// (`NAME=value`), which win.
-pub fn execute(args: &[String], env: &[String], home: &str, secrets: Vec<Vec<u8>>) -> Result<(), Trouble> {
+/// (`NAME=value`), which win. With `through`, the path of an emulator, that runs it.
+pub fn execute(
+    args: &[String],
+    env: &[String],
+    home: &str,
+    secrets: Vec<Vec<u8>>,
+    through: Option<&str>,
+) -> Result<(), Trouble> {
     let text = |text: &str| CString::new(text).map_err(|_| Trouble::from(format!("{text:?} holds a zero byte")));
     let program = args.first().ok_or_else(|| "no command".to_owned())?;
     let mut variables = env.iter().map(|pair| text(pair)).collect::<Result<Vec<_>, _>>()?;
@@ -35,7 +42,16 @@ pub fn execute(args: &[String], env: &[String], home: &str, secrets: Vec<Vec<u8>
     rustix::process::umask(Mode::from_raw_mode(policy::UMASK));
     let mut reason = io::Error::from(Errno::NOENT);
     for candidate in candidates {
-        let error = sys::execute(&text(&candidate)?, &arguments, &variables);
+        let error = match through {
+            None => sys::execute(&text(&candidate)?, &arguments, &variables),
+            Some(emulator) => match inject::words(emulator, &candidate, args) {
+                Ok(words) => {
+                    let words = words.iter().map(|word| text(word)).collect::<Result<Vec<_>, _>>()?;
+                    sys::execute(&text(emulator)?, &words, &variables)
+                }
+                Err(error) => error,
+            },
+        };
         match Errno::from_io_error(&error) {
             // As a shell does: the next directory may have it; "permission denied" is the better reason.
             Some(Errno::NOENT | Errno::NOTDIR) => {}

@@ -20,6 +20,7 @@ use super::perform::{Begun, perform};
 use super::plan::{Act, Namespace};
 use super::spare::{self, Spare};
 use super::sys::{self, Cloned};
+use super::trouble::Trouble;
 use super::userns;
 use super::wire::{self, Ended, Failure, Order, PACKET_MAX_BYTES, Report};
 
@@ -33,6 +34,7 @@ pub fn init_if_asked() {
     crate::network::become_helper_if_asked(&name);
     crate::chroot::helper::become_if_asked(&name);
     crate::userns::become_probe_if_asked(&name);
+    crate::emulate::become_probe_if_asked(&name);
     if name == ARGV0 {
         // Signals of the builder's terminal do not reach us: it put us into a process group of our own, and it alone
         // decides when a step ends. Of an error nobody is left to hear: the socket is what failed.
@@ -113,7 +115,7 @@ impl Helper {
             let errno = error.raw_os_error().unwrap_or_default();
             tell(Failure { act, is_exec: false, detail: error.to_string(), errno });
         };
-        let received = match receive(&socket) {
+        let mut received = match receive(&socket) {
             Ok(received) => received,
             Err(error) => return failed("take what the step needs".into(), error),
         };
@@ -121,6 +123,16 @@ impl Helper {
             Ok(users) => users,
             Err(failure) => return tell(failure),
         };
+        if let Some(users) = users.as_ref().filter(|_| !order.emulators.is_empty()) {
+            match crate::emulate::private::register(users.user.as_fd(), &order.emulators) {
+                // Held until the step is dead: with the last descriptor the handlers go.
+                Ok(handlers) => received.handed.push(handlers),
+                Err(Trouble { errno, detail }) => {
+                    let act = Act::Handlers(order.emulators.clone()).to_string();
+                    return tell(Failure { act, is_exec: false, detail, errno });
+                }
+            }
+        }
         if let Some(spare) = self.spare.take_if(|spare| spare.serves(order)) {
             match spare.begin(&socket, &received) {
                 Ok(()) => return self.begun(socket, spare.pid, spare.pidfd, received.handed),

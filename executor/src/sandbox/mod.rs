@@ -39,7 +39,7 @@ mod helper;
 mod hide;
 mod host;
 pub(crate) mod init;
-mod mount;
+pub(crate) mod mount;
 mod open_files;
 mod output;
 pub(crate) mod perform;

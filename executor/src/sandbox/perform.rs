@@ -140,7 +140,7 @@ impl Step<'_> {
 
     fn act(&mut self, act: &Act) -> Result<(), Trouble> {
         match act {
-            Act::Namespaces(_) | Act::UserNamespace(_) => {} // The helper's, done.
+            Act::Namespaces(_) | Act::UserNamespace(_) | Act::Handlers(_) => {} // The helper's, done.
             Act::FilesOfItsRoot(ids) => self.users.own_files(ids)?,
             Act::JoinItsNetwork => self.users.join_network()?,
             Act::ControlGroup(group) => cgroup::enter(group, self.handed, self.born)?,
@@ -198,9 +198,9 @@ impl Step<'_> {
             Act::User { user, groups } => self.become_user(user, *groups)?,
             Act::Capabilities(names) => privilege::keep(names, self.identity.as_ref())?,
             Act::CloseDescriptors => sys::close_on_exec_from(3)?,
-            Act::Exec { args, env } => {
+            Act::Exec { args, env, through } => {
                 let home = self.identity.as_ref().map_or("/", |identity| &identity.home);
-                execute(args, env, home, std::mem::take(&mut self.given.variables))?;
+                execute(args, env, home, std::mem::take(&mut self.given.variables), through.as_deref())?;
             }
         }
         self.report_stubs()

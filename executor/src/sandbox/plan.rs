@@ -19,6 +19,7 @@ use super::spec::{
     WindowSize,
 };
 use super::userns::UserNamespace;
+use crate::emulate::Emulator;
 use crate::userns::IdMap;
 
 /// The acts of one step, in order.
@@ -32,6 +33,8 @@ pub enum Act {
     Namespaces(Vec<Namespace>),
     /// Makes the user namespace that the process will end up in. The helper's act.
     UserNamespace(UserNamespace),
+    /// Gives that namespace handlers of its own for programs of other architectures. The helper's act.
+    Handlers(Vec<Emulator>),
     /// From now on what the process makes belongs to the root of its user namespace.
     FilesOfItsRoot(IdMap),
     /// Goes into a control group, and sees no other from then on.
@@ -165,6 +168,8 @@ pub enum Act {
         args: Vec<String>,
         /// Its environment, but for `HOME`.
         env: Vec<String>,
+        /// The path of an emulator that runs it.
+        through: Option<String>,
     },
 }
 
@@ -235,10 +240,13 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     let users = spec.user_namespace.as_ref();
     let mut acts: Vec<_> =
         users.map(|ids| Act::UserNamespace(UserNamespace::of(ids, spec.network))).into_iter().collect();
+    if !spec.emulators.is_empty() {
+        acts.push(Act::Handlers(spec.emulators.clone()));
+    }
     acts.push(Act::Namespaces(namespaces));
     acts.extend(spec.group.clone().map(Act::ControlGroup));
     // Before it asks to die with the helper, which the kernel forgets when ids change.
-    acts.extend(users.cloned().map(Act::FilesOfItsRoot));
+    acts.extend(users.filter(|ids| !ids.is_identity()).cloned().map(Act::FilesOfItsRoot));
     acts.extend([Act::DieWithHelper, Act::NewSession, Act::PrivateMounts]);
     match spec.network {
         NetworkMode::Host => {}
@@ -283,7 +291,7 @@ pub fn plan(spec: &ProcessSpec) -> Plan {
     acts.push(Act::DieWithHelper);
     acts.extend(spec.secret_env.iter().cloned().map(Act::SecretVariable));
     acts.push(Act::CloseDescriptors);
-    acts.push(Act::Exec { args: spec.args.clone(), env: spec.env.clone() });
+    acts.push(Act::Exec { args: spec.args.clone(), env: spec.env.clone(), through: spec.through.clone() });
     Plan(acts)
 }
 
@@ -380,6 +388,10 @@ impl fmt::Display for Act {
                 kinds.iter().try_for_each(|kind| write!(f, " {}", format!("{kind:?}").to_lowercase()))
             }
             Act::UserNamespace(wanted) => write!(f, "{wanted}"),
+            Act::Handlers(emulators) => {
+                f.write_str("handlers of its own:")?;
+                emulators.iter().try_for_each(|emulator| write!(f, " {} by {:?}", emulator.arch, emulator.path))
+            }
             Act::FilesOfItsRoot(_) => f.write_str("make files as root of the user namespace"),
             Act::JoinItsNetwork => f.write_str("join the network of the user namespace"),
             Act::EnterUserNamespace { owning } => {
@@ -447,8 +459,10 @@ impl fmt::Display for Act {
             }
             Act::Capabilities(names) => write!(f, "capabilities {}", names.join(" ")),
             Act::CloseDescriptors => f.write_str("close descriptors"),
-            Act::Exec { args, env } => {
-                write!(f, "exec {args:?} with")?;
+            Act::Exec { args, env, through } => {
+                write!(f, "exec {args:?}")?;
+                through.iter().try_for_each(|emulator| write!(f, " through {emulator:?}"))?;
+                f.write_str(" with")?;
                 env.iter().try_for_each(|pair| write!(f, " {}", pair.split('=').next().unwrap_or_default()))
             }
         }

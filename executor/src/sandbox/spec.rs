@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::cgroup::ControlGroup;
 use super::policy;
 use super::secret::{AgentSocket, SecretFile, SecretVariable};
+use crate::emulate::Emulator;
 use crate::rootless::Surroundings;
 use crate::userns::IdMap;
 
@@ -59,6 +60,10 @@ pub struct ProcessSpec {
     pub stdin: bool,
     /// The ids of a user namespace of its own; `None`: it is in the builder's.
     pub user_namespace: Option<IdMap>,
+    /// Emulators that are handlers in that namespace alone; see [`crate::emulate`]. None without one.
+    pub emulators: Vec<Emulator>,
+    /// The path of an emulator inside that runs the command.
+    pub through: Option<String>,
     /// What the builder's user namespace lets the set-up do; [`super::run`] knows.
     pub surroundings: Surroundings,
     /// The control group that it is put into; `None`: it stays in the builder's.
@@ -91,6 +96,8 @@ impl ProcessSpec {
             terminal: None,
             stdin: false,
             user_namespace: None,
+            emulators: Vec::new(),
+            through: None,
             surroundings: Surroundings::default(),
             group: None,
         }

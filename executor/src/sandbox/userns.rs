@@ -68,7 +68,10 @@ impl fmt::Display for UserNamespace {
             Owned::New => ", new namespace network",
             Owned::Prepared(_) => " of the prepared network",
         };
-        write!(f, "user namespace of {}{network}", self.ids)
+        match self.ids.is_identity() {
+            true => write!(f, "user namespace of the same ids{network}"),
+            false => write!(f, "user namespace of {}{network}", self.ids),
+        }
     }
 }
 
@@ -101,9 +104,10 @@ impl Users {
         self.made.as_ref().expect("the helper has made the namespace that the plan asks for")
     }
 
-    /// How mounts of the store are mapped.
+    /// How mounts of the store are mapped, if they are.
     pub fn mapping(&self) -> Option<Mapping<'_>> {
-        self.made.as_ref().map(|made| Mapping(made.user.as_fd()))
+        // Where every id is itself nothing is to be mapped.
+        self.made.as_ref().filter(|_| self.ids.is_some()).map(|made| Mapping(made.user.as_fd()))
     }
 
     /// Makes files as the namespace's root from now on.
@@ -142,18 +146,21 @@ impl Users {
     pub fn enter(&mut self, owning: bool, terminal: bool) -> Result<Root, Trouble> {
         let made = self.made.take().ok_or_else(|| "there is no user namespace".to_owned())?;
         let root = self.outside(0, 0)?;
+        let mapped = self.ids.take().is_some();
         // Of the machine's root, a pipe could not be opened anew by its name, `/dev/stdout`.
         for stdio in [io::stdin().as_fd(), io::stdout().as_fd(), io::stderr().as_fd()] {
-            if terminal || file_type(stdio)? == FileType::Fifo {
+            if mapped && (terminal || file_type(stdio)? == FileType::Fifo) {
                 let (uid, gid) = (Uid::from_raw(root.0), Gid::from_raw(root.1));
                 rustix::fs::fchown(stdio, Some(uid), Some(gid)).map_err(with("give away the standard streams"))?;
             }
         }
         move_into_link_name_space(made.user.as_fd(), Some(LinkNameSpaceType::User))?;
-        self.ids = None;
-        rustix::thread::set_thread_groups(&[]).map_err(with("leave all groups"))?;
-        rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).map_err(with("become its group 0"))?;
-        rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).map_err(with("become its user 0"))?;
+        // Where every id is itself, this is its root already.
+        if mapped {
+            rustix::thread::set_thread_groups(&[]).map_err(with("leave all groups"))?;
+            rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).map_err(with("become its group 0"))?;
+            rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).map_err(with("become its user 0"))?;
+        }
         if owning {
             sys::unshare_mounts_and_hostname().map_err(with("take mounts and host name along"))?;
         }

@@ -24,6 +24,7 @@ use super::plan::{Act, Namespace, Plan};
 use super::spec::Handed;
 use super::stub::Stub;
 use super::userns::UserNamespace;
+use crate::emulate::Emulator;
 
 /// The longest report is a failure that quotes two paths of 4 KiB, escaped.
 pub const PACKET_MAX_BYTES: usize = 64 << 10;
@@ -41,6 +42,8 @@ pub struct Order {
     pub namespaces: Vec<Namespace>,
     /// The user namespace that it ends up in, if it is one of its own.
     pub users: Option<UserNamespace>,
+    /// Emulators that are handlers in that namespace.
+    pub emulators: Vec<Emulator>,
     /// The control group of version 2 that it may be born in.
     pub group: Option<Handed>,
 }
@@ -56,7 +59,16 @@ impl Order {
             Act::UserNamespace(wanted) => Some(wanted.clone()),
             _ => None,
         });
-        Self { namespaces: namespaces.unwrap_or_default(), users, group: cgroup::birthplace(&plan.0) }
+        let emulators = plan.0.iter().find_map(|act| match act {
+            Act::Handlers(list) => Some(list.clone()),
+            _ => None,
+        });
+        Self {
+            namespaces: namespaces.unwrap_or_default(),
+            users,
+            emulators: emulators.unwrap_or_default(),
+            group: cgroup::birthplace(&plan.0),
+        }
     }
 }
 

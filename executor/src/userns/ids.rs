@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::UsernsError;
-use crate::rootless::ids::{Extent, Range, count, extents, subordinate};
+use crate::rootless::ids::{Extent, Range, count, extents, identity, subordinate};
 
 /// Images use ids up to this one.
 pub const IDS_MIN: u32 = 65536;
@@ -33,6 +33,20 @@ impl IdMap {
     /// `count` ids from `first` on, of users and groups alike, are 0 and following.
     pub fn of(range: Range) -> Self {
         Self { uids: extents(&[range]), gids: extents(&[range]) }
+    }
+
+    /// Every id that there is here is itself.
+    ///
+    /// # Errors
+    /// When the kernel does not say which there are.
+    pub fn identity() -> std::io::Result<Self> {
+        let map = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).map(|text| identity(&text));
+        Ok(Self { uids: map("uid_map")?, gids: map("gid_map")? })
+    }
+
+    /// Whether every id is itself.
+    pub fn is_identity(&self) -> bool {
+        self.uids.iter().chain(&self.gids).all(|extent| extent.inside == extent.outside)
     }
 
     /// What a user of the namespace is outside.

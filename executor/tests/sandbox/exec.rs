@@ -13,7 +13,7 @@ use rbuild_executor::ops::exec::StepError;
 use rbuild_executor::source::image::{BlobFetcher, FetchError};
 use rbuild_executor::{ExecError, StepSettings, Worker, WorkerConfig};
 use solver::graph::{Edge, Vertex, VertexId};
-use solver::op::{Device, ExecOp, Mount, MountKind, NetworkMode, Op, OpMeta, SecurityMode, SourceOp};
+use solver::op::{Device, ExecOp, Mount, MountKind, NetworkMode, Op, OpMeta, Platform, SecurityMode, SourceOp};
 use solver::seam::{Executor, Job, ResultId};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -88,9 +88,20 @@ impl Bench {
         inputs: Vec<ResultId>,
         log: &Collected,
     ) -> Result<Vec<ResultId>, ExecError> {
+        self.run_for(None, op, inputs, log).await
+    }
+
+    /// For another platform.
+    pub async fn run_for(
+        &self,
+        platform: Option<Platform>,
+        op: Op,
+        inputs: Vec<ResultId>,
+        log: &Collected,
+    ) -> Result<Vec<ResultId>, ExecError> {
         let id = VertexId::of_name("test");
         let edges = inputs.iter().map(|_| Edge { vertex: id, output: 0 }).collect();
-        let vertex = Vertex { op, inputs: edges, platform: None };
+        let vertex = Vertex { op, inputs: edges, platform };
         let meta = OpMeta::default();
         let job = Job {
             id,

@@ -8,6 +8,7 @@ mod told;
 
 mod cache;
 mod elsewhere;
+mod emulate;
 mod exec;
 mod facts;
 mod hostile;

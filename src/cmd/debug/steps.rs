@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use executor::StepSettings;
 use executor::ops::exec::preview;
 use frontend::Plan;
 use serde_json::{Value, json};
@@ -26,11 +27,11 @@ pub struct Step {
 ///
 /// # Errors
 /// For a step that asks for what this version does not do.
-pub fn of(text: &str, plan: &Plan) -> Result<Vec<Step>, Failure> {
+pub fn of(text: &str, plan: &Plan, settings: &StepSettings) -> Result<Vec<Step>, Failure> {
     let mut steps = Vec::new();
     for (id, vertex, meta) in plan.graph.iter() {
         let Op::Exec(exec) = &vertex.op else { continue };
-        let acts = preview(exec).map_err(|error| {
+        let acts = preview(exec, vertex.platform.as_ref(), settings).map_err(|error| {
             Failure::new(format!("{}: {error}", meta.description)).help("a build would fail likewise")
         })?;
         let line = plan.spans.get(&id).and_then(|span| text.get(..span.start));

@@ -20,8 +20,6 @@ pub struct Facts {
     pub powerless: Vec<PathBuf>,
     /// Control groups.
     pub cgroups: Cgroups,
-    /// Other processors whose programs run here (binfmt_misc); `None`: it is not mounted.
-    pub emulated: Option<Vec<String>>,
     /// Where the store is or will be, and bytes that are free there.
     pub disk: Option<(PathBuf, u64)>,
 }
@@ -47,7 +45,6 @@ impl Facts {
             namespaces: executor::rootless::Facts::gather(),
             powerless: programs.into_iter().flatten().filter(|path| !is_empowered(path)).cloned().collect(),
             cgroups: cgroups(),
-            emulated: emulated(Path::new("/proc/sys/fs/binfmt_misc")),
             disk: disk(&patient.root),
         }
     }
@@ -79,16 +76,6 @@ fn cgroups() -> Cgroups {
         v2: v2.as_ref().map(controllers),
         v1: machine.legacy().flat_map(|one| one.controllers.clone()).collect(),
     }
-}
-
-fn emulated(dir: &Path) -> Option<Vec<String>> {
-    if !dir.join("status").exists() {
-        return None;
-    }
-    let entries = std::fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut names: Vec<String> = entries.filter_map(|name| name.strip_prefix("qemu-").map(str::to_owned)).collect();
-    names.sort();
-    Some(names)
 }
 
 fn disk(root: &Path) -> Option<(PathBuf, u64)> {

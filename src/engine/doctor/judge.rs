@@ -1,5 +1,6 @@
 //! From facts to checks: pure.
 
+use executor::emulate::Means;
 use executor::isolation::{Rung, Standing};
 use executor::network::{Driver, NetworkError, Trouble};
 use executor::rootless::{Refused, Who, diagnose};
@@ -13,6 +14,8 @@ use crate::amount;
 pub const ISOLATION: &str = "isolation";
 /// The check of how steps get out.
 pub const NETWORK: &str = "network of steps";
+/// The check of other architectures.
+pub const EMULATION: &str = "other processors";
 /// The new mount calls are all there.
 const KERNEL_MIN: (u32, u32) = (5, 12);
 /// overlayfs takes layers one by one.
@@ -36,7 +39,7 @@ pub fn before(facts: &Facts, who: &Who) -> Vec<Check> {
 /// What does not depend on it.
 pub fn after(facts: &Facts) -> Vec<Check> {
     let disk = facts.disk.as_ref().map(|(path, bytes)| disk(&path.display().to_string(), *bytes));
-    [Some(cgroups(&facts.cgroups, facts.root)), Some(binfmt(facts)), disk].into_iter().flatten().collect()
+    [Some(cgroups(&facts.cgroups, facts.root)), disk].into_iter().flatten().collect()
 }
 
 fn kernel(release: &str) -> Check {
@@ -168,17 +171,38 @@ pub fn network(tried: Vec<(Driver, Result<(), Trouble>)>, chosen: Option<Driver>
     Check::warning(NETWORK, found, error.help().unwrap_or_default().replace('\n', "; "))
 }
 
-fn binfmt(facts: &Facts) -> Check {
-    let name = "other processors";
-    let fix = "for builds of another `--platform`: `sudo apt-get install qemu-user-static binfmt-support`";
-    match &facts.emulated {
-        Some(names) if !names.is_empty() => Check::ok(name, format!("programs for {} run here", names.join(", "))),
-        Some(_) => Check::warning(name, "only programs for this machine's own processor run here", fix),
-        None => Check::warning(
-            name,
-            "only programs for this machine's own processor run here: binfmt_misc is not mounted",
-            fix,
-        ),
+/// Whose steps run here. Those of this machine's own processor say nothing.
+pub fn emulation(found: &[(&'static str, Means)]) -> Check {
+    let list = |wanted: fn(&Means) -> bool| {
+        let names: Vec<_> = found.iter().filter(|(_, means)| wanted(means)).map(|(name, _)| *name).collect();
+        Some(names.join(", ")).filter(|names| !names.is_empty())
+    };
+    let handler = list(|means| *means == Means::Handler);
+    let private = list(|means| matches!(means, Means::Private(_)));
+    let injected = list(|means| matches!(means, Means::Injected(_)));
+    let mut said: Vec<String> = Vec::new();
+    said.extend(list(|means| *means == Means::Native).map(|names| format!("{names}: by itself")));
+    said.extend(handler.as_ref().map(|names| format!("{names}: by registered handlers")));
+    said.extend(
+        private.as_ref().map(|names| format!("{names}: by QEMU, with handlers in user namespaces of the steps")),
+    );
+    let why = found.iter().find_map(|(_, means)| match means {
+        Means::Injected(why) => Some(why.as_str()),
+        _ => None,
+    });
+    said.extend(injected.as_ref().zip(why).map(|(names, why)| {
+        format!("{names}: by QEMU in front of their commands, which emulates nothing that these start ({why})")
+    }));
+    said.extend(list(|means| *means == Means::Missing).map(|names| format!("{names}: not")));
+    let said = format!("steps run for {}", said.join("; "));
+    let (install, register) = (
+        "for builds of another `--platform`: `sudo apt-get install qemu-user-static`",
+        "register handlers: `docker run --privileged --rm tonistiigi/binfmt --install all`",
+    );
+    match (handler.or(private), injected) {
+        (_, Some(_)) => Check::warning(EMULATION, said, register),
+        (None, None) => Check::warning(EMULATION, said, install),
+        (Some(_), None) => Check::ok(EMULATION, said),
     }
 }
 
@@ -322,13 +346,11 @@ mod tests {
 
     #[test]
     fn other_processors_and_room_are_told() {
-        let emulating = |names: Option<&[&str]>| Facts {
-            emulated: names.map(|names| names.iter().map(|name| name.to_string()).collect()),
-            ..Facts::default()
-        };
-        check(binfmt(&emulating(Some(&["aarch64", "arm"]))), State::Ok, "aarch64, arm", "");
-        check(binfmt(&emulating(Some(&[]))), State::Warning, "own processor", "qemu-user-static");
-        check(binfmt(&emulating(None)), State::Warning, "not mounted", "qemu-user-static");
+        let of = |means: Means| emulation(&[("amd64", Means::Native), ("arm64", means), ("vax", Means::Missing)]);
+        check(of(Means::Handler), State::Ok, "amd64: by itself; arm64: by registered handlers; vax: not", "");
+        check(of(Means::Private("/q".into())), State::Ok, "arm64: by QEMU, with handlers in user namespaces", "");
+        check(of(Means::Injected("too old".into())), State::Warning, "arm64: by QEMU in front", "binfmt --install");
+        check(of(Means::Missing), State::Warning, "by itself; arm64, vax: not", "qemu-user-static");
         check(disk("/x", 50 << 30), State::Ok, "/x", "");
         check(disk("/x", 1 << 30), State::Warning, "/x", "rbuild prune");
         check(disk("/x", 1 << 20), State::Problem, "/x", "--root DIR");

@@ -98,6 +98,7 @@ pub fn examine(patient: &Patient, explain: impl Fn(&IsolationError) -> String) -
                 Rung::Full | Rung::Rootless => trials::all(patient),
                 Rung::Chroot => ladder::without_mounts(&patient.root),
             });
+            checks.push(trials::emulation(standing.rung));
         }
         Err(error) => {
             let mut found = error.to_string();

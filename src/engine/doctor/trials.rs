@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use executor::emulate::survey;
+use executor::isolation::Rung;
 use executor::network::drivers_here;
 use executor::rootless::{Surroundings, probe};
 use executor::{sandbox, userns};
@@ -17,12 +19,32 @@ pub fn all(patient: &Patient) -> Vec<Check> {
     checks
 }
 
+/// Whose steps run here, on `rung`.
+pub fn emulation(rung: Rung) -> Check {
+    let helper = match rung {
+        Rung::Chroot => sandbox::Settings::in_chroot(),
+        Rung::Full | Rung::Rootless => sandbox::Settings::of_this_process(),
+    };
+    let found = match helper {
+        Ok(helper) => survey(&helper, rung).map_err(|error| words(&error)),
+        Err(error) => Err(words(&error)),
+    };
+    match found {
+        Ok(found) => judge::emulation(&found),
+        Err(error) => Check::warning(judge::EMULATION, error, "steps of this machine's own processor run"),
+    }
+}
+
+fn words(error: &dyn std::error::Error) -> String {
+    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    format!("{error}{source}")
+}
+
 fn network(patient: &Patient) -> Check {
     let failed = |act: &str, error: &dyn std::error::Error| {
-        let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
         Check::warning(
             judge::NETWORK,
-            format!("could not {act}: {error}{source}"),
+            format!("could not {act}: {}", words(error)),
             "steps have `--network=host` and `none`",
         )
     };

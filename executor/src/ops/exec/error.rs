@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::devices::DeviceError;
+use crate::emulate::EmulateError;
 use crate::error::ExecError;
 use crate::limits::Hit;
 use crate::network::NetworkError;
@@ -44,6 +45,9 @@ pub enum StepError {
     /// It cannot have a user namespace of its own.
     #[error(transparent)]
     Users(#[from] UsernsError),
+    /// It is of another architecture, and cannot be emulated.
+    #[error(transparent)]
+    Emulate(#[from] EmulateError),
     /// The operation is malformed.
     #[error("malformed exec operation: {what}")]
     Malformed {

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 
+use oci::model::Platform;
 use solver::op::NetworkMode;
 use solver::seam::{LogSink, ResultId};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ use crate::worker::Worker;
 pub struct RunSpec {
     /// The command; never empty.
     pub args: Vec<String>,
+    /// The platform of the image; `None`: that of this machine.
+    pub platform: Option<Platform>,
     /// `NAME=value`.
     pub env: Vec<String>,
     /// Working directory inside; absolute.
@@ -81,6 +84,7 @@ pub async fn run_image(
         return Err(StepError::Malformed { what: "it has no command" }.into());
     }
     worker.expect_user_namespaces().await?;
+    let emulated = worker.emulated(wanted.platform.as_ref(), log).await?;
     let network = network::begin(worker, wanted.network, log, cancel).await?;
     let turn = worker.root_turn().await;
     let top = top.clone();
@@ -96,6 +100,7 @@ pub async fn run_image(
         Mount { target, kind: sandbox::MountKind::Bind(bind) }
     });
     spec.mounts = volumes.collect();
+    emulated.give(&mut spec);
     let io = Io {
         stdin: if wanted.interactive { Stdin::Inherit } else { Stdin::Null },
         output: if wanted.tty { Output::Terminal } else { Output::Inherit },
