@@ -12,6 +12,7 @@ pub mod cache;
 pub mod context;
 pub mod input;
 pub mod limits;
+pub mod load;
 pub mod output;
 pub mod outputs;
 pub mod provisions;

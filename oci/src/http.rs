@@ -7,6 +7,7 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -49,10 +50,7 @@ impl Clients {
     /// # Errors
     /// For certificates that are none.
     pub fn new(user_agent: &str, ca_certificates: &[Vec<u8>]) -> Result<Self, reqwest::Error> {
-        // Somebody in this process may have chosen a provider already; then theirs serves.
-        if rustls::crypto::ring::default_provider().install_default().is_err() {
-            tracing::debug!("a TLS provider is already installed");
-        }
+        provide_tls();
         let bundles = ca_certificates.iter().map(|pem| reqwest::Certificate::from_pem_bundle(pem));
         let certificates = bundles.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
         let trusted = Trusted::default();
@@ -92,6 +90,25 @@ impl Clients {
         }
         let client = builder.build()?;
         Ok(cell.get_or_init(|| client))
+    }
+}
+
+/// A client whose requests all go to the program that listens at a socket of this machine, whatever host they name.
+///
+/// # Errors
+/// When there can be no client at all.
+pub fn over_socket(path: &Path) -> Result<reqwest::Client, reqwest::Error> {
+    provide_tls();
+    let builder = reqwest::Client::builder().unix_socket(path).user_agent(USER_AGENT).no_proxy().referer(false);
+    let builder = builder.redirect(reqwest::redirect::Policy::none()).retry(reqwest::retry::never());
+    builder.tls_certs_only([]).build()
+}
+
+/// Clients want one, whether or not they speak TLS.
+fn provide_tls() {
+    // Somebody in this process may have chosen a provider already; then theirs serves.
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider is already installed");
     }
 }
 

@@ -21,6 +21,7 @@ use super::values::{self, ProgressArg};
 Examples:
   rbuild -t app:1 .                           build, and keep the image as app:1 in the local store
   rbuild -t registry.example/app:1 --push .   build and push
+  rbuild -t app:1 --load .                    build, and load the image into docker, podman or containerd
   rbuild -o type=oci,dest=app.tar .           build, and write an OCI archive
   rbuild -o type=registry,name=r.example/app:1,compression=zstd .
   rbuild --target test --no-cache .           build one stage, every step anew
@@ -100,8 +101,8 @@ pub struct BuildArgs {
 
     /// Send the result elsewhere too: type=image|registry|oci|docker|local|tar,dest=PATH; of images name=,
     /// compression=gzip|zstd|estargz|uncompressed, compression-level=, force-compression=, oci-mediatypes=,
-    /// annotation.KEY=, tar=false (a layout in a directory), push=, push-by-digest=; of trees platform-split=,
-    /// mode=copy|delete; a bare path is a folder, - is a tar on standard output; may be given again (docs/outputs.md)
+    /// annotation.KEY=, tar=false (a layout in a directory), push=, push-by-digest=; type=docker without dest loads it,
+    /// to=docker|podman|containerd, context=, namespace=; of trees platform-split=, mode=copy|delete; a bare path is a folder, - is a tar on standard output; may be given again (docs/outputs.md)
     #[arg(short, long = "output", help_heading = "Results", value_name = "SPEC", action = ArgAction::Append)]
     pub outputs: Vec<OsString>,
     /// Push the image under all its names: -o type=registry
@@ -109,6 +110,11 @@ pub struct BuildArgs {
         default_missing_value = "true", default_value = "false", hide_default_value = true,
         hide_possible_values = true, action = ArgAction::Set)]
     pub push: bool,
+    /// Load the image into what runs containers here, the first of docker, podman and containerd that runs, or into the
+    /// one that is named: -o type=docker; only layers that it lacks are sent
+    #[arg(long, help_heading = "Results", value_name = "ENGINE", num_args = 0..=1, require_equals = true,
+        default_missing_value = "true")]
+    pub load: Option<String>,
     /// Write the image id into this file, without a line break
     #[arg(long, help_heading = "Results", value_name = "FILE")]
     pub iidfile: Option<PathBuf>,
@@ -154,10 +160,6 @@ pub struct InertArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         hide_possible_values = true)]
     pub compress: Option<bool>,
-    /// The image is always in the local store
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-        hide_possible_values = true)]
-    pub load: Option<bool>,
     /// Only `false`: there is no provenance yet
     #[arg(long, value_name = "false")]
     pub provenance: Option<String>,

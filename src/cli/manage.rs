@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use oci::model::Reference;
 
 use super::values;
+use crate::options::load::EngineKind;
 
 /// How a list is printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -69,6 +70,9 @@ pub struct SaveArgs {
     /// What is written
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     pub format: SaveFormat,
+    /// Load them into docker, podman or containerd instead; only layers that it lacks are sent
+    #[arg(long, value_name = "ENGINE", conflicts_with_all = ["output", "format"])]
+    pub to: Option<EngineKind>,
 }
 
 /// Flags of `rbuild load`.

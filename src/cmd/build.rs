@@ -28,12 +28,13 @@ pub async fn build(hall: &Hall<'_>, args: &BuildArgs) -> Result<u8, Failure> {
         wanted => return call::call(hall, &args.input, wanted),
     }
     let inert = options::build::inert(args)?;
-    let options = options::build::build(args, &hall.config, hall.environment)?;
+    let mut options = options::build::build(args, &hall.config, hall.environment)?;
     if let Place::Path(path) = &options.input.context {
         check_for_verb(path)?;
     }
     let mode = hall.mode()?;
     forget_old_id(options.iidfile.as_deref())?;
+    engine::load::choose(&mut options.outputs).await?;
     if !inert.is_empty() && hall.talks() {
         let (these, change) = if inert.len() == 1 { ("this flag", "changes") } else { ("these flags", "change") };
         let text = format!("{these} {change} nothing here: {}", inert.join(" "));

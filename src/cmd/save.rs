@@ -4,11 +4,16 @@ use std::path::Path;
 
 use super::Hall;
 use crate::cli::{SaveArgs, SaveFormat};
-use crate::engine::{Failure, images as engine};
-use crate::options::output::{ArchiveFormat, ArchiveOutput, Dest, ImageForm};
+use crate::engine::load::choose;
+use crate::engine::{Failure, images};
+use crate::options::load::{self, EngineKind, LoadOutput, Wanted};
+use crate::options::output::{ArchiveFormat, ArchiveOutput, Dest, ImageForm, Output};
 
-/// Writes images as an archive.
+/// Writes images as an archive, or into another engine.
 pub async fn save(hall: &Hall<'_>, args: &SaveArgs) -> Result<u8, Failure> {
+    if let Some(engine) = args.to {
+        return send(hall, args, engine).await;
+    }
     let dest = args.output.clone().filter(|path| path != Path::new("-"));
     if dest.is_none() && hall.environment.stdout_terminal {
         return Err(Failure::new("an archive is not written to a terminal")
@@ -20,7 +25,23 @@ pub async fn save(hall: &Hall<'_>, args: &SaveArgs) -> Result<u8, Failure> {
     };
     let settings = &hall.settings();
     let output = &ArchiveOutput { form: ImageForm::default(), format, dest: Dest::file(dest) };
-    let work = async |progress, cancel| engine::save(settings, &args.images, output, progress, cancel).await;
+    let work = async |progress, cancel| images::save(settings, &args.images, output, progress, cancel).await;
     hall.under_display(hall.mode()?, work).await?;
+    Ok(0)
+}
+
+/// Loads images into docker, podman or containerd.
+async fn send(hall: &Hall<'_>, args: &SaveArgs, engine: EngineKind) -> Result<u8, Failure> {
+    let wanted = Wanted { engine: Some(engine), ..Wanted::default() };
+    let places = load::places(&wanted, hall.environment)?;
+    let form = ImageForm { names: args.images.clone(), ..ImageForm::default() };
+    let mut outputs = [Output::Load(LoadOutput { form, wanted, places, target: None })];
+    choose(&mut outputs).await?;
+    let [Output::Load(output)] = &outputs else { unreachable!("it was made above") };
+    let settings = &hall.settings();
+    let work = async |progress, cancel| images::send(settings, &args.images, output, progress, cancel).await;
+    for done in hall.under_display(hall.mode()?, work).await? {
+        super::print(&format!("{}\n", crate::escape::line(&done)))?;
+    }
     Ok(0)
 }

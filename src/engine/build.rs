@@ -266,6 +266,7 @@ fn say_lost(options: &BuildOptions, progress: &dyn Progress) {
                 .into(),
         );
     }
+    notices.extend(super::load::lost_form(&options.outputs));
     for text in notices {
         progress.event(Event::Notice { vertex: VertexId::of_name("outputs"), text });
     }

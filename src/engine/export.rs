@@ -30,6 +30,7 @@ pub use self::form::{Written, as_oci, as_stored, compress};
 use super::assemble::Assembled;
 use super::cache::Lost;
 use super::destination::write_to;
+use super::load::Loader;
 use super::task::in_background;
 use super::{Failure, Settings, words};
 use crate::options::BuildOptions;
@@ -146,6 +147,19 @@ impl Exporter<'_> {
                     let names = out.form.names.clone();
                     sent.image.get_or_insert(SentImage { manifest, config, names });
                     sent.wrote.push(in_words(out));
+                }
+                Output::Load(load) => {
+                    let loader =
+                        Loader { store: self.store, worker: self.worker, progress: self.progress, cancel: self.cancel };
+                    let target = load.target.as_ref().ok_or_else(|| Failure::new("nobody looked for an engine"))?;
+                    let blobs = load.keeps_blobs().then(|| of(&load.form));
+                    let manifest = blobs.map(|written| &written.manifest);
+                    sent.wrote.push(loader.load(target, image, &load.form, manifest).await?);
+                    if let Some(written) = blobs {
+                        let (manifest, config) = (written.manifest.clone(), written.config);
+                        let names = load.form.names.clone();
+                        sent.image.get_or_insert(SentImage { manifest, config, names });
+                    }
                 }
                 Output::Tree(tree) => {
                     self.tree(tree, image).await?;
@@ -288,7 +302,7 @@ fn top_of(image: &Assembled) -> ResultId {
     image.layers.last().map_or_else(|| ResultId(SCRATCH.to_owned()), |layer| layer.id.clone())
 }
 
-fn unsent(error: &executor::ExecError) -> Unsent {
+pub(super) fn unsent(error: &executor::ExecError) -> Unsent {
     match Lost::of(error) {
         Some(lost) => Unsent::Lost(lost),
         None => words::exec(error).into(),

@@ -7,12 +7,14 @@ mod import;
 pub(super) mod input;
 mod load;
 mod save;
+mod send;
 #[cfg(test)]
 mod tests;
 
 pub use import::import;
 pub use load::load;
 pub use save::save;
+pub use send::send;
 
 use std::sync::Arc;
 

@@ -4,7 +4,7 @@
 //! absent: argv, the terminal, colours.
 //!
 //! [`build()`] reads like the build itself; [`context`] opens what it starts from, [`resolve`] answers the frontend,
-//! [`assemble`] makes the image, [`export`] sends it out. [`check`] and [`inspect`] only look.
+//! [`assemble`] makes the image, [`export`] sends it out, [`load`] into other engines. [`check`] and [`inspect`] only look.
 
 mod failure;
 mod form;
@@ -22,6 +22,7 @@ mod export;
 pub mod foresee;
 mod grants;
 pub mod history;
+pub mod load;
 mod metadata;
 mod pressure;
 mod resolve;

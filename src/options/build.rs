@@ -69,8 +69,7 @@ fn grants(args: &BuildArgs, config: &Config) -> Result<Grants, Failure> {
 pub fn inert(args: &BuildArgs) -> Result<Vec<String>, Failure> {
     let inert = &args.inert;
     let mut given = Vec::new();
-    let switches =
-        [("--rm", inert.rm), ("--force-rm", inert.force_rm), ("--compress", inert.compress), ("--load", inert.load)];
+    let switches = [("--rm", inert.rm), ("--force-rm", inert.force_rm), ("--compress", inert.compress)];
     given.extend(switches.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| (*name).to_owned()));
     let off = |value: &str| {
         matches!(value, "false" | "0")
@@ -199,7 +198,7 @@ mod tests {
     fn flags_that_change_nothing_are_named_once() {
         let check = |words: &str, expected: &[&str]| assert_eq!(asked(words, &[]).expect(words).1, expected, "{words}");
         check(".", &[]);
-        check("--rm --force-rm --compress --load .", &["--rm", "--force-rm", "--compress", "--load"]);
+        check("--rm --force-rm --compress --load .", &["--rm", "--force-rm", "--compress"]);
         check("--rm=false --provenance=false --sbom false .", &["--rm", "--provenance=false", "--sbom=false"]);
         check(
             "--attest type=provenance,disabled=true --provenance mode=min,disabled=true .",
@@ -229,10 +228,34 @@ mod tests {
         check(&format!("--platform {native},linux/s390x ."), &[], "several platforms");
         check("--platform linux .", &[], "is not a platform");
         check("-o - -o type=oci .", &[], "several outputs go to standard output");
+        check("--load=dokcer .", &[], "`--load=dokcer`: `dokcer` is none of");
+        check("--load .", &[("DOCKER_HOST", "ssh://h")], "`DOCKER_HOST` is `ssh://h`");
         check("-q -o - .", &[], "`--quiet` prints the image id on standard output");
         assert!(asked(&format!("--platform {native} ."), &[]).is_ok());
         assert!(asked("--platform linux/s390x .", &[]).is_ok());
         assert!(asked("--platform local .", &[("DOCKER_DEFAULT_PLATFORM", "linux/s390x")]).is_ok());
+    }
+
+    #[test]
+    fn load_is_one_output_more_unless_there_is_one() {
+        let check = |words: &str, expected: &[&str]| {
+            let (options, _) = asked(words, &[]).expect(words);
+            let outputs = options.outputs.iter().map(|output| match output {
+                Output::Load(load) => load.places[0].to_string(),
+                _ => "another".to_owned(),
+            });
+            assert_eq!(outputs.collect::<Vec<_>>(), expected, "{words}");
+            assert_eq!(options.tags.len(), 1, "{words}: the local store keeps its name");
+        };
+        let docker = "unix:///var/run/docker.sock";
+        check("-t a --load=false .", &[]);
+        check("-t a --load .", &[docker]);
+        check("-t a --load=true -o type=docker .", &[docker]);
+        check("-t a --load=docker -o out .", &["another", docker]);
+        check("-t a -o type=docker,dest=x --load .", &["another", docker]);
+        let containerd = "unix:///run/containerd/containerd.sock, namespace k8s.io";
+        check("-t a --load -o type=docker,namespace=k8s.io .", &[containerd]);
+        check("-t a --load=containerd .", &["unix:///run/containerd/containerd.sock, namespace default"]);
     }
 
     #[test]

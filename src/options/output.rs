@@ -15,6 +15,7 @@ use oci::model::{Platform, Reference};
 
 use self::attributes::Attributes;
 use super::annotation::Annotations;
+use super::load::{LoadOutput, Wanted};
 use crate::engine::Failure;
 
 pub use self::attributes::fields;
@@ -24,8 +25,10 @@ pub use self::attributes::fields;
 pub enum Output {
     /// `type=image`, `type=registry`, `--push`.
     Image(ImageOutput),
-    /// `type=oci`, `type=docker`.
+    /// `type=oci`, `type=docker` with `dest`.
     Archive(ArchiveOutput),
+    /// `type=docker` without `dest`, `--load`.
+    Load(LoadOutput),
     /// `type=local`, `type=tar`.
     Tree(TreeOutput),
 }
@@ -150,6 +153,7 @@ impl Output {
         match self {
             Self::Image(image) => Some(&image.form),
             Self::Archive(archive) => Some(&archive.form),
+            Self::Load(load) => Some(&load.form),
             Self::Tree(_) => None,
         }
     }
@@ -159,6 +163,7 @@ impl Output {
         match self {
             Self::Image(image) => Some(&mut image.form),
             Self::Archive(archive) => Some(&mut archive.form),
+            Self::Load(load) => Some(&mut load.form),
             Self::Tree(_) => None,
         }
     }
@@ -166,7 +171,7 @@ impl Output {
     /// Whether it goes to standard output.
     pub fn is_stdout(&self) -> bool {
         match self {
-            Self::Image(_) => false,
+            Self::Image(_) | Self::Load(_) => false,
             Self::Archive(archive) => archive.dest == Dest::Stdout,
             Self::Tree(tree) => tree.dest == TreeDest::Tar(None),
         }
@@ -174,7 +179,12 @@ impl Output {
 
     /// Whether its layers are made into blobs of its own codec.
     pub fn compresses(&self) -> bool {
-        !matches!(self, Self::Tree(_) | Self::Image(ImageOutput { push: None, .. }))
+        match self {
+            Self::Image(image) => image.push.is_some(),
+            Self::Archive(_) => true,
+            Self::Load(load) => load.keeps_blobs(),
+            Self::Tree(_) => false,
+        }
     }
 }
 
@@ -234,7 +244,14 @@ pub fn parse(text: &str, around: Surroundings<'_>) -> Result<Parsed, Failure> {
     }
     let output = match kind {
         Kind::Image | Kind::Registry => Output::Image(image(&mut given, kind, around)?),
-        Kind::Oci | Kind::Docker => Output::Archive(archive(&mut given, kind, around)?),
+        Kind::Oci | Kind::Docker => {
+            let as_tar = given.switch("tar")?.unwrap_or(true);
+            if kind == Kind::Docker && as_tar && given.peek("dest").is_none() {
+                Output::Load(load(&mut given, around)?)
+            } else {
+                Output::Archive(archive(&mut given, kind, as_tar, around)?)
+            }
+        }
         Kind::Local | Kind::Tar => Output::Tree(tree(&mut given, kind, around)?),
     };
     let epoch = given.number("source-date-epoch")?;
@@ -349,24 +366,38 @@ fn form(given: &mut Attributes, around: Surroundings<'_>) -> Result<ImageForm, F
     Ok(ImageForm { names, codec, force, dialect, annotations })
 }
 
-fn archive(given: &mut Attributes, kind: Kind, around: Surroundings<'_>) -> Result<ArchiveOutput, Failure> {
+fn archive(
+    given: &mut Attributes,
+    kind: Kind,
+    as_tar: bool,
+    around: Surroundings<'_>,
+) -> Result<ArchiveOutput, Failure> {
     let dest = given.dest()?;
-    let as_tar = given.switch("tar")?.unwrap_or(true);
     let dest = match (dest, as_tar) {
         (Some(path), false) if path != "-" => Dest::Layout(path.into()),
         (_, false) => {
             return Err(given.wrong("a directory cannot go to standard output").help("write `tar=false,dest=FOLDER`"));
         }
         (Some(path), true) if path != "-" => Dest::File(path.into()),
-        (None, true) if kind == Kind::Docker => {
-            return Err(given
-                .wrong("there is no docker to load the image into")
-                .help("write `dest=FILE`, or `dest=-` for standard output, and give it to `docker load`"));
-        }
         (_, true) => stdout(given, around).map(|()| Dest::Stdout)?,
     };
     let format = if kind == Kind::Docker { ArchiveFormat::Docker } else { ArchiveFormat::Oci };
     Ok(ArchiveOutput { form: form(given, around)?, format, dest })
+}
+
+fn load(given: &mut Attributes, around: Surroundings<'_>) -> Result<LoadOutput, Failure> {
+    let engine = match given.take("to") {
+        None => None,
+        Some(name) => Some(name.parse().map_err(|error| given.wrong(error))?),
+    };
+    let not_empty = |text: &String| !text.is_empty();
+    let wanted = Wanted {
+        engine,
+        context: given.take("context").filter(not_empty),
+        namespace: given.take("namespace").filter(not_empty),
+    };
+    wanted.check().map_err(|reason| given.wrong(reason))?;
+    Ok(LoadOutput { form: form(given, around)?, wanted, ..LoadOutput::default() })
 }
 
 fn tree(given: &mut Attributes, kind: Kind, around: Surroundings<'_>) -> Result<TreeOutput, Failure> {

@@ -1,15 +1,16 @@
 //! All outputs of a build: every `-o`, `--push`, and what `-t` and `--annotation` mean for them.
 //!
 //! In: the flags. Out: outputs that know their own names and annotations, and the names under which the local store
-//! keeps the image. `--push` makes every `type=image` push, or adds one that does. A `name` of an output is its own and
+//! keeps the image. `--push` makes every `type=image` push, or adds one that does; `--load` adds a `type=docker` that is
+//! loaded, unless there is one. A `name` of an output is its own and
 //! beats `-t`. Deliberately absent: the attributes of one ([`super::output`]).
 
 use oci::layer::Dialect;
 use oci::model::{Platform, Reference};
 
-use super::allow;
 use super::annotation::Annotations;
 use super::output::{ImageForm, ImageOutput, Output, Push, Surroundings, parse};
+use super::{allow, load};
 use crate::cli::BuildArgs;
 use crate::engine::Failure;
 use crate::environment::Environment;
@@ -55,6 +56,14 @@ pub fn outputs(
     if args.push {
         push(&mut outputs);
     }
+    if let Some(wanted) = load::asked(args.load.as_deref())? {
+        add_load(&mut outputs, wanted);
+    }
+    for output in &mut outputs {
+        if let Output::Load(load) = output {
+            load.places = load::places(&load.wanted, environment)?;
+        }
+    }
     let mut given: Vec<Reference> = Vec::new();
     for tag in &args.tags {
         if !given.contains(tag) {
@@ -87,6 +96,20 @@ fn push(outputs: &mut Vec<Output>) {
     if !is_image {
         let push = Some(Push::default());
         outputs.push(Output::Image(ImageOutput { push, store: true, ..ImageOutput::default() }));
+    }
+}
+
+/// `--load`.
+fn add_load(outputs: &mut Vec<Output>, wanted: load::Wanted) {
+    let mut is_loaded = false;
+    for output in outputs.iter_mut() {
+        if let Output::Load(load) = output {
+            load.wanted.engine = load.wanted.engine.or(wanted.engine);
+            is_loaded = true;
+        }
+    }
+    if !is_loaded {
+        outputs.push(Output::Load(load::LoadOutput { wanted, ..load::LoadOutput::default() }));
     }
 }
 

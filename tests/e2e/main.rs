@@ -30,6 +30,7 @@ mod kill;
 mod language;
 mod layers;
 mod limits;
+mod load;
 mod login;
 mod matrix;
 mod mirrors;

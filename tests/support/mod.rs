@@ -14,6 +14,7 @@ pub mod bounded;
 pub mod bucket;
 pub mod buildah;
 pub mod compare;
+pub mod dockerd;
 pub mod fake;
 pub mod flatten;
 pub mod git;

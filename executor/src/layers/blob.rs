@@ -66,6 +66,23 @@ impl Layers {
         Ok(blob)
     }
 
+    /// Writes the tar that the layer's diff_id is of; it need not be a blob for that.
+    ///
+    /// # Errors
+    /// When what was written was another tar, too: then the tree is no longer what the image says.
+    pub fn write_exact_tar(&self, id: &ResultId, out: &mut dyn Write) -> Result<(), LayersError> {
+        let layer = self.layer(id)?;
+        let verified = layer.diff_id.map(|diff_id| self.store.blob_variant(&diff_id, TRUE_BLOB)).transpose()?.flatten();
+        let mut tar = Hashing::new(out);
+        self.write_own_tar(&layer, verified.as_ref().or(layer.blob.as_ref()), &mut tar)?;
+        let (_, found, _) = tar.finish();
+        match layer.diff_id.filter(|expected| expected.0 != found) {
+            Some(_) if layer.pulled => Err(LayersError::NoTar { layer: id.clone() }),
+            Some(expected) => Err(LayersError::WrongDiffId { layer: id.clone(), expected, found: DiffId(found) }),
+            None => Ok(()),
+        }
+    }
+
     fn encode(
         &self,
         layer: &Layer,

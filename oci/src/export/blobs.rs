@@ -56,12 +56,17 @@ impl Blobs {
         self.found.values()
     }
 
-    /// Writes all of them beneath `blobs/`, by digest, each checked as it is copied.
-    pub fn write<W: Write>(&self, store: &dyn ContentStore, tar: &mut TarWriter<W>) -> Result<(), ExportError> {
+    /// Writes those that are wanted beneath `blobs/`, by digest, each checked as it is copied.
+    pub fn write<W: Write>(
+        &self,
+        store: &dyn ContentStore,
+        is_wanted: &dyn Fn(&Digest) -> bool,
+        tar: &mut TarWriter<W>,
+    ) -> Result<(), ExportError> {
         for path in ["blobs", "blobs/sha256"] {
             tar.begin(&entry(path, Kind::Directory))?;
         }
-        for (digest, descriptor) in &self.found {
+        for (digest, descriptor) in self.found.iter().filter(|(digest, _)| is_wanted(digest)) {
             let path = path_of(digest);
             let mut blob = open_verified(store, descriptor)?;
             tar.begin(&entry(&path, Kind::File { size: descriptor.size, sparse: None }))?;
@@ -86,7 +91,7 @@ pub(super) fn write_file<W: Write>(tar: &mut TarWriter<W>, path: &str, bytes: &[
 }
 
 /// Owner and time say nothing here and are always the same.
-fn entry(path: &str, kind: Kind) -> Entry {
+pub(super) fn entry(path: &str, kind: Kind) -> Entry {
     let mode = if kind == Kind::Directory { 0o755 } else { 0o644 };
     Entry { path: path.into(), kind, mode, uid: 0, gid: 0, mtime: Time::default(), xattrs: Vec::new() }
 }

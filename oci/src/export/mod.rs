@@ -8,12 +8,14 @@
 //!    blobs/sha256/<hex>     x                 x       every manifest, config and layer, named by digest
 //! ```
 //! The same images give the same archive, byte for byte. [`archive::read`] takes both, compressed or not, and OCI
-//! layouts that are directories; [`directory::add`] writes those. Everything streams. Deliberately absent: compressing layers, which is done before.
+//! layouts that are directories; [`directory::add`] writes those. [`plain`] writes an image without the layers that its
+//! reader has. Everything streams. Deliberately absent: compressing layers, which is done before.
 
 pub mod archive;
 pub mod directory;
 pub mod docker_archive;
 pub mod oci_layout;
+pub mod plain;
 
 mod blobs;
 mod error;

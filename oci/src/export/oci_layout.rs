@@ -8,7 +8,7 @@ use super::error::ExportError;
 use super::{IMAGE_NAME, INDEX_FILE, LAYOUT_FILE, REF_NAME};
 use crate::content::ContentStore;
 use crate::layer::tar::TarWriter;
-use crate::model::{Descriptor, Index, Reference, media_type};
+use crate::model::{Descriptor, Digest, Index, Reference, media_type};
 
 /// What the file `oci-layout` says.
 pub(super) const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -20,13 +20,23 @@ pub fn write_tar(
     store: &dyn ContentStore,
     images: &[(Vec<Reference>, Descriptor)],
 ) -> Result<(), ExportError> {
+    write_tar_for(out, store, images, &|_| true)
+}
+
+/// The same for a reader that has blobs already: those that are not wanted are left out.
+pub fn write_tar_for(
+    out: &mut dyn Write,
+    store: &dyn ContentStore,
+    images: &[(Vec<Reference>, Descriptor)],
+    is_wanted: &dyn Fn(&Digest) -> bool,
+) -> Result<(), ExportError> {
     let mut blobs = Blobs::default();
     for (_, descriptor) in images {
         blobs.add(store, descriptor)?;
     }
     let mut tar = TarWriter::new(out);
     write_head(&mut tar, images)?;
-    blobs.write(store, &mut tar)?;
+    blobs.write(store, is_wanted, &mut tar)?;
     tar.finish()?;
     Ok(())
 }

@@ -10,7 +10,7 @@ use executor::{StepSettings, Worker};
 use oci::image::Image;
 use oci::model::{Descriptor, Manifest, Reference};
 use solver::seam::{LogSink, Progress};
-use store::{FoundImage, Store};
+use store::{FoundImage, Layer, Store};
 use tokio_util::sync::CancellationToken;
 
 use super::find;
@@ -50,7 +50,7 @@ pub async fn save(
 }
 
 /// The images that are meant, each once, with the names that it was meant by.
-fn meant(store: &Store, images: &[Reference]) -> Result<Vec<(FoundImage, Vec<Reference>)>, Failure> {
+pub(super) fn meant(store: &Store, images: &[Reference]) -> Result<Vec<(FoundImage, Vec<Reference>)>, Failure> {
     let mut meant: Vec<(FoundImage, Vec<Reference>)> = Vec::new();
     for image in images {
         // Not only by name: `rbuild save 12ab34cd` means the image of that id.
@@ -66,7 +66,7 @@ fn meant(store: &Store, images: &[Reference]) -> Result<Vec<(FoundImage, Vec<Ref
 }
 
 /// A manifest of the image whose blobs are all in the store.
-async fn with_blobs(
+pub(super) async fn with_blobs(
     store: &Store,
     worker: &Worker,
     found: &FoundImage,
@@ -79,29 +79,39 @@ async fn with_blobs(
     if all_here(store, &manifest)? {
         return Ok(image.manifest.clone());
     }
-    let top = match &image.top {
-        Some(top) => Some(top.clone()),
-        None => {
-            let name = somewhere(store, found, &manifest)?;
-            worker.image_top(&name, &image.manifest, log).await.map_err(|error| words::exec(&error))?
-        }
-    };
+    let layers = chain_of(store, worker, found, &manifest, log).await?;
     if all_here(store, &manifest)? {
         return Ok(image.manifest.clone());
     }
-    let layers = worker
-        .blocking(move |worker| {
-            let chain = top.map(|top| worker.layers().chain(&top)).transpose()?.unwrap_or_default();
-            Ok(chain.into_iter().filter(|layer| !layer.empty).collect())
-        })
-        .await
-        .map_err(|error| words::exec(&error))?;
     let form = ImageForm {
         annotations: Annotations { manifest: manifest.annotations, ..Annotations::default() },
         ..ImageForm::default()
     };
     let image = Assembled { config_bytes, layers, annotations: BTreeMap::new() };
     Ok(compress(store, worker, &image, &form, None, cancel).await?.manifest)
+}
+
+/// The layers of the image that have something in them, bottom first, as trees or blobs.
+pub(super) async fn chain_of(
+    store: &Store,
+    worker: &Worker,
+    found: &FoundImage,
+    manifest: &Manifest,
+    log: &dyn LogSink,
+) -> Result<Vec<Layer>, Failure> {
+    let image = &found.image;
+    let top = match &image.top {
+        Some(top) => Some(top.clone()),
+        None => {
+            let name = somewhere(store, found, manifest)?;
+            worker.image_top(&name, &image.manifest, log).await.map_err(|error| words::exec(&error))?
+        }
+    };
+    let chain = worker.blocking(move |worker| {
+        let chain = top.map(|top| worker.layers().chain(&top)).transpose()?.unwrap_or_default();
+        Ok(chain.into_iter().filter(|layer| !layer.empty).collect())
+    });
+    chain.await.map_err(|error| words::exec(&error))
 }
 
 fn all_here(store: &Store, manifest: &Manifest) -> Result<bool, Failure> {

@@ -18,7 +18,7 @@ const LEVELS: [(&str, &str); 5] = [
 ];
 
 /// Attributes that are for some types only, and for which.
-const ELSEWHERE: [(&str, &str); 19] = [
+const ELSEWHERE: [(&str, &str); 22] = [
     ("name", "an image"),
     ("push", "type=image"),
     ("push-by-digest", "type=image and type=registry"),
@@ -35,6 +35,9 @@ const ELSEWHERE: [(&str, &str); 19] = [
     ("rewrite-timestamp", "an image"),
     ("prefer-nondist-layers", "an image"),
     ("tar", "type=oci and type=docker"),
+    ("to", "type=docker without dest"),
+    ("context", "type=docker without dest"),
+    ("namespace", "type=docker without dest"),
     ("platform-split", "type=local and type=tar"),
     ("mode", "type=local"),
     ("attestation-prefix", "type=local and type=tar"),

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::options::load::EngineKind;
 
 fn read(text: &str) -> Result<Parsed, Failure> {
     let platform = "linux/amd64".parse().expect("a platform");
@@ -66,6 +67,26 @@ fn forms_of_images_are_understood() {
 }
 
 #[test]
+fn docker_without_a_destination_is_loaded() {
+    let check = |text: &str, change: &dyn Fn(&mut LoadOutput)| {
+        let mut expected = LoadOutput::default();
+        change(&mut expected);
+        assert_eq!(read(text).expect(text).output, Output::Load(expected), "{text}");
+    };
+    let engine = |kind| move |load: &mut LoadOutput| load.wanted.engine = Some(kind);
+    check("type=docker", &|_| ());
+    check("type=docker,to=docker", &engine(EngineKind::Docker));
+    check("type=docker,to=podman", &engine(EngineKind::Podman));
+    check("type=docker,context=far", &|load| load.wanted.context = Some("far".into()));
+    check("type=docker,context=", &|_| ());
+    check("type=docker,to=containerd,namespace=k8s.io,name=a,compression=zstd", &|load| {
+        load.wanted = Wanted { engine: Some(EngineKind::Containerd), namespace: Some("k8s.io".into()), context: None };
+        load.form.names = vec!["a".parse().expect("a name")];
+        load.form.codec = Codec::new(Compression::Zstd);
+    });
+}
+
+#[test]
 fn images_are_understood() {
     let check = |text: &str, change: &dyn Fn(&mut ImageOutput)| {
         let mut expected = ImageOutput { store: true, ..ImageOutput::default() };
@@ -101,7 +122,12 @@ fn what_is_no_output_is_refused_with_advice() {
     };
     check("type=oic,dest=x", "did you mean `oci`?");
     check("type=cacheonly", "leave out `-o` and `-t`");
-    check("type=docker", "no docker to load the image into");
+    check("type=docker,to=dokcer", "`dokcer` is none of docker, podman, containerd");
+    check("type=docker,to=podman,context=far", "`context` is of docker, not of podman");
+    check("type=docker,to=docker,namespace=k8s.io", "`namespace` is of containerd, not of docker");
+    check("type=docker,context=far,namespace=k8s.io", "`context` is of docker, and `namespace` of containerd");
+    check("type=docker,dest=x,to=podman", "it is for type=docker without dest");
+    check("type=docker,push=true", "it is for type=image");
     check("type=local", "there is no folder");
     check("type=local,dest=-", "cannot go to standard output");
     check("type=oci,tar=false", "cannot go to standard output");
