@@ -150,7 +150,8 @@ fn output_says_what_and_where_and_quiet_says_the_id() {
     assert_eq!(docker.own().id("other:3").as_deref(), Some(&*Archive::read(&archive).id()));
     assert_eq!(docker.own().id("app:1"), None, "the output has a name of its own");
     assert!(store.rbuild(["images"]).ok().stdout.contains("app "), "the local store keeps it");
-    let quiet = docker.build(&store, &context, &["-q", "-t", "app:1", "--load"]).ok();
+    let path = context.path().to_str().expect("the path is ASCII");
+    let quiet = Outcome::of(&mut docker.command(&store, &["build", "-q", "-t", "app:1", "--load", path])).ok();
     assert_eq!(quiet.stdout.trim(), docker.own().id("app:1").expect("it is there"));
     // A name with a digest is none that docker gives.
     let pinned = format!("app@{}", quiet.stdout.trim());

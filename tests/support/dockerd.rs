@@ -64,7 +64,6 @@ struct State {
     /// Chains of layers that are there.
     chains: Vec<Vec<String>>,
     loads: Vec<Load>,
-    requests: Vec<String>,
 }
 
 /// A running docker; it ends with the test's process.
@@ -104,11 +103,6 @@ impl Dockerd {
         self.state().loads.clone()
     }
 
-    /// Method and path of every request so far.
-    pub fn requests(&self) -> Vec<String> {
-        self.state().requests.clone()
-    }
-
     /// The id of the image with a name.
     pub fn id(&self, name: &str) -> Option<String> {
         let state = self.state();
@@ -144,11 +138,7 @@ fn serve(stream: &UnixStream, state: &Mutex<State>) -> Option<()> {
         is_chunked |= header == "transfer-encoding: chunked";
     }
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-    let fault = {
-        let mut state = state.lock().expect("no test panics with it");
-        state.requests.push(format!("{method} {path}"));
-        state.fault
-    };
+    let fault = state.lock().expect("no test panics with it").fault;
     if path == "/images/load" {
         assert!(is_chunked, "nobody knows how long an archive becomes");
         return load(stream, &mut reader, state, fault);

@@ -14,6 +14,7 @@ pub mod bounded;
 pub mod bucket;
 pub mod buildah;
 pub mod compare;
+#[allow(dead_code, reason = "the unit tests of loading use the other faults")]
 pub mod dockerd;
 pub mod fake;
 pub mod flatten;

@@ -18,6 +18,7 @@ mod api;
 mod containerd;
 mod docker;
 #[cfg(test)]
+#[allow(dead_code, reason = "the end-to-end tests use the rest")]
 #[path = "../../../tests/support/dockerd.rs"]
 mod dockerd;
 mod podman;
