@@ -108,11 +108,20 @@ pub fn step(error: &ExecError, context: &Context) -> Failure {
         ExecError::File(FileError::Owner(OwnerError::Unknown { .. })) => {
             failure.help("make it in a RUN before (`adduser`, `useradd`), or give numbers, like `--chown=1000:1000`")
         }
+        ExecError::Step(StepError::Sandbox(SandboxError::Exec { source, .. })) if is_foreign(source) => failure.help(
+            "the program is for another architecture than the step: does the image say the right platform (`--platform`), \
+             or was a program copied from another one? A script has to begin with `#!`",
+        ),
         ExecError::Step(StepError::Sandbox(SandboxError::Exec { program, .. })) if is_shell(program) => {
             failure.help("the image has no shell; the JSON form needs none: `RUN [\"program\", \"argument\"]`")
         }
         _ => failure,
     }
+}
+
+/// "Exec format error": the kernel knows nobody who runs it.
+fn is_foreign(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error())
 }
 
 fn is_shell(program: &str) -> bool {

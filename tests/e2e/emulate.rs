@@ -94,11 +94,14 @@ const WITHOUT: &str = "/usr/sbin:/sbin";
 
 #[test]
 fn without_an_emulator_nothing_runs_and_one_error_says_what_to_do_unless_all_is_known() {
-    let dockerfile = "FROM busybox AS build\nRUN echo ran natively\n\
-        FROM --platform=linux/s390x scratch\nADD base.tar /\nRUN echo ran\nRUN echo again\n\
+    let dockerfile = "FROM --platform=$BUILDPLATFORM busybox AS build\nRUN echo ran natively\n\
+        FROM scratch\nADD base.tar /\nRUN echo ran\nRUN echo again\n\
         COPY --from=build /etc/passwd /\n";
     let (store, context) = (Store::with_busybox(), context(dockerfile, S390X));
-    let build = |args: &[&str]| Outcome::of(store.build_command(&context, args).env("PATH", WITHOUT));
+    let build = |args: &[&str]| {
+        let args = [&["--platform", "linux/s390x", "--network=none"], args].concat();
+        Outcome::of(store.build_command(&context, args).env("PATH", WITHOUT))
+    };
     let says = [
         "error: steps for `linux/s390x` need an emulator, and none is installed",
         "Dockerfile:5",
@@ -106,9 +109,15 @@ fn without_an_emulator_nothing_runs_and_one_error_says_what_to_do_unless_all_is_
         "help: `sudo apt-get install qemu-user-static`",
     ];
     build(&[]).fails_saying(&says).never_prints(&["ran"]);
-    store.build(&context, ["-t", "x:1"]).ok();
+    store.build(&context, ["--platform", "linux/s390x", "--network=none", "-t", "x:1"]).ok();
     build(&["-t", "x:2"]).ok().never_prints(&["ran"]);
     build(&["--no-cache"]).fails_saying(&says).never_prints(&["ran"]);
+    // Where nothing is mounted, an emulator is of no use.
+    let bare = ["--platform", "linux/s390x", "--no-cache", "--isolation=chroot"];
+    store
+        .build(&context, bare)
+        .fails_saying(&["cannot run with `--isolation=chroot`", "flag F"])
+        .never_prints(&["ran"]);
     let ran = Outcome::of(store.command(["run", "--network=none", "x:1", "true"]).env("PATH", WITHOUT));
     ran.fails_saying(&["steps for `linux/s390x` need an emulator", "apt-get install qemu-user-static"]);
     store
@@ -158,10 +167,10 @@ fn every_way_gives_the_same_image_and_leaves_nothing_in_it() {
     let names: Vec<_> = (1..private.len()).map(|layer| private.names(layer).join(" ")).collect();
     assert_eq!(names, ["made", "bin bin/first", "second"]);
     let (outcome, injected) = build(&Store::new(), "injected");
-    assert_eq!(injected.digest, private.digest, "injected");
+    assert_eq!(injected.id(), private.id(), "injected");
     assert_eq!(outcome.stderr.matches("is put in front of the commands").count(), 1, "{outcome}");
     let user = Store::of(User::new());
-    assert_eq!(build(&user, "private").1.digest, private.digest, "a user's");
+    assert_eq!(build(&user, "private").1.id(), private.id(), "a user's");
 
     // Registered, as far as a namespace goes in which this test may: with `F`, and without.
     for flags in ["POCF", "OC"] {
@@ -184,7 +193,7 @@ fn every_way_gives_the_same_image_and_leaves_nothing_in_it() {
         command.env("LINE", &line).env("FILE", &file).env("CONTEXT", context.path());
         let outcome = Outcome::of(&mut command).ok();
         assert!(!outcome.stderr.contains("emulated by"), "{flags}: {outcome}");
-        assert_eq!(Archive::read(&file).digest, private.digest, "{flags}");
+        assert_eq!(Archive::read(&file).id(), private.id(), "{flags}");
     }
 }
 
