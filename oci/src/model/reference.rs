@@ -55,6 +55,19 @@ impl Reference {
         Self { digest: Some(digest), ..self.clone() }
     }
 
+    /// What has that digest in the same repository, without a tag.
+    pub fn at_digest(&self, digest: Digest) -> Self {
+        Self { tag: None, digest: Some(digest), ..self.clone() }
+    }
+
+    /// The same repository under another tag, without a digest.
+    ///
+    /// # Errors
+    /// For a text that is no tag.
+    pub fn at_tag(&self, tag: &str) -> Result<Self, ReferenceError> {
+        format!("{}/{}:{tag}", self.registry, self.repository).parse()
+    }
+
     /// The short form people write: `debian:12` for `docker.io/library/debian:12`.
     pub fn familiar(&self) -> String {
         let full = self.to_string();

@@ -369,7 +369,7 @@ impl RegistryError {
     }
 
     /// Whether it only says that something is not there.
-    pub(super) fn is_not_found(&self) -> bool {
+    pub fn is_not_found(&self) -> bool {
         matches!(self, Self::ImageNotFound { .. } | Self::BlobNotFound { .. } | Self::Status { status: 404, .. })
     }
 

@@ -7,7 +7,8 @@
 //!
 //! - [`route`]: mirrors first, then the registry itself, as [`crate::hosts`] says;
 //! - [`resolve`], [`fetch`], [`push`]: the three acts, each with its own loop of tries; [`upload`]: the bytes of one
-//!   blob; [`artifact`]: what is no image; [`login`]: who is let in;
+//!   blob; [`artifact`]: what is no image; [`document`]: manifests and indexes as they are; [`relay`]: blobs from one
+//!   repository to another; [`login`]: who is let in;
 //! - [`auth`]: challenges answered, tokens kept; [`credentials`]: whose name and password; [`challenge`]: their grammar;
 //! - [`transport`]: one request and its redirects, with an idle timeout and a cap on connections per host;
 //! - [`origin`]: where requests may go and who sees credentials; [`retry`]: when to try again; [`error`] and [`words`]: what went wrong,
@@ -26,6 +27,10 @@ mod push;
 mod upload;
 
 mod artifact;
+
+mod document;
+
+mod relay;
 
 mod login;
 
@@ -50,6 +55,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use credentials::{Credential, Credentials, Found, LoginKey, Secret, Through, whose};
+pub use document::{Asked, Condition, Content, Document, INDEX_ENTRIES_MAX, Put};
 pub use error::{CredentialsUsed, RegistryError, RequestName};
 pub use login::Login;
 pub use push::{PushBlob, PushImage, PushIndex};
@@ -162,6 +168,11 @@ impl Client {
                 told: Mutex::default(),
             }),
         })
+    }
+
+    /// The clock, chance and waiting that tries are made with.
+    pub fn pace(&self) -> Arc<dyn Pace> {
+        self.shared.pace.clone()
     }
 
     /// Finds the image that `reference` means on `platform`. Manifest, index and config are verified and stored in

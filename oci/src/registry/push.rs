@@ -263,7 +263,7 @@ impl Shared {
 
     /// Whether a manifest is there already under its name: registries whose tags cannot change refuse even what changes
     /// nothing.
-    async fn is_named(&self, site: &Site, access: &Access, url: &Url, digest: Digest) -> bool {
+    pub(super) async fn is_named(&self, site: &Site, access: &Access, url: &Url, digest: Digest) -> bool {
         let head = Outgoing {
             method: Method::HEAD,
             url: url.clone(),
@@ -288,7 +288,7 @@ impl Shared {
 }
 
 /// Whether a registry does not want a name changed, or something else that it could say so.
-fn is_refusal(error: &RegistryError) -> bool {
+pub(super) fn is_refusal(error: &RegistryError) -> bool {
     matches!(error, RegistryError::Denied { .. } | RegistryError::Status { status: 400 | 409 | 412, .. })
 }
 

@@ -25,7 +25,7 @@ use crate::json;
 use crate::model::{Descriptor, Digest, ImageConfig, Index, Manifest, Platform, Reference, media_type};
 
 /// distribution-spec asks registries to take manifests of at least 4 MiB; nobody makes larger ones.
-const MANIFEST_MAX_BYTES: u64 = 4 << 20;
+pub(super) const MANIFEST_MAX_BYTES: u64 = 4 << 20;
 /// Configs are as small as manifests.
 const CONFIG_MAX_BYTES: u64 = 4 << 20;
 /// How long a mirror may take to say what a name means.
@@ -209,7 +209,7 @@ impl Shared {
         Ok(document)
     }
 
-    fn manifest_request<'a>(
+    pub(super) fn manifest_request<'a>(
         &self,
         site: &Site,
         image: &Reference,
@@ -305,14 +305,15 @@ fn received(
     }
 }
 
+/// Which of the two a document is.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Manifest,
     Index,
 }
 
 impl Kind {
-    fn of(media_type: &str) -> Option<Self> {
+    pub(super) fn of(media_type: &str) -> Option<Self> {
         match media_type {
             media_type::OCI_MANIFEST | media_type::DOCKER_MANIFEST => Some(Self::Manifest),
             media_type::OCI_INDEX | media_type::DOCKER_INDEX => Some(Self::Index),
@@ -321,11 +322,26 @@ impl Kind {
     }
 }
 
-/// Reads a manifest or index that can be read in one way only: CVE-2021-41190. `named` is the media type under which
-/// an index names it.
+/// Reads a manifest or index for an image; see [`read`].
 fn parse(bytes: Vec<u8>, digest: Digest, named: Option<&str>) -> Result<Document, RegistryError> {
+    let (descriptor, shape, value) = read(&bytes, digest, named)?;
+    let content = match shape {
+        Kind::Manifest => serde_json::from_value(value).map(|manifest| Content::Manifest(Box::new(manifest))),
+        Kind::Index => serde_json::from_value(lenient(value)).map(Content::Index),
+    };
+    let content = content.map_err(|error| malformed("manifest", &descriptor, error.to_string()))?;
+    Ok(Document { descriptor, bytes, content })
+}
+
+/// Reads a manifest or index that can be read in one way only: CVE-2021-41190. `named` is the media type under which
+/// an index, or a registry, names it.
+pub(super) fn read(
+    bytes: &[u8],
+    digest: Digest,
+    named: Option<&str>,
+) -> Result<(Descriptor, Kind, Value), RegistryError> {
     let mut descriptor = Descriptor::new("", digest, bytes.len() as u64);
-    let value: Value = json::parse(&bytes).map_err(|error| malformed("manifest", &descriptor, error.to_string()))?;
+    let value: Value = json::parse(bytes).map_err(|error| malformed("manifest", &descriptor, error.to_string()))?;
     let has = |key: &str| value.get(key).is_some();
     let shape = match (has("manifests"), has("layers") || has("config")) {
         (true, false) => Kind::Index,
@@ -358,12 +374,7 @@ fn parse(bytes: Vec<u8>, digest: Digest, named: Option<&str>) -> Result<Document
         ));
     }
     descriptor.media_type = media_type.to_owned();
-    let content = match shape {
-        Kind::Manifest => serde_json::from_value(value).map(|manifest| Content::Manifest(Box::new(manifest))),
-        Kind::Index => serde_json::from_value(lenient(value)).map(Content::Index),
-    };
-    let content = content.map_err(|error| malformed("manifest", &descriptor, error.to_string()))?;
-    Ok(Document { descriptor, bytes, content })
+    Ok((descriptor, shape, value))
 }
 
 /// An index without the entries that rbuild could not use anyway. image-spec image-index.md: unknown media types "MUST
@@ -388,7 +399,7 @@ fn read_config(manifest: &Manifest, bytes: &[u8]) -> Result<ImageConfig, Registr
     Ok(config)
 }
 
-fn malformed(what: &'static str, descriptor: &Descriptor, reason: impl Into<String>) -> RegistryError {
+pub(super) fn malformed(what: &'static str, descriptor: &Descriptor, reason: impl Into<String>) -> RegistryError {
     let reason = super::words::harmless(&reason.into());
     RegistryError::Malformed { what, digest: descriptor.digest, reason }
 }

@@ -6,12 +6,14 @@
 mod auth;
 mod chunks;
 mod credentials;
+mod documents;
 mod matrix;
 mod mirrors;
 mod profiles;
 mod pull;
 mod push;
 mod real;
+mod relay;
 
 #[path = "../support/registry/mod.rs"]
 mod server;

@@ -63,6 +63,8 @@ struct State {
     sessions: usize,
     open_sessions: Sessions,
     chunks: Chunks,
+    /// Whether `If-Match` and `If-None-Match` are heeded.
+    conditions: bool,
     /// The session whose last chunk was shorter than allowed.
     short: Option<String>,
     cuts: Vec<CutUpload>,
@@ -189,6 +191,11 @@ impl Registry {
     /// How chunks are taken from now on.
     pub fn take_chunks(&self, chunks: Chunks) {
         self.shared.lock().chunks = chunks;
+    }
+
+    /// Heeds conditions of manifests from now on, as few registries do.
+    pub fn heed_conditions(&self) {
+        self.shared.lock().conditions = true;
     }
 
     /// Cuts the connections of the next `times` requests with this method and `part` in their path after so many bytes
@@ -401,6 +408,7 @@ impl Shared {
                     Some((media_type, bytes)) => Response::new(200)
                         .with("Content-Type", media_type.clone())
                         .with("Docker-Content-Digest", (self.digest)(bytes))
+                        .with("ETag", format!("\"{}\"", (self.digest)(bytes)))
                         .body(bytes.clone()),
                     None => Response::error(404, "MANIFEST_UNKNOWN", "manifest unknown"),
                 }
@@ -408,6 +416,11 @@ impl Shared {
             ("PUT", Place::Manifest(name)) => {
                 let digest = (self.digest)(&request.body);
                 let media_type = request.header("content-type").unwrap_or_default().to_owned();
+                if state.conditions
+                    && !holds(request, state.manifests.get(repository).and_then(|all| all.get(name)), self.digest)
+                {
+                    return Response::error(412, "PRECONDITION_FAILED", "it is another by now");
+                }
                 let manifests = state.manifests.entry(repository.into()).or_default();
                 for name in [name, digest.as_str()] {
                     manifests.insert(name.into(), (media_type.clone(), request.body.clone()));
@@ -513,6 +526,13 @@ impl State {
         let token = format!("{}.{}", self.tokens_given, scopes.join("|"));
         Response::new(200).body(format!("{{\"{field}\":\"{token}\",\"expires_in\":300}}"))
     }
+}
+
+/// Whether the conditions of a request hold, where a name means this.
+fn holds(request: &Request, now: Option<&(String, Vec<u8>)>, digest: DigestOf) -> bool {
+    let tag = now.map(|(_, bytes)| format!("\"{}\"", digest(bytes)));
+    let wanted = request.header("if-match").is_none_or(|wanted| tag.as_deref() == Some(wanted));
+    wanted && (request.header("if-none-match") != Some("*") || tag.is_none())
 }
 
 enum Place<'a> {
