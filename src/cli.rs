@@ -5,20 +5,25 @@
 //! absent: what the words mean together with environment and config files, which is [`crate::options`]'s.
 
 mod advice;
+mod archives;
 mod build;
 mod check;
+mod config;
 mod debug;
 mod doctor;
+mod format;
 mod history;
+mod images;
+mod imagetools;
 mod input;
 mod limits;
-mod manage;
 mod plan;
 mod registry;
 mod run;
 mod secrets;
 mod space;
 mod steps;
+mod transfer;
 mod usage;
 pub mod values;
 
@@ -27,21 +32,26 @@ use std::path::PathBuf;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+pub use archives::{ImportArgs, LoadArgs, SaveArgs, SaveFormat};
 pub use build::BuildArgs;
 pub use check::{Call, CheckArgs, CheckFormat};
+pub use config::ConfigArgs;
 pub use debug::{DebugArgs, DebugFormat, DebugWhat};
 pub use doctor::DoctorArgs;
+pub use format::{Format, Told};
 pub use history::{
     HistoryArgs, HistoryInspectArgs, HistoryLogsArgs, HistoryLsArgs, HistoryRmArgs, HistoryVerb, WhyArgs,
 };
+pub use images::{ImagesArgs, InspectArgs, RmiArgs, TagArgs};
+pub use imagetools::{ImagetoolsArgs, ImagetoolsCreateArgs, ImagetoolsInspectArgs, ImagetoolsVerb};
 pub use input::InputArgs;
 pub use limits::LimitArgs;
-pub use manage::{ConfigArgs, Format, ImagesArgs, ImportArgs, LoadArgs, RmiArgs, SaveArgs, SaveFormat};
 pub use plan::PlanArgs;
 pub use registry::{AuthArgs, AuthVerb, AuthWhyArgs, LoginArgs, LogoutArgs, RegistryArgs};
 pub use run::RunArgs;
 pub use space::{DuArgs, PruneArgs, VerifyArgs};
 pub use steps::StepArgs;
+pub use transfer::{PullArgs, PushArgs};
 
 use executor::isolation::Wanted;
 
@@ -89,8 +99,18 @@ pub enum Verb {
     Run(Box<RunArgs>),
     /// List the images of the local store
     Images(ImagesArgs),
+    /// Give an image of the local store further names
+    Tag(TagArgs),
+    /// Show all that is known of images of the local store
+    Inspect(InspectArgs),
     /// Remove images from the local store
     Rmi(RmiArgs),
+    /// Take an image of the local store to a registry
+    Push(Box<PushArgs>),
+    /// Bring images from registries into the local store
+    Pull(Box<PullArgs>),
+    /// Join, rename and look at images that are in registries
+    Imagetools(ImagetoolsArgs),
     /// Show what the store takes on disk, and why
     Du(DuArgs),
     /// Remove what no image and no running build needs

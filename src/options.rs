@@ -10,6 +10,7 @@ pub mod args;
 pub mod build;
 pub mod cache;
 pub mod context;
+pub mod imagetools;
 pub mod input;
 pub mod limits;
 pub mod load;

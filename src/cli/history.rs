@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::manage::Format;
+use super::format::Format;
 
 /// Flags of `rbuild history`.
 #[derive(Debug, Args)]

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::build::BuildArgs;
-use super::manage::Format;
+use super::format::Format;
 
 /// Flags of `rbuild plan`.
 #[derive(Debug, Args)]

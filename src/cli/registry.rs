@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Subcommand};
 use oci::model::Reference;
 
-use super::manage::Format;
+use super::format::Format;
 use super::values;
 
 /// How the registries of this one command are met.

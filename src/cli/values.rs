@@ -5,8 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use oci::model::Reference;
+use oci::model::{Platform, Reference};
 use solver::op::NetworkMode;
+
+use super::format::Format;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -206,6 +208,58 @@ pub fn tag(text: &str) -> Result<Reference, String> {
 /// For names that are none.
 pub fn image(text: &str) -> Result<Reference, String> {
     text.parse().map_err(|error| format!("{error}"))
+}
+
+/// A name of an image in a registry, perhaps as podman and skopeo write it: `docker://NAME`.
+///
+/// # Errors
+/// For names that are none, and for places that are no registry.
+pub fn in_registry(text: &str) -> Result<Reference, String> {
+    const OTHERS: [&str; 6] = ["docker-archive", "docker-daemon", "oci", "oci-archive", "dir", "containers-storage"];
+    image(text.strip_prefix("docker://").unwrap_or(text)).map_err(|error| {
+        let kind = text.split_once(':').map(|(kind, _)| kind).filter(|kind| OTHERS.contains(kind));
+        match kind {
+            Some(kind) => format!("`{kind}:` is no registry; `rbuild save` writes archives, `rbuild load` reads them"),
+            None => error,
+        }
+    })
+}
+
+/// `linux/arm64`.
+///
+/// # Errors
+/// For what is no platform.
+pub fn platform(text: &str) -> Result<Platform, String> {
+    text.parse().map_err(|error| format!("{error}"))
+}
+
+/// `json` or `table`, of images here.
+///
+/// # Errors
+/// For everything else, with what to do instead of a template.
+pub fn inspect_format(text: &str) -> Result<Format, String> {
+    format(text, "rbuild inspect IMAGE | jq -r '.[0].Id'")
+}
+
+/// `json` or `table`, of what is in registries.
+///
+/// # Errors
+/// Likewise.
+pub fn imagetools_format(text: &str) -> Result<Format, String> {
+    format(text, "rbuild imagetools inspect --format json NAME | jq -r .manifest.digest")
+}
+
+fn format(text: &str, instead: &str) -> Result<Format, String> {
+    match text {
+        "json" => Ok(Format::Json),
+        "table" => Ok(Format::Table),
+        // Docker's own words for the whole of it.
+        "{{json .}}" => Ok(Format::Json),
+        template if template.contains("{{") => {
+            Err(format!("`{template}` is a Go template, and rbuild has none; ask jq: `{instead}`"))
+        }
+        other => Err(format!("`{other}` is none of json, table")),
+    }
 }
 
 #[cfg(test)]

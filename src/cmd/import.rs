@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use serde_json::json;
+
 use super::Hall;
-use crate::cli::ImportArgs;
+use crate::cli::{ImportArgs, Told};
 use crate::engine::{Failure, images as engine};
+use crate::escape;
 
 /// Makes an image of a tar of a root file system, and prints its id.
 pub async fn import(hall: &Hall<'_>, args: &ImportArgs) -> Result<u8, Failure> {
@@ -15,6 +18,9 @@ pub async fn import(hall: &Hall<'_>, args: &ImportArgs) -> Result<u8, Failure> {
     let settings = &hall.settings();
     let work = async |progress, cancel| engine::import(settings, source, &args.name, progress, cancel).await;
     let id = hall.under_display(hall.mode()?, work).await?;
-    super::print(&format!("{id}\n"))?;
+    super::print(&match args.format {
+        Told::Text => format!("{id}\n"),
+        Told::Json => escape::json(&json!([{ "name": args.name.familiar(), "id": id }])),
+    })?;
     Ok(0)
 }

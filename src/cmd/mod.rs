@@ -13,7 +13,9 @@ mod du;
 mod enter;
 mod history;
 mod images;
+mod imagetools;
 mod import;
+mod inspect;
 mod interrupt;
 mod load;
 mod login;
@@ -21,10 +23,13 @@ mod logout;
 mod plan;
 mod prompt;
 mod prune;
+mod pull;
+mod push;
 mod rmi;
 mod run;
 mod save;
 mod table;
+mod tag;
 mod verify;
 mod version;
 mod why;
@@ -35,12 +40,12 @@ use std::sync::Arc;
 use executor::isolation::{Rung, Standing, Wanted};
 use executor::network::{NetworkSettings, Share};
 use oci::layer::{Bounds, limit_process};
-use oci::model::Platform;
+use oci::model::{Descriptor, Platform, Reference};
 use solver::seam::Progress;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::values::ProgressArg;
-use crate::cli::{AuthVerb, Call, Cli, DebugWhat, RegistryArgs, Verb};
+use crate::cli::{AuthVerb, Call, Cli, DebugWhat, ImagetoolsVerb, RegistryArgs, Verb};
 use crate::config::{self as settings, Config, Flags, RegistryFlags, Source};
 use crate::engine::{Failure, FailureKind, HistorySettings, RegistrySettings, Settings};
 use crate::environment::Environment;
@@ -92,7 +97,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
             let AuthVerb::Why(args) = &args.verb;
             flags.registry = flags_of(&args.meeting);
         }
-        _ => {}
+        verb => shelf_flags(verb, &mut flags)?,
     }
     let looked_at = match &cli.verb {
         Verb::Check(args) => Some(&args.input),
@@ -108,7 +113,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         Verb::Check(_) => true,
         Verb::Debug(args) => args.input.offline == Some(true) || args.what == DebugWhat::Ast,
         Verb::Build(args) => args.call.wanted() != Call::Build,
-        Verb::Doctor(_) | Verb::Login(_) | Verb::Logout(_) | Verb::Auth(_) => true,
+        Verb::Doctor(_) | Verb::Login(_) | Verb::Logout(_) | Verb::Auth(_) | Verb::Imagetools(_) => true,
         _ => false,
     };
     let only_looks = flags.only_looks;
@@ -148,7 +153,12 @@ async fn obey(hall: &Hall<'_>, verb: Verb) -> Result<u8, Failure> {
         Verb::Why(args) => why::why(hall, &args).await,
         Verb::History(args) => history::history(hall, &args).await,
         Verb::Images(args) => images::images(hall, &args).await,
+        Verb::Tag(args) => tag::tag(hall, &args).await,
+        Verb::Inspect(args) => inspect::inspect(hall, &args).await,
         Verb::Rmi(args) => rmi::rmi(hall, &args).await,
+        Verb::Push(args) => push::push(hall, &args).await,
+        Verb::Pull(args) => pull::pull(hall, &args).await,
+        Verb::Imagetools(args) => imagetools::imagetools(hall, &args).await,
         Verb::Du(args) => du::du(hall, &args).await,
         Verb::Prune(args) => prune::prune(hall, &args).await,
         Verb::Verify(args) => verify::verify(hall, &args).await,
@@ -169,6 +179,49 @@ fn flags_of(args: &RegistryArgs) -> RegistryFlags {
         tls_verify: args.tls_verify,
         credential: None,
     }
+}
+
+/// What the verbs that move images say of display and credentials.
+fn shelf_flags(verb: &Verb, flags: &mut Flags) -> Result<(), Failure> {
+    let of = |names: &[Reference]| names.iter().map(|name| name.registry().to_owned()).collect::<Vec<_>>();
+    let (shown, registry, creds, registries, which) = match verb {
+        Verb::Push(args) => {
+            let to = args.destination.clone().or_else(|| args.image.parse().ok());
+            (Some(&args.shown), &args.registry, &args.creds, of(to.as_slice()), "that is pushed to")
+        }
+        Verb::Pull(args) => (Some(&args.shown), &args.registry, &args.creds, of(&args.names), "that is pulled from"),
+        Verb::Imagetools(args) => match &args.verb {
+            ImagetoolsVerb::Create(args) => {
+                (Some(&args.shown), &args.registry, &args.creds, of(&args.names), "of all `-t`")
+            }
+            ImagetoolsVerb::Inspect(args) => {
+                (None, &args.registry, &args.creds, vec![args.name.registry().to_owned()], "that is asked")
+            }
+        },
+        _ => return Ok(()),
+    };
+    if let Some(shown) = shown {
+        (flags.progress, flags.quiet) = (shown.progress, shown.quiet);
+    }
+    flags.registry = flags_of(registry);
+    flags.registry.credential = options::registry::credential_of(creds.creds.as_deref(), &registries, which)?;
+    Ok(())
+}
+
+/// `NAME@DIGEST`, of what a name means now.
+fn pinned(name: &Reference, document: &Descriptor) -> String {
+    name.with_digest(document.digest).to_string()
+}
+
+/// What a name means now, in the words of `docker push`.
+fn line(name: &Reference, document: &Descriptor) -> String {
+    format!("{}: digest: {} size: {}\n", name.familiar(), document.digest, document.size)
+}
+
+/// Writes a result into a file of the user's.
+fn write_file(path: &std::path::Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(path, text)
+        .map_err(|error| Failure::new(format!("cannot write `{}`", path.display())).note(error.to_string()))
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {

@@ -2,10 +2,15 @@
 
 use std::path::Path;
 
+use oci::model::Reference;
+use serde_json::json;
+
 use super::Hall;
 use crate::cli::{SaveArgs, SaveFormat};
+use crate::engine::Failure;
+use crate::engine::images::{self, Saved};
 use crate::engine::load::choose;
-use crate::engine::{Failure, images};
+use crate::escape;
 use crate::options::load::{self, EngineKind, LoadOutput, Wanted};
 use crate::options::output::{ArchiveFormat, ArchiveOutput, Dest, ImageForm, Output};
 
@@ -26,8 +31,21 @@ pub async fn save(hall: &Hall<'_>, args: &SaveArgs) -> Result<u8, Failure> {
     let settings = &hall.settings();
     let output = &ArchiveOutput { form: ImageForm::default(), format, dest: Dest::file(dest) };
     let work = async |progress, cancel| images::save(settings, &args.images, output, progress, cancel).await;
-    hall.under_display(hall.mode()?, work).await?;
+    let saved = hall.under_display(hall.mode()?, work).await?;
+    if let Some(path) = &args.metadata_file {
+        super::write_file(path, &escape::json(&saved.iter().map(row).collect::<Vec<_>>()))?;
+    }
     Ok(0)
+}
+
+fn row(image: &Saved) -> serde_json::Value {
+    json!({
+        "names": image.names.iter().map(Reference::familiar).collect::<Vec<_>>(),
+        "id": image.id,
+        "digest": image.manifest.digest,
+        "media_type": image.manifest.media_type,
+        "size": image.manifest.size,
+    })
 }
 
 /// Loads images into docker, podman or containerd.
@@ -41,7 +59,7 @@ async fn send(hall: &Hall<'_>, args: &SaveArgs, engine: EngineKind) -> Result<u8
     let settings = &hall.settings();
     let work = async |progress, cancel| images::send(settings, &args.images, output, progress, cancel).await;
     for done in hall.under_display(hall.mode()?, work).await? {
-        super::print(&format!("{}\n", crate::escape::line(&done)))?;
+        super::print(&format!("{}\n", escape::line(&done)))?;
     }
     Ok(0)
 }

@@ -1,20 +1,29 @@
-//! The images of the local store: list, forget, import, save, load.
+//! The images of the local store: list, name, look at, forget, import, save, load, push, pull.
 //!
 //! In come settings and names, out come facts for the hall to print. Deliberately absent: giving the space of a
 //! forgotten image back ([`super::space`]); its layers and blobs stay as long as the cache may use them.
 
 mod import;
 pub(super) mod input;
+mod inspect;
 mod load;
+mod pull;
+mod push;
 mod save;
 mod send;
+mod tag;
 #[cfg(test)]
 mod tests;
+mod whole;
 
 pub use import::import;
-pub use load::load;
-pub use save::save;
+pub use inspect::{Inspected, inspect};
+pub use load::{LoadedImage, load};
+pub use pull::{Pulled, Wanted, pull};
+pub use push::{PushOptions, Pushed, push, tags_of};
+pub use save::{Saved, save};
 pub use send::send;
+pub use tag::{Tagged, tag};
 
 use std::sync::Arc;
 
@@ -51,8 +60,17 @@ pub async fn list(settings: &Settings, progress: Arc<dyn Progress>) -> Result<Ve
         .collect())
 }
 
+/// What was taken away.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Removed {
+    /// A name.
+    Name(Reference),
+    /// An image, by its id: it has no name left.
+    Image(Digest),
+}
+
 /// Takes names away and forgets images that have none left. An id stands for an image with at most one name; which of
-/// several is meant, only a name says. Returns what was done, in words.
+/// several is meant, only a name says. Returns what was done.
 ///
 /// # Errors
 /// Before anything is removed, if one of `images` does not say which image is meant.
@@ -60,7 +78,7 @@ pub async fn remove(
     settings: &Settings,
     images: &[String],
     progress: Arc<dyn Progress>,
-) -> Result<Vec<String>, Failure> {
+) -> Result<Vec<Removed>, Failure> {
     let store = settings.open_store(&progress)?;
     let mut meant: Vec<(FoundImage, Option<Reference>)> = Vec::new();
     for text in images {
@@ -85,14 +103,14 @@ pub async fn remove(
         if let Some(name) = &name
             && store.untag(name).map_err(|error| words::store(&error))?
         {
-            done.push(format!("untagged {}", name.familiar()));
+            done.push(Removed::Name(name.clone()));
         }
         let images = found.index.map_or_else(|| vec![found.image], |index| index.members);
         for image in images {
             let manifest = &image.manifest.digest;
             if store.image_names(manifest).map_err(|error| words::store(&error))?.is_empty() {
                 store.remove_image(manifest).map_err(|error| words::store(&error))?;
-                done.push(format!("removed {}", image.config));
+                done.push(Removed::Image(image.config));
             }
         }
     }

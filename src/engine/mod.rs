@@ -37,6 +37,7 @@ pub mod why;
 mod words;
 
 pub mod images;
+pub mod imagetools;
 pub mod inspect;
 pub mod past;
 

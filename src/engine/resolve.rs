@@ -196,43 +196,9 @@ impl Resolver {
         self.keep(question, &resolved)
     }
 
-    /// Keeps what a registry said under the name that it was asked for.
     fn keep(&self, question: &ImageQuestion, resolved: &Resolved) -> Result<ImageAnswer, Failure> {
-        let config: ImageConfig = serde_json::from_slice(&resolved.config_bytes).map_err(|error| {
-            Failure::new(format!("the config of `{}` is not readable", question.reference)).note(error.to_string())
-        })?;
-        let record = ImageRecord {
-            config: Digest::of(&resolved.config_bytes),
-            top: None,
-            platform: Platform::normalised(&config.os, &config.architecture, &config.variant),
-            created: Timestamp::now(),
-            size_bytes: layers_size_bytes(&resolved.manifest_bytes)?,
-            manifest: resolved.manifest.clone(),
-        };
-        self.remember(&question.reference, resolved, record)?;
+        let (_, config) = keep(&self.store, &question.reference, resolved)?;
         Ok(ImageAnswer { digest: resolved.manifest.digest, config })
-    }
-
-    /// Gives the name what the registry said, and notes that it was the registry. Of an index, the images of other
-    /// platforms that came before stay known.
-    fn remember(&self, name: &Reference, resolved: &Resolved, record: ImageRecord) -> Result<(), Failure> {
-        let failed = |error: StoreError| words::store(&error);
-        let said = resolved.index.as_ref().map_or(record.manifest.digest, |index| index.digest).to_string();
-        // The note first: a name without one is this machine's own.
-        if self.store.note(NOTES, &name.to_string()).map_err(failed)?.as_ref() != Some(&said) {
-            self.store.set_note(NOTES, &name.to_string(), &said).map_err(failed)?;
-        }
-        let Some(index) = &resolved.index else { return self.store.tag(name, &record).map_err(failed) };
-        let bytes = super::read_blob(&self.store, &index.digest)?;
-        let document = String::from_utf8(bytes)
-            .map_err(|_| Failure::new(format!("the index of `{}` is not UTF-8", name.familiar())))?;
-        let known = self.store.index_of(name).map_err(failed)?.filter(|known| known.document == document);
-        let mut members = known.map(|known| known.members).unwrap_or_default();
-        match members.iter_mut().find(|member| member.manifest.digest == record.manifest.digest) {
-            Some(member) => *member = record,
-            None => members.push(record),
-        }
-        self.store.tag_index(name, &document, &members).map_err(failed)
     }
 
     fn not_resolved(&self, question: &ImageQuestion, error: &RegistryError) -> Failure {
@@ -250,6 +216,50 @@ impl Resolver {
         }
         failure
     }
+}
+
+/// Keeps what a registry said under the name that it was asked for.
+pub fn keep(store: &Store, name: &Reference, resolved: &Resolved) -> Result<(ImageRecord, ImageConfig), Failure> {
+    let (record, config) = record_of(name, resolved)?;
+    remember(store, name, resolved, record.clone())?;
+    Ok((record, config))
+}
+
+/// Gives the name what the registry said, and notes that it was the registry. Of an index, the images of other
+/// platforms that came before stay known.
+fn remember(store: &Store, name: &Reference, resolved: &Resolved, record: ImageRecord) -> Result<(), Failure> {
+    let failed = |error: StoreError| words::store(&error);
+    let said = resolved.index.as_ref().map_or(record.manifest.digest, |index| index.digest).to_string();
+    // The note first: a name without one is this machine's own.
+    if store.note(NOTES, &name.to_string()).map_err(failed)?.as_ref() != Some(&said) {
+        store.set_note(NOTES, &name.to_string(), &said).map_err(failed)?;
+    }
+    let Some(index) = &resolved.index else { return store.tag(name, &record).map_err(failed) };
+    let bytes = super::read_blob(store, &index.digest)?;
+    let document = String::from_utf8(bytes)
+        .map_err(|_| Failure::new(format!("the index of `{}` is not UTF-8", name.familiar())))?;
+    let known = store.index_of(name).map_err(failed)?.filter(|known| known.document == document);
+    let mut members = known.map(|known| known.members).unwrap_or_default();
+    match members.iter_mut().find(|member| member.manifest.digest == record.manifest.digest) {
+        Some(member) => *member = record,
+        None => members.push(record),
+    }
+    store.tag_index(name, &document, &members).map_err(failed)
+}
+
+/// What the store will know of an image that a registry gave.
+fn record_of(name: &Reference, resolved: &Resolved) -> Result<(ImageRecord, ImageConfig), Failure> {
+    let config: ImageConfig = serde_json::from_slice(&resolved.config_bytes)
+        .map_err(|error| Failure::new(format!("the config of `{name}` is not readable")).note(error.to_string()))?;
+    let record = ImageRecord {
+        config: Digest::of(&resolved.config_bytes),
+        top: None,
+        platform: Platform::normalised(&config.os, &config.architecture, &config.variant),
+        created: Timestamp::now(),
+        size_bytes: layers_size_bytes(&resolved.manifest_bytes)?,
+        manifest: resolved.manifest.clone(),
+    };
+    Ok((record, config))
 }
 
 /// What a store knows of an image that is in no layout.
@@ -288,7 +298,7 @@ fn answer_of(store: &Store, record: &ImageRecord) -> Result<ImageAnswer, Failure
 }
 
 /// Whether the image has its name because a registry said so. Without a note it is this machine's own.
-fn is_registrys(store: &Store, name: &Reference, record: &ImageRecord) -> Result<bool, Failure> {
+pub fn is_registrys(store: &Store, name: &Reference, record: &ImageRecord) -> Result<bool, Failure> {
     let failed = |error: StoreError| words::store(&error);
     let Some(said) = store.note(NOTES, &name.to_string()).map_err(failed)? else { return Ok(false) };
     if said == record.manifest.digest.to_string() {

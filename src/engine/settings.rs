@@ -127,6 +127,18 @@ impl Settings {
         }
     }
 
+    /// Refuses what is nothing but a connection, where none may be made.
+    ///
+    /// # Errors
+    /// With `--offline`, or what says the same.
+    pub fn check_online(&self, verb: &str) -> Result<(), Failure> {
+        if !self.offline {
+            return Ok(());
+        }
+        Err(Failure::new(format!("`rbuild {verb}` asks a registry, and no connection may be made"))
+            .help("`rbuild config` shows where `offline` is set"))
+    }
+
     /// A client for registries, with the credentials and the settings of this user.
     pub fn registry(&self, progress: &Arc<dyn Progress>) -> Result<Client, Failure> {
         let settings = self.client(self.registries.hosts.clone(), progress);

@@ -32,6 +32,25 @@ pub fn credential(args: &BuildArgs) -> Result<Option<(String, Credential)>, Fail
     Ok(Some((registry.to_owned(), of(creds)?)))
 }
 
+/// The one of these registries and the credential for it, if there is one. `which` says in words which registry is meant.
+///
+/// # Errors
+/// When there are none or several, or there is no password.
+pub fn credential_of(
+    creds: Option<&str>,
+    registries: &[String],
+    which: &str,
+) -> Result<Option<(String, Credential)>, Failure> {
+    let Some(creds) = creds else { return Ok(None) };
+    let mut registries: Vec<&String> = registries.iter().collect();
+    registries.sort_unstable();
+    registries.dedup();
+    match registries[..] {
+        [registry] => Ok(Some((registry.clone(), of(creds)?))),
+        _ => Err(Failure::new(format!("`--creds` is for the one registry {which}")).help(LOGIN)),
+    }
+}
+
 /// The registry of an image that the user names and the credential for it, if there is one.
 ///
 /// # Errors

@@ -78,6 +78,17 @@ impl Worker {
         Ok((result.as_str() != SCRATCH).then_some(result))
     }
 
+    /// The same, but what is fetched stays packed.
+    pub async fn image_packed(
+        &self,
+        name: &Reference,
+        manifest: &Descriptor,
+        log: &dyn LogSink,
+    ) -> Result<Option<ResultId>, ExecError> {
+        let result = self.fetch_image(name.clone(), manifest.digest, true, false, log).await?;
+        Ok((result.as_str() != SCRATCH).then_some(result))
+    }
+
     /// Lets layers be fetched that must not be distributed.
     pub fn allow_foreign_layers(&self) {
         self.inner.foreign_layers.store(true, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use executor::{StepSettings, Worker};
 use oci::image::Image;
-use oci::model::{Descriptor, Manifest, Reference};
+use oci::model::{Descriptor, Digest, Manifest, Reference};
 use solver::seam::{LogSink, Progress};
 use store::{FoundImage, Layer, Store};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,17 @@ use crate::engine::{Failure, Settings, words};
 use crate::options::annotation::Annotations;
 use crate::options::output::{ArchiveOutput, ImageForm};
 
+/// An image that is in an archive.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Saved {
+    /// Its names there.
+    pub names: Vec<Reference>,
+    /// The image id.
+    pub id: Digest,
+    /// Its manifest there.
+    pub manifest: Descriptor,
+}
+
 /// Writes images, each under the names it was asked for by, to `output`. An image given by its id has no name there.
 pub async fn save(
     settings: &Settings,
@@ -28,7 +39,7 @@ pub async fn save(
     output: &ArchiveOutput,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
-) -> Result<(), Failure> {
+) -> Result<Vec<Saved>, Failure> {
     let store = settings.open_store(&progress)?;
     let registry = settings.registry(&progress)?;
     let worker = settings.worker(&store, &registry, BTreeMap::new(), StepSettings::default())?;
@@ -39,7 +50,14 @@ pub async fn save(
         for (found, names) in &meant {
             whole.push((names.clone(), with_blobs(&store, &worker, found, &task.log(), &cancel).await?));
         }
-        archive(&store, output.format, &output.dest, whole).await
+        let saved = whole.iter().zip(&meant).map(|((names, manifest), (found, _))| Saved {
+            names: names.clone(),
+            id: found.image.config,
+            manifest: manifest.clone(),
+        });
+        let saved = saved.collect();
+        archive(&store, output.format, &output.dest, whole).await?;
+        Ok(saved)
     };
     let saved = tokio::select! {
         biased;

@@ -9,7 +9,7 @@ use solver::seam::{Event, Progress};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
-use super::{import, list, load, remove, save};
+use super::{Removed, import, list, load, remove, save};
 use crate::engine::{Failure, FailureKind, Settings};
 use crate::options::output::{ArchiveFormat, ArchiveOutput, Dest, ImageForm};
 
@@ -180,8 +180,9 @@ async fn a_name_goes_alone_until_it_is_the_last() {
     let failure = run(&["base:1", "nothing:1"]).await.unwrap_err();
     assert!(message(&failure).contains("`nothing:1`"), "{}", message(&failure));
     assert_eq!(names().await, ["base:1", "base:2"], "a refusal removes nothing");
-    assert_eq!(run(&["base:1", "base:1"]).await.unwrap(), ["untagged base:1"]);
-    assert_eq!(run(&[short]).await.unwrap(), ["untagged base:2".to_owned(), format!("removed {id}")]);
+    let name = |name: &str| Removed::Name(name.parse().expect("a name"));
+    assert_eq!(run(&["base:1", "base:1"]).await.unwrap(), [name("base:1")]);
+    assert_eq!(run(&[short]).await.unwrap(), [name("base:2"), Removed::Image(id)]);
     assert_eq!(names().await, [] as [&str; 0]);
 }
 

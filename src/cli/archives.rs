@@ -1,41 +1,13 @@
-//! Flags of the verbs that manage images and settings.
+//! Flags of the verbs that bring images from archives and write them as archives.
 
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use oci::model::Reference;
 
+use super::format::Told;
 use super::values;
 use crate::options::load::EngineKind;
-
-/// How a list is printed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// Columns for people
-    #[default]
-    Table,
-    /// JSON for programs
-    Json,
-}
-
-/// Flags of `rbuild images`.
-#[derive(Debug, Args)]
-pub struct ImagesArgs {
-    /// Print only the image ids
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// How the list is printed
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
-    pub format: Format,
-}
-
-/// Flags of `rbuild rmi`.
-#[derive(Debug, Args)]
-pub struct RmiArgs {
-    /// Names or ids of images
-    #[arg(value_name = "IMAGE", required = true)]
-    pub images: Vec<String>,
-}
 
 /// Flags of `rbuild import`.
 #[derive(Debug, Args)]
@@ -46,6 +18,9 @@ pub struct ImportArgs {
     /// The image's name
     #[arg(value_name = "NAME[:TAG]", value_parser = values::tag)]
     pub name: Reference,
+    /// How the result is printed: text (the id) or json
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, hide_possible_values = true)]
+    pub format: Told,
 }
 
 /// What `rbuild save` writes.
@@ -71,8 +46,11 @@ pub struct SaveArgs {
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     pub format: SaveFormat,
     /// Load them into docker, podman or containerd instead; only layers that it lacks are sent
-    #[arg(long, value_name = "ENGINE", conflicts_with_all = ["output", "format"])]
+    #[arg(long, value_name = "ENGINE", conflicts_with_all = ["output", "format", "metadata_file"])]
     pub to: Option<EngineKind>,
+    /// Write what is in the archive into this file, as JSON: names, ids, digests of the manifests
+    #[arg(long, value_name = "FILE")]
+    pub metadata_file: Option<PathBuf>,
 }
 
 /// Flags of `rbuild load`.
@@ -81,12 +59,7 @@ pub struct LoadArgs {
     /// Read this archive or OCI layout folder [default: standard input]
     #[arg(short, long, value_name = "FILE|DIR")]
     pub input: Option<PathBuf>,
-}
-
-/// Flags of `rbuild config`.
-#[derive(Debug, Args)]
-pub struct ConfigArgs {
-    /// How the list is printed
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
-    pub format: Format,
+    /// How the result is printed: text (a line per name) or json
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, hide_possible_values = true)]
+    pub format: Told,
 }
