@@ -7,7 +7,8 @@
 #   make bench     speed and memory, printed
 #   make soak      the fuzz targets, builds that are killed, crowds of builds and a changing
 #                  context for SOAK_SECONDS each, SOAK_CASES random builds, what has limits, with them,
-#                  and caches in a bucket of garage, if that is installed (GARAGE=PATH)
+#                  caches in a bucket of garage, if that is installed (GARAGE=PATH), and images into
+#                  real docker, podman and containerd, whose packages it unpacks
 #   make install   the binary into $(DESTDIR)$(PREFIX)/bin
 #   make clean     what the above made
 PREFIX ?= /usr/local
@@ -63,6 +64,7 @@ soak: setup release
 	$(CARGO) bench --locked --package rbuild-executor --bench step -- --enforce
 	$(CARGO) bench --locked --package rbuild-solver --bench schedule -- --enforce
 	CARGO=$(CARGO) tests/garage.sh
+	CARGO=$(CARGO) tests/engines.sh
 	RBUILD_SOAK_CASES=$(SOAK_CASES) $(CARGO) test --locked --package rbuild-solver --test solve random
 	RBUILD_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --package rbuild-executor --lib source::tests::hostile
 	RBUILD_SOAK_SECONDS=60 $(CARGO) test --locked --package rbuild-executor --test sandbox race::

@@ -89,6 +89,14 @@ impl Answer {
     }
 }
 
+/// Of several lines the one that tells most: podman tries one format after the other and complains of each, and ours is a
+/// layout in a tar; else the last.
+pub fn telling(text: &str) -> Option<&str> {
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let ours = lines().find_map(|line| line.strip_prefix("* oci-archive: "));
+    ours.or(lines().next_back())
+}
+
 /// An engine's words in an answer that is an error.
 pub fn words(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
@@ -96,7 +104,7 @@ pub fn words(body: &[u8]) -> Option<String> {
         message: String,
     }
     match serde_json::from_slice::<Said>(body) {
-        Ok(said) => Some(oci::http::harmless(said.message.trim())).filter(|words| !words.is_empty()),
+        Ok(said) => telling(&said.message).map(oci::http::harmless),
         Err(_) => oci::http::first_line(body),
     }
 }
@@ -155,6 +163,8 @@ mod tests {
             |body: &str, expected: Option<&str>| assert_eq!(words(body.as_bytes()).as_deref(), expected, "{body}");
         check(r#"{"message":"no such image: x"}"#, Some("no such image: x"));
         check(r#"{"cause":"c","message":"payload does not match","response":500}"#, Some("payload does not match"));
+        let tried = "no known format:\\n * oci: x\\n * oci-archive: reading blob y: no such file\\n * dir: z";
+        check(&format!("{{\"message\":\"{tried}\"}}"), Some("reading blob y: no such file"));
         check("404 page not found\n", Some("404 page not found"));
         check("<html>", None);
         check("", None);

@@ -52,7 +52,7 @@ use crate::options::output::{ImageForm, Output};
 /// Finds the engine of every output that is loaded.
 ///
 /// # Errors
-/// When there is none, with what was tried; and when there is one that cannot be used, for then it was meant.
+/// When there is none that can be used, with what was tried.
 pub async fn choose(outputs: &mut [Output]) -> Result<(), Failure> {
     for output in outputs {
         if let Output::Load(load) = output {
@@ -63,7 +63,7 @@ pub async fn choose(outputs: &mut [Output]) -> Result<(), Failure> {
 }
 
 async fn target(load: &LoadOutput, patience: Patience) -> Result<Target, Failure> {
-    let mut tried = Vec::new();
+    let (mut tried, mut unusable) = (Vec::new(), None);
     for place in &load.places {
         match probe(place, patience).await {
             Ok((engine, keeps)) => {
@@ -78,8 +78,12 @@ async fn target(load: &LoadOutput, patience: Patience) -> Result<Target, Failure
                 return Ok(Target { place: Place { engine, ..place.clone() }, keeps });
             }
             Err(Absent::Nobody(why)) => tried.push(format!("{} ({place}): {why}", place.engine)),
-            Err(Absent::Unusable(failure)) => return Err(failure),
+            // docker may be root's, and podman the user's.
+            Err(Absent::Unusable(failure)) => unusable = unusable.or(Some(failure)),
         }
+    }
+    if let Some(failure) = unusable {
+        return Err(tried.into_iter().fold(failure, Failure::note));
     }
     let what = match (load.wanted.engine, load.places.iter().find_map(|place| place.origin.as_ref())) {
         (_, Some(origin)) => format!("nobody answers where `{origin}` says"),

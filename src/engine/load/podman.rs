@@ -36,7 +36,8 @@ impl Podman {
         self.0.answer(&["info", "--format", "{{.Store.GraphRoot}}"]).await.map(drop)
     }
 
-    async fn inspect(&self, what: &[&str]) -> Result<Vec<Seen>, Option<String>> {
+    /// What it says of images; `None`: one of them is not there.
+    async fn inspect(&self, what: &[&str]) -> Result<Option<Vec<Seen>>, Failure> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Image {
@@ -50,17 +51,15 @@ impl Podman {
             #[serde(default)]
             layers: Option<Vec<String>>,
         }
-        let said = self
-            .0
-            .ask(&[&["image", "inspect"], what].concat())
-            .await
-            .map_err(|failure| Some(failure.problems[0].message.clone()))?;
+        let said = self.0.ask(&[&["image", "inspect"], what].concat()).await?;
         if !said.is_well {
-            return Err(None);
+            return Ok(None);
         }
-        let images: Vec<Image> = serde_json::from_slice(&said.stdout).map_err(|error| Some(error.to_string()))?;
+        let images: Vec<Image> = serde_json::from_slice(&said.stdout).map_err(|error| {
+            self.0.refused(&["image", "inspect"], &format!("its answer is not understood: {error}"))
+        })?;
         let layers = |image: &Image| image.root.as_ref().and_then(|root| root.layers.clone()).unwrap_or_default();
-        Ok(images.iter().map(|image| Seen::of(&image.id, &layers(image))).collect())
+        Ok(Some(images.iter().map(|image| Seen::of(&image.id, &layers(image))).collect()))
     }
 }
 
@@ -77,11 +76,7 @@ impl Engine for Podman {
             let is_silent = said.reason.starts_with("it ends with");
             return if is_silent { Ok(None) } else { Err(self.0.refused(&exists, &said.reason)) };
         }
-        match self.inspect(&[what]).await {
-            Ok(seen) => Ok(seen.into_iter().next()),
-            Err(None) => Ok(None),
-            Err(Some(reason)) => Err(self.0.refused(&["image", "inspect", what], &reason)),
-        }
+        Ok(self.inspect(&[what]).await?.and_then(|seen| seen.into_iter().next()))
     }
 
     async fn images(&self) -> Result<Vec<String>, Failure> {
@@ -98,12 +93,8 @@ impl Engine for Podman {
 
     async fn look(&self, ids: &[String]) -> Result<Vec<Seen>, Failure> {
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-        match self.inspect(&ids).await {
-            Ok(seen) => Ok(seen),
-            // One of them went meanwhile: nothing is known of these, and so their layers are sent.
-            Err(None) => Ok(Vec::new()),
-            Err(Some(reason)) => Err(self.0.refused(&["image", "inspect"], &reason)),
-        }
+        // When one of them goes meanwhile, nothing is known of these, and so their layers are sent.
+        Ok(self.inspect(&ids).await?.unwrap_or_default())
     }
 
     async fn take(&self, archive: Archive, moved: &dyn Fn(&Sent)) -> Result<(), Unloaded> {

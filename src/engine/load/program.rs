@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::answer::telling;
 use super::api::Patience;
 use super::stream::{Archive, Sent};
 use super::unpacked::Unloaded;
@@ -45,7 +46,7 @@ pub struct Said {
     pub is_well: bool,
     /// Standard output.
     pub stdout: Vec<u8>,
-    /// What of standard error says what is wrong: the last line.
+    /// What of standard error says what is wrong.
     pub reason: String,
 }
 
@@ -146,8 +147,7 @@ impl Program {
     ) -> Result<Said, Failure> {
         let status = status.map_err(|error| self.not_started(&error))?;
         let text = String::from_utf8_lossy(stderr);
-        let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-        let reason = last.map_or_else(|| format!("it ends with {status}"), oci::http::harmless);
+        let reason = telling(&text).map_or_else(|| format!("it ends with {status}"), oci::http::harmless);
         Ok(Said { is_well: status.success(), stdout, reason })
     }
 

@@ -78,6 +78,16 @@ async fn the_first_that_runs_is_chosen_and_known_for_what_it_is() {
     let found = target(&load(&[nobody.clone(), dead.clone(), here.clone()]), QUICK).await;
     assert_eq!(found.expect("the third"), Target { place: here.clone(), keeps: Keeps::Trees });
 
+    let locked = folder.path().join("locked.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&locked).expect("the path is free");
+    let broken = place(EngineKind::Docker, &locked);
+    let slow = Patience { question: Duration::from_millis(200), ..QUICK };
+    let found = target(&load(&[broken.clone(), here.clone()]), slow).await.expect("another can be used");
+    assert_eq!(found.place, here);
+    let failure = target(&load(&[nobody.clone(), broken]), slow).await.expect_err("it never answers");
+    assert!(failure.problems[0].message.contains("locked.sock) does not answer within"), "{failure:?}");
+    assert!(failure.problems[0].notes[0].contains("absent.sock"), "{failure:?}");
+
     docker.set(Fault::IsPodman);
     let podman = target(&load(&[here.clone()]), QUICK).await.expect("it answers");
     assert_eq!(podman.place.engine, EngineKind::Podman, "podman behind docker's socket");
