@@ -179,3 +179,19 @@ fn ordinary_users_load_what_they_built() {
     docker.build(&store, &context, &args).ok().says(&["sent 2 of 2 layers"]);
     assert!(docker.own().id("app:1").is_some());
 }
+
+#[test]
+fn docker_that_keeps_blobs_gets_the_image_that_a_registry_gets() {
+    let (store, context) = (Store::with_busybox(), app());
+    let docker = Docker::fake(&store);
+    docker.own().set(Fault::KeepsBlobs);
+    let archive = store.path("app.tar");
+    let dest = format!("type=oci,name=app:1,dest={}", archive.display());
+    let built = docker.build(&store, &context, &["-t", "app:1", "-t", "app:2", "--load", "-o", &dest]).ok();
+    assert!(built.stderr.contains("loaded app:1, app:2 into docker (") && built.stderr.contains("sent 3 of 3 layers"));
+    let digest = Archive::read(&archive).digest;
+    for name in ["app:1", "app:2"] {
+        assert_eq!(docker.own().id(name).as_deref(), Some(&*digest), "{name}");
+    }
+    docker.build(&store, &context, &["--load"]).ok().says(&["loaded sha256:"]);
+}

@@ -37,8 +37,11 @@ pub enum Fault {
     Refuses,
     /// It takes the image and calls it by another id.
     Lies,
-    /// It says what podman's service says of itself, and looks up nothing: it reads `index.json`.
+    /// It says what podman's service says of itself.
     IsPodman,
+    /// No fault: it keeps blobs, in containerd's image store, as docker does since version 29 unless told otherwise. From
+    /// its documentation; it was not at hand to be watched.
+    KeepsBlobs,
 }
 
 /// One request for loading.
@@ -147,7 +150,13 @@ fn serve(stream: &UnixStream, state: &Mutex<State>) -> Option<()> {
     let what = path.strip_prefix("/images/");
     let (status, body) = match (&*method, path) {
         ("GET", "/_ping") => (200, Value::String("OK".into())),
-        ("GET", "/info") => (200, json!({ "Driver": "overlay2", "DriverStatus": [["Backing Filesystem", "extfs"]] })),
+        ("GET", "/info") => {
+            let status = match fault {
+                Fault::KeepsBlobs => json!([["driver-type", "io.containerd.snapshotter.v1"]]),
+                _ => json!([["Backing Filesystem", "extfs"]]),
+            };
+            (200, json!({ "Driver": "overlay2", "DriverStatus": status }))
+        }
         ("GET", "/images/json") => {
             let listed = state.images.iter().rev().map(|(id, image)| json!({ "Id": id, "RepoTags": image.names }));
             (200, Value::Array(listed.collect()))
@@ -267,6 +276,8 @@ fn load(stream: &UnixStream, reader: &mut impl std::io::BufRead, state: &Mutex<S
     }
     let said = if fault == Fault::FullDisk {
         Err("write /blobs/sha256/x: no space left on device".to_owned())
+    } else if fault == Fault::KeepsBlobs {
+        keep(&mut state, &files)
     } else {
         take(&mut state, &files)
     };
@@ -308,6 +319,36 @@ fn take(state: &mut State, files: &BTreeMap<String, Vec<u8>>) -> Result<String, 
     let id = digest(config_bytes);
     if !state.images.iter().any(|(known, _)| *known == id) {
         state.images.push((id.clone(), Image { layers: diff_ids, names: Vec::new() }));
+    }
+    Ok(id)
+}
+
+/// What docker with containerd's image store does with an archive.
+fn keep(state: &mut State, files: &BTreeMap<String, Vec<u8>>) -> Result<String, String> {
+    let blob = |digest: &str| {
+        let found = files.get(&format!("blobs/sha256/{}", digest.trim_start_matches("sha256:")));
+        found.ok_or_else(|| format!("content digest {digest}: not found"))
+    };
+    let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).map_err(|error| error.to_string());
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let index = read(files.get("index.json").ok_or("no index.json")?)?;
+    let mut id = String::new();
+    for entry in index["manifests"].as_array().ok_or("no manifests")? {
+        id = text(&entry["digest"]);
+        let manifest = read(blob(&id)?)?;
+        let config = read(blob(&text(&manifest["config"]["digest"]))?)?;
+        for layer in manifest["layers"].as_array().ok_or("no layers")? {
+            blob(&text(&layer["digest"]))?;
+        }
+        let layers = config["rootfs"]["diff_ids"].as_array().ok_or("no diff_ids")?.iter().map(text).collect();
+        let name = familiar(&text(&entry["annotations"]["io.containerd.image.name"]));
+        for (_, image) in &mut state.images {
+            image.names.retain(|other| *other != name);
+        }
+        match state.images.iter_mut().find(|(known, _)| *known == id) {
+            Some((_, image)) => image.names.push(name),
+            None => state.images.push((id.clone(), Image { layers, names: vec![name] })),
+        }
     }
     Ok(id)
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 /// Docker's longest line is an error with a path in it.
 const LINE_MAX_BYTES: usize = 1 << 20;
 /// Docker writes a line of progress per layer ten times a second at most.
-const ANSWER_MAX_BYTES: u64 = 256 << 20;
+const ANSWER_MAX_BYTES: u64 = 64 << 20;
 
 /// Why an image was not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,9 +152,9 @@ mod tests {
         let mut push = || answer.push(&[b' '; 64 << 10]);
         assert!(std::iter::repeat_with(&mut push).take(17).any(|pushed| pushed.is_err()), "a line without end");
         let mut answer = Answer::default();
-        let lines = "{}\n".repeat(1 << 16);
-        let refused = (0..=ANSWER_MAX_BYTES / lines.len() as u64).find_map(|_| answer.push(lines.as_bytes()).err());
-        assert_eq!(refused, Some(Refusal::Strange("its answer is longer than 256 MiB".into())));
+        let line = format!("{{\"stream\":\"{}\"}}\n", "x".repeat(512 << 10));
+        let refused = (0..=ANSWER_MAX_BYTES / line.len() as u64).find_map(|_| answer.push(line.as_bytes()).err());
+        assert_eq!(refused, Some(Refusal::Strange("its answer is longer than 64 MiB".into())));
     }
 
     #[test]

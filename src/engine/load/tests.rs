@@ -23,7 +23,7 @@ fn socket(docker: &Dockerd) -> std::path::PathBuf {
 /// Longer than what pipes and sockets hold.
 fn long_archive() -> Archive {
     Archive::of(|out| {
-        (0..64).try_for_each(|_| out.write_all(&[0; 1 << 20])).map_err(|error| Failure::new(error.to_string()))
+        (0..8).try_for_each(|_| out.write_all(&[0; 1 << 20])).map_err(|error| Failure::new(error.to_string()))
     })
 }
 

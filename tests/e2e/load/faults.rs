@@ -1,5 +1,10 @@
 //! Engines that are not there, are full, die or lie: what is said, and that no name means half an image.
 
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::*;
 
 #[test]
@@ -71,4 +76,24 @@ fn image_that_an_engine_calls_otherwise_is_an_error() {
     let words = ["has not got the image that it said it took", "has 3 layers there"];
     docker.build(&store, &context, &["-t", "app:1", "--load"]).fails_saying(&words);
     assert_eq!(docker.own().id("app:1"), None, "names come last");
+}
+
+#[test]
+fn loading_ends_when_it_is_interrupted() {
+    let (store, context) = (Store::with_busybox(), app());
+    let docker = Docker::fake(&store);
+    docker.own().set(Fault::Deaf);
+    let mut command = store.build_command(&context, ["-t", "app:1", "--load"]);
+    command.env("DOCKER_HOST", &docker.host).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary starts");
+    let mut stderr = BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut said = String::new();
+    while !said.contains("sending layers") {
+        assert_ne!(stderr.read_line(&mut said).expect("it is text"), 0, "the build ended: {said}");
+    }
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::INT).expect("it runs");
+    stderr.read_to_string(&mut said).expect("it is text");
+    assert_eq!(child.wait().expect("it was started").code(), Some(130), "{said}");
+    assert_eq!(docker.own().images(), 0);
 }
