@@ -132,8 +132,8 @@ mod tests {
         let whole = archive(&[]);
         let loaded = read(Input::Tar(Box::new(&*whole)), &store).expect("it is an archive");
         assert_eq!((loaded.len(), loaded[0].names.len()), (1, 0));
-        // Two layers, config, manifest.
-        assert_eq!(store.digests().len(), 4);
+        let blobs = names(&whole).into_iter().filter(|name| name.starts_with("blobs/sha256/") && name.len() > 64);
+        assert_eq!(blobs.count(), 4, "two layers, config, manifest");
         assert_eq!(archive(&[2]).len(), whole.len(), "the third is the first");
     }
 
@@ -144,11 +144,12 @@ mod tests {
         let name = path_of(&Digest::of(LAYERS[1]));
         let text = String::from_utf8_lossy(&without).into_owned();
         assert_eq!(text.matches(&name).count(), 1, "in manifest.json alone");
-        let names: Vec<String> = tar::Archive::new(&*without)
-            .entries()
-            .expect("a tar")
-            .map(|entry| entry.expect("an entry").path().expect("a path").display().to_string())
-            .collect();
-        assert!(!names.contains(&name), "{names:?}");
+        assert!(!names(&without).contains(&name));
+    }
+
+    fn names(archive: &[u8]) -> Vec<String> {
+        let mut archive = tar::Archive::new(archive);
+        let entries = archive.entries().expect("a tar");
+        entries.map(|entry| entry.expect("an entry").path().expect("a path").display().to_string()).collect()
     }
 }

@@ -2,15 +2,16 @@
 //!
 //! It keeps blobs as they come, so it gets an OCI layout of compressed ones, and layers that its content store has are
 //! left out. Its images are names, one per namespace (`default`, Kubernetes' `k8s.io`): an image without one is nothing
-//! there. Whether it has what a name promises, it says itself (`ctr images check`). Deliberately absent: its GRPC API,
-//! which would want a client larger than all of this.
+//! there. It comes under a name of its own, and gets its names when containerd says that it has all of it (`ctr images
+//! check`): a name never means half an image, and what an older image of the name shares with it is not collected while
+//! it is unpacked. Deliberately absent: its GRPC API, which would want a client larger than all of this.
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use oci::image::Image;
-use oci::model::{Descriptor, Digest, Platform};
+use oci::model::{Descriptor, Digest, Platform, Reference};
 
 use super::api::Patience;
 use super::program::Program;
@@ -46,40 +47,57 @@ impl Containerd {
         let image = Image::open(sending.store.blobs(), manifest).map_err(|error| Failure::from_error(&error))?;
         let layers: BTreeSet<Digest> = image.manifest.layers.iter().map(|layer| layer.digest).collect();
         let mut loaded = Loaded { sent_bytes: 0, sent_layers: 0, layers: image.manifest.layers.len() };
-        if self.has(sending, manifest).await? {
+        if self.has(sending.names, manifest).await? {
             return Ok(loaded);
         }
+        let own = own_name(manifest.digest)?;
         let known: BTreeSet<Digest> = self.contents().await?.intersection(&layers).copied().collect();
         loaded.sent_layers = image.manifest.layers.iter().filter(|layer| !known.contains(&layer.digest)).count();
         // What does not run here is kept, and not unpacked.
         let native = Platform::native();
         let is_native = image.config.os == native.os && image.config.architecture == native.architecture;
-        let sent = match self.send(sending, manifest, &known, is_native).await? {
+        let sent = match self.send(sending, &own, manifest, &known, is_native).await? {
             Err(words) if !known.is_empty() => {
                 sending.say(format!("{} does not take the image without the layers it has: {words}", self.0.name));
                 loaded.sent_layers = loaded.layers;
-                self.send(sending, manifest, &BTreeSet::new(), is_native).await?
+                self.send(sending, &own, manifest, &BTreeSet::new(), is_native).await?
             }
             sent => sent,
         };
         loaded.sent_bytes = sent.map_err(|reason| self.0.refused(&["images import -"], &reason))?;
-        if !self.has(sending, manifest).await? {
-            return Err(Failure::new(format!("{} has not got the image that it said it took", self.0.name))
-                .note(format!("`ctr images check` does not show it as complete, with the digest {}", manifest.digest))
-                .into());
-        }
+        let named = self.name(sending.names, &own, manifest).await;
+        self.0.answer(&["images", "remove", &own.to_string()]).await?;
+        named?;
         Ok(loaded)
+    }
+
+    /// Gives the image that came under a name of its own its names.
+    async fn name(&self, names: &[Reference], own: &Reference, manifest: &Descriptor) -> Result<(), Failure> {
+        let lacks = |what: &str| {
+            Failure::new(format!("{} has not got the image that it said it took", self.0.name)).note(format!(
+                "`ctr images check` does not show {what} as complete, with the digest {}",
+                manifest.digest
+            ))
+        };
+        if !self.has(std::slice::from_ref(own), manifest).await? {
+            return Err(lacks("it"));
+        }
+        for name in names {
+            self.0.answer(&["images", "tag", "--force", &own.to_string(), &name.to_string()]).await?;
+        }
+        if self.has(names, manifest).await? { Ok(()) } else { Err(lacks("its names")) }
     }
 
     /// Sends the image without blobs that are known; the bytes that went, or its words.
     async fn send(
         &self,
         sending: &Sending<'_>,
+        own: &Reference,
         manifest: &Descriptor,
         known: &BTreeSet<Digest>,
         is_native: bool,
     ) -> Result<Result<u64, String>, Unsent> {
-        let (store, images) = (sending.store.clone(), vec![(sending.names.to_vec(), manifest.clone())]);
+        let (store, images) = (sending.store.clone(), vec![(vec![own.clone()], manifest.clone())]);
         let image = Image::open(store.blobs(), manifest).map_err(|error| Failure::from_error(&error))?;
         let total_bytes =
             image.manifest.layers.iter().filter(|layer| !known.contains(&layer.digest)).map(|l| l.size).sum();
@@ -112,8 +130,8 @@ impl Containerd {
     }
 
     /// Whether all names mean this image there, and all of it is there.
-    async fn has(&self, sending: &Sending<'_>, manifest: &Descriptor) -> Result<bool, Failure> {
-        for name in sending.names {
+    async fn has(&self, names: &[Reference], manifest: &Descriptor) -> Result<bool, Failure> {
+        for name in names {
             let name = name.to_string();
             let listed = self.0.answer(&["images", "check", &format!("name==\"{name}\"")]).await?;
             if !is_complete(&String::from_utf8_lossy(&listed), &name, manifest.digest) {
@@ -122,6 +140,12 @@ impl Containerd {
         }
         Ok(true)
     }
+}
+
+/// What the image is called until it is whole; nobody else's name at this moment.
+fn own_name(manifest: Digest) -> Result<Reference, Failure> {
+    let text = format!("rbuild-loading:{}-{}", &manifest.hex()[..12], std::process::id());
+    text.parse().map_err(|error| Failure::new(format!("{error}")))
 }
 
 /// Whether `ctr images check` says that a name means a digest and nothing is missing. Its columns: name, media type, digest,

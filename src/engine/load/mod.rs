@@ -132,6 +132,28 @@ pub struct Loader<'a> {
     pub cancel: &'a CancellationToken,
 }
 
+/// A vertex that is shown to its end, also when nobody waits for that any more.
+struct Shown<'a> {
+    task: VertexId,
+    progress: &'a Arc<dyn Progress>,
+    ended: bool,
+}
+
+impl Shown<'_> {
+    fn end(&mut self, event: Event) {
+        self.ended = true;
+        self.progress.event(event);
+    }
+}
+
+impl Drop for Shown<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(Event::Canceled(self.task));
+        }
+    }
+}
+
 /// An image on its way into an engine.
 struct Sending<'a> {
     store: &'a Store,
@@ -170,10 +192,11 @@ impl Loader<'_> {
         let task = VertexId::of_name(&name);
         self.progress.event(Event::Declared { vertex: task, name, inputs: Vec::new() });
         self.progress.event(Event::Started(task));
+        let mut shown = Shown { task, progress: self.progress, ended: false };
         let Self { store, worker, progress, cancel } = *self;
         let sending = Sending { store, worker, progress, cancel, task, image, names: &form.names, form };
         let loaded = sending.go(target, manifest).await;
-        self.progress.event(match &loaded {
+        shown.end(match &loaded {
             Ok(_) => Event::Done(task),
             Err(Unsent::Failed(failure)) => Event::Failed { vertex: task, error: failure.problems[0].message.clone() },
             Err(Unsent::Lost(_)) => Event::Failed { vertex: task, error: "a layer is made anew".to_owned() },

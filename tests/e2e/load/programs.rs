@@ -88,6 +88,10 @@ fn containerd_gets_the_blobs_that_it_lacks_in_the_namespace_that_is_meant() {
         listed.lines().any(|line| line.contains(&digest) && line.contains("complete"))
     };
     assert!(check("default") && !check("rbuild.test"));
+    let address = programs.containerd.to_str().expect("the path is ASCII");
+    let left =
+        programs.run("ctr", &["--address", address, "--namespace", "default", "images", "check", "name~=loading"]);
+    assert!(!left.contains("rbuild-loading"), "{left}");
     programs.build(&store, &context, &["-t", &one, "-o", "type=docker,namespace=rbuild.test"]).ok();
     assert!(check("rbuild.test"));
     programs
