@@ -81,7 +81,7 @@ pub enum LayersError {
         /// What it came as.
         blob: Option<Digest>,
         /// Why not.
-        source: LayerError,
+        source: Box<LayerError>,
     },
     /// A stream failed.
     #[error("cannot {act} layer `{layer}`")]
@@ -203,9 +203,14 @@ impl Layers {
     /// # Errors
     /// Before any work when there are more layers than can be stacked; when a blob is gone or not what it should be.
     pub fn lowers(&self, result: &ResultId) -> Result<Vec<String>, LayersError> {
-        let chain = self.chain(result)?;
-        let layers: Vec<&Layer> = chain.iter().filter(|layer| !layer.empty).collect();
-        check_layer_count(layers.len())?;
+        let mut chain = self.chain(result)?;
+        chain.retain(|layer| !layer.empty);
+        check_layer_count(chain.len())?;
+        if self.unpack_side_by_side(&chain)? {
+            chain = self.chain(result)?;
+            chain.retain(|layer| !layer.empty);
+        }
+        let layers: Vec<&Layer> = chain.iter().collect();
         let mut lowers: Vec<String> = Vec::with_capacity(layers.len());
         for layer in layers {
             let name = match &layer.name {
@@ -295,7 +300,7 @@ impl Layers {
         let draft = self.store.draft()?;
         let mut tar = Hashing::new(tar);
         let blob = layer.blob.as_ref().map(|blob| blob.digest);
-        let failed = |source| LayersError::Unpack { layer: id.clone(), blob, source };
+        let failed = |source| LayersError::Unpack { layer: id.clone(), blob, source: Box::new(source) };
         let options = ApplyOptions::new(XattrNamespace::here());
         let facts = apply_layer_on(&mut tar, draft.fs_fd(), beneath, &options).map_err(failed)?;
         self.devices_left_out.fetch_add(facts.devices_dropped, Relaxed);

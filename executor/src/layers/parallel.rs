@@ -1,4 +1,4 @@
-//! Layers of an image that are unpacked side by side, as their blobs come.
+//! Layers of an image that are unpacked side by side: as their blobs come, or of blobs that are in the store.
 //!
 //! A layer's tree is one of its own, but where its archive says nothing (a directory on the way, the target of a hard
 //! link) or deletes, what lies beneath has the say. So a layer begins when its first bytes are there, and waits for those
@@ -8,17 +8,31 @@
 //! What fails here leaves nothing and says nothing: the blob is there, and whoever needs the tree makes it or says why
 //! not ([`Layers::lowers`]).
 
-use std::io;
+use std::collections::HashSet;
+use std::io::{self, Read};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 
 use oci::layer::Beneath;
+use oci::model::Descriptor;
 use solver::seam::ResultId;
 use store::Layer;
 
 use super::arriving::Arrivals;
 use super::{Layers, LayersError, decompressed};
+
+/// Where blobs are.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// On their way.
+    Arrivals(&'a Arrivals),
+    /// In the store.
+    Store,
+}
+
+/// A layer's tar, and what tells in the end whether it was whole.
+type Tar<'a> = (Box<dyn Read>, Box<dyn FnOnce() -> bool + 'a>);
 
 /// How far a layer is.
 #[derive(Clone)]
@@ -44,9 +58,36 @@ impl Layers {
     pub fn unpack_arriving(&self, result: &ResultId, arrivals: &Arrivals) -> Result<(), LayersError> {
         let chain = self.chain(result)?;
         let chain: Vec<&Layer> = chain.iter().filter(|layer| !layer.empty).collect();
+        self.unpack_all(&chain, Source::Arrivals(arrivals));
+        Ok(())
+    }
+
+    /// Makes the trees of those of these layers, bottom first, that have none and whose blobs are in the store, if there
+    /// are several; whether there were. Blocks.
+    pub(super) fn unpack_side_by_side(&self, chain: &[Layer]) -> Result<bool, LayersError> {
+        let mut waiting = HashSet::new();
+        for layer in chain.iter().filter(|layer| is_packed(layer)) {
+            let content = |source| LayersError::Content { act: "look at", layer: layer.id.clone(), source };
+            let Some(blob) = &layer.blob else { continue };
+            let is_here = self.store.blobs().size(&blob.digest).map_err(content)? == Some(blob.size);
+            // A merged tree may hold a layer twice, which is one tree.
+            if is_here && !waiting.insert(&layer.id) {
+                return Ok(false);
+            }
+        }
+        if waiting.len() > 1 {
+            self.unpack_all(&chain.iter().collect::<Vec<_>>(), Source::Store);
+        }
+        Ok(waiting.len() > 1)
+    }
+
+    fn unpack_all(&self, chain: &[&Layer], from: Source<'_>) {
         let comes = |layer: &Layer| {
-            let plain = layer.name.is_none() && layer.origin.is_none() && layer.times.is_none();
-            plain && layer.blob.as_ref().is_some_and(|blob| arrivals.get(&blob.digest).is_some())
+            let is_there = |blob: &Descriptor| match from {
+                Source::Arrivals(arrivals) => arrivals.get(&blob.digest).is_some(),
+                Source::Store => true,
+            };
+            is_packed(layer) && layer.blob.as_ref().is_some_and(is_there)
         };
         let stages = chain.iter().map(|layer| match &layer.name {
             Some(name) => Stage::Tree(name.clone()),
@@ -61,33 +102,45 @@ impl Layers {
             for _ in 0..threads {
                 scope.spawn(|| {
                     while let Some(index) = coming.get(next.fetch_add(1, Relaxed)) {
-                        stack.unpack(*index, chain[*index], arrivals);
+                        stack.unpack(*index, chain[*index], from);
                     }
                 });
             }
         });
-        Ok(())
     }
+}
+
+/// Whether a layer has no tree and gets it from its own blob.
+fn is_packed(layer: &Layer) -> bool {
+    layer.name.is_none() && layer.origin.is_none() && layer.times.is_none()
 }
 
 impl Stack<'_> {
     /// Makes one tree and says how that went; also when it panics, for others wait for it.
-    fn unpack(&self, index: usize, layer: &Layer, arrivals: &Arrivals) {
+    fn unpack(&self, index: usize, layer: &Layer, from: Source<'_>) {
         let mut ended = Ended { stack: self, index, stage: Stage::Failed };
-        match self.try_unpack(index, layer, arrivals) {
+        match self.try_unpack(index, layer, from) {
             Ok(Some(name)) => ended.stage = Stage::Tree(name),
             Ok(None) => {}
             Err(error) => tracing::debug!(%error, layer = %layer.id, "not unpacked as it came"),
         }
     }
 
-    fn try_unpack(&self, index: usize, layer: &Layer, arrivals: &Arrivals) -> Result<Option<String>, LayersError> {
+    fn try_unpack(&self, index: usize, layer: &Layer, from: Source<'_>) -> Result<Option<String>, LayersError> {
         let Some(blob) = &layer.blob else { return Ok(None) };
-        let Some(arriving) = arrivals.get(&blob.digest) else { return Ok(None) };
-        let Some(reader) = arriving.reader() else { return Ok(None) };
-        let tar = decompressed(layer, blob, reader)?;
+        let (tar, is_whole): Tar<'_> = match from {
+            Source::Arrivals(arrivals) => {
+                let Some(arriving) = arrivals.get(&blob.digest) else { return Ok(None) };
+                let Some(reader) = arriving.reader() else { return Ok(None) };
+                (decompressed(layer, blob, reader)?, Box::new(move || arriving.settled()))
+            }
+            Source::Store => {
+                let Some(tar) = self.layers.open_blob(layer, blob)? else { return Ok(None) };
+                (tar, Box::new(|| true))
+            }
+        };
         let beneath = Below { stack: self, index, trees: OnceLock::new() };
-        self.layers.unpack_tar(layer, tar, &beneath, || arriving.settled())?;
+        self.layers.unpack_tar(layer, tar, &beneath, is_whole)?;
         Ok(self.layers.store.layer(&layer.id)?.and_then(|layer| layer.name))
     }
 

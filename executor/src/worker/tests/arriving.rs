@@ -101,6 +101,31 @@ fn what_comes_anew_or_not_at_all_leaves_no_tree_of_it() {
 }
 
 #[test]
+fn layers_whose_blobs_are_here_become_trees_side_by_side_as_one_after_another() {
+    for damaged in [None, Some(0), Some(1), Some(2)] {
+        let bench = Bench::new(&[]);
+        let (result, manifest, arrivals) = expected(&bench);
+        manifest.layers.iter().for_each(|blob| bring(&bench, &arrivals, blob, false));
+        let path =
+            |index: usize| bench.worker.store().root().join("blobs/sha256").join(manifest.layers[index].digest.hex());
+        let Some(index) = damaged else {
+            assert_eq!(bench.worker.lowers(&result).unwrap().len(), 3);
+            check_whole(&bench, &result);
+            continue;
+        };
+        let whole = fs::read(path(index)).unwrap();
+        let mut wrong = whole.clone();
+        *wrong.last_mut().unwrap() ^= 1;
+        fs::write(path(index), wrong).unwrap();
+        let error = words(&bench.worker.lowers(&result).unwrap_err());
+        assert!(error.contains(&manifest.layers[index].digest.to_string()), "{error}");
+        assert!(!trees(&bench, &result)[index], "{index}");
+        fs::write(path(index), whole).unwrap();
+        check_whole(&bench, &result);
+    }
+}
+
+#[test]
 fn a_blob_with_another_content_than_the_image_says_becomes_no_tree() {
     let bench = Bench::new(&[]);
     let (_, manifest) = bench.image(&LAYERS[..1], Compression::Gzip);
