@@ -448,7 +448,8 @@ impl Given {
         let compression = match self.take("compression").as_deref() {
             None => Compression::Gzip,
             Some("estargz") => {
-                return Err(self.wrong("`compression=estargz` is not supported").help("use `compression=zstd`"));
+                let reason = "`compression=estargz` is not supported: its layers unpack to more than the steps made";
+                return Err(self.wrong(reason).help("use `compression=zstd`"));
             }
             Some(name) => name.parse().map_err(|error| self.wrong(format!("{error}")))?,
         };
