@@ -12,11 +12,11 @@ use crate::support::{Context, Store};
 
 /// What may be unpacked here, and what the bombs hold.
 const SETTINGS: &str = "unpack_max_size = '8MiB'\nunpack_max_entries = 1000\n";
-const BOMB_BYTES: usize = 48 << 20;
+const BOMB_BYTES: usize = 24 << 20;
 const BOMB_ENTRIES: usize = 20_000;
-/// What a command may take: a bomb is 48 MiB, and somebody else may use the machine.
+/// What a command may take: a bomb is 24 MiB, and somebody else may use the machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-const FILE_MAX_BYTES: u64 = 24 << 20;
+const FILE_MAX_BYTES: u64 = 16 << 20;
 const STORE_MAX_BYTES: u64 = 16 << 20;
 const MEMORY_MAX_KIB: u64 = 256 << 10;
 

@@ -14,9 +14,9 @@ const STEPS: usize = 20;
 /// A cache that does not answer costs at most so much: its patience, and the rest of a build beside others.
 const BOUND: Duration = Duration::from_secs(60);
 
-/// Twenty steps, each of which says that it runs.
-fn twenty() -> Context {
-    let steps: String = (0..STEPS).map(|i| format!("RUN echo ran && echo {i} > /file-{i}\n")).collect();
+/// So many steps, each of which says that it runs.
+fn steps(count: usize) -> Context {
+    let steps: String = (0..count).map(|i| format!("RUN echo ran && echo {i} > /file-{i}\n")).collect();
     on_base(&steps)
 }
 
@@ -47,7 +47,7 @@ fn iid(store: &Store) -> String {
 fn bucket_gives_a_build_of_twenty_steps_without_running_any() {
     let bucket = Bucket::open();
     let Bucket { key, secret, server, .. } = &bucket;
-    let context = twenty();
+    let context = steps(STEPS);
     let first = Store::new();
     let iidfile = |store: &Store| format!("--iidfile={}", store.path("iid").display());
     // Beside what an earlier run may have left there.
@@ -120,7 +120,7 @@ fn warnings(outcome: &Outcome) -> usize {
 
 #[test]
 fn hostile_bucket_costs_a_warning_and_never_a_wrong_layer() {
-    let context = twenty();
+    let context = steps(5);
     let (honest, sender) = (Store::new(), Store::new());
     let expected = honest.image_id(&context, ["--source-date-epoch=1"]);
     let check = |spoil: &dyn Fn(&S3Server)| {

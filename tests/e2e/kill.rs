@@ -11,7 +11,7 @@ use crate::support::rbuild::RBUILD;
 use crate::support::{Context, Outcome, Seed, Store, bases, soak};
 
 /// For each test of this file, when nobody soaks.
-const SECONDS: u64 = 15;
+const SECONDS: u64 = 8;
 /// Every call that a build writes to its store with.
 const CALLS: &[&str] = &[
     "renameat,renameat2,rename",

@@ -181,7 +181,7 @@ fn output_without_end_or_line_break_does_not_fill_the_builders_memory() {
     // shown: less than 60 MiB, whatever is printed.
     // Short lines are more in memory than they have bytes, so fewer of them are enough to be seen.
     let soaks = !soak(0).is_zero();
-    let (without_break, lines) = if soaks { (1024, 1024) } else { (160, 64) };
+    let (without_break, lines) = if soaks { (1024, 1024) } else { (144, 40) };
     let before = resident_kib("echo little");
     for script in [
         format!("head -c {without_break}m /dev/zero | tr '\\0' x"),

@@ -77,6 +77,8 @@ impl Buildah {
         command.args(["--mount", "--propagation=private", "buildah"]).args(args);
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", self.dir.path());
         command.env("TMPDIR", self.dir.path()).current_dir(self.dir.path());
+        // It is short and small: one thread and no collection of garbage take three quarters of the time.
+        command.env("GOMAXPROCS", "1").env("GOGC", "off");
         for (name, file) in [
             ("CONTAINERS_CONF", "containers.conf"),
             ("CONTAINERS_REGISTRIES_CONF", "registries.conf"),
