@@ -140,8 +140,10 @@ mod tests {
                 other => panic!("{other:?}"),
             };
             let (runs, refused) = sort(&plan.graph, |platform| match platform.architecture.as_str() {
-                "s390x" => Err(EmulateError::Missing { platform: platform.clone(), names: vec!["qemu-s390x".into()] }),
-                "amd64" if platform.os == "windows" => Err(EmulateError::Unknown { platform: platform.clone() }),
+                "s390x" => {
+                    Err(EmulateError::Missing { platform: platform.to_string(), names: vec!["qemu-s390x".into()] })
+                }
+                "amd64" if platform.os == "windows" => Err(EmulateError::Unknown { platform: platform.to_string() }),
                 _ => Ok(Way::Native(None)),
             });
             assert_eq!((runs.len(), refused.len()), if expected.is_empty() { (1, 0) } else { (0, 1) }, "{platform}");

@@ -3,8 +3,6 @@
 use std::io;
 use std::path::PathBuf;
 
-use oci::model::Platform;
-
 /// Why steps of a platform cannot run here.
 #[derive(Debug, thiserror::Error)]
 pub enum EmulateError {
@@ -12,7 +10,7 @@ pub enum EmulateError {
     #[error("steps for `{platform}` need an emulator, and none is installed")]
     Missing {
         /// Which platform.
-        platform: Platform,
+        platform: String,
         /// What was looked for.
         names: Vec<String>,
     },
@@ -20,7 +18,7 @@ pub enum EmulateError {
     #[error("steps for `{platform}` need an emulator, and `{}` is not a static program: it does not run in an image", path.display())]
     Shared {
         /// Which platform.
-        platform: Platform,
+        platform: String,
         /// What was found.
         path: PathBuf,
     },
@@ -28,7 +26,7 @@ pub enum EmulateError {
     #[error("steps for `{platform}` cannot run here: there is no emulator of such a machine")]
     Unknown {
         /// Which platform.
-        platform: Platform,
+        platform: String,
     },
     /// Where nothing can be mounted.
     #[error(
@@ -36,13 +34,13 @@ pub enum EmulateError {
     )]
     Chroot {
         /// Which platform.
-        platform: Platform,
+        platform: String,
     },
     /// The way that was asked for.
     #[error("steps for `{platform}` cannot have a binfmt_misc of their own: {reason}")]
     Private {
         /// Which platform.
-        platform: Platform,
+        platform: String,
         /// Why not.
         reason: String,
     },

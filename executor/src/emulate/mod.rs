@@ -102,7 +102,7 @@ pub fn way(platform: &Platform, wanted: Wanted, rung: Rung) -> Result<Way, Emula
         Native::Weaker(lacks) => return Ok(Way::Native(Some(lacks))),
         Native::No => {}
     }
-    let Some(arch) = arch else { return Err(EmulateError::Unknown { platform: platform.clone() }) };
+    let Some(arch) = arch else { return Err(EmulateError::Unknown { platform: platform.to_string() }) };
     if wanted == Wanted::Auto {
         let handler = handlers::registered(Path::new(handlers::DIRECTORY), arch).map_err(failed("read binfmt_misc"))?;
         match handler {
@@ -118,10 +118,10 @@ pub fn way(platform: &Platform, wanted: Wanted, rung: Rung) -> Result<Way, Emula
     }
     let path = std::env::var_os("PATH");
     match find::find(arch, path.as_deref()).map_err(failed("look for an emulator"))? {
-        Found::Here(_) if rung == Rung::Chroot => Err(EmulateError::Chroot { platform: platform.clone() }),
+        Found::Here(_) if rung == Rung::Chroot => Err(EmulateError::Chroot { platform: platform.to_string() }),
         Found::Here(emulator) => Ok(Way::Installed(emulator)),
-        Found::Shared(path) => Err(EmulateError::Shared { platform: platform.clone(), path }),
-        Found::None => Err(EmulateError::Missing { platform: platform.clone(), names: arch.emulators().to_vec() }),
+        Found::Shared(path) => Err(EmulateError::Shared { platform: platform.to_string(), path }),
+        Found::None => Err(EmulateError::Missing { platform: platform.to_string(), names: arch.emulators().to_vec() }),
     }
 }
 
@@ -274,7 +274,7 @@ impl Emulation {
                         return Ok((Emulated::Private(emulators, ids), notice));
                     }
                     Err(reason) if self.wanted == Wanted::Private => {
-                        return Err(EmulateError::Private { platform: platform.clone(), reason });
+                        return Err(EmulateError::Private { platform: platform.to_string(), reason });
                     }
                     Err(reason) => reason,
                 }
