@@ -45,6 +45,7 @@ mod progress;
 mod registry;
 mod registry_profiles;
 mod remote;
+mod reproducible;
 mod rootless;
 mod run;
 mod sandbox;
