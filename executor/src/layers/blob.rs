@@ -10,7 +10,7 @@ use std::io::{self, PipeWriter, Write};
 
 use oci::content::ContentStore;
 use oci::layer::estargz::{self, EstargzError};
-use oci::layer::{Codec, Compression, Dialect, Hashing};
+use oci::layer::{Codec, Compression, Dialect, Hashing, Help};
 use oci::model::{Descriptor, DiffId};
 use solver::seam::ResultId;
 use store::{Layer, StoreError};
@@ -30,10 +30,10 @@ impl Layers {
     /// The layer as a blob in the store: as it was pulled if that blob is here and `force` does not ask for `codec`;
     /// as it was once encoded by this codec; else encoded now.
     pub fn ensure_blob(&self, id: &ResultId, codec: &Codec, force: bool) -> Result<Descriptor, LayersError> {
-        self.ensure_blob_unless(id, codec, force, &|| false)
+        self.ensure_blob_unless(id, codec, force, &|| false, &Help::default())
     }
 
-    /// As [`Layers::ensure_blob`]; `stop` is asked all the time.
+    /// As [`Layers::ensure_blob`]; `stop` is asked all the time, and `help` may come.
     ///
     /// # Errors
     /// [`LayersError::Stopped`] soon after `stop` said so.
@@ -43,6 +43,7 @@ impl Layers {
         codec: &Codec,
         force: bool,
         stop: &(dyn Fn() -> bool + Sync),
+        help: &Help,
     ) -> Result<Descriptor, LayersError> {
         let layer = self.layer(id)?;
         let verified = layer.diff_id.map(|diff_id| self.store.blob_variant(&diff_id, TRUE_BLOB)).transpose()?.flatten();
@@ -58,7 +59,7 @@ impl Layers {
         if let Some(known) = known.flatten() {
             return Ok(known);
         }
-        let (diff_id, blob) = match self.encode(&layer, came_as, codec, stop) {
+        let (diff_id, blob) = match self.encode(&layer, came_as, codec, stop, help) {
             Err(_) if stop() => return Err(LayersError::Stopped { layer: id.clone() }),
             encoded => encoded?,
         };
@@ -89,20 +90,21 @@ impl Layers {
         came_as: Option<&Descriptor>,
         codec: &Codec,
         stop: &(dyn Fn() -> bool + Sync),
+        help: &Help,
     ) -> Result<(DiffId, Descriptor), LayersError> {
         let id = &layer.id;
         let content = |act| move |source| LayersError::Content { act, layer: id.clone(), source };
         let mut writer = self.store.blobs().writer().map_err(content("write"))?;
         let mut annotations = std::collections::BTreeMap::new();
         let (diff_id, tar_bytes) = if codec.compression() == Compression::Estargz {
-            let facts = self.estargz(layer, came_as, codec, stop, &mut writer)?;
+            let facts = self.estargz(layer, came_as, codec, (stop, help), &mut writer)?;
             annotations.insert(DIFF_ID.to_owned(), facts.diff_id.to_string());
             annotations.insert(estargz::TOC_DIGEST.to_owned(), facts.toc.to_string());
             annotations.insert(estargz::UNCOMPRESSED_SIZE.to_owned(), facts.uncompressed_bytes.to_string());
             (facts.tar, facts.tar_bytes)
         } else {
             let failed = |source| LayersError::Io { act: "compress", layer: id.clone(), source };
-            let mut tar = Hashing::new(codec.encoder(&mut writer).map_err(failed)?);
+            let mut tar = Hashing::new(codec.encoder_helped(&mut writer, help).map_err(failed)?);
             self.write_own_tar(layer, came_as, &mut Stoppable { out: &mut tar, stop })?;
             let (encoder, digest, tar_bytes) = tar.finish();
             encoder.finish().map_err(failed)?;
@@ -126,7 +128,7 @@ impl Layers {
         layer: &Layer,
         came_as: Option<&Descriptor>,
         codec: &Codec,
-        stop: &(dyn Fn() -> bool + Sync),
+        (stop, help): (&(dyn Fn() -> bool + Sync), &Help),
         out: &mut dyn Write,
     ) -> Result<estargz::Facts, LayersError> {
         let failed = |source| LayersError::Io { act: "compress", layer: layer.id.clone(), source };
@@ -137,7 +139,7 @@ impl Layers {
                 self.write_own_tar(layer, came_as, &mut Stoppable { out: &mut writer, stop })
             });
             let threads = std::thread::available_parallelism().map_or(1, |count| count.get());
-            let made = estargz::write(reader, codec.level().unsigned_abs(), threads, out);
+            let made = estargz::write(reader, codec.level().unsigned_abs(), threads, help, out);
             let made = made.map_err(|source| match source {
                 EstargzError::Io(source) => failed(source),
                 source => LayersError::Estargz { layer: layer.id.clone(), source },

@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use super::estargz;
 use super::gzip::{CHUNK_BYTES, GzipEncoder};
+use super::help::Help;
 use super::zstd::{JOB_BYTES, ZstdEncoder};
 use crate::model::media_type;
 
@@ -159,6 +160,14 @@ impl Codec {
     /// # Errors
     /// Of eStargz, which is made of a tar as a whole: see [`super::estargz::write`].
     pub fn encoder<W: Write>(&self, out: W) -> io::Result<Encoder<W>> {
+        self.encoder_helped(out, &Help::default())
+    }
+
+    /// The same; of gzip one that `help` helps.
+    ///
+    /// # Errors
+    /// As [`Codec::encoder`].
+    pub fn encoder_helped<W: Write>(&self, out: W, help: &Help) -> io::Result<Encoder<W>> {
         let threads = threads();
         Ok(match self.compression {
             Compression::Estargz => {
@@ -166,7 +175,9 @@ impl Codec {
             }
             Compression::None => Encoder::None(out),
             // A level that fits no u32 cannot be made: see `with_level`.
-            Compression::Gzip => Encoder::Gzip(GzipEncoder::new(out, self.level.unsigned_abs(), threads)),
+            Compression::Gzip => {
+                Encoder::Gzip(GzipEncoder::new(out, self.level.unsigned_abs(), threads).helped_by(help))
+            }
             Compression::Zstd => Encoder::Zstd(ZstdEncoder::new(out, self.level, threads)?),
         })
     }

@@ -28,6 +28,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::encode::Hashing;
 use super::gzip::{Chunk, Piece, Workers, deflate_whole, header as gzip_header};
+use super::help::Help;
 use super::tar::{EndMarker, Entry, Kind, Limits, TarError, TarReader, TarWriter, Time, printable};
 use crate::model::{DiffId, Digest};
 
@@ -94,12 +95,12 @@ pub enum EstargzError {
     Io(#[from] io::Error),
 }
 
-/// Writes the tar that `tar` holds, to its very end, as eStargz. `level` is 0 to 9; `threads` changes speed only.
+/// Writes the tar that `tar` holds, to its very end, as eStargz. `level` is 0 to 9; `threads` and `help` change speed only.
 ///
 /// # Errors
 /// For tars that cannot be written so; then part of it stands in `out`.
-pub fn write(tar: impl Read, level: u32, threads: usize, out: impl Write) -> Result<Facts, EstargzError> {
-    let mut members = Members::new(BufWriter::with_capacity(1 << 17, out), level, threads)?;
+pub fn write(tar: impl Read, level: u32, threads: usize, help: &Help, out: impl Write) -> Result<Facts, EstargzError> {
+    let mut members = Members::new(BufWriter::with_capacity(1 << 17, out), level, threads, help)?;
     let tee = Tee { tar: Hashing::new(tar), whole: Sha256::new(), passed: Vec::with_capacity(CHUNK_BYTES / 4) };
     // Every archive may lack its end marker here: the digest says whether it is whole.
     let mut tar = TarReader::new(tee, Limits { total_bytes: u64::MAX, ..Limits::default() }, EndMarker::Optional);
@@ -288,9 +289,9 @@ impl<W: Write> Counted<W> {
 }
 
 impl<W: Write> Members<W> {
-    fn new(out: W, level: u32, threads: usize) -> io::Result<Self> {
+    fn new(out: W, level: u32, threads: usize, help: &Help) -> io::Result<Self> {
         let threads = threads.clamp(1, THREADS_MAX);
-        let workers = if threads > 1 { Some(Workers::start(threads, level.min(9))?) } else { None };
+        let workers = if threads > 1 { Some(Workers::start(threads, level.min(9), help)?) } else { None };
         Ok(Self {
             out: Counted { out, bytes: 0 },
             level: level.min(9),
@@ -468,7 +469,7 @@ mod tests {
 
     fn estargz(tar: &[u8], level: u32, threads: usize) -> (Vec<u8>, Facts) {
         let mut out = Vec::new();
-        let facts = write(tar, level, threads, &mut out).unwrap();
+        let facts = write(tar, level, threads, &Help::default(), &mut out).unwrap();
         (out, facts)
     }
 
@@ -572,7 +573,7 @@ mod tests {
                 Entry { path: path.into(), kind, mode: 0o644, uid: 0, gid: 0, mtime: Time::default(), xattrs: vec![] };
             tar.begin(&entry).unwrap();
             let tar = tar.finish().unwrap().0;
-            let error = write(&tar[..], 6, 1, io::sink()).unwrap_err().to_string();
+            let error = write(&tar[..], 6, 1, &Help::default(), io::sink()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
         let empty = || Kind::File { size: 0, sparse: None };

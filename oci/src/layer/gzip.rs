@@ -11,12 +11,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use crc32fast::Hasher;
 use flate2::{Compress, Compression, FlushCompress, Status};
+
+use super::help::{Crew, Help, Queue};
 
 /// Large enough that a restarted deflate costs little, small enough that 16 threads need 16 MiB.
 pub const CHUNK_BYTES: usize = 256 * 1024;
@@ -37,10 +39,12 @@ pub struct GzipEncoder<W: Write> {
     total_bytes: u64,
     begun: bool,
     workers: Option<Workers>,
+    help: Help,
     in_flight: VecDeque<Receiver<io::Result<Piece>>>,
 }
 
 /// A chunk on its way to a worker.
+#[derive(Debug)]
 pub(super) struct Chunk {
     pub bytes: Vec<u8>,
     pub dictionary: Vec<u8>,
@@ -49,6 +53,7 @@ pub(super) struct Chunk {
 }
 
 /// A chunk on its way back.
+#[derive(Debug)]
 pub(super) struct Piece {
     pub deflated: Vec<u8>,
     pub checksum: Hasher,
@@ -67,8 +72,14 @@ impl<W: Write> GzipEncoder<W> {
             total_bytes: 0,
             begun: false,
             workers: None,
+            help: Help::default(),
             in_flight: VecDeque::new(),
         }
+    }
+
+    /// The same, to be helped.
+    pub fn helped_by(self, help: &Help) -> Self {
+        Self { help: help.clone(), ..self }
     }
 
     /// Writes what is left and the trailer, and gives `out` back.
@@ -112,7 +123,7 @@ impl<W: Write> GzipEncoder<W> {
         }
         let workers = match &mut self.workers {
             Some(workers) => workers,
-            none => none.insert(Workers::start(self.threads, self.level)?),
+            none => none.insert(Workers::start(self.threads, self.level, &self.help)?),
         };
         self.in_flight.push_back(workers.deflate(chunk)?);
         self.drain(2 * self.threads)
@@ -206,16 +217,40 @@ pub(super) struct Workers {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// What the threads of one encoder share.
+#[derive(Debug)]
+struct Deflating {
+    queue: Queue<Job>,
+    level: u32,
+}
+
+impl Crew for Deflating {
+    fn work(&self, helps: bool) {
+        let mut deflater = deflater(self.level);
+        while let Some((chunk, reply)) = self.queue.next(helps) {
+            // The encoder may be gone by now, after an error of its own; then nobody wants the piece.
+            if reply.send(deflate(&mut deflater, &chunk)).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn relieve(&self) {
+        self.queue.relieve();
+    }
+}
+
 impl Workers {
-    pub(super) fn start(count: usize, level: u32) -> io::Result<Self> {
+    pub(super) fn start(count: usize, level: u32, help: &Help) -> io::Result<Self> {
         let (jobs, queue) = channel::<Job>();
-        let queue = Arc::new(Mutex::new(queue));
+        let crew = Arc::new(Deflating { queue: Queue::new(queue), level });
         let mut workers = Self { jobs: Some(jobs), threads: Vec::with_capacity(count) };
         for _ in 0..count {
-            let queue = queue.clone();
-            let thread = std::thread::Builder::new().name("rbuild-gzip".into()).spawn(move || work(&queue, level))?;
+            let crew = crew.clone();
+            let thread = std::thread::Builder::new().name("rbuild-gzip".into()).spawn(move || crew.work(false))?;
             workers.threads.push(thread);
         }
+        help.offer(&crew, count);
         Ok(workers)
     }
 
@@ -224,19 +259,6 @@ impl Workers {
         let jobs = self.jobs.as_ref().ok_or_else(worker_died)?;
         jobs.send((chunk, reply)).map_err(|_| worker_died())?;
         Ok(piece)
-    }
-}
-
-fn work(queue: &Mutex<Receiver<Job>>, level: u32) {
-    let mut deflater = deflater(level);
-    loop {
-        // A poisoned queue is whole: nothing but `recv` happens under the lock.
-        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok((chunk, reply)) = job else { return };
-        // The encoder may be gone by now, after an error of its own; then nobody wants the piece.
-        if reply.send(deflate(&mut deflater, &chunk)).is_err() {
-            return;
-        }
     }
 }
 
@@ -288,6 +310,23 @@ mod tests {
                 assert!(back == input, "{size} bytes, level {level}");
                 assert_eq!(&one[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, if level == 1 { 4 } else { 0 }, 255]);
             }
+        }
+    }
+
+    #[test]
+    fn help_that_comes_half_way_changes_no_byte() {
+        let input = sample(40 * CHUNK_BYTES + 7);
+        let expected = gzip(&input, 6, 1, 1 << 20);
+        for at in [0, 1, 3, 20, 40] {
+            let help = Help::default();
+            let mut encoder = GzipEncoder::new(Vec::new(), 6, 2).helped_by(&help);
+            for (number, piece) in input.chunks(CHUNK_BYTES).enumerate() {
+                if number == at {
+                    help.come();
+                }
+                encoder.write_all(piece).unwrap();
+            }
+            assert!(encoder.finish().unwrap() == expected, "at {at}");
         }
     }
 

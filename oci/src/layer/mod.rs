@@ -29,6 +29,7 @@ pub mod codec;
 pub mod decompress;
 pub mod estargz;
 pub mod gzip;
+mod help;
 pub mod zstd;
 
 pub use apply::{ApplyFacts, ApplyOptions, apply_layer, apply_layer_on};
@@ -39,6 +40,7 @@ pub use diff::{LayerFacts, WriteOptions, write_layer, write_layer_with, write_tr
 pub use encode::{EncodedLayer, Hashing, encode};
 pub use error::LayerError;
 pub use extract::{ExtractFacts, ExtractOptions, extract_archive};
+pub use help::Help;
 pub use tar::Limits;
 pub use view::Beneath;
 pub use xattr::XattrNamespace;

@@ -3,7 +3,9 @@
 //! In: what comes of the build, and every result the moment it is final. Out: blobs in the store, found there by whoever
 //! wants them later; it is never needed, and never waited for but by the exporter. One thread of low priority does
 //! it, so it takes little but what steps leave of the processor; the threads of an encoder have its priority. It ends with the
-//! build, however that ends. An error is told nobody: who needs the blob makes it again and tells.
+//! build, however that ends. Once the build is solved, what is under way is waited for: then it gets the priority of
+//! everything else, and as many threads more where that may not be ([`Help`]); what was not begun is left to the exporter,
+//! who has all cores. An error is told nobody: who needs the blob makes it again and tells.
 //!
 //! Deliberately absent: sending; layers of the base image.
 
@@ -14,7 +16,7 @@ use std::thread::JoinHandle;
 
 use executor::{ExecError, Worker};
 use frontend::PlanOutput;
-use oci::layer::Codec;
+use oci::layer::{Codec, Help};
 use solver::graph::VertexId;
 use solver::seam::ResultId;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +48,9 @@ struct Shared {
     queue: Mutex<Queue>,
     changed: Condvar,
     stopped: AtomicBool,
+    /// Somebody waits.
+    awaited: AtomicBool,
+    help: Help,
     cancel: CancellationToken,
 }
 
@@ -102,6 +107,8 @@ impl Ahead {
             queue: Mutex::default(),
             changed: Condvar::new(),
             stopped: AtomicBool::new(false),
+            awaited: AtomicBool::new(false),
+            help: Help::default(),
             cancel: cancel.clone(),
         };
         Some(Arc::new(Self { shared: Arc::new(shared), worker: worker.clone(), thread: Mutex::default() }))
@@ -145,6 +152,9 @@ impl Ahead {
     /// The build is solved: what was not begun is left to the exporter, what was is finished.
     pub async fn finish(self: &Arc<Self>) {
         self.close();
+        self.shared.awaited.store(true, Relaxed);
+        self.worker.in_foreground();
+        self.shared.help.come();
         let this = self.clone();
         let joined = tokio::task::spawn_blocking(move || this.join()).await;
         if let Err(error) = joined {
@@ -238,7 +248,10 @@ impl Shared {
                 continue;
             }
             for (codec, force) in wanted {
-                worker.layers().ensure_blob_unless(&layer.id, codec, *force, &|| self.stops())?;
+                if self.awaited.load(Relaxed) {
+                    return Ok(());
+                }
+                worker.layers().ensure_blob_unless(&layer.id, codec, *force, &|| self.stops(), &self.help)?;
             }
         }
         Ok(())
