@@ -26,6 +26,7 @@ mod steps;
 mod transfer;
 mod usage;
 pub mod values;
+mod verify_build;
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -52,6 +53,7 @@ pub use run::RunArgs;
 pub use space::{DuArgs, PruneArgs, VerifyArgs};
 pub use steps::StepArgs;
 pub use transfer::{PullArgs, PushArgs};
+pub use verify_build::VerifyBuildArgs;
 
 use executor::isolation::Wanted;
 
@@ -125,6 +127,8 @@ pub enum Verb {
     Load(LoadArgs),
     /// Tell which steps a build would run, and why, without running any
     Plan(Box<PlanArgs>),
+    /// Build twice, or once beside an image, and explain every difference
+    VerifyBuild(Box<VerifyBuildArgs>),
     /// Say why the last build of a folder ran what it ran
     Why(WhyArgs),
     /// List, show and forget the last builds, and what their steps printed

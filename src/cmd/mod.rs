@@ -31,6 +31,7 @@ mod save;
 mod table;
 mod tag;
 mod verify;
+mod verify_build;
 mod version;
 mod why;
 
@@ -73,6 +74,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
     let build = match &cli.verb {
         Verb::Build(args) => Some(&**args),
         Verb::Plan(args) => Some(&args.build),
+        Verb::VerifyBuild(args) => Some(&args.build),
         _ => None,
     };
     if let Some(args) = build {
@@ -150,6 +152,7 @@ async fn obey(hall: &Hall<'_>, verb: Verb) -> Result<u8, Failure> {
         Verb::Run(args) => run::run(hall, &args).await,
         Verb::Debug(args) => debug::debug(hall, &args).await,
         Verb::Plan(args) => plan::plan(hall, &args).await,
+        Verb::VerifyBuild(args) => verify_build::verify(hall, &args).await,
         Verb::Why(args) => why::why(hall, &args).await,
         Verb::History(args) => history::history(hall, &args).await,
         Verb::Images(args) => images::images(hall, &args).await,

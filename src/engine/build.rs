@@ -86,7 +86,7 @@ async fn recorded(
     let for_contexts = given.for_contexts(options.input.own_agent.clone());
     let opener = Opener { store, progress: &progress, connectivity, given: &for_contexts, cancel };
     let mut context = opener.open(&options.input).await?;
-    let plan = plan(settings, options, &context, store, &registry, &progress).await?;
+    let plan = plan(settings, options, &context, store, &registry, &progress, &mut Answers::new()).await?;
     recorder.planned(&context.dockerfile, &plan);
     let planned = steps::Planned::of(&context.dockerfile, &plan);
     context.named.fetch_for(&plan.graph, &opener).await?;
@@ -185,7 +185,7 @@ async fn recorded(
     })
 }
 
-/// Plans, and answers what the frontend asks, until there is a plan.
+/// Plans, and answers what the frontend asks, until there is a plan; all `answers` are kept.
 pub(super) async fn plan(
     settings: &Settings,
     options: &BuildOptions,
@@ -193,6 +193,7 @@ pub(super) async fn plan(
     store: &Store,
     registry: &oci::registry::Client,
     progress: &Arc<dyn Progress>,
+    answers: &mut Answers,
 ) -> Result<Plan, Failure> {
     let resolver = Resolver {
         layouts: context.named.layouts(),
@@ -209,9 +210,8 @@ pub(super) async fn plan(
         hostname: options.provisions.hostname.clone(),
         ..context.plan_options(settings, &options.input)
     };
-    let mut answers = Answers::new();
     loop {
-        let planned = frontend::plan(&context.dockerfile.text, &asked_of_frontend, &answers)
+        let planned = frontend::plan(&context.dockerfile.text, &asked_of_frontend, answers)
             .map_err(|found| words::diagnostics(&found, &context.dockerfile))?;
         match planned {
             Planned::Plan(plan) => {
@@ -219,7 +219,7 @@ pub(super) async fn plan(
                 super::rung::check(&plan, settings.rung, &options.steps, &context.dockerfile)?;
                 return Ok(*plan);
             }
-            Planned::Need(asked) => resolver.answer(&asked, &mut answers, &context.dockerfile).await?,
+            Planned::Need(asked) => resolver.answer(&asked, answers, &context.dockerfile).await?,
         }
     }
 }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use executor::source::given::Given;
+use frontend::Answers;
 use solver::foresee::{Outlook, foresee};
 use solver::seam::{Event, Progress};
 use store::history::{Build, Head};
@@ -51,10 +52,11 @@ pub async fn plan_build(
     let for_contexts = given.for_contexts(options.input.own_agent.clone());
     let opener = Opener { store: &store, progress: &progress, connectivity, given: &for_contexts, cancel: &cancel };
     let mut context = opener.open(&options.input).await?;
+    let mut answers = Answers::new();
     let plan = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(words::canceled()),
-        plan = plan(settings, options, &context, &store, &registry, &progress) => plan?,
+        plan = plan(settings, options, &context, &store, &registry, &progress, &mut answers) => plan?,
     };
     context.named.fetch_for(&plan.graph, &opener).await?;
     let worker =

@@ -25,6 +25,9 @@ pub use save::{Saved, save};
 pub use send::send;
 pub use tag::{Tagged, tag};
 
+pub(super) use load::read;
+pub(super) use save::with_blobs;
+
 use std::sync::Arc;
 
 use jiff::Timestamp;

@@ -40,6 +40,7 @@ pub mod images;
 pub mod imagetools;
 pub mod inspect;
 pub mod past;
+pub mod verify_build;
 
 pub use build::{Built, build};
 pub use check::{Checked, Checker, Mended, replace};

@@ -297,6 +297,12 @@ fn answer_of(store: &Store, record: &ImageRecord) -> Result<ImageAnswer, Failure
     Ok(ImageAnswer { digest: record.manifest.digest, config: config_of(store, &record.config)? })
 }
 
+/// Notes that what a name means was a registry's word, of an image that is no part of an index.
+pub fn note_tag(store: &Store, name: &Reference, record: &ImageRecord) -> Result<(), Failure> {
+    let digest = record.manifest.digest.to_string();
+    store.set_note(NOTES, &name.to_string(), &digest).map_err(|error| words::store(&error))
+}
+
 /// Whether the image has its name because a registry said so. Without a note it is this machine's own.
 pub fn is_registrys(store: &Store, name: &Reference, record: &ImageRecord) -> Result<bool, Failure> {
     let failed = |error: StoreError| words::store(&error);

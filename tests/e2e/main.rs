@@ -55,4 +55,5 @@ mod space;
 mod store;
 mod targets;
 mod userns;
+mod verify_build;
 mod why;

@@ -62,7 +62,7 @@ pub async fn load(
 }
 
 /// Brings the archive's blobs into the store.
-fn read(store: &Store, path: Option<&Path>, cancel: &CancellationToken) -> Result<Vec<Loaded>, Failure> {
+pub fn read(store: &Store, path: Option<&Path>, cancel: &CancellationToken) -> Result<Vec<Loaded>, Failure> {
     let read = match path.map(directory).transpose()?.flatten() {
         Some(directory) => archive::read(archive::Input::Directory(directory.as_fd()), store.blobs()),
         None => {

@@ -84,7 +84,7 @@ pub(super) fn meant(store: &Store, images: &[Reference]) -> Result<Vec<(FoundIma
 }
 
 /// A manifest of the image whose blobs are all in the store.
-pub(super) async fn with_blobs(
+pub async fn with_blobs(
     store: &Store,
     worker: &Worker,
     found: &FoundImage,

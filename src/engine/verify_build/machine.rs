@@ -1,0 +1,122 @@
+//! A machine that knows nothing but what it is given: a store of its own, for one build.
+//!
+//! In: the store of the user, on whose disk it lies (as a draft, so that it goes with the process, however that ends), and
+//! images from there. Out: a build whose image stays in that store until the machine is gone. Nothing is kept under a
+//! name, pushed or written anywhere, and no other cache is asked.
+
+use std::io;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use oci::content::{ContentStore, open_verified};
+use oci::image::Image;
+use oci::model::{Descriptor, Platform, Reference};
+use solver::seam::Progress;
+use store::{Draft, ImageRecord, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::resolve::note_tag;
+use crate::engine::{Failure, HistorySettings, Settings, words};
+use crate::options::BuildOptions;
+use crate::options::output::{ArchiveFormat, ArchiveOutput, Dest, ImageForm, Output};
+use crate::options::size::Size;
+
+/// Nothing is collected there.
+const ROOM: Size = Size::Bytes(u64::MAX >> 2);
+
+/// A store of its own, and how it is used. Dropping it removes everything.
+pub struct Machine {
+    /// The store.
+    pub store: Store,
+    settings: Settings,
+    _draft: Draft,
+}
+
+impl Machine {
+    /// In a draft of `above`, at this path in it.
+    pub fn beneath(
+        above: &Store,
+        settings: &Settings,
+        path: &str,
+        progress: &Arc<dyn Progress>,
+    ) -> Result<Self, Failure> {
+        let draft = above.draft().map_err(|error| words::store(&error))?;
+        let root = draft.fs().join(path);
+        if let Some(parent) = root.parent() {
+            std::fs::create_dir_all(parent).map_err(|error| {
+                Failure::new(format!("cannot make the directory `{}`", parent.display())).note(error.to_string())
+            })?;
+        }
+        let history = HistorySettings { keep: 0, ..settings.history };
+        let settings = Settings { root, max_size: Some(ROOM), keep_for: None, history, ..settings.clone() };
+        Ok(Self { store: settings.open_store(progress)?, settings, _draft: draft })
+    }
+
+    /// Gives it an image of another store, whose blobs are all there. With a name, that is what the name means here.
+    pub fn give(&self, from: &Store, manifest: &Descriptor, name: Option<&Reference>) -> Result<(), Failure> {
+        let image = Image::open(from.blobs(), manifest).map_err(|error| Failure::from_error(&error))?;
+        for blob in image.manifest.layers.iter().chain([&image.manifest.config, manifest]) {
+            self.copy(from, blob)?;
+        }
+        let config = &image.config;
+        let record = ImageRecord {
+            config: image.manifest.config.digest,
+            top: None,
+            platform: Platform::normalised(&config.os, &config.architecture, &config.variant),
+            created: Timestamp::now(),
+            size_bytes: image.manifest.layers.iter().map(|layer| layer.size).sum(),
+            manifest: image.descriptor,
+        };
+        self.store.add_image(&record).map_err(|error| words::store(&error))?;
+        let Some(name) = name else { return Ok(()) };
+        // A tag is this machine's own word, and no registry is asked; a digest is looked for in what a registry gave.
+        if name.digest().is_some() {
+            note_tag(&self.store, name, &record)?;
+        }
+        self.store.tag(name, &record).map_err(|error| words::store(&error))
+    }
+
+    fn copy(&self, from: &Store, blob: &Descriptor) -> Result<(), Failure> {
+        let failed = |error: oci::content::ContentError| words::content(&error);
+        if self.store.blobs().size(&blob.digest).map_err(failed)? == Some(blob.size) {
+            return Ok(());
+        }
+        let mut reader = open_verified(from.blobs(), blob).map_err(failed)?;
+        let mut writer = self.store.blobs().writer().map_err(failed)?;
+        io::copy(&mut reader, &mut writer)
+            .map_err(|error| Failure::new(format!("cannot copy the blob `{}`", blob.digest)).note(error.to_string()))?;
+        writer.commit(Some(&blob.digest)).map(drop).map_err(failed)
+    }
+
+    /// Builds, and returns what the manifest or the index of the image is.
+    pub async fn build(
+        &self,
+        options: &BuildOptions,
+        progress: Arc<dyn Progress>,
+        cancel: CancellationToken,
+    ) -> Result<Descriptor, Failure> {
+        let built = crate::engine::build(&self.settings, options, progress, cancel).await?;
+        let value = built.metadata["containerimage.descriptor"].clone();
+        let mut descriptor: Descriptor = serde_json::from_value(value)
+            .map_err(|error| Failure::new("the build does not say what it made").note(error.to_string()))?;
+        descriptor.annotations.clear();
+        Ok(descriptor)
+    }
+}
+
+/// The same build, with nothing left of it but blobs in its store.
+pub fn alone(options: &BuildOptions) -> BuildOptions {
+    let form = options.outputs.iter().find_map(Output::form);
+    let form = ImageForm { names: Vec::new(), ..form.cloned().unwrap_or_default() };
+    let nowhere = ArchiveOutput { form, format: ArchiveFormat::Oci, dest: Dest::File("/dev/null".into()) };
+    BuildOptions {
+        tags: Vec::new(),
+        outputs: vec![Output::Archive(nowhere)],
+        iidfile: None,
+        metadata_file: None,
+        cache_from: Vec::new(),
+        cache_to: Vec::new(),
+        pull: false,
+        ..options.clone()
+    }
+}
