@@ -30,7 +30,7 @@ const PLATFORMS: [&str; 16] = [
     "freebsd/amd64",
 ];
 
-fn digest(bytes: &[u8]) -> String {
+pub fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(bytes))
 }
 
@@ -43,7 +43,7 @@ fn json(outcome: &Outcome) -> Value {
 }
 
 /// Puts an image for a platform there, whose one layer says `text`, and returns its digest.
-fn put(registry: &Hosted, repository: &str, tag: &str, platform: &str, text: &str) -> String {
+pub fn put(registry: &Hosted, repository: &str, tag: &str, platform: &str, text: &str) -> String {
     let parts: Vec<&str> = platform.split('/').collect();
     let layer = tar(text);
     let mut config = json!({
@@ -77,7 +77,7 @@ fn tar(text: &str) -> Vec<u8> {
 }
 
 /// `PLATFORM=DIGEST` of the index that a name means, sorted.
-fn entries(index: &Value) -> Vec<String> {
+pub fn entries(index: &Value) -> Vec<String> {
     let entries = index["manifests"].as_array().unwrap_or_else(|| panic!("{index}"));
     let mut entries: Vec<String> = entries
         .iter()

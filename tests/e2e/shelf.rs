@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::imagetools::{digest, entries, put};
 use crate::support::archive::hex;
 use crate::support::hosted;
 use crate::support::registry::{PASSWORD, Registry, USER};
@@ -258,4 +259,60 @@ fn a_pull_that_fails_names_nothing() {
     assert_eq!(second.rbuild(["images", "-q"]).ok().stdout, "");
     second.rbuild(["pull", &format!("{}/nothing:1", registry.host())]).fails_saying(&["is not found"]);
     second.rbuild(["pull", "--platform", "linux/s390x", &name]).fails_saying(&["no image for `linux/s390x`"]);
+}
+
+#[test]
+fn an_index_is_pulled_looked_at_named_and_pushed_as_it_is() {
+    let (source, registry) = (hosted(), Registry::open());
+    let host = source.host();
+    let (amd, arm) = (put(&source, "app", "amd", "linux/amd64", "a"), put(&source, "app", "arm", "linux/arm64", "b"));
+    let (name, part) = (format!("{host}/app:1"), |tag: &str| format!("{host}/app:{tag}"));
+    let store = Store::new();
+    store.rbuild(["imagetools", "create", "-t", &name, &part("amd"), &part("arm")]).ok();
+    let index = source.manifest("app", "1").expect("it was made");
+
+    let pulled = json(&store.rbuild(["pull", "--all-platforms", "--format", "json", &name]).ok());
+    assert_eq!(pulled[0]["digest"], digest(&index));
+    let images: Vec<_> = pulled[0]["images"].as_array().expect("images").iter().map(|image| &image["digest"]).collect();
+    assert_eq!(images, [&json!(amd), &json!(arm)]);
+    assert_eq!(store.rbuild(["inspect", "--raw", &name]).ok().stdout.as_bytes(), index);
+    let facts = &json(&store.rbuild(["inspect", "--platform", "linux/arm64", &name]).ok())[0];
+    assert_eq!(facts["Platforms"], json!(["linux/amd64", "linux/arm64"]));
+    assert_eq!((&facts["Architecture"], &facts["Config"]["Env"]), (&json!("arm64"), &json!(["SAYS=b"])));
+    assert_eq!(facts["RepoDigests"], json!([format!("{host}/app@{}", digest(&index))]));
+    let manifest = store.rbuild(["inspect", "--platform", "linux/arm64", "--manifest", &name]).ok().stdout;
+    assert_eq!(digest(manifest.as_bytes()), arm);
+
+    // Another name means the index too, and it goes out byte for byte, with all that it names.
+    store.rbuild(["tag", &name, "local:1"]).ok();
+    let there = registry.name("app:1");
+    let pushed = store.rbuild(["push", "-q", "local:1", &there]).ok();
+    assert_eq!(pushed.stdout.trim(), format!("{there}@{}", digest(&index)));
+    let (from, to) = (format!("docker://{there}"), format!("oci:{}:1", store.path("copy").display()));
+    readers::skopeo(["copy", "--quiet", "--all", "--preserve-digests", "--src-tls-verify=false", &from, &to]);
+    let facts = &json(&store.rbuild(["inspect", "local:1"]).ok())[0];
+    assert!(facts["RepoDigests"].to_string().contains(&registry.name("app")), "{facts}");
+
+    // Joined image by image to what another name means.
+    let joined = registry.name("app:joined");
+    put(&source, "more", "1", "linux/s390x", "c");
+    store.rbuild(["imagetools", "create", "-t", &joined, &format!("{host}/more:1")]).ok();
+    store.rbuild(["push", "--join", "local:1", &joined]).ok();
+    let read: Value = serde_json::from_str(&readers::manifest(&format!("docker://{joined}"))).expect("JSON");
+    assert_eq!(entries(&read).len(), 3);
+    assert_eq!(entries(&read)[..2], [format!("linux/amd64={amd}"), format!("linux/arm64={arm}")]);
+
+    // Of what is not whole here, what is here goes out, and that is said.
+    let second = Store::new();
+    second.rbuild(["pull", "--platform", "linux/arm64", &name]).ok();
+    let alone = registry.name("app:alone");
+    let pushed = second.rbuild(["push", &name, &alone]).ok().says(&["of the 2 entries of the index", "1 are here"]);
+    assert!(pushed.stdout.starts_with(&format!("{alone}: digest: {arm} size: ")), "{pushed}");
+    // A name of one image, for whatever machine.
+    let single = second.rbuild(["pull", "-q", "--all-platforms", &part("arm")]).ok();
+    assert_eq!(single.stdout.trim(), format!("{}@{arm}", part("arm")));
+    assert_eq!(
+        json(&second.rbuild(["rmi", "--format", "json", &name, &part("arm")]).ok()).as_array().map(Vec::len),
+        Some(3)
+    );
 }
