@@ -176,7 +176,7 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Request, Failu
         Ok(cli) => Ok(Request::Do(Box::new(cli))),
         Err(error) if !error.use_stderr() => Ok(Request::Print(error.render().to_string())),
         Err(error) => {
-            let failure = usage::failure(&error, &verb);
+            let failure = usage::failure(&error, &verb, &words);
             match put_in.then(|| near_verb(&error, &words)).flatten() {
                 Some(near) => Err(failure.help(format!("did you mean `rbuild {near}`?"))),
                 None => Err(failure),
@@ -429,6 +429,18 @@ mod tests {
         insta::assert_snapshot!(report("debug graph"), @"
         error: `rbuild debug` needs `WHAT` and `CONTEXT`
         help: for the current folder, end the line with a dot: `rbuild debug graph .`
+        ");
+        insta::assert_snapshot!(report("imagetools create --apend -t app:1 x"), @"
+        error: `rbuild imagetools create` has no flag `--apend`
+        help: did you mean `--append`?
+        ");
+        insta::assert_snapshot!(report("imagetools inspect"), @"
+        error: `rbuild imagetools inspect` needs `NAME`
+        help: `rbuild imagetools inspect --help` lists all flags
+        ");
+        insta::assert_snapshot!(report("push app --sign-by me"), @"
+        error: `--sign-by` is not supported by this version of rbuild
+        help: leave it out; nothing takes its place yet
         ");
         insta::assert_snapshot!(report("run -d app"), @"
         error: `-d` is not supported by this version of rbuild

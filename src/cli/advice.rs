@@ -117,12 +117,39 @@ const LOGIN: &[(&[&str], &str)] = &[
     (&["--verbose", "-v"], "leave it out: it is always said where credentials are kept"),
 ];
 
+/// Flags of `docker push`, `docker pull`, `podman push` and `podman pull`.
+const TRANSFER: &[(&[&str], &str)] = &[
+    (&["--disable-content-trust", "--remove-signatures", "--signature-policy"], "leave it out: nothing is signed here"),
+    (&["--compress"], "leave it out: layers are always compressed, see `--compression`"),
+    (&["--retry", "--retry-delay"], "leave it out: what a registry asks to be tried again is tried again"),
+    (&["--arch", "--os", "--variant"], "use `--platform OS/ARCH[/VARIANT]`"),
+    (&["--policy"], "leave it out: what is here already is not fetched again"),
+    (&["--rm"], "use `rbuild rmi NAME` afterwards"),
+    (
+        &["--sign-by", "--sign-by-sigstore", "--sign-by-sigstore-private-key", "--sign-passphrase-file"],
+        "leave it out; nothing takes its place yet",
+    ),
+    (&["--encrypt-layer", "--encryption-key", "--decryption-key"], "leave it out; nothing takes its place yet"),
+];
+
+/// Flags of `docker inspect` and `podman inspect`.
+const INSPECT: &[(&[&str], &str)] = &[
+    (&["--type", "-t"], "leave it out: only images are looked at"),
+    (&["--size", "-s"], "leave it out: the size is always told"),
+];
+
+/// Flags of `docker buildx imagetools`.
+const IMAGETOOLS: &[(&[&str], &str)] = &[(&["--builder"], "leave it out: there is no daemon")];
+
 /// What to do instead of a flag that is known elsewhere.
 pub fn instead_of(verb: &str, flag: &str) -> Option<&'static str> {
     let table = match verb {
         "build" => BUILD,
         "run" => RUN,
         "login" | "logout" => LOGIN,
+        "push" | "pull" => TRANSFER,
+        "inspect" => INSPECT,
+        "imagetools create" | "imagetools inspect" => IMAGETOOLS,
         _ => return None,
     };
     table.iter().find(|(flags, _)| flags.contains(&flag)).map(|(_, advice)| *advice)

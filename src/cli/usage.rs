@@ -1,5 +1,7 @@
 //! Turns what clap found wrong into a failure with advice, in the words of the rest of the program.
 
+use std::ffi::OsString;
+
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Command, CommandFactory as _};
 
@@ -7,7 +9,7 @@ use super::{Cli, advice};
 use crate::engine::Failure;
 
 /// The failure that says what clap's error means, which the words after `verb` caused.
-pub fn failure(error: &clap::Error, verb: &str) -> Failure {
+pub fn failure(error: &clap::Error, verb: &str, words: &[OsString]) -> Failure {
     let word = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         Some(ContextValue::Strings(texts)) => texts.first().map(String::as_str),
@@ -17,12 +19,13 @@ pub fn failure(error: &clap::Error, verb: &str) -> Failure {
     let value = word(ContextKind::InvalidValue).unwrap_or_default();
     let root = Cli::command();
     let verb = root.find_subcommand(verb).unwrap_or(&root);
-    let more = format!("`rbuild {} --help` lists all flags", verb.get_name());
+    let (verb, name) = &innermost(verb, words);
+    let more = format!("`rbuild {name} --help` lists all flags");
     match error.kind() {
-        ErrorKind::UnknownArgument if argument.starts_with('-') => unknown_flag(argument, verb).help_or(&more),
+        ErrorKind::UnknownArgument if argument.starts_with('-') => unknown_flag(argument, verb, name).help_or(&more),
         ErrorKind::UnknownArgument => {
             let expected = positionals(verb);
-            Failure::new(format!("`{argument}` is one word too many: `rbuild {}` takes {expected}", verb.get_name()))
+            Failure::new(format!("`{argument}` is one word too many: `rbuild {name}` takes {expected}"))
                 .help("words with blanks are put in quotes; a flag's value follows the flag")
         }
         ErrorKind::MissingRequiredArgument if verb.get_name() == "build" => {
@@ -35,7 +38,7 @@ pub fn failure(error: &clap::Error, verb: &str) -> Failure {
                 .help(format!("for the current folder, end the line with a dot: `rbuild {words} .`"))
         }
         ErrorKind::MissingRequiredArgument => {
-            Failure::new(format!("`rbuild {}` needs {}", verb.get_name(), positionals(verb))).help(more)
+            Failure::new(format!("`rbuild {name}` needs {}", positionals(verb))).help(more)
         }
         ErrorKind::InvalidValue | ErrorKind::ValueValidation | ErrorKind::TooFewValues if value.is_empty() => {
             Failure::new(format!("`{}` needs a value", flag(argument))).help(more)
@@ -62,12 +65,22 @@ impl Failure {
     }
 }
 
-fn unknown_flag(argument: &str, verb: &Command) -> Failure {
+/// The verb within a verb that the words name, like `imagetools create`, and what it is called.
+fn innermost<'a>(verb: &'a Command, words: &[OsString]) -> (&'a Command, String) {
+    let after = words.iter().skip_while(|word| *word != verb.get_name()).skip(1);
+    let inner = after.filter_map(|word| word.to_str()).find_map(|word| verb.find_subcommand(word));
+    match inner {
+        Some(inner) => (inner, format!("{} {}", verb.get_name(), inner.get_name())),
+        None => (verb, verb.get_name().to_owned()),
+    }
+}
+
+fn unknown_flag(argument: &str, verb: &Command, called: &str) -> Failure {
     let name = argument.split('=').next().unwrap_or(argument);
-    if let Some(instead) = advice::instead_of(verb.get_name(), name) {
+    if let Some(instead) = advice::instead_of(called, name) {
         return Failure::new(format!("`{name}` is not supported by this version of rbuild")).help(instead);
     }
-    let failure = Failure::new(format!("`rbuild {}` has no flag `{name}`", verb.get_name()));
+    let failure = Failure::new(format!("`rbuild {called}` has no flag `{name}`"));
     let known: Vec<String> = verb.get_arguments().filter_map(|known| known.get_long()).map(str::to_owned).collect();
     match frontend::nearest(name.trim_start_matches('-'), known.iter().map(String::as_str)) {
         Some(near) if name.starts_with("--") => failure.help(format!("did you mean `--{near}`?")),

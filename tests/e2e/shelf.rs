@@ -243,6 +243,20 @@ fn credentials_of_one_command_let_it_in() {
 }
 
 #[test]
+fn everybody_pushes_and_pulls() {
+    let registry = Registry::open();
+    for (n, store) in Store::everybodys().into_iter().enumerate() {
+        store.image_id(&Context::new("FROM busybox\nCOPY Dockerfile /file\n"), ["-t", "app:1"]);
+        let name = registry.name(&format!("of{n}/app:1"));
+        store.rbuild(["push", "app:1", &name]).ok();
+        let removed = json(&store.rbuild(["rmi", "--format", "json", "app:1"]).ok());
+        let id = removed[1]["removed"].clone();
+        store.rbuild(["pull", &name]).ok();
+        assert_eq!(json(&store.rbuild(["inspect", &name]).ok())[0]["Id"], id);
+    }
+}
+
+#[test]
 fn a_pull_that_fails_names_nothing() {
     let registry = hosted();
     let (store, _) = with_app();
