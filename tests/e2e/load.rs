@@ -148,7 +148,7 @@ fn output_says_what_and_where_and_quiet_says_the_id() {
     let line = format!("loaded other:3 into docker ({}): sent 3 of 3 layers", docker.host);
     assert!(built.stderr.contains(&line), "{built}");
     assert!(built.stderr.contains(&format!("loading into docker ({})", docker.host)), "{built}");
-    assert_eq!(docker.own().id("other:3").as_deref(), Some(&*Archive::read(&archive).id()));
+    assert_eq!(docker.own().id("other:3").as_deref(), Some(Archive::read(&archive).id()));
     assert_eq!(docker.own().id("app:1"), None, "the output has a name of its own");
     assert!(store.rbuild(["images"]).ok().stdout.contains("app "), "the local store keeps it");
     let path = context.path().to_str().expect("the path is ASCII");

@@ -118,7 +118,7 @@ impl Api {
         let request = request.header(header::CONTENT_TYPE, "application/x-tar").body(Body::wrap_stream(pieces));
         let loaded = self.upload(request, &sent, moved).await;
         // An engine that has said enough may leave the rest of the archive where it is.
-        if let Ok(Some(failure)) = timeout(self.patience.question, writing.failure()).await {
+        if let Some(failure) = writing.failure().await {
             return Err(failure.into());
         }
         loaded

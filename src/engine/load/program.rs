@@ -98,7 +98,7 @@ impl Program {
             tokio::join!(feeding, read(stdout, ERRORS_MAX_BYTES), read(stderr, ERRORS_MAX_BYTES), child.wait())
         };
         let ((), stdout, stderr, status) = self.watched(running, &sent, moved).await?;
-        if let Ok(Some(failure)) = timeout(self.patience.question, writing.failure()).await {
+        if let Some(failure) = writing.failure().await {
             return Err(failure.into());
         }
         let said = self.said(stdout, &stderr, status)?;

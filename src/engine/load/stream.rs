@@ -6,6 +6,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures_util::Stream;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
@@ -17,6 +18,9 @@ use crate::engine::Failure;
 const PIECE_BYTES: usize = 256 << 10;
 /// Pieces written ahead of whoever sends them.
 const PIECES_AHEAD: usize = 4;
+
+/// A thread that could not write has ended by the time that its last piece is there.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// An archive that is being written.
 pub struct Archive {
@@ -90,9 +94,10 @@ impl Archive {
 
 impl Writing {
     /// Why the archive could not be written, if that is so and not only because nobody wanted the rest. To be asked when
-    /// its pieces are gone.
+    /// its sending has ended; a rest that still waits for a connection to be closed is no failure.
     pub async fn failure(self) -> Option<Failure> {
-        match self.written.await {
+        let written = tokio::time::timeout(GRACE, self.written).await.ok()?;
+        match written {
             Ok(Ok(())) => None,
             Ok(Err(failure)) => (!self.unwanted.load(Ordering::Relaxed)).then_some(failure),
             Err(error) => Some(Failure::from_error(&error)),
