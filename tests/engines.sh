@@ -19,18 +19,25 @@ programs=$kept/root/usr/bin:$kept/root/usr/sbin
 work=$(mktemp -d -p /var/tmp)
 started=()
 stop() {
+    [ $? = 0 ] || tail -n 5 "$work"/*.log >&2
     for pid in "${started[@]}"; do { kill "$pid" && wait "$pid" || true; } 2>/dev/null; done
     rm -rf "$work"
 }
 trap stop EXIT
 
-# A program in a mount namespace of its own, where /run is empty.
-apart() { exec unshare --mount --propagation private sh -c 'mount -t tmpfs none /run && exec "$@"' sh "$@"; }
+# A program in a mount namespace of its own, where /run and /opt are empty and what is written into /etc goes with it:
+# docker keeps a key there, and containerd makes a folder for plugins.
+apart() {
+    exec unshare --mount --propagation private sh -c '
+        mount -t overlay -o "lowerdir=/etc,upperdir=$0,workdir=$0-work" none /etc &&
+        mount -t tmpfs none /run && mount -t tmpfs none /opt && exec "$@"' "$@"
+}
 # start NAME SOCKET COMMAND…
 start() {
     local name=$1 socket=$2
     shift 2
-    (export PATH=$programs:$PATH; apart "$@") >"$work/$name.log" 2>&1 &
+    mkdir "$work/$name-etc" "$work/$name-etc-work"
+    (export PATH=$programs:$PATH; apart "$work/$name-etc" "$@") >"$work/$name.log" 2>&1 &
     started+=($!)
     for _ in $(seq 300); do
         [ ! -S "$socket" ] || return 0
