@@ -163,7 +163,10 @@ fn bombs_that_are_added_imported_or_sent_as_a_context_are_refused_with_their_nam
         let bytes = packed(program, tar);
         let add = Context::new("FROM scratch\nADD bomb.bin /there/\n").file("bomb.bin", &bytes);
         bench.refuses_build(&add, &[], &["Dockerfile:2", "cannot unpack `bomb.bin`", words]);
-
+        // What decompresses is the same everywhere; the ways differ.
+        if program != "gzip" {
+            continue;
+        }
         let file = bench.file("bomb.bin", &bytes);
         bench.refuses(&bench.store.command(["import", &file, "made:1"]), &["cannot import `", "bomb.bin", words]);
         let from_stdin = |verb: &[&str], words: &[&str]| {

@@ -84,7 +84,7 @@ fn check(many: &Many, inner: Option<&[u8]>, wanted: &str, expected: Result<usize
     let store = Store::new();
     let registry = Registry::start(digest);
     many.images.iter().for_each(|image| image.put(&registry, "app"));
-    for index in inner {
+    if let Some(index) = inner {
         registry.put_manifest("app", &digest(index), INDEX, index);
     }
     registry.put_manifest("app", "1", INDEX, &many.index);
