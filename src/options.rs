@@ -46,10 +46,29 @@ pub struct InputOptions {
     /// `--build-arg` and `--build-arg-file`, later ones winning; a bare name was looked up in the environment and is
     /// absent if unset there.
     pub build_args: BTreeMap<String, String>,
-    /// `--platform`, or the machine's own.
-    pub platform: Platform,
+    /// `--platform`, each once, in the order of their mention; without any, the machine's own. Never empty.
+    pub platforms: Vec<Platform>,
     /// The socket of the user's own ssh agent, which signs for contexts if `--ssh` gives no other.
     pub own_agent: Option<PathBuf>,
+}
+
+impl InputOptions {
+    /// The first platform: the only one, for whoever looks at one.
+    pub fn platform(&self) -> &Platform {
+        &self.platforms[0]
+    }
+
+    /// All of them, as `--platform` takes them.
+    pub fn platforms_text(&self) -> String {
+        self.platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(",")
+    }
+
+    /// Whether the images of a build are put together into an index: there are several, or the build arg
+    /// `BUILDKIT_MULTI_PLATFORM` asks for one.
+    pub fn makes_index(&self) -> bool {
+        // What that says otherwise, the frontend refuses.
+        self.platforms.len() > 1 || frontend::is_multi_platform(&self.build_args).unwrap_or(false)
+    }
 }
 
 /// One build.

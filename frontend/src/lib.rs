@@ -59,6 +59,7 @@ pub mod fuzzing;
 
 pub use error::{Diagnostic, Edit, Severity};
 pub use ignore::{IgnoreLine, parse_ignore};
+pub use lower::machine::is_multi_platform;
 pub use plan::{
     Answers, Asked, HistoryStep, ImageAnswer, ImageQuestion, NamedContext, Plan, PlanOptions, PlanOutput, Planned,
 };

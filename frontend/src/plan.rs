@@ -22,6 +22,8 @@ pub struct PlanOptions {
     pub platform: Platform,
     /// On which machine.
     pub build_platform: Platform,
+    /// Whether other plans of the same build are for other machines: then the name of every step says for which it is.
+    pub several_platforms: bool,
     /// Whether every step runs even when its result is known.
     pub no_cache: bool,
     /// The stages of which every step runs even when its result is known, by name, in any case of letters.

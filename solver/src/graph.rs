@@ -3,7 +3,7 @@
 //! A [`VertexId`] covers the operation, its platform and, through its edges, everything beneath it. So a vertex can
 //! only name vertices that exist already: a cycle cannot be written down, and adding the same vertex twice is one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::canon::{self, Hashing, Sink as _};
 use crate::op::{FileActionKind, Op, OpMeta, Platform};
@@ -116,6 +116,36 @@ impl Graph {
             }
         }
         Ok(id)
+    }
+
+    /// Takes over all of another graph; as [`Graph::add`] for each of its vertices.
+    pub fn absorb(&mut self, mut other: Graph) {
+        for id in other.order {
+            let Some((vertex, meta)) = other.vertices.remove(&id) else { continue };
+            match self.vertices.entry(id) {
+                std::collections::hash_map::Entry::Occupied(mut known) => {
+                    known.get_mut().1.ignore_cache |= meta.ignore_cache;
+                }
+                std::collections::hash_map::Entry::Vacant(free) => {
+                    free.insert((vertex, meta));
+                    self.order.push(id);
+                }
+            }
+        }
+    }
+
+    /// Everything that an output stands on, itself included.
+    pub fn beneath(&self, edge: Edge) -> HashSet<VertexId> {
+        let mut seen = HashSet::new();
+        let mut todo = vec![edge.vertex];
+        while let Some(id) = todo.pop() {
+            if let Some(vertex) = self.get(&id)
+                && seen.insert(id)
+            {
+                todo.extend(vertex.inputs.iter().map(|input| input.vertex));
+            }
+        }
+        seen
     }
 
     /// The vertex of that id.

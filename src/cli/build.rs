@@ -40,8 +40,8 @@ pub struct BuildArgs {
     #[arg(long = "label", value_name = "NAME=VALUE", action = ArgAction::Append)]
     pub labels: Vec<String>,
 
-    /// Add an annotation to the manifests of all outputs: [LEVEL:]KEY=VALUE, LEVEL being manifest or
-    /// manifest-descriptor
+    /// Add an annotation to the manifests of all outputs: [LEVEL:]KEY=VALUE, LEVEL being manifest (perhaps of one
+    /// platform: manifest[linux/arm64]), manifest-descriptor, index or index-descriptor
     #[arg(long = "annotation", value_name = "KEY=VALUE", action = ArgAction::Append)]
     pub annotations: Vec<String>,
     /// Give the image, its history and its files this time, in seconds since 1970 [env: SOURCE_DATE_EPOCH]

@@ -4,6 +4,13 @@ use std::path::PathBuf;
 
 use clap::{ArgAction, Args};
 
+impl InputArgs {
+    /// All values of `--platform` as one.
+    pub fn platform(&self) -> Option<String> {
+        (!self.platforms.is_empty()).then(|| self.platforms.join(","))
+    }
+}
+
 /// What is built or looked at.
 #[derive(Clone, Debug, Default, Args)]
 pub struct InputArgs {
@@ -37,7 +44,8 @@ pub struct InputArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         hide_possible_values = true)]
     pub offline: Option<bool>,
-    /// For this platform [default: that of this machine] [env: DOCKER_DEFAULT_PLATFORM]
-    #[arg(long, value_name = "PLATFORM")]
-    pub platform: Option<String>,
+    /// For this platform, like linux/arm64; with commas, or given again, for several: one image each, and an index of
+    /// them [default: that of this machine] [env: DOCKER_DEFAULT_PLATFORM]
+    #[arg(long = "platform", value_name = "PLATFORM,…", action = ArgAction::Append)]
+    pub platforms: Vec<String>,
 }

@@ -138,7 +138,7 @@ fn say_warnings(built: &Built, progress: &dyn Progress) {
 fn summary(built: &Built, time: Duration) -> String {
     let names: Vec<_> = built.names.iter().map(Reference::familiar).collect();
     let names = if names.is_empty() { String::new() } else { format!("{}  ", names.join(", ")) };
-    let id = &built.image_id.hex()[..12];
+    let id = &built.local_id.hex()[..12];
     let steps = if built.steps == 1 { "step" } else { "steps" };
     let mut text = format!(
         "built {names}sha256:{id}  ({} {steps}, {} cached, {:.1}s) in the local store\n",
@@ -161,6 +161,7 @@ mod tests {
     fn built(names: &[&str], wrote: &[&str]) -> Built {
         Built {
             image_id: Digest::of(b"config"),
+            local_id: Digest::of(b"config"),
             names: names.iter().map(|name| name.parse().expect("a name")).collect(),
             steps: 7,
             cached: 5,
@@ -213,7 +214,7 @@ mod tests {
                 contexts: Vec::new(),
                 target: None,
                 build_args: std::collections::BTreeMap::new(),
-                platform: oci::model::Platform::native(),
+                platforms: vec![oci::model::Platform::native()],
                 own_agent: None,
             },
             tags: Vec::new(),

@@ -26,6 +26,7 @@ pub async fn debug(hall: &Hall<'_>, args: &DebugArgs) -> Result<u8, Failure> {
     if args.what == DebugWhat::Ast {
         return ast(hall, &input, args.format);
     }
+    options::input::single(&input, "rbuild debug")?;
     let settings = &hall.settings();
     let (dockerfile, plan) = if settings.offline {
         inspect::plan_offline(settings, &input)?

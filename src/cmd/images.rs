@@ -54,6 +54,7 @@ fn row(image: &Listed) -> serde_json::Value {
         "id": image.id.to_string(),
         "created": image.created.to_string(),
         "size_bytes": image.size_bytes,
+        "platforms": image.platforms.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }
 
@@ -99,6 +100,7 @@ mod tests {
             id: Digest::of(content.as_bytes()),
             created: Timestamp::UNIX_EPOCH,
             size_bytes,
+            platforms: vec!["linux/amd64".parse().expect("a platform")],
         };
         let listed = [
             image(Some("app:1"), "one", 1_234_567),
@@ -127,6 +129,9 @@ mod tests {
             "created": "1970-01-01T00:00:00Z",
             "id": "sha256:7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed",
             "name": "app:1",
+            "platforms": [
+              "linux/amd64"
+            ],
             "repository": "app",
             "size_bytes": 1234567,
             "tag": "1"
@@ -135,6 +140,9 @@ mod tests {
             "created": "1970-01-01T00:00:00Z",
             "id": "sha256:7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed",
             "name": "localhost:5000/team/app:latest",
+            "platforms": [
+              "linux/amd64"
+            ],
             "repository": "localhost:5000/team/app",
             "size_bytes": 1234567,
             "tag": "latest"
@@ -143,6 +151,9 @@ mod tests {
             "created": "1970-01-01T00:00:00Z",
             "id": "sha256:3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3",
             "name": null,
+            "platforms": [
+              "linux/amd64"
+            ],
             "repository": null,
             "size_bytes": 0,
             "tag": null

@@ -82,7 +82,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         flags.quiet = args.quiet;
         flags.jobs = args.jobs;
         flags.network = args.steps.network;
-        flags.platform.clone_from(&args.input.platform);
+        flags.platform = args.input.platform();
         flags.offline = args.input.offline;
         flags.registry = flags_of(&args.registry);
         flags.registry.credential = options::registry::credential(args)?;
@@ -107,7 +107,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
         _ => None,
     };
     if let Some(input) = looked_at {
-        flags.platform.clone_from(&input.platform);
+        flags.platform = input.platform();
         flags.offline = input.offline;
     }
     // Whoever only looks needs no folder for a store.

@@ -47,7 +47,7 @@ fn question(hall: &Hall<'_>, args: &WhyArgs) -> Result<Question, Failure> {
         contexts: Vec::new(),
         target: None,
         build_args: std::collections::BTreeMap::new(),
-        platform: oci::model::Platform::native(),
+        platforms: vec![oci::model::Platform::native()],
         own_agent: None,
     };
     let (context, dockerfile) = place(&input);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use frontend::{HistoryStep, PlanOutput};
 use oci::layer::Dialect;
-use oci::model::{Descriptor, Digest, History, ImageConfig};
+use oci::model::{Descriptor, Digest, History, ImageConfig, Platform};
 use store::Layer;
 
 use super::Failure;
@@ -21,6 +21,8 @@ pub struct Assembled {
     pub layers: Vec<Layer>,
     /// What stands in its manifest beside them.
     pub annotations: BTreeMap<String, String>,
+    /// For which platform it was wanted.
+    pub platform: Platform,
 }
 
 impl Assembled {
@@ -75,7 +77,7 @@ pub fn assemble(output: &PlanOutput, chain: &[Layer]) -> Result<Assembled, Failu
     }
     let config_bytes = serde_json::to_vec(&config).expect("a config holds nothing that JSON cannot");
     let layers = chain.iter().filter(|layer| !layer.empty).cloned().collect();
-    Ok(Assembled { config_bytes, layers, annotations: BTreeMap::new() })
+    Ok(Assembled { config_bytes, layers, annotations: BTreeMap::new(), platform: output.platform.clone() })
 }
 
 /// How many records of a result's chain the build made: the topmost ones.
@@ -112,7 +114,7 @@ fn rfc3339(time: jiff::Timestamp) -> String {
 
 #[cfg(test)]
 mod tests {
-    use oci::model::{DiffId, Platform};
+    use oci::model::DiffId;
     use solver::graph::{Graph, Vertex};
     use solver::op::{MergeOp, Op, OpMeta};
     use solver::seam::ResultId;

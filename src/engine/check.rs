@@ -11,6 +11,7 @@ use std::path::Path;
 
 use frontend::call::{Outline, Targets};
 use frontend::{Answers, Asked, Diagnostic, PlanOptions, Severity};
+use oci::model::Platform;
 use store::Store;
 
 pub use replace::replace;
@@ -31,6 +32,8 @@ pub struct Checker {
     /// It.
     pub dockerfile: Text,
     options: PlanOptions,
+    /// The platforms beside that of `options`.
+    others: Vec<Platform>,
     store: Option<Store>,
 }
 
@@ -94,13 +97,15 @@ impl Checker {
         let options = PlanOptions {
             target: input.target.clone(),
             build_args: input.build_args.clone(),
-            platform: input.platform.clone(),
+            platform: input.platform().clone(),
+            several_platforms: input.platforms.len() > 1,
             build_platform: settings.native_platform.clone(),
             ignore_patterns: ignore.as_ref().map(Ignore::patterns).unwrap_or_default(),
             contexts: Named::new(&input.contexts)?.for_plan(),
             ..PlanOptions::default()
         };
-        Ok(Self { dockerfile, options, store: existing(&settings.root) })
+        let others = input.platforms[1..].to_vec();
+        Ok(Self { dockerfile, options, others, store: existing(&settings.root) })
     }
 
     /// What the frontend is told.
@@ -136,10 +141,28 @@ impl Checker {
             .map_err(|found| words::diagnostics(&found, &self.dockerfile))
     }
 
+    /// What is found for any of the platforms, once.
     fn check_text(&self, dockerfile: Text) -> Checked {
+        let mut all = self.check_for(dockerfile, &self.options);
+        for platform in &self.others {
+            let options = PlanOptions { platform: platform.clone(), ..self.options.clone() };
+            let more = self.check_for(all.dockerfile.clone(), &options);
+            let news: Vec<_> = more.findings.into_iter().filter(|found| !all.findings.contains(found)).collect();
+            if !news.is_empty() {
+                all.findings.extend(news);
+                all.findings.sort_by_key(|found| found.span.as_ref().map(|span| span.start));
+            }
+            let is_new = |asked: &Asked| all.unknown.iter().all(|known| known.span != asked.span);
+            let unknown: Vec<_> = more.unknown.into_iter().filter(is_new).collect();
+            all.unknown.extend(unknown);
+        }
+        all
+    }
+
+    fn check_for(&self, dockerfile: Text, options: &PlanOptions) -> Checked {
         let mut answers = Answers::new();
         loop {
-            let found = frontend::call::check(&dockerfile.text, &self.options, &answers);
+            let found = frontend::call::check(&dockerfile.text, options, &answers);
             let known = answers.len();
             for asked in &found.unknown {
                 let Some(store) = self.store.as_ref().filter(|_| asked.question.layout.is_none()) else { continue };

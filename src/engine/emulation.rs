@@ -12,7 +12,7 @@ use executor::Worker;
 use executor::emulate::{EmulateError, Way, platform_of, way};
 use oci::model::Platform;
 use solver::foresee::foresee;
-use solver::graph::{Edge, Graph, VertexId};
+use solver::graph::{Graph, VertexId};
 use solver::op::Op;
 use solver::seam::{Event, Progress};
 use store::Store;
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::build::unsolved;
 use super::cache::{Remotes, Watch};
 use super::context::Context;
+use super::plans::Plans;
 use super::{Failure, FailureKind, Problem, Text};
 
 /// What a build is known by, before it is solved.
@@ -33,8 +34,8 @@ pub struct Before<'a> {
     pub remotes: &'a Remotes,
     /// What it starts from.
     pub context: &'a Context,
-    /// Where steps stand in the Dockerfile.
-    pub spans: &'a HashMap<VertexId, Range<usize>>,
+    /// Its operations, and where they stand in the Dockerfile.
+    pub plans: &'a Plans,
     /// The user may stop it.
     pub cancel: &'a CancellationToken,
 }
@@ -43,15 +44,17 @@ pub struct Before<'a> {
 ///
 /// # Errors
 /// One problem per platform, in the order of the file.
-pub async fn expect(before: Before<'_>, graph: &Arc<Graph>, wants: &[Edge]) -> Result<(), Failure> {
-    let Before { worker, store, remotes, context, spans, cancel } = before;
+pub async fn expect(before: Before<'_>) -> Result<(), Failure> {
+    let Before { worker, store, remotes, context, plans, cancel } = before;
+    let (graph, spans) = (&plans.graph, &plans.spans);
     let steps = worker.steps();
     let (runs, refused) = sort(graph, |platform| way(platform, steps.emulation, steps.rung));
     if !refused.is_empty() {
         let (executor, cache) = (remotes.steps(worker, true), remotes.memory(store, None));
         let heard = Arc::new(Heard(remotes.watch.clone()));
-        let outlooks = foresee(graph.clone(), wants, executor, cache, heard, cancel);
-        let outlooks = outlooks.await.map_err(|error| unsolved(error, context, spans))?;
+        let wants: Vec<_> = plans.outputs().filter_map(|output| output.edge).collect();
+        let outlooks = foresee(graph.clone(), &wants, executor, cache, heard, cancel);
+        let outlooks = outlooks.await.map_err(|error| unsolved(error, context, plans))?;
         let needed: Vec<_> = refused
             .into_iter()
             .filter_map(|Refused { steps, error }| {

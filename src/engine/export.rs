@@ -2,21 +2,21 @@
 //!
 //! In comes an assembled image, out go bytes; layers are compressed here at the latest ([`form`]), once, and remembered,
 //! and go to registries as soon as each is ready ([`push`]). Before that [`ahead`] compresses them while later steps still
-//! run. A file is written aside and renamed, so nobody sees half of one; see [`super::destination`]. Manifests are pushed
-//! last of all. A layer of a cache that is neither here nor where it should be is [`Unsent::Lost`]: the build can make it.
+//! run. Images of several platforms go as one index. A file is written aside and renamed, so nobody sees half of one; see [`super::destination`]. Manifests are pushed
+//! last of all, an index after its images. Trees are [`tree`]'s. A layer of a cache that is neither here nor where it should be is [`Unsent::Lost`]: the build can make it.
 
 mod ahead;
 mod form;
 mod push;
+mod tree;
 
-use std::collections::BTreeMap;
 use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use executor::Worker;
 use executor::layers::SCRATCH;
-use oci::layer::{Codec, Dialect, WriteOptions};
+use oci::layer::{Codec, Dialect};
 use oci::model::{Descriptor, Digest, Reference};
 use oci::registry::Client;
 use solver::graph::VertexId;
@@ -30,13 +30,13 @@ pub use self::form::{Written, as_oci, as_stored, compress};
 use super::assemble::Assembled;
 use super::cache::Lost;
 use super::destination::write_to;
+use super::index::{self, AssembledIndex};
 use super::load::Loader;
 use super::task::in_background;
 use super::{Failure, Settings, words};
 use crate::options::BuildOptions;
-use crate::options::output::{
-    ArchiveFormat, ArchiveOutput, Dest, ImageForm, ImageOutput, Output, TreeDest, TreeOutput,
-};
+use crate::options::annotation::{Annotations, Level};
+use crate::options::output::{ArchiveFormat, ArchiveOutput, Dest, ImageForm, ImageOutput, Output};
 
 /// When an image was made. image-spec annotations.md, "Pre-Defined Annotation Keys".
 pub const CREATED: &str = "org.opencontainers.image.created";
@@ -66,13 +66,13 @@ pub struct Sent {
     pub wrote: Vec<String>,
 }
 
-/// An image that went out.
+/// An image or index that went out.
 #[derive(Clone, Debug)]
 pub struct SentImage {
-    /// Its manifest.
+    /// Its manifest, or the index.
     pub manifest: Descriptor,
-    /// Digest of its config.
-    pub config: Digest,
+    /// Digest of its config; an index has none.
+    pub config: Option<Digest>,
     /// Its names there.
     pub names: Vec<Reference>,
 }
@@ -107,45 +107,69 @@ struct Look {
     codec: Codec,
     force: bool,
     dialect: Dialect,
-    annotations: BTreeMap<String, String>,
+    annotations: Annotations,
+}
+
+/// Images in one form, ready to go.
+struct Product {
+    /// One per platform.
+    images: Vec<Written>,
+    /// What points to them, if they go out as one.
+    index: Option<AssembledIndex>,
+}
+
+impl Product {
+    /// What a name means: the index, or else the image.
+    fn top(&self) -> &Descriptor {
+        self.index.as_ref().map_or(&self.images[0].manifest, |index| &index.descriptor)
+    }
+
+    /// Digest of the config, of an image that stands for itself.
+    fn config(&self) -> Option<Digest> {
+        self.index.is_none().then(|| self.images[0].config)
+    }
 }
 
 impl Look {
     fn of(form: &ImageForm) -> Self {
-        let annotations = form.annotations.manifest.clone();
+        let annotations = form.annotations.clone();
         Self { codec: form.codec, force: form.force, dialect: form.dialect, annotations }
     }
 }
 
 impl Exporter<'_> {
     /// Does everything that the options ask for: layers are compressed and sent, files and folders are written, in the
-    /// order of the outputs, then the manifests are pushed.
-    pub async fn export(&self, options: &BuildOptions, image: &Assembled, task: VertexId) -> Result<Sent, Unsent> {
-        let mut written: Vec<(Look, Written)> = Vec::new();
+    /// order of the outputs, then the manifests are pushed. `images` has one per platform.
+    pub async fn export(&self, options: &BuildOptions, images: &[Assembled], task: VertexId) -> Result<Sent, Unsent> {
+        let mut products: Vec<(Look, Product)> = Vec::new();
         let mut pushes = Vec::new();
         for output in options.outputs.iter().filter(|output| output.compresses()) {
             let Some(form) = output.form() else { continue };
             let look = Look::of(form);
-            if written.iter().any(|(known, _)| *known == look) {
+            if products.iter().any(|(known, _)| *known == look) {
                 continue;
             }
             let targets = self.targets(options, &look)?;
-            written.push((look, self.write(image, form, &targets, task).await?));
+            let mut written = Vec::with_capacity(images.len());
+            for image in images {
+                written.push(self.write(image, form, &targets, task).await?);
+            }
+            products.push((look, self.product(options, images, written, form)?));
             pushes.push(targets);
         }
         let of = |form: &ImageForm| {
             let look = Look::of(form);
-            let found = written.iter().find(|(known, _)| *known == look);
-            found.map(|(_, written)| written).expect("every look was written above")
+            let found = products.iter().find(|(known, _)| *known == look);
+            found.map(|(_, product)| product).expect("every look was written above")
         };
         let mut sent = Sent::default();
         for output in &options.outputs {
             match output {
                 Output::Archive(out) => {
-                    let manifest = self.archive(out, of(&out.form), image).await?;
-                    let config = of(&out.form).config;
+                    let product = of(&out.form);
+                    let manifest = self.archive(out, product, images).await?;
                     let names = out.form.names.clone();
-                    sent.image.get_or_insert(SentImage { manifest, config, names });
+                    sent.image.get_or_insert(SentImage { manifest, config: product.config(), names });
                     sent.wrote.push(in_words(out));
                 }
                 Output::Load(load) => {
@@ -153,21 +177,24 @@ impl Exporter<'_> {
                         Loader { store: self.store, worker: self.worker, progress: self.progress, cancel: self.cancel };
                     let target = load.target.as_ref().ok_or_else(|| Failure::new("nobody looked for an engine"))?;
                     let blobs = load.keeps_blobs().then(|| of(&load.form));
-                    let manifest = blobs.map(|written| &written.manifest);
-                    sent.wrote.push(loader.load(target, image, &load.form, manifest).await?);
-                    if let Some(written) = blobs {
-                        let (manifest, config) = (written.manifest.clone(), written.config);
+                    // The options refuse several.
+                    let manifest = blobs.map(Product::top);
+                    sent.wrote.push(loader.load(target, &images[0], &load.form, manifest).await?);
+                    if let Some(product) = blobs {
+                        let (manifest, config) = (product.top().clone(), product.config());
                         let names = load.form.names.clone();
                         sent.image.get_or_insert(SentImage { manifest, config, names });
                     }
                 }
                 Output::Tree(tree) => {
-                    self.tree(tree, image).await?;
-                    sent.wrote.push(tree_in_words(tree));
+                    self.trees(tree, images).await?;
+                    sent.wrote.push(tree::in_words(tree));
                 }
                 Output::Image(image_out) => {
                     if image_out.unpack {
-                        self.unpack(image, task).await?;
+                        for image in images {
+                            self.unpack(image, task).await?;
+                        }
                         sent.wrote.push("unpacked all layers in the local store".into());
                     }
                 }
@@ -177,21 +204,22 @@ impl Exporter<'_> {
         let mut named = Vec::new();
         for output in &options.outputs {
             let Output::Image(ImageOutput { form, push: Some(push), .. }) = output else { continue };
-            let written = of(form);
+            let product = of(form);
+            let digest = product.top().digest;
             let targets = pushes.iter().flatten().filter(|target| target.is_of(&Look::of(form), *push));
             for target in targets.filter(|target| form.names.contains(&target.name)) {
-                if named.contains(&(&target.name, written.manifest.digest, push.by_digest)) {
+                if named.contains(&(&target.name, digest, push.by_digest)) {
                     continue;
                 }
-                named.push((&target.name, written.manifest.digest, push.by_digest));
-                let name = self.push_manifest(target, written, task).await?;
+                named.push((&target.name, digest, push.by_digest));
+                let name = self.push_manifests(target, product, task).await?;
                 sent.wrote.push(format!("pushed {name}"));
                 let image = pushed.get_or_insert_with(|| SentImage {
-                    manifest: written.manifest.clone(),
-                    config: written.config,
+                    manifest: product.top().clone(),
+                    config: product.config(),
                     names: Vec::new(),
                 });
-                if image.manifest.digest == written.manifest.digest {
+                if image.manifest.digest == digest {
                     image.names.push(target.name.clone());
                 }
             }
@@ -200,52 +228,40 @@ impl Exporter<'_> {
         Ok(sent)
     }
 
-    async fn archive(&self, out: &ArchiveOutput, written: &Written, image: &Assembled) -> Result<Descriptor, Failure> {
-        let mut manifest =
-            Descriptor { annotations: out.form.annotations.manifest_descriptor.clone(), ..written.manifest.clone() };
-        // As other builders do; the image's own time, so that the same image gives the same archive.
-        if let Some(created) = image.created() {
+    /// What goes out in a form: the image, or the index of all.
+    fn product(
+        &self,
+        options: &BuildOptions,
+        images: &[Assembled],
+        written: Vec<Written>,
+        form: &ImageForm,
+    ) -> Result<Product, Failure> {
+        if !options.input.makes_index() {
+            return Ok(Product { images: written, index: None });
+        }
+        let entries = images.iter().zip(&written).map(|(image, made)| (image.platform.clone(), made.manifest.clone()));
+        let index = index::assemble(&entries.collect::<Vec<_>>(), &form.annotations, form.dialect);
+        oci::content::put_bytes(self.store.blobs(), index.text.as_bytes()).map_err(|error| words::content(&error))?;
+        Ok(Product { images: written, index: Some(index) })
+    }
+
+    async fn archive(
+        &self,
+        out: &ArchiveOutput,
+        product: &Product,
+        images: &[Assembled],
+    ) -> Result<Descriptor, Failure> {
+        let annotations = match product.index {
+            Some(_) => out.form.annotations.of_all(Level::IndexDescriptor),
+            None => out.form.annotations.of(Level::ManifestDescriptor, &images[0].platform),
+        };
+        let mut manifest = Descriptor { annotations, ..product.top().clone() };
+        // As other builders do; the images' own time, so that the same images give the same archive.
+        if let Some(created) = images.iter().filter_map(Assembled::created).max() {
             manifest.annotations.entry(CREATED.to_owned()).or_insert(created);
         }
         archive(self.store, out.format, &out.dest, vec![(out.form.names.clone(), manifest.clone())]).await?;
         Ok(manifest)
-    }
-
-    /// The root file system, as a directory or a tar.
-    async fn tree(&self, output: &TreeOutput, image: &Assembled) -> Result<(), Failure> {
-        let top = top_of(image);
-        if let TreeDest::Folder { path, delete: true } = &output.dest {
-            self.check_delete(path)?;
-        }
-        let view = self.worker.blocking(move |worker| worker.view(&top)).await.map_err(|error| words::exec(&error))?;
-        let output = output.clone();
-        let written = self.worker.on_core(self.cancel, move |_| {
-            let beneath = output.subdirectory.as_deref().unwrap_or_default();
-            Ok(match &output.dest {
-                TreeDest::Folder { path, delete } => executor::copy_tree_out(&view, &path.join(beneath), *delete)
-                    .map_err(|error| Failure::from_error(&error)),
-                TreeDest::Tar(dest) => write_to(dest.as_deref(), |out| {
-                    let options = WriteOptions { beneath: beneath.as_bytes(), ..WriteOptions::default() };
-                    oci::layer::write_tree_with(view.fd(), options, out).map(drop)
-                }),
-            })
-        });
-        written.await.map_err(|error| words::exec(&error))?
-    }
-
-    /// What no build may remove, whoever allowed it.
-    fn check_delete(&self, dest: &Path) -> Result<(), Failure> {
-        let Ok(dest) = dest.canonicalize() else { return Ok(()) };
-        let store = self.settings.root.canonicalize().unwrap_or_else(|_| self.settings.root.clone());
-        if store.starts_with(&dest) {
-            return Err(Failure::new(format!(
-                "`-o type=local,mode=delete`: the store `{}` lies in `{}` and would be removed",
-                store.display(),
-                dest.display()
-            ))
-            .help("name a folder that is only for the result"));
-        }
-        Ok(())
     }
 
     /// Makes a tree of every layer.
@@ -318,13 +334,5 @@ fn in_words(out: &ArchiveOutput) -> String {
         Dest::Stdout => format!("wrote the {what} to standard output"),
         Dest::File(path) => format!("wrote the {what} to {}", path.display()),
         Dest::Layout(path) => format!("added the image to the OCI layout {}", path.display()),
-    }
-}
-
-fn tree_in_words(tree: &TreeOutput) -> String {
-    match &tree.dest {
-        TreeDest::Folder { path, .. } => format!("wrote the root file system to {}", path.display()),
-        TreeDest::Tar(Some(path)) => format!("wrote the root file system as a tar to {}", path.display()),
-        TreeDest::Tar(None) => "wrote the root file system as a tar to standard output".into(),
     }
 }

@@ -15,10 +15,11 @@ use solver::seam::{Event, Progress};
 use store::history::{Build, Head};
 use tokio_util::sync::CancellationToken;
 
-use super::build::{plan, unsolved};
+use super::build::unsolved;
 use super::cache::{Remotes, Watch};
 use super::context::Opener;
 use super::history::{head, steps};
+use super::plans::plan;
 use super::why::{self, Miss};
 use super::{Failure, Settings, words};
 use crate::options::BuildOptions;
@@ -62,16 +63,16 @@ pub async fn plan_build(
     let worker =
         settings.worker_with(&store, &registry, context.local_sources(), options.steps.clone(), given.clone())?;
     let planned = steps::Planned::of(&context.dockerfile, &plan);
-    let wants: Vec<_> = plan.output.edge.into_iter().collect();
+    let wants: Vec<_> = plan.outputs().filter_map(|output| output.edge).collect();
     let imagined = Arc::new(steps::Imagined::default());
     // Caches are asked, and not told.
     let asked = BuildOptions { cache_to: Vec::new(), ..options.clone() };
     let remotes = Remotes::open(settings, &asked, &store, &registry, &progress)?;
     let heard = Arc::new(Heard { imagined: imagined.clone(), watch: remotes.watch.clone() });
     let (executor, cache) = (remotes.steps(&worker, true), remotes.memory(&store, None));
-    let outlooks = foresee(Arc::new(plan.graph), &wants, executor, cache, heard, &cancel)
+    let outlooks = foresee(plan.graph.clone(), &wants, executor, cache, heard, &cancel)
         .await
-        .map_err(|error| unsolved(error, &context, &plan.spans))?;
+        .map_err(|error| unsolved(error, &context, &plan))?;
     let (build, places) = imagined.build(head(options), &planned);
     let outlooks =
         outlooks.into_iter().filter_map(|(vertex, outlook)| Some((*places.get(&vertex)?, outlook))).collect();

@@ -14,7 +14,6 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use frontend::Plan;
 use solver::explain::Fate;
 use solver::graph::VertexId;
 use solver::seam::{Event, Progress};
@@ -23,6 +22,7 @@ use store::{Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use self::steps::{Planned, Steps, Turn};
+use super::plans::Plans;
 use super::{Built, Failure, FailureKind, Text, why};
 use crate::options::context::{DockerfileFrom, Place, masked};
 use crate::options::{BuildOptions, InputOptions};
@@ -109,10 +109,10 @@ impl Recorder {
     }
 
     /// Takes note of what is to be built.
-    pub fn planned(&self, dockerfile: &Text, plan: &Plan) {
+    pub fn planned(&self, dockerfile: &Text, plans: &Plans) {
         let Some(running) = &self.running else { return };
         // Planned once per build.
-        let _ = running.plan.set(Planned::of(dockerfile, plan));
+        let _ = running.plan.set(Planned::of(dockerfile, plans));
     }
 
     /// The build has ended: writes the record, and forgets the oldest.
@@ -154,7 +154,7 @@ impl Drop for Recorder {
 /// What was asked.
 pub fn head(options: &BuildOptions) -> Head {
     let (context, dockerfile) = place(&options.input);
-    let mut head = Head::new(context, options.input.platform.to_string());
+    let mut head = Head::new(context, options.input.platforms_text());
     head.dockerfile = dockerfile;
     head.target.clone_from(&options.input.target);
     head.tags = options.tags.iter().map(oci::model::Reference::familiar).collect();

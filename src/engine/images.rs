@@ -31,9 +31,9 @@ pub(super) use save::with_blobs;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use oci::model::{Digest, Reference};
+use oci::model::{Digest, Platform, Reference};
 use solver::seam::Progress;
-use store::{FoundImage, Store};
+use store::{FoundImage, ImageRecord, Store, StoredIndex};
 
 use super::resolve::find_local;
 use super::{Failure, Settings, words};
@@ -43,12 +43,14 @@ use super::{Failure, Settings, words};
 pub struct Listed {
     /// Its name.
     pub name: Option<Reference>,
-    /// The image id: digest of the config.
+    /// The image id: digest of the config; of a name that means several images, the digest of their index.
     pub id: Digest,
     /// When it got its name; without one, when it was made or pulled.
     pub created: Timestamp,
-    /// Size of its layers in bytes.
+    /// Size of its layers in bytes; of all images that it means.
     pub size_bytes: u64,
+    /// For which machines it is, in the order of the index.
+    pub platforms: Vec<Platform>,
 }
 
 /// All images: those with names by name, then those without, the latest first.
@@ -56,11 +58,23 @@ pub async fn list(settings: &Settings, progress: Arc<dyn Progress>) -> Result<Ve
     let store = settings.open_store(&progress)?;
     let named = store.images().map_err(|error| words::store(&error))?;
     let nameless = store.nameless_images().map_err(|error| words::store(&error))?;
-    let all = named.into_iter().map(|(name, image)| (Some(name), image));
-    let all = all.chain(nameless.into_iter().map(|image| (None, image)));
-    Ok(all
-        .map(|(name, image)| Listed { name, id: image.config, created: image.created, size_bytes: image.size_bytes })
-        .collect())
+    let mut all = Vec::with_capacity(named.len() + nameless.len());
+    for (name, image) in named {
+        let index = store.index_of(&name).map_err(|error| words::store(&error))?;
+        // A base of which only one image was ever wanted is that image.
+        let several = index.filter(|index| index.members.len() > 1);
+        let id = several.as_ref().map_or(image.config, StoredIndex::digest);
+        let members = several.map_or_else(|| vec![image.clone()], |index| index.members);
+        all.push(listed(Some(name), id, &image, &members));
+    }
+    all.extend(nameless.iter().map(|image| listed(None, image.config, image, std::slice::from_ref(image))));
+    Ok(all)
+}
+
+fn listed(name: Option<Reference>, id: Digest, image: &ImageRecord, members: &[ImageRecord]) -> Listed {
+    let size_bytes = members.iter().map(|member| member.size_bytes).sum();
+    let platforms = members.iter().map(|member| member.platform.clone()).collect();
+    Listed { name, id, created: image.created, size_bytes, platforms }
 }
 
 /// What was taken away.

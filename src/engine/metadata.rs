@@ -1,9 +1,10 @@
 //! What `--metadata-file` says of a build that went well.
 //!
 //! ```text
-//! containerimage.config.digest   of what was pushed first, else archived first, else as the local store has it
-//! containerimage.descriptor      of its manifest, with annotations as buildx has them
-//! containerimage.digest          of that manifest
+//! containerimage.config.digest   of what was pushed first, else archived first, else as the local store has it; an index
+//!                                has none
+//! containerimage.descriptor      of its manifest or index, with annotations as buildx has them
+//! containerimage.digest          of that manifest or index
 //! image.name                     the names, with commas
 //! vnd.rbuild.steps               per step, in the order of the file: name, line, result, duration_us, usage
 //! ```
@@ -19,18 +20,22 @@ use super::assemble::Assembled;
 use super::export::{CREATED, SentImage};
 
 /// Puts it together.
-pub fn metadata(image: &Assembled, main: &SentImage, steps: &[StepRecord]) -> Value {
+pub fn metadata(images: &[Assembled], main: &SentImage, steps: &[StepRecord]) -> Value {
     let mut descriptor = main.manifest.clone();
-    descriptor.annotations.insert("config.digest".into(), main.config.to_string());
-    if let Some(created) = image.created() {
+    if let Some(config) = &main.config {
+        descriptor.annotations.insert("config.digest".into(), config.to_string());
+    }
+    if let Some(created) = images.iter().filter_map(Assembled::created).max() {
         descriptor.annotations.entry(CREATED.into()).or_insert(created);
     }
     let mut metadata = json!({
-        "containerimage.config.digest": main.config,
         "containerimage.descriptor": descriptor,
         "containerimage.digest": main.manifest.digest,
         "vnd.rbuild.steps": steps.iter().filter(|step| step.is_operation()).map(step).collect::<Vec<_>>(),
     });
+    if let Some(config) = &main.config {
+        metadata["containerimage.config.digest"] = json!(config);
+    }
     if !main.names.is_empty() {
         let names: Vec<String> = main.names.iter().map(Reference::to_string).collect();
         metadata["image.name"] = json!(names.join(","));

@@ -3,8 +3,9 @@
 //! In come options, out come outcomes and [`Failure`]s; events go to a [`solver::seam::Progress`]. Deliberately
 //! absent: argv, the terminal, colours.
 //!
-//! [`build()`] reads like the build itself; [`context`] opens what it starts from, [`resolve`] answers the frontend,
-//! [`assemble`] makes the image, [`export`] sends it out, [`load`] into other engines. [`check`] and [`inspect`] only look.
+//! [`build()`] reads like the build itself; [`context`] opens what it starts from, [`plans`] plans for every platform,
+//! [`resolve`] answers the frontend, [`assemble`] makes an image, [`index`] puts several together, [`export`] sends it out,
+//! [`load`] into other engines. [`check`] and [`inspect`] only look.
 
 mod failure;
 mod form;
@@ -22,8 +23,10 @@ mod export;
 pub mod foresee;
 mod grants;
 pub mod history;
+mod index;
 pub mod load;
 mod metadata;
+mod plans;
 mod pressure;
 mod resolve;
 mod run;

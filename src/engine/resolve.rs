@@ -17,7 +17,7 @@ use oci::model::{Digest, ImageConfig, Platform, Reference};
 use oci::registry::{Client, RegistryError, Resolved};
 use solver::graph::VertexId;
 use solver::seam::{Event, Progress};
-use store::{FoundImage, ImageRecord, Store, StoreError};
+use store::{FoundImage, ImageRecord, Store, StoreError, StoredIndex};
 
 use super::context::layout;
 use super::task::in_background;
@@ -66,12 +66,14 @@ pub struct Resolver {
     pub progress: Arc<dyn Progress>,
     /// The layouts of named contexts, by name.
     pub layouts: BTreeMap<String, Layout>,
+    /// Whether failures say for which platform an image was wanted: there are several.
+    pub says_platform: bool,
 }
 
 impl Resolver {
     /// Without layouts.
     pub fn new(store: Store, registry: Client, ask: Ask, progress: Arc<dyn Progress>) -> Self {
-        Self { store, registry, ask, patience: PATIENCE, progress, layouts: BTreeMap::new() }
+        Self { store, registry, ask, patience: PATIENCE, progress, layouts: BTreeMap::new(), says_platform: false }
     }
 
     /// Answers each distinct question once, all at the same time.
@@ -84,6 +86,9 @@ impl Resolver {
         let lookups = fresh.map(|asked| async {
             let answer = self.answer_one(&asked.question).await.map_err(|mut failure| {
                 if let Some(problem) = failure.problems.first_mut() {
+                    if self.says_platform {
+                        problem.notes.push(format!("for the platform {}", asked.question.platform));
+                    }
                     problem.snippet = asked.span.clone().map(|span| place.snippet(span, ""));
                     // A stage that was misspelled looks like an image that nobody has.
                     match &asked.question.layout {
@@ -126,6 +131,10 @@ impl Resolver {
     async fn answer_by_name(&self, question: &ImageQuestion, vertex: VertexId) -> Result<ImageAnswer, Failure> {
         let pinned = question.reference.digest().is_some();
         let Some(record) = find(&self.store, question)? else {
+            let own = if self.ask == Ask::Registry { None } else { own_index(&self.store, &question.reference)? };
+            if let Some(index) = own {
+                return Err(nothing_for(question, &index));
+            }
             return match self.ask {
                 // What a digest means may be in the store without a record; the client looks there first.
                 Ask::Nobody if !pinned => Err(self.not_here(question)),
@@ -260,6 +269,29 @@ fn record_of(name: &Reference, resolved: &Resolved) -> Result<(ImageRecord, Imag
         manifest: resolved.manifest.clone(),
     };
     Ok((record, config))
+}
+
+/// The index that this machine gave a name, if it did.
+fn own_index(store: &Store, name: &Reference) -> Result<Option<StoredIndex>, Failure> {
+    let failed = |error: StoreError| words::store(&error);
+    let (Some(record), Some(index)) = (store.image(name).map_err(failed)?, store.index_of(name).map_err(failed)?)
+    else {
+        return Ok(None);
+    };
+    Ok(if is_registrys(store, name, &record)? { None } else { Some(index) })
+}
+
+fn nothing_for(question: &ImageQuestion, index: &StoredIndex) -> Failure {
+    let (name, wanted) = (question.reference.familiar(), &question.platform);
+    // Where the index itself says nothing, one within does.
+    let mut there = index.index().map_or_else(|_| Vec::new(), |index| oci::image::available(&index));
+    there.extend(index.members.iter().map(|member| member.platform.clone()));
+    there.sort();
+    there.dedup();
+    let there: Vec<String> = there.iter().map(Platform::to_string).collect();
+    Failure::new(format!("the image `{name}` of the local store has nothing for `{wanted}`"))
+        .note(format!("it is for {}", there.join(", ")))
+        .help("`--pull` asks the registry for it")
 }
 
 /// What a store knows of an image that is in no layout.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use executor::StepSettings;
 use executor::steps::Grants;
-use oci::model::Platform;
 use solver::op::NetworkMode;
 
 use super::annotation::annotations;
@@ -22,8 +21,8 @@ use crate::environment::Environment;
 pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Result<BuildOptions, Failure> {
     let mut input = super::input::input(&args.input, config, environment)?;
     build_args::set_epoch(&mut input.build_args, &args.input.build_args, args.source_date_epoch, args.timestamp)?;
-    let mut annotations = annotations(&args.annotations, &Platform::native())?;
-    let outputs::Outputs { outputs, tags, epoch } = outputs::outputs(args, &input.platform, &annotations, environment)?;
+    let mut annotations = annotations(&args.annotations)?;
+    let outputs::Outputs { outputs, tags, epoch } = outputs::outputs(args, &input, &annotations, environment)?;
     for output in &outputs {
         if let Output::Image(image) = output {
             annotations.or(&image.form.annotations);
@@ -144,6 +143,8 @@ fn labels(given: &[String]) -> Result<BTreeMap<String, String>, Failure> {
 mod tests {
     use std::ffi::OsString;
 
+    use oci::model::Platform;
+
     use super::*;
     use crate::cli::{self, Request, Verb};
     use crate::config::{self, Flags};
@@ -159,7 +160,7 @@ mod tests {
             ..Environment::default()
         };
         let flags = Flags {
-            platform: args.input.platform.clone(),
+            platform: args.input.platform(),
             offline: args.input.offline,
             quiet: args.quiet,
             ..Flags::default()
@@ -208,7 +209,6 @@ mod tests {
 
     #[test]
     fn what_is_not_supported_or_contradicts_itself_is_refused() {
-        let native = Platform::native();
         let check = |words: &str, variables: &[(&str, &str)], expected: &str| {
             let failure = asked(words, variables).expect_err(words);
             assert!(failure.problems[0].message.contains(expected), "{words}: {failure:?}");
@@ -225,15 +225,40 @@ mod tests {
         check("--timestamp 1 --source-date-epoch 2 .", &[], "two times");
         check("--build-arg =x .", &[], "has no name");
         check("--label =x .", &[], "has no name");
-        check(&format!("--platform {native},linux/s390x ."), &[], "several platforms");
+        check(".", &[("DOCKER_DEFAULT_PLATFORM", "linux/amd64,")], "`DOCKER_DEFAULT_PLATFORM`: `` is not a platform");
+        let many: Vec<String> = (0..33).map(|i| format!("linux/a{i}")).collect();
+        check(&format!("--platform {} .", many.join(",")), &[], "more than 32 platforms");
+        let several = "--platform linux/amd64,linux/arm64";
+        check(&format!("{several} -o type=docker,dest=x ."), &[], "cannot take images for several platforms");
+        check(&format!("{several} --load ."), &[], "cannot take images for several platforms");
+        check(&format!("{several} -o type=tar,dest=x,platform-split=false ."), &[], "would overwrite each other");
         check("--platform linux .", &[], "is not a platform");
         check("-o - -o type=oci .", &[], "several outputs go to standard output");
         check("--load=dokcer .", &[], "`--load=dokcer`: `dokcer` is none of");
         check("--load .", &[("DOCKER_HOST", "ssh://h")], "`DOCKER_HOST` is `ssh://h`");
         check("-q -o - .", &[], "`--quiet` prints the image id on standard output");
-        assert!(asked(&format!("--platform {native} ."), &[]).is_ok());
-        assert!(asked("--platform linux/s390x .", &[]).is_ok());
-        assert!(asked("--platform local .", &[("DOCKER_DEFAULT_PLATFORM", "linux/s390x")]).is_ok());
+    }
+
+    #[test]
+    fn platforms_come_in_the_order_of_their_mention_and_once() {
+        let native = Platform::native().to_string();
+        let check = |words: &str, variable: &str, expected: &[&str], makes_index: bool| {
+            let (options, _) = asked(words, &[("DOCKER_DEFAULT_PLATFORM", variable)]).expect(words);
+            let found: Vec<_> = options.input.platforms.iter().map(Platform::to_string).collect();
+            assert_eq!(
+                (found, options.input.makes_index()),
+                (expected.iter().map(|&text| text.to_owned()).collect(), makes_index),
+                "{words}"
+            );
+        };
+        check(".", "", &[&native], false);
+        check(".", "linux/s390x", &["linux/s390x"], false);
+        check(".", "linux/s390x, linux/amd64", &["linux/s390x", "linux/amd64"], true);
+        check("--platform local .", "linux/s390x", &[&native], false);
+        check("--platform linux/arm64 --platform linux/arm .", "linux/s390x", &["linux/arm64", "linux/arm/v7"], true);
+        check("--platform linux/riscv64,linux/aarch64,linux/arm64/v8 .", "", &["linux/riscv64", "linux/arm64"], true);
+        check("--platform linux/arm64,arm64 .", "", &["linux/arm64"], false);
+        check("--platform arm64 --build-arg BUILDKIT_MULTI_PLATFORM=1 .", "", &["linux/arm64"], true);
     }
 
     #[test]

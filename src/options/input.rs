@@ -28,7 +28,7 @@ pub fn input(given: &InputArgs, config: &Config, environment: &Environment) -> R
         contexts: named(&given.build_contexts, is_dir)?,
         target: given.target.clone().filter(|target| !target.is_empty()),
         build_args: args::build_args(&given.build_args, &given.build_arg_files, environment)?,
-        platform: platform(config)?,
+        platforms: platforms(config)?,
         own_agent: secrets::own_agent(environment),
     })
 }
@@ -60,18 +60,40 @@ fn named(given: &[String], is_dir: impl Fn(&Path) -> bool) -> Result<Vec<NamedSo
     Ok(sources.into_values().collect())
 }
 
-/// The platform that is asked for; that of this machine when nobody asks.
-fn platform(config: &Config) -> Result<Platform, Failure> {
+/// More than there are kinds of machines.
+const PLATFORMS_MAX: usize = 32;
+
+/// The platforms that are asked for, each once; that of this machine when nobody asks.
+fn platforms(config: &Config) -> Result<Vec<Platform>, Failure> {
     let native = Platform::native();
-    let Some(text) = config.platform.value.as_deref().filter(|text| *text != "local") else { return Ok(native) };
+    let Some(text) = config.platform.value.as_deref() else { return Ok(vec![native]) };
     let wrong = |reason: String| Failure::new(format!("`{}`: {reason}", platform_origin(config)));
-    if text.contains(',') {
-        return Err(wrong(format!(
-            "`{text}` names several platforms, which this version of rbuild cannot build at once"
-        ))
-        .help(format!("build on a machine of each platform; this one is `{native}`")));
+    let mut platforms: Vec<Platform> = Vec::new();
+    for word in text.split(',').map(str::trim) {
+        let platform = match word {
+            "local" => native.clone(),
+            word => word.parse().map_err(|error| wrong(format!("{error}")))?,
+        };
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+        if platforms.len() > PLATFORMS_MAX {
+            return Err(wrong(format!("these are more than {PLATFORMS_MAX} platforms")));
+        }
     }
-    text.parse().map_err(|error| wrong(format!("{error}")))
+    Ok(platforms)
+}
+
+/// Refuses several platforms where one thing is shown.
+///
+/// # Errors
+/// With advice, when there are several.
+pub fn single(input: &InputOptions, verb: &str) -> Result<(), Failure> {
+    if input.platforms.len() == 1 {
+        return Ok(());
+    }
+    Err(Failure::new(format!("`{verb}` is for one platform, and these are several: {}", input.platforms_text()))
+        .help(format!("write `--platform {}`", input.platform())))
 }
 
 /// Who asks for the platform.

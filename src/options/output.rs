@@ -11,7 +11,7 @@ mod tests;
 use std::path::PathBuf;
 
 use oci::layer::{Codec, Compression, Dialect};
-use oci::model::{Platform, Reference};
+use oci::model::Reference;
 
 use self::attributes::Attributes;
 use super::annotation::Annotations;
@@ -129,8 +129,8 @@ impl Dest {
 pub struct TreeOutput {
     /// Where to.
     pub dest: TreeDest,
-    /// `platform-split=`: into a directory of this name there.
-    pub subdirectory: Option<String>,
+    /// `platform-split=`: into a directory there that is called after the platform, `linux_arm64`.
+    pub split: bool,
 }
 
 /// Where a root file system goes.
@@ -190,11 +190,11 @@ impl Output {
 
 /// What one `-o` must know of its surroundings.
 #[derive(Clone, Copy, Debug)]
-pub struct Surroundings<'a> {
+pub struct Surroundings {
     /// Whether standard output is a terminal, where no archive is written.
     pub stdout_terminal: bool,
-    /// What is built for.
-    pub platform: &'a Platform,
+    /// Whether there are images for several platforms.
+    pub several: bool,
     /// Whether `--allow buildx.local.delete` was said.
     pub may_delete: bool,
 }
@@ -231,7 +231,7 @@ const KINDS: &[(&str, Kind)] = &[
 ///
 /// # Errors
 /// With advice, for what no output is.
-pub fn parse(text: &str, around: Surroundings<'_>) -> Result<Parsed, Failure> {
+pub fn parse(text: &str, around: Surroundings) -> Result<Parsed, Failure> {
     let mut given = Attributes::read(text)?;
     let kind = match given.bare() {
         Some("") => return Err(given.wrong("there is no destination")),
@@ -243,11 +243,11 @@ pub fn parse(text: &str, around: Surroundings<'_>) -> Result<Parsed, Failure> {
         given.set("dest", path);
     }
     let output = match kind {
-        Kind::Image | Kind::Registry => Output::Image(image(&mut given, kind, around)?),
+        Kind::Image | Kind::Registry => Output::Image(image(&mut given, kind)?),
         Kind::Oci | Kind::Docker => {
             let as_tar = given.switch("tar")?.unwrap_or(true);
             if kind == Kind::Docker && as_tar && given.peek("dest").is_none() {
-                Output::Load(load(&mut given, around)?)
+                Output::Load(load(&mut given)?)
             } else {
                 Output::Archive(archive(&mut given, kind, as_tar, around)?)
             }
@@ -274,7 +274,7 @@ fn kind(given: &mut Attributes) -> Result<Kind, Failure> {
     Err(given.wrong(format!("the type `{name}` is not supported")).help(help))
 }
 
-fn image(given: &mut Attributes, kind: Kind, around: Surroundings<'_>) -> Result<ImageOutput, Failure> {
+fn image(given: &mut Attributes, kind: Kind) -> Result<ImageOutput, Failure> {
     let is_registry = kind == Kind::Registry;
     let push = given.switch("push")?;
     if is_registry && push == Some(false) {
@@ -310,7 +310,7 @@ fn image(given: &mut Attributes, kind: Kind, around: Surroundings<'_>) -> Result
         unpack: given.switch("unpack")?.unwrap_or(false),
         canonical: given.switch("name-canonical")?.unwrap_or(false),
         dangling: dangling.map(|prefix| (prefix, empty_only)),
-        form: form(given, around)?,
+        form: form(given)?,
     })
 }
 
@@ -319,7 +319,7 @@ fn has_tag(name: &str) -> bool {
     rest.rsplit('/').next().is_some_and(|last| last.contains(':'))
 }
 
-fn form(given: &mut Attributes, around: Surroundings<'_>) -> Result<ImageForm, Failure> {
+fn form(given: &mut Attributes) -> Result<ImageForm, Failure> {
     let names = match given.take("name") {
         None => Vec::new(),
         Some(list) => {
@@ -338,7 +338,7 @@ fn form(given: &mut Attributes, around: Surroundings<'_>) -> Result<ImageForm, F
         Some(false) => Dialect::Docker,
         _ => Dialect::Oci,
     };
-    let annotations = given.annotations(around.platform)?;
+    let annotations = given.annotations()?;
     if dialect == Dialect::Docker {
         let refused = match codec.compression() {
             Compression::Zstd | Compression::Estargz => Some(format!("compression={}", codec.compression())),
@@ -366,12 +366,7 @@ fn form(given: &mut Attributes, around: Surroundings<'_>) -> Result<ImageForm, F
     Ok(ImageForm { names, codec, force, dialect, annotations })
 }
 
-fn archive(
-    given: &mut Attributes,
-    kind: Kind,
-    as_tar: bool,
-    around: Surroundings<'_>,
-) -> Result<ArchiveOutput, Failure> {
+fn archive(given: &mut Attributes, kind: Kind, as_tar: bool, around: Surroundings) -> Result<ArchiveOutput, Failure> {
     let dest = given.dest()?;
     let dest = match (dest, as_tar) {
         (Some(path), false) if path != "-" => Dest::Layout(path.into()),
@@ -382,10 +377,10 @@ fn archive(
         (_, true) => stdout(given, around).map(|()| Dest::Stdout)?,
     };
     let format = if kind == Kind::Docker { ArchiveFormat::Docker } else { ArchiveFormat::Oci };
-    Ok(ArchiveOutput { form: form(given, around)?, format, dest })
+    Ok(ArchiveOutput { form: form(given)?, format, dest })
 }
 
-fn load(given: &mut Attributes, around: Surroundings<'_>) -> Result<LoadOutput, Failure> {
+fn load(given: &mut Attributes) -> Result<LoadOutput, Failure> {
     let engine = match given.take("to") {
         None => None,
         Some(name) => Some(name.parse().map_err(|error| given.wrong(error))?),
@@ -397,10 +392,10 @@ fn load(given: &mut Attributes, around: Surroundings<'_>) -> Result<LoadOutput, 
         namespace: given.take("namespace").filter(not_empty),
     };
     wanted.check().map_err(|reason| given.wrong(reason))?;
-    Ok(LoadOutput { form: form(given, around)?, wanted, ..LoadOutput::default() })
+    Ok(LoadOutput { form: form(given)?, wanted, ..LoadOutput::default() })
 }
 
-fn tree(given: &mut Attributes, kind: Kind, around: Surroundings<'_>) -> Result<TreeOutput, Failure> {
+fn tree(given: &mut Attributes, kind: Kind, around: Surroundings) -> Result<TreeOutput, Failure> {
     let dest = given.dest()?;
     let dest = match (kind, dest) {
         (Kind::Local, None) => {
@@ -421,12 +416,16 @@ fn tree(given: &mut Attributes, kind: Kind, around: Surroundings<'_>) -> Result<
     if given.take("attestation-prefix").is_some_and(|prefix| !prefix.is_empty()) {
         return Err(given.wrong("there are no attestations yet").help("leave out `attestation-prefix`"));
     }
-    let split = given.switch("platform-split")?.unwrap_or(false);
-    let subdirectory = split.then(|| around.platform.to_string().replace('/', "_"));
-    Ok(TreeOutput { dest, subdirectory })
+    let split = given.switch("platform-split")?.unwrap_or(around.several);
+    if around.several && !split {
+        return Err(given
+            .wrong("without `platform-split` the files of several platforms would overwrite each other")
+            .help("leave out `platform-split=false`, or build for one platform"));
+    }
+    Ok(TreeOutput { dest, split })
 }
 
-fn delete(given: &mut Attributes, around: Surroundings<'_>) -> Result<bool, Failure> {
+fn delete(given: &mut Attributes, around: Surroundings) -> Result<bool, Failure> {
     match given.take("mode").as_deref() {
         None | Some("copy") => Ok(false),
         Some("delete") if around.may_delete => Ok(true),
@@ -437,7 +436,7 @@ fn delete(given: &mut Attributes, around: Surroundings<'_>) -> Result<bool, Fail
     }
 }
 
-fn stdout(given: &Attributes, around: Surroundings<'_>) -> Result<(), Failure> {
+fn stdout(given: &Attributes, around: Surroundings) -> Result<(), Failure> {
     if around.stdout_terminal {
         return Err(given
             .wrong("an archive is not written to a terminal")

@@ -6,11 +6,11 @@
 //! beats `-t`. Deliberately absent: the attributes of one ([`super::output`]).
 
 use oci::layer::Dialect;
-use oci::model::{Platform, Reference};
+use oci::model::Reference;
 
 use super::annotation::Annotations;
-use super::output::{ImageForm, ImageOutput, Output, Push, Surroundings, parse};
-use super::{allow, load};
+use super::output::{ArchiveFormat, ImageForm, ImageOutput, Output, Push, Surroundings, parse};
+use super::{InputOptions, allow, load};
 use crate::cli::BuildArgs;
 use crate::engine::Failure;
 use crate::environment::Environment;
@@ -32,12 +32,13 @@ pub struct Outputs {
 /// With advice, for what no output is, or what cannot be together.
 pub fn outputs(
     args: &BuildArgs,
-    platform: &Platform,
+    input: &InputOptions,
     annotations: &Annotations,
     environment: &Environment,
 ) -> Result<Outputs, Failure> {
     let may_delete = allow::may_delete(&args.allow);
-    let around = Surroundings { stdout_terminal: environment.stdout_terminal, platform, may_delete };
+    let several = input.makes_index();
+    let around = Surroundings { stdout_terminal: environment.stdout_terminal, several, may_delete };
     let (mut outputs, mut epoch) = (Vec::new(), None);
     for text in &args.outputs {
         let Some(text) = text.to_str() else {
@@ -78,6 +79,9 @@ pub fn outputs(
             return Err(Failure::new("there is no name to push to")
                 .help("give one with `-t REGISTRY/NAME:TAG`, or with `name=` in `-o`"));
         }
+    }
+    if several {
+        check_archives(&outputs)?;
     }
     check_stdout(&outputs, args.quiet)?;
     let tags = kept(&outputs, given);
@@ -143,6 +147,20 @@ fn kept(outputs: &[Output], given: Vec<Reference>) -> Vec<Reference> {
         }
     }
     if is_image { tags } else { given }
+}
+
+/// Docker's archives list images, not indexes, and what loads them takes images.
+fn check_archives(outputs: &[Output]) -> Result<(), Failure> {
+    let is_docker = |output: &Output| match output {
+        Output::Archive(out) => out.format == ArchiveFormat::Docker,
+        Output::Load(_) => true,
+        Output::Image(_) | Output::Tree(_) => false,
+    };
+    if !outputs.iter().any(is_docker) {
+        return Ok(());
+    }
+    Err(Failure::new("`type=docker` and `--load` cannot take images for several platforms: they have no index")
+        .help("write `type=oci`, or build for one platform"))
 }
 
 fn check_stdout(outputs: &[Output], quiet: bool) -> Result<(), Failure> {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use oci::model::{Platform, Reference};
+use oci::model::Reference;
 use oci::registry::{Credential, Secret};
 
 use super::output::{Output, Surroundings, parse};
@@ -71,7 +71,7 @@ fn of(creds: &str) -> Result<Credential, Failure> {
 /// The names that go to registries.
 fn pushed(args: &BuildArgs) -> Result<Vec<Reference>, Failure> {
     // Only names are looked at; what else may be wrong with an output is said where it is made.
-    let around = Surroundings { stdout_terminal: false, platform: &Platform::native(), may_delete: true };
+    let around = Surroundings { stdout_terminal: false, several: false, may_delete: true };
     let mut names = Vec::new();
     let mut is_image = false;
     for text in args.outputs.iter().filter_map(|text| text.to_str()) {

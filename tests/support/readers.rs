@@ -88,9 +88,18 @@ pub fn check_schemas(files: &std::collections::BTreeMap<PathBuf, Vec<u8>>) {
     check("image-layout", file("oci-layout"));
     check("image-index", file("index.json"));
     let index: Value = serde_json::from_slice(file("index.json")).expect("an index is JSON");
-    for descriptor in index["manifests"].as_array().expect("an index lists manifests") {
-        if descriptor["mediaType"] != "application/vnd.oci.image.manifest.v1+json" {
-            continue;
+    let mut todo = index["manifests"].as_array().expect("an index lists manifests").clone();
+    while let Some(descriptor) = todo.pop() {
+        let descriptor = &descriptor;
+        match descriptor["mediaType"].as_str() {
+            Some("application/vnd.oci.image.index.v1+json") => {
+                check("image-index", blob(descriptor));
+                let index: Value = serde_json::from_slice(blob(descriptor)).expect("an index is JSON");
+                todo.extend(index["manifests"].as_array().expect("an index lists manifests").clone());
+                continue;
+            }
+            Some("application/vnd.oci.image.manifest.v1+json") => {}
+            _ => continue,
         }
         check("image-manifest", blob(descriptor));
         let manifest: Value = serde_json::from_slice(blob(descriptor)).expect("a manifest is JSON");

@@ -3,6 +3,8 @@
 //! It is said where it is news: when the stage is for another machine than the one that builds, or its variables say
 //! that it makes something for another one, or several machines are built for at once.
 
+use std::collections::BTreeMap;
+
 use oci::model::Platform;
 
 use super::env::Env;
@@ -17,7 +19,15 @@ const MULTI_PLATFORM: &str = "BUILDKIT_MULTI_PLATFORM";
 /// # Errors
 /// When the build arg is neither true nor false.
 pub fn always(options: &PlanOptions) -> Result<bool, Diagnostic> {
-    match options.build_args.get(MULTI_PLATFORM).map(String::as_str) {
+    Ok(is_multi_platform(&options.build_args)? || options.several_platforms)
+}
+
+/// Whether the build arg `BUILDKIT_MULTI_PLATFORM` says that several machines are built for, even if it is one now.
+///
+/// # Errors
+/// When it is neither true nor false.
+pub fn is_multi_platform(build_args: &BTreeMap<String, String>) -> Result<bool, Diagnostic> {
+    match build_args.get(MULTI_PLATFORM).map(String::as_str) {
         None | Some("" | "0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
         Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
         Some(_) => Err(Diagnostic::general(format!("the build arg `{MULTI_PLATFORM}` is neither true nor false"))

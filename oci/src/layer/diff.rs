@@ -63,16 +63,22 @@ pub fn write_layer_with(
 
 /// Writes a plain tree as it is.
 pub fn write_tree(root: BorrowedFd<'_>, out: &mut dyn Write) -> Result<LayerFacts, LayerError> {
-    write_tree_with(root, WriteOptions::default(), out)
+    write_trees([(root, WriteOptions::default())], out)
 }
 
-/// [`write_tree`], with options.
-pub fn write_tree_with(
-    root: BorrowedFd<'_>,
-    options: WriteOptions<'_>,
-    out: &mut dyn Write,
+/// [`write_tree`] of several trees behind each other in one archive, each with its options. No file of one becomes a link
+/// to one of another.
+pub fn write_trees<'a>(
+    trees: impl IntoIterator<Item = (BorrowedFd<'a>, WriteOptions<'a>)>,
+    out: &'a mut dyn Write,
 ) -> Result<LayerFacts, LayerError> {
-    Writer::new(Form::Plain, options, out).write(root)
+    let mut writer = Writer::new(Form::Plain, WriteOptions::default(), out);
+    for (root, options) in trees {
+        writer.options = options;
+        writer.links.clear();
+        writer.tree(root)?;
+    }
+    writer.finish()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -104,9 +110,17 @@ impl<'a> Writer<'a> {
     }
 
     fn write(mut self, tree: BorrowedFd<'_>) -> Result<LayerFacts, LayerError> {
+        self.tree(tree)?;
+        self.finish()
+    }
+
+    fn tree(&mut self, tree: BorrowedFd<'_>) -> Result<(), LayerError> {
         let root = walk::open_root(tree)?;
         self.root(root.as_fd())?;
-        walk::walk(root.as_fd(), self.form == Form::Overlay, |visit| self.file(&visit))?;
+        walk::walk(root.as_fd(), self.form == Form::Overlay, |visit| self.file(&visit))
+    }
+
+    fn finish(self) -> Result<LayerFacts, LayerError> {
         let (_, bytes) = self.tar.finish()?;
         Ok(LayerFacts { bytes, ..self.facts })
     }

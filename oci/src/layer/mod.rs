@@ -36,7 +36,7 @@ pub use apply::{ApplyFacts, ApplyOptions, apply_layer, apply_layer_on};
 pub use bounds::{Bomb, Bounds, RATIO_MAX, limit_process};
 pub use codec::{Codec, CodecError, Compression, Dialect, Encoder};
 pub use decompress::{Format, decompress, decompress_layer, decompress_sized, detect};
-pub use diff::{LayerFacts, WriteOptions, write_layer, write_layer_with, write_tree, write_tree_with};
+pub use diff::{LayerFacts, WriteOptions, write_layer, write_layer_with, write_tree, write_trees};
 pub use encode::{EncodedLayer, Hashing, encode};
 pub use error::LayerError;
 pub use extract::{ExtractFacts, ExtractOptions, extract_archive};

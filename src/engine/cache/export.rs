@@ -40,8 +40,8 @@ pub struct Exports<'a> {
     pub remotes: &'a Remotes,
     /// What was built.
     pub graph: &'a Graph,
-    /// The final result.
-    pub top: Option<&'a ResultId>,
+    /// The final results, one per platform; none of an image of nothing.
+    pub tops: &'a [ResultId],
     /// Who watches.
     pub progress: &'a Arc<dyn Progress>,
     /// The user may stop it.
@@ -124,8 +124,8 @@ impl Exports<'_> {
                 }
             }
         }
-        let top = self.top.cloned();
-        in_background(self.store, move |store| select(store, &keys, mode, top.as_ref())).await
+        let tops = self.tops.to_vec();
+        in_background(self.store, move |store| select(store, &keys, mode, &tops)).await
     }
 
     /// A blob for every layer: as it was brought, or as it is made now.
@@ -175,14 +175,15 @@ fn keys(watch: &Watch, graph: &Graph) -> Vec<Key> {
     keys
 }
 
-fn select(store: &Store, keys: &[Key], mode: CacheMode, top: Option<&ResultId>) -> Result<Selection, Failure> {
+fn select(store: &Store, keys: &[Key], mode: CacheMode, tops: &[ResultId]) -> Result<Selection, Failure> {
     let failed = |error: store::StoreError| words::store(&error);
     let mut selection = Selection::of(store, keys).map_err(failed)?;
     if mode == CacheMode::Min {
-        match top.filter(|top| top.as_str() != SCRATCH) {
-            Some(top) => selection.only_beneath(store, top).map_err(failed)?,
-            None => return Ok(Selection::default()),
+        let tops: Vec<&ResultId> = tops.iter().filter(|top| top.as_str() != SCRATCH).collect();
+        if tops.is_empty() {
+            return Ok(Selection::default());
         }
+        selection.only_beneath(store, &tops).map_err(failed)?;
     }
     Ok(selection)
 }
@@ -197,7 +198,8 @@ pub fn inline(
     chain: &[Layer],
 ) -> Result<Value, Failure> {
     let failed = |error: store::StoreError| words::store(&error);
-    let selection = select(store, &keys(watch, graph), CacheMode::Min, top)?;
+    let tops: Vec<ResultId> = top.cloned().into_iter().collect();
+    let selection = select(store, &keys(watch, graph), CacheMode::Min, &tops)?;
     // The manifest names the blobs; which they are is not known yet.
     let blob_of = |layer: &Layer| Some(Descriptor::new(oci::model::media_type::OCI_LAYER, layer.diff_id?.0, 0));
     let blobs = chain.iter().filter_map(|layer| Some((layer.id.clone(), blob_of(layer)?))).collect();

@@ -41,7 +41,7 @@ pub struct Solving<'a> {
     pub cancel: &'a CancellationToken,
 }
 
-/// What is wanted of a graph.
+/// One thing that is wanted of a graph.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted {
     /// The final result; none for an image of nothing.
@@ -84,7 +84,7 @@ impl Solving<'_> {
     pub async fn solve(
         &self,
         graph: &Arc<Graph>,
-        wanted: Wanted,
+        wanted: &[Wanted],
     ) -> Result<Solution, SolveError<ExecError, StoreError>> {
         let Remotes { imports, watch, .. } = self.remotes;
         let solver = Solver {
@@ -93,10 +93,10 @@ impl Solving<'_> {
             progress: watch.clone(),
             jobs: self.jobs.clone(),
         };
-        let wants: Vec<Edge> = wanted.edge.into_iter().collect();
+        let wants: Vec<Edge> = wanted.iter().filter_map(|wanted| wanted.edge).collect();
         for round in 1.. {
             let solved = match solver.solve(graph.clone(), &wants, self.cancel).await {
-                Ok(solution) => self.bring(&solution, wanted).await.map(|()| solution),
+                Ok(solution) => self.bring_all(&solution, wanted).await.map(|()| solution),
                 Err(error) => Err(error),
             };
             let lost = match &solved {
@@ -114,7 +114,14 @@ impl Solving<'_> {
         unreachable!("the last round returns")
     }
 
-    /// Brings the layers of the result that must be here.
+    async fn bring_all(&self, solution: &Solution, wanted: &[Wanted]) -> Result<(), SolveError<ExecError, StoreError>> {
+        for wanted in wanted {
+            self.bring(solution, *wanted).await?;
+        }
+        Ok(())
+    }
+
+    /// Brings the layers of a result that must be here.
     async fn bring(&self, solution: &Solution, wanted: Wanted) -> Result<(), SolveError<ExecError, StoreError>> {
         let Some(edge) = wanted.edge else { return Ok(()) };
         let Some(top) = solution.results.get(&edge) else { return Ok(()) };

@@ -66,7 +66,7 @@ impl Context {
         PlanOptions {
             target: input.target.clone(),
             build_args: input.build_args.clone(),
-            platform: input.platform.clone(),
+            platform: input.platform().clone(),
             build_platform: settings.native_platform.clone(),
             ignore_patterns: self.tree.ignore_patterns(),
             contexts: self.named.for_plan(),

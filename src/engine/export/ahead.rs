@@ -72,9 +72,9 @@ struct Task {
 
 impl Ahead {
     /// For a build that is wanted compressed; `None` for others.
-    pub fn of(
+    pub fn of<'a>(
         options: &BuildOptions,
-        output: &PlanOutput,
+        outputs: impl Iterator<Item = &'a PlanOutput>,
         worker: &Worker,
         cancel: &CancellationToken,
     ) -> Option<Arc<Self>> {
@@ -96,14 +96,19 @@ impl Ahead {
         if sent.is_empty() && kept_min.is_empty() && kept_max.is_empty() {
             return None;
         }
-        let edges = output.history.iter().filter_map(|step| step.edge);
-        let image = edges.enumerate().map(|(at, edge)| (edge.vertex, (edge.output, at + 1))).collect();
+        let (mut image, mut epoch) = (HashMap::new(), None);
+        for output in outputs {
+            let edges = output.history.iter().filter_map(|step| step.edge);
+            image.extend(edges.enumerate().map(|(at, edge)| (edge.vertex, (edge.output, at + 1))));
+            // One build has one time.
+            epoch = output.epoch;
+        }
         let shared = Shared {
             image,
             sent,
             kept_min,
             kept_max,
-            epoch: output.epoch,
+            epoch,
             queue: Mutex::default(),
             changed: Condvar::new(),
             stopped: AtomicBool::new(false),

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::assemble::Assembled;
 use crate::engine::{Failure, words};
+use crate::options::annotation::Level;
 use crate::options::output::ImageForm;
 
 /// An image in the store, ready to go.
@@ -65,7 +66,7 @@ pub async fn compress(
         blobs.push(blob);
     }
     let config_bytes = with_diff_ids(&image.config_bytes, &diff_ids)?;
-    let annotations = form.annotations.manifest.clone();
+    let annotations = form.annotations.of(Level::Manifest, &image.platform);
     let manifest = oci::image::assemble(&config_bytes, blobs, annotations, form.dialect)
         .map_err(|error| Failure::from_error(&error))?;
     for bytes in [&config_bytes, &manifest.manifest_bytes] {

@@ -1,7 +1,7 @@
 //! An image into registries: blobs as soon as they are ready, manifests when all else is done.
 //!
 //! In: names, and blobs as they are made. Out: every blob there, sent while the next is still being compressed; then, by
-//! [`Exporter::push_manifest`], the name. So a name never means an incomplete image. Deliberately absent: requests
+//! [`Exporter::push_manifests`], the name. So a name never means an incomplete image. Deliberately absent: requests
 //! ([`oci::registry`]).
 
 use std::collections::HashSet;
@@ -14,7 +14,7 @@ use solver::seam::Event;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use super::form::{self, Written, is_forced};
-use super::{Exporter, Look, Unsent};
+use super::{Exporter, Look, Product, Unsent};
 use crate::engine::assemble::Assembled;
 use crate::engine::{Failure, words};
 use crate::options::BuildOptions;
@@ -143,29 +143,49 @@ impl Exporter<'_> {
         });
     }
 
-    /// Gives the name its manifest, whose blobs are all there. Returns the name with the digest.
-    pub(super) async fn push_manifest(
+    /// Gives the name its manifest, whose blobs are all there; an index after the manifests that it names, which get no
+    /// name. Returns the name with the digest.
+    pub(super) async fn push_manifests(
         &self,
         target: &Target,
-        written: &Written,
+        product: &Product,
         task: VertexId,
     ) -> Result<String, Failure> {
-        let Descriptor { digest, size, media_type, .. } = &written.manifest;
+        let digest = &product.top().digest;
         let name = &target.name;
         if let Some(pinned) = name.digest().filter(|pinned| pinned != digest) {
             return Err(Failure::new(format!("cannot push to `{name}`: the image has the digest `{digest}`"))
                 .note(format!("the name says `{pinned}`")));
         }
-        let to = match target.push.by_digest {
-            false => name.clone(),
-            true => {
-                let pinned = format!("{}/{}@{digest}", name.registry(), name.repository());
-                pinned.parse().map_err(|error| Failure::new(format!("{error}")))?
-            }
+        let by_digest = |digest: &Digest| {
+            let pinned = format!("{}/{}@{digest}", name.registry(), name.repository());
+            pinned.parse::<Reference>().map_err(|error| Failure::new(format!("{error}")))
         };
-        let pushed = target.client.push_manifest(&to, media_type, &written.manifest_bytes).await;
-        pushed.map_err(|error| words::registry(&error))?;
-        self.report(task, digest, *size, *size);
+        let to = if target.push.by_digest { by_digest(digest)? } else { name.clone() };
+        match &product.index {
+            None => self.push_document(target, &to, product.top(), &product.images[0].manifest_bytes, task).await?,
+            Some(index) => {
+                for image in &product.images {
+                    let to = by_digest(&image.manifest.digest)?;
+                    self.push_document(target, &to, &image.manifest, &image.manifest_bytes, task).await?;
+                }
+                self.push_document(target, &to, &index.descriptor, index.text.as_bytes(), task).await?;
+            }
+        }
         Ok(if to.digest().is_some() { to.to_string() } else { format!("{to}@{digest}") })
+    }
+
+    async fn push_document(
+        &self,
+        target: &Target,
+        to: &Reference,
+        document: &Descriptor,
+        bytes: &[u8],
+        task: VertexId,
+    ) -> Result<(), Failure> {
+        let pushed = target.client.push_manifest(to, &document.media_type, bytes).await;
+        pushed.map_err(|error| words::registry(&error))?;
+        self.report(task, &document.digest, document.size, document.size);
+        Ok(())
     }
 }

@@ -7,12 +7,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use frontend::Plan;
 use solver::explain::Fate;
 use solver::graph::VertexId;
 use solver::seam::{Event, Progress};
 use store::history::{Build, Head, StepRecord};
 
+use crate::engine::plans::Plans;
 use crate::engine::{Text, why};
 
 /// What the plan adds to the events.
@@ -25,8 +25,8 @@ pub struct Planned {
 }
 
 impl Planned {
-    /// Of a plan of that text.
-    pub fn of(dockerfile: &Text, plan: &Plan) -> Self {
+    /// Of the plans of that text.
+    pub fn of(dockerfile: &Text, plan: &Plans) -> Self {
         let offsets = plan.spans.iter().map(|(vertex, span)| (*vertex, span.start)).collect();
         let anew = plan.graph.iter().filter(|(.., meta)| meta.ignore_cache).map(|(id, ..)| id).collect();
         Self { dockerfile: dockerfile.clone(), offsets, anew }

@@ -44,6 +44,7 @@ pub async fn import(
             config_bytes: config(&layer, &platform)?,
             layers: vec![layer.clone()],
             annotations: BTreeMap::new(),
+            platform: platform.clone(),
         };
         let record = keep(store, &image, Some(layer.id), platform)?;
         store.tag(&name, &record).map_err(|error| words::store(&error))?;

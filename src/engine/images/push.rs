@@ -291,7 +291,7 @@ impl Sender<'_> {
                 (image.descriptor.clone(), image.manifest_bytes.clone(), image.manifest.config.digest)
             }
             Whole::Layers { image, annotations } => {
-                let annotations = Annotations { manifest: annotations, ..Annotations::default() };
+                let annotations = Annotations::of_manifest(annotations);
                 let form = ImageForm { codec: options.codec, force: options.anew, annotations, ..ImageForm::default() };
                 let made = compress(self.store, self.worker, &image, &form, Some(ready), cancel);
                 let (written, ()) = tokio::try_join!(made, self.send(blobs, task))?;

@@ -1,16 +1,18 @@
 //! `save`: images of the local store as one archive.
 //!
 //! An image whose blobs are all here goes out as it came in, digest included. Layers that are only trees become blobs
-//! first, once, and the archive's manifest then describes these; the config, and with it the image id, stays.
+//! first, once, and the archive's manifest then describes these; the config, and with it the image id, stays. A name
+//! that means an index goes out as that when all its images are here and the archive can hold it; else its image for
+//! this machine does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use executor::{StepSettings, Worker};
 use oci::image::Image;
-use oci::model::{Descriptor, Digest, Manifest, Reference};
+use oci::model::{Descriptor, Digest, Index, Manifest, Reference, media_type};
 use solver::seam::{LogSink, Progress};
-use store::{FoundImage, Layer, Store};
+use store::{FoundImage, Layer, Store, StoredIndex};
 use tokio_util::sync::CancellationToken;
 
 use super::find;
@@ -19,16 +21,16 @@ use crate::engine::export::{archive, compress};
 use crate::engine::task::Task;
 use crate::engine::{Failure, Settings, words};
 use crate::options::annotation::Annotations;
-use crate::options::output::{ArchiveOutput, ImageForm};
+use crate::options::output::{ArchiveFormat, ArchiveOutput, ImageForm};
 
 /// An image that is in an archive.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Saved {
     /// Its names there.
     pub names: Vec<Reference>,
-    /// The image id.
+    /// The image id; of an index, its digest there.
     pub id: Digest,
-    /// Its manifest there.
+    /// Its manifest or index there.
     pub manifest: Descriptor,
 }
 
@@ -48,11 +50,17 @@ pub async fn save(
     let saving = async {
         let mut whole = Vec::with_capacity(meant.len());
         for (found, names) in &meant {
-            whole.push((names.clone(), with_blobs(&store, &worker, found, &task.log(), &cancel).await?));
+            let index = found.index.as_ref().filter(|_| output.format == ArchiveFormat::Oci);
+            let index = index.map(|index| whole_index(index)).transpose()?.flatten();
+            let descriptor = match index {
+                Some(index) => index_with_blobs(&store, &worker, found, index, &task.log(), &cancel).await?,
+                None => with_blobs(&store, &worker, found, &task.log(), &cancel).await?,
+            };
+            whole.push((names.clone(), descriptor));
         }
         let saved = whole.iter().zip(&meant).map(|((names, manifest), (found, _))| Saved {
             names: names.clone(),
-            id: found.image.config,
+            id: if is_index(manifest) { manifest.digest } else { found.image.config },
             manifest: manifest.clone(),
         });
         let saved = saved.collect();
@@ -74,13 +82,53 @@ pub(super) fn meant(store: &Store, images: &[Reference]) -> Result<Vec<(FoundIma
         // Not only by name: `rbuild save 12ab34cd` means the image of that id.
         let found = find(store, &image.familiar())?;
         let name = found.name.clone();
-        let known = meant.iter_mut().find(|(other, _)| other.image.manifest == found.image.manifest);
+        let known = meant
+            .iter_mut()
+            .find(|(other, _)| (&other.image.manifest, &other.index) == (&found.image.manifest, &found.index));
         match known {
             Some((_, names)) => names.extend(name.filter(|name| !names.contains(name))),
             None => meant.push((found, name.into_iter().collect())),
         }
     }
     Ok(meant)
+}
+
+fn is_index(descriptor: &Descriptor) -> bool {
+    matches!(descriptor.media_type.as_str(), media_type::OCI_INDEX | media_type::DOCKER_INDEX)
+}
+
+/// What an index says, if every image of it is here.
+fn whole_index(stored: &StoredIndex) -> Result<Option<Index>, Failure> {
+    let index = stored.index().map_err(|error| words::store(&error))?;
+    let is_here = |entry: &Descriptor| stored.members.iter().any(|member| member.manifest.digest == entry.digest);
+    Ok(Some(index).filter(|index| index.manifests.iter().all(is_here)))
+}
+
+/// The index with every blob of its images in the store: as it is, or over the manifests that describe these blobs.
+async fn index_with_blobs(
+    store: &Store,
+    worker: &Worker,
+    found: &FoundImage,
+    mut index: Index,
+    log: &dyn LogSink,
+    cancel: &CancellationToken,
+) -> Result<Descriptor, Failure> {
+    let stored = found.index.as_ref().expect("it is what was found");
+    let before = index.clone();
+    for entry in &mut index.manifests {
+        let member = stored.members.iter().find(|member| member.manifest.digest == entry.digest);
+        let image = member.expect("all are here").clone();
+        let image = FoundImage { image, name: found.name.clone(), names: found.names.clone(), index: None };
+        let Descriptor { media_type, digest, size, .. } = with_blobs(store, worker, &image, log, cancel).await?;
+        (entry.media_type, entry.digest, entry.size) = (media_type, digest, size);
+    }
+    let text = match index == before {
+        true => stored.document.clone(),
+        false => serde_json::to_string(&index).expect("an index holds nothing that JSON cannot say"),
+    };
+    let (digest, size) =
+        oci::content::put_bytes(store.blobs(), text.as_bytes()).map_err(|error| words::content(&error))?;
+    Ok(Descriptor::new(index.media_type.as_deref().unwrap_or(media_type::OCI_INDEX), digest, size))
 }
 
 /// A manifest of the image whose blobs are all in the store.
@@ -101,11 +149,9 @@ pub async fn with_blobs(
     if all_here(store, &manifest)? {
         return Ok(image.manifest.clone());
     }
-    let form = ImageForm {
-        annotations: Annotations { manifest: manifest.annotations, ..Annotations::default() },
-        ..ImageForm::default()
-    };
-    let image = Assembled { config_bytes, layers, annotations: BTreeMap::new() };
+    let annotations = Annotations::of_manifest(manifest.annotations);
+    let form = ImageForm { annotations, ..ImageForm::default() };
+    let image = Assembled { config_bytes, layers, annotations: BTreeMap::new(), platform: image.platform.clone() };
     Ok(compress(store, worker, &image, &form, None, cancel).await?.manifest)
 }
 

@@ -60,7 +60,7 @@ async fn one(
     output: &LoadOutput,
     progress: &Arc<dyn Progress>,
 ) -> Result<String, Failure> {
-    let annotations = Annotations { manifest: image.annotations.clone(), ..Annotations::default() };
+    let annotations = Annotations::of_manifest(image.annotations.clone());
     let form = ImageForm { names: names.to_vec(), annotations, ..ImageForm::default() };
     let manifest = if output.keeps_blobs() {
         let task = Task::start("[internal] compress layers", progress);
@@ -76,5 +76,6 @@ async fn one(
 async fn gather(store: &Store, worker: &Worker, found: &FoundImage, log: &dyn LogSink) -> Result<Assembled, Failure> {
     let opened = Image::open(store.blobs(), &found.image.manifest).map_err(|error| Failure::from_error(&error))?;
     let layers = chain_of(store, worker, found, &opened.manifest, log).await?;
-    Ok(Assembled { config_bytes: opened.config_bytes, layers, annotations: opened.manifest.annotations })
+    let platform = found.image.platform.clone();
+    Ok(Assembled { config_bytes: opened.config_bytes, layers, annotations: opened.manifest.annotations, platform })
 }

@@ -81,7 +81,12 @@ impl Whole {
                 .help("pull the image again by its name"));
         }
         let annotations = opened.manifest.annotations.clone();
-        let image = Assembled { config_bytes: opened.config_bytes, layers, annotations: BTreeMap::new() };
+        let image = Assembled {
+            config_bytes: opened.config_bytes,
+            layers,
+            annotations: BTreeMap::new(),
+            platform: record.platform.clone(),
+        };
         Ok(Self::Layers { image, annotations })
     }
 

@@ -23,6 +23,7 @@ use super::stream::{Archive, Sent};
 use super::{Loaded, Sending, words};
 use crate::engine::export::Unsent;
 use crate::engine::{Failure, words as room_words};
+use crate::options::annotation::Level;
 
 /// Images that are asked for their layers: more are seldom, and what is not asked is only sent.
 const IMAGES_MAX: usize = 128;
@@ -178,7 +179,7 @@ async fn send(
 /// About how long it is, and the archive.
 fn archive(sending: &Sending<'_>, plain: Vec<PlainLayer>) -> (u64, Archive) {
     let config_bytes = sending.image.config_bytes.clone();
-    let annotations: BTreeMap<String, String> = sending.form.annotations.manifest.clone();
+    let annotations: BTreeMap<String, String> = sending.form.annotations.of(Level::Manifest, &sending.image.platform);
     let ids: Vec<ResultId> = sending.image.layers.iter().map(|layer: &Layer| layer.id.clone()).collect();
     let layers = sending.worker.layers().clone();
     let image = PlainImage { config_bytes: &config_bytes, layers: &plain, annotations: &annotations };

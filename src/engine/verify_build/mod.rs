@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use executor::Worker;
 use executor::source::given::Given;
-use frontend::{Answers, ImageQuestion, Plan};
+use frontend::{Answers, ImageQuestion, PlanOutput};
 use jiff::Timestamp;
 use oci::image::{Document, Image, find_manifest, read_document};
 use oci::model::{Descriptor, Digest, Reference};
@@ -46,8 +46,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::compare::{Known, Side, compare};
 use self::machine::{Machine, alone};
-use super::build::plan;
 use super::context::{Context, Opener};
+use super::plans::{Plans, plan};
 use super::resolve::{Ask, Resolver, find_local};
 use super::task::{Task, in_background};
 use super::{Failure, Settings, images, words};
@@ -205,8 +205,8 @@ fn check_input(options: &BuildOptions) -> Result<(), Failure> {
 }
 
 /// The time that the build's own files get.
-fn epoch(options: &BuildOptions, plan: &Plan, asked: &VerifyOptions, created: Option<i64>) -> Epoch {
-    match (options.epoch.or(plan.output.epoch), created) {
+fn epoch(options: &BuildOptions, plans: &Plans, asked: &VerifyOptions, created: Option<i64>) -> Epoch {
+    match (options.epoch.or_else(|| plans.outputs().find_map(|output| output.epoch)), created) {
         (Some(seconds), _) => Epoch::Given(seconds),
         (None, _) if asked.true_times => Epoch::None,
         (None, Some(seconds)) => Epoch::Image(seconds),
@@ -231,7 +231,7 @@ struct Ground<'a> {
 /// The plan, and what had to be known for it.
 struct Planned {
     context: Context,
-    plan: Plan,
+    plan: Plans,
     answers: Answers,
 }
 
@@ -240,13 +240,15 @@ impl Planned {
     fn steps(&self) -> BTreeMap<String, Vec<Step>> {
         let text = &self.context.dockerfile;
         let line = |at: usize| text.text[..at.min(text.text.len())].bytes().filter(|byte| *byte == b'\n').count() + 1;
-        let output = &self.plan.output;
-        let steps = output.history.iter().map(|step| {
-            let span = step.edge.and_then(|edge| self.plan.spans.get(&edge.vertex));
-            let file = span.map(|_| text.name.clone());
-            Step { created_by: step.created_by.clone(), file, line: span.map(|span| line(span.start)) }
-        });
-        BTreeMap::from([(format!("{}/{}", output.platform.os, output.platform.architecture), steps.collect())])
+        let of = |output: &PlanOutput| {
+            let steps = output.history.iter().map(|step| {
+                let span = step.edge.and_then(|edge| self.plan.spans.get(&edge.vertex));
+                let file = span.map(|_| text.name.clone());
+                Step { created_by: step.created_by.clone(), file, line: span.map(|span| line(span.start)) }
+            });
+            (format!("{}/{}", output.platform.os, output.platform.architecture), steps.collect())
+        };
+        self.plan.outputs().map(of).collect()
     }
 }
 
@@ -351,7 +353,7 @@ impl Ground<'_> {
         let registry = self.settings.registry(self.progress)?;
         let ask = Ask::of(false, self.settings.offline);
         let resolver = Resolver::new(self.store.clone(), registry, ask, self.progress.clone());
-        let platform = options.input.platform.clone();
+        let platform = options.input.platform().clone();
         let question = ImageQuestion { reference: name.clone(), platform, layout: None };
         Ok(resolver.answer_one(&question).await?.digest)
     }
@@ -363,7 +365,7 @@ impl Ground<'_> {
         options: &BuildOptions,
         to: &Machine,
     ) -> Result<Descriptor, Failure> {
-        let (path, platform, cancel) = (path.to_owned(), options.input.platform.clone(), self.cancel.clone());
+        let (path, platform, cancel) = (path.to_owned(), options.input.platform().clone(), self.cancel.clone());
         in_background(&to.store, move |store| {
             let loaded = images::read(store, Some(&path), &cancel)?;
             let [one] = &loaded[..] else {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use oci::layer::{Codec, Compression};
-use oci::model::{Platform, Reference};
+use oci::model::Reference;
 
 use crate::engine::Failure;
 use crate::options::annotation::{Annotations, annotations};
@@ -157,9 +157,9 @@ impl Attributes {
         }
     }
 
-    pub fn annotations(&mut self, platform: &Platform) -> Result<Annotations, Failure> {
+    pub fn annotations(&mut self) -> Result<Annotations, Failure> {
         let given = std::mem::take(&mut self.annotations);
-        annotations(&given, platform).map_err(|failure| {
+        annotations(&given).map_err(|failure| {
             let problem = failure.problems.into_iter().next();
             let wrong = self.wrong("an annotation is none");
             match problem {

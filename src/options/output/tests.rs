@@ -1,11 +1,9 @@
-use std::collections::BTreeMap;
-
 use super::*;
+use crate::options::annotation::annotations;
 use crate::options::load::EngineKind;
 
 fn read(text: &str) -> Result<Parsed, Failure> {
-    let platform = "linux/amd64".parse().expect("a platform");
-    parse(text, Surroundings { stdout_terminal: false, platform: &platform, may_delete: false })
+    parse(text, Surroundings { stdout_terminal: false, several: false, may_delete: false })
 }
 
 #[test]
@@ -24,18 +22,18 @@ fn places_are_understood() {
     archive("type=oci,dest=a=b,tar=true", ArchiveFormat::Oci, file("a=b"));
     archive("type=oci,tar=false,dest=layout", ArchiveFormat::Oci, Dest::Layout("layout".into()));
     archive("type=docker,tar=0,dest=layout", ArchiveFormat::Docker, Dest::Layout("layout".into()));
-    let tree = |text: &str, dest: TreeDest, subdirectory: Option<&str>| {
-        let expected = Output::Tree(TreeOutput { dest, subdirectory: subdirectory.map(str::to_owned) });
+    let tree = |text: &str, dest: TreeDest, split: bool| {
+        let expected = Output::Tree(TreeOutput { dest, split });
         assert_eq!(read(text).expect(text).output, expected, "{text}");
     };
     let folder = |path: &str| TreeDest::Folder { path: path.into(), delete: false };
-    tree("type=local,dest=out", folder("out"), None);
-    tree("type=local,dest=out,mode=copy,platform-split=false", folder("out"), None);
-    tree("type=local,dest=out,platform-split=true", folder("out"), Some("linux_amd64"));
-    tree("type=tar,dest=-", TreeDest::Tar(None), None);
-    tree("type=tar,dest=x.tar,platform-split=1", TreeDest::Tar(Some("x.tar".into())), Some("linux_amd64"));
-    tree("out", folder("out"), None);
-    tree("-", TreeDest::Tar(None), None);
+    tree("type=local,dest=out", folder("out"), false);
+    tree("type=local,dest=out,mode=copy,platform-split=false", folder("out"), false);
+    tree("type=local,dest=out,platform-split=true", folder("out"), true);
+    tree("type=tar,dest=-", TreeDest::Tar(None), false);
+    tree("type=tar,dest=x.tar,platform-split=1", TreeDest::Tar(Some("x.tar".into())), true);
+    tree("out", folder("out"), false);
+    tree("-", TreeDest::Tar(None), false);
 }
 
 #[test]
@@ -57,12 +55,14 @@ fn forms_of_images_are_understood() {
     check("oci-mediatypes=true,rewrite-timestamp=true,prefer-nondist-layers=false", &|_| ());
     check("oci-mediatypes=false", &|form| form.dialect = Dialect::Docker);
     check("\"name=a,b:1,a\"", &|form| form.names = vec!["a".parse().expect("a name"), "b:1".parse().expect("a name")]);
-    let map = |key: &str| BTreeMap::from([(key.to_owned(), "Value".to_owned())]);
-    check("annotation.Org.Key=Value", &|form| form.annotations.manifest = map("Org.Key"));
-    check("annotation-manifest[linux/amd64].a:b=Value", &|form| form.annotations.manifest = map("a:b"));
-    check("annotation[linux/arm64].a=Value", &|_| ());
-    check("annotation-manifest-descriptor.a=Value", &|form| form.annotations.manifest_descriptor = map("a"));
-    check("annotation-index.a=1", &|form| form.annotations.nowhere = vec!["index"]);
+    let said = |text: &str| annotations(&[text.to_owned()]).expect("an annotation");
+    check("annotation.Org.Key=Value", &|form| form.annotations = said("Org.Key=Value"));
+    check("annotation-manifest[linux/amd64].a:b=Value", &|form| {
+        form.annotations = said("manifest[linux/amd64]:a:b=Value")
+    });
+    check("annotation[linux/arm64].a=V", &|form| form.annotations = said("manifest[linux/arm64]:a=V"));
+    check("annotation-manifest-descriptor.a=Value", &|form| form.annotations = said("manifest-descriptor:a=Value"));
+    check("annotation-index.a=1", &|form| form.annotations = said("index:a=1"));
     assert_eq!(read("type=oci,dest=x,source-date-epoch=-7").expect("a time").epoch, Some(-7));
 }
 
@@ -163,11 +163,21 @@ fn what_is_no_output_is_refused_with_advice() {
     check("type=oci,x", "not of the form name=value");
     check("type=oci,\"dest=x", "a quote is not closed");
     check("", "there is no destination");
-    let platform = "linux/amd64".parse().expect("a platform");
-    let around = Surroundings { stdout_terminal: true, platform: &platform, may_delete: true };
+    let around = Surroundings { stdout_terminal: true, several: false, may_delete: true };
     for text in ["-", "type=tar", "type=oci"] {
         let failure = parse(text, around).expect_err(text);
         assert!(failure.problems[0].message.contains("not written to a terminal"), "{failure:?}");
     }
     assert!(parse("type=local,dest=x,mode=delete", around).is_ok());
+}
+
+#[test]
+fn trees_of_several_platforms_lie_side_by_side() {
+    let around = Surroundings { stdout_terminal: false, several: true, may_delete: false };
+    for text in ["out", "-", "type=local,dest=out", "type=tar,dest=x.tar", "type=tar,dest=x.tar,platform-split=true"] {
+        let Output::Tree(tree) = parse(text, around).expect(text).output else { panic!("{text}") };
+        assert!(tree.split, "{text}");
+    }
+    let failure = parse("type=local,dest=out,platform-split=false", around).expect_err("files would be overwritten");
+    assert!(failure.problems[0].message.contains("overwrite each other"), "{failure:?}");
 }

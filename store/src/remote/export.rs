@@ -81,10 +81,11 @@ impl Selection {
         Ok(true)
     }
 
-    /// Only what `top` consists of: the records of its own layers, and of those that they are derived from.
-    pub fn only_beneath(&mut self, store: &Store, top: &ResultId) -> Result<(), StoreError> {
+    /// Only what `tops` consist of: the records of its own layers, and of those that they are derived from.
+    pub fn only_beneath(&mut self, store: &Store, tops: &[&ResultId]) -> Result<(), StoreError> {
         let mut within = HashSet::new();
-        for layer in store.chain(top)? {
+        let chains: Vec<_> = tops.iter().map(|top| store.chain(top)).collect::<Result<_, _>>()?;
+        for layer in chains.into_iter().flatten() {
             within.extend(layer.origin);
             within.insert(layer.id);
         }

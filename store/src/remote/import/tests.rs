@@ -157,7 +157,7 @@ async fn the_final_results_own_records_are_those_of_its_layers() {
     assert_eq!(selection.layers().len(), 2);
     let count = |selection: &Selection| selection.cache(&here.store, &here.blobs).expect("a cache").records.len();
     assert_eq!(count(&selection), 4);
-    selection.only_beneath(&here.store, &here.one).expect("a selection");
+    selection.only_beneath(&here.store, &[&here.one]).expect("a selection");
     assert_eq!(count(&selection), 3, "not the one above it");
     let none = selection.cache(&here.store, &HashMap::new()).expect("a cache");
     assert_eq!((none.layers.len(), none.records.len()), (0, 0), "what has no blob does not go");
