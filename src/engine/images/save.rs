@@ -51,7 +51,7 @@ pub async fn save(
         let mut whole = Vec::with_capacity(meant.len());
         for (found, names) in &meant {
             let index = found.index.as_ref().filter(|_| output.format == ArchiveFormat::Oci);
-            let index = index.map(|index| whole_index(index)).transpose()?.flatten();
+            let index = index.map(whole_index).transpose()?.flatten();
             let descriptor = match index {
                 Some(index) => index_with_blobs(&store, &worker, found, index, &task.log(), &cancel).await?,
                 None => with_blobs(&store, &worker, found, &task.log(), &cancel).await?,

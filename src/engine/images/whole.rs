@@ -23,7 +23,7 @@ pub enum Whole {
     /// Blobs are made of layers, and a manifest over them.
     Layers {
         /// The config and the layers.
-        image: Assembled,
+        image: Box<Assembled>,
         /// What stands in the manifest beside them.
         annotations: BTreeMap<String, String>,
     },
@@ -87,7 +87,7 @@ impl Whole {
             annotations: BTreeMap::new(),
             platform: record.platform.clone(),
         };
-        Ok(Self::Layers { image, annotations })
+        Ok(Self::Layers { image: Box::new(image), annotations })
     }
 
     /// Its config.
