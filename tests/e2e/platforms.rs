@@ -124,7 +124,9 @@ fn the_image_for_the_platform_is_taken_by_every_way() {
     let arm = ["linux/arm/v5", "linux/arm/v6", "linux/arm/v7", "linux/arm64/v8", "linux/arm64/v9", "unknown/unknown"];
     let levels = ["linux/amd64/v3", "linux/amd64/v2", "linux/amd64", "unknown/unknown"];
     let windows = ["windows/amd64@10.0.20348.1", "linux/amd64", "windows/amd64@10.0.17763.1"];
-    let rows: [(&[&str], &str, Result<usize, &[&str]>); 12] = [
+    /// What an index has, what is wanted, and which of it is taken.
+    type Row<'a> = (&'a [&'a str], &'a str, Result<usize, &'a [&'a str]>);
+    let rows: [Row<'_>; 12] = [
         (&arm, "linux/arm/v6", Ok(1)),
         (&arm, "linux/arm64", Ok(3)),
         (&arm, "linux/arm64/v9", Ok(4)),

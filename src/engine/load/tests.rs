@@ -89,7 +89,7 @@ async fn the_first_that_runs_is_chosen_and_known_for_what_it_is() {
     assert!(failure.problems[0].notes[0].contains("absent.sock"), "{failure:?}");
 
     docker.set(Fault::IsPodman);
-    let podman = target(&load(&[here.clone()]), QUICK).await.expect("it answers");
+    let podman = target(&load(std::slice::from_ref(&here)), QUICK).await.expect("it answers");
     assert_eq!(podman.place.engine, EngineKind::Podman, "podman behind docker's socket");
     let wanted = Wanted { engine: Some(EngineKind::Docker), ..Wanted::default() };
     let failure = target(&LoadOutput { wanted, ..load(&[here]) }, QUICK).await.expect_err("docker was asked for");

@@ -124,7 +124,9 @@ mod tests {
 
     #[test]
     fn files_part_at_their_first_byte_that_differs() {
-        let check = |one: &[u8], two: &[u8], expected: Option<(u64, Option<(Option<usize>, &str, &str)>)>| {
+        /// The offset; and there the line, and what either has.
+        type Parted<'a> = Option<(u64, Option<(Option<usize>, &'a str, &'a str)>)>;
+        let check = |one: &[u8], two: &[u8], expected: Parted<'_>| {
             let found = part("f", &sample(one), &sample(two));
             let shown = found.as_ref().map(|(at, excerpt, _)| {
                 (*at, excerpt.as_ref().map(|at| (at.line, at.first.as_str(), at.second.as_str())))
