@@ -329,10 +329,9 @@ fn answer_of(store: &Store, record: &ImageRecord) -> Result<ImageAnswer, Failure
     Ok(ImageAnswer { digest: record.manifest.digest, config: config_of(store, &record.config)? })
 }
 
-/// Notes that what a name means was a registry's word, of an image that is no part of an index.
-pub fn note_tag(store: &Store, name: &Reference, record: &ImageRecord) -> Result<(), Failure> {
-    let digest = record.manifest.digest.to_string();
-    store.set_note(NOTES, &name.to_string(), &digest).map_err(|error| words::store(&error))
+/// Notes that what a name means, a manifest or an index, was a registry's word.
+pub fn note_tag(store: &Store, name: &Reference, said: &Digest) -> Result<(), Failure> {
+    store.set_note(NOTES, &name.to_string(), &said.to_string()).map_err(|error| words::store(&error))
 }
 
 /// Whether the image has its name because a registry said so. Without a note it is this machine's own.

@@ -121,15 +121,8 @@ fn terminal_display_is_only_for_terminals_and_obeys_no_color() {
 #[test]
 fn flags_that_change_nothing_are_accepted_with_one_note() {
     let (store, context) = (Store::new(), Context::new("FROM scratch\nCOPY a /a\n").file("a", "a"));
-    let flags = [
-        "--rm",
-        "--force-rm",
-        "--compress",
-        "--load",
-        "--provenance=false",
-        "--sbom=false",
-        "--attest=type=sbom,disabled=true",
-    ];
+    let flags =
+        ["--rm", "--force-rm", "--compress", "--provenance=false", "--sbom=false", "--attest=type=sbom,disabled=true"];
     let built = store.build(&context, [&["-t", "x:1"][..], &flags].concat()).ok();
     assert_eq!(built.stderr.lines().filter(|line| line.starts_with("note")).count(), 1, "{built}");
 }

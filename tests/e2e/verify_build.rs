@@ -142,3 +142,26 @@ fn an_image_is_or_is_not_what_is_built_from_this() {
     assert!(!other.stdout.contains("layer "), "{other}");
     verify(&store, &context, &["--against", "./missing.tar"]).fails_saying(&["missing.tar"]);
 }
+
+#[test]
+fn platforms_that_stand_on_one_name_are_verified_together() {
+    let registry = Registry::open();
+    let (store, name) = (Store::new(), registry.name("base:1"));
+    let platforms = "--platform=linux/amd64,linux/arm64";
+    let base = Context::new("FROM scratch\nARG TARGETARCH\nCOPY $TARGETARCH /arch\n");
+    let base = base.file("amd64", "amd64").file("arm64", "arm64");
+    let metadata = store.path("metadata.json");
+    let file = metadata.display().to_string();
+    store.build(&base, [platforms, "-t", &name, "--push", "--metadata-file", &file]).ok();
+    let metadata: Value = serde_json::from_slice(&std::fs::read(&metadata).expect("it was written")).expect("JSON");
+    let digest = metadata["containerimage.digest"].as_str().expect("a digest");
+    let pinned = registry.name(&format!("base@{digest}"));
+    // Who built the base, and who gets it from the registry.
+    for store in [&store, &Store::new()] {
+        for base in [&name, &pinned] {
+            let context = Context::new(&format!("FROM {base} AS base\nFROM base\nCOPY new /\n")).file("new", "new");
+            let outcome = verify(store, &context, &[platforms]).ok();
+            tells(&outcome, &["reproducible: sha256:"]);
+        }
+    }
+}

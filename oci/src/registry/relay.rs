@@ -66,7 +66,8 @@ struct Pipe {
     client: Client,
     from: Reference,
     descriptor: Descriptor,
-    /// What is being read, between two readers.
+    /// What is being read, between two reads: the next is perhaps another reader's, which may begin before the last one
+    /// is dropped.
     stream: Arc<Mutex<Option<Stream>>>,
     /// Why reading ended early.
     why: Arc<Mutex<Option<RegistryError>>>,
@@ -90,9 +91,7 @@ impl ContentStore for Pipe {
             client: self.client.clone(),
             from: self.from.clone(),
             descriptor: self.descriptor.clone(),
-            // It is taken from its place at the first read, on a thread that may block.
             slot: self.stream.clone(),
-            stream: None,
             at: 0,
             why: self.why.clone(),
             runtime: tokio::runtime::Handle::current(),
@@ -110,7 +109,6 @@ struct Reader {
     from: Reference,
     descriptor: Descriptor,
     slot: Arc<Mutex<Option<Stream>>>,
-    stream: Option<Stream>,
     at: u64,
     why: Arc<Mutex<Option<RegistryError>>>,
     runtime: tokio::runtime::Handle,
@@ -118,8 +116,8 @@ struct Reader {
 
 impl Reader {
     /// The stream from where this reader stands: the last one's if it stands there too, else a new one.
-    fn take_stream(&mut self) -> Stream {
-        let kept = self.stream.take().or_else(|| locked(&self.slot).take());
+    fn take_stream(&self) -> Stream {
+        let kept = locked(&self.slot).take();
         kept.filter(|stream| stream.at == self.at).unwrap_or_else(|| self.start())
     }
 
@@ -148,11 +146,9 @@ impl Read for Reader {
         }
         if self.at >= self.descriptor.size {
             // Only when the other end has hashed all of it is it known to be whole.
-            while let Some(stream) = &mut self.stream {
-                match stream.pieces.blocking_recv() {
-                    Some(_) => {}
-                    None => self.stream = None,
-                }
+            let stream = locked(&self.slot).take();
+            if let Some(mut stream) = stream {
+                while stream.pieces.blocking_recv().is_some() {}
             }
             return if locked(&self.why).is_some() { Err(io::ErrorKind::InvalidData.into()) } else { Ok(0) };
         }
@@ -162,7 +158,7 @@ impl Read for Reader {
             if count > 0 {
                 stream.at += count as u64;
                 self.at = stream.at;
-                self.stream = Some(stream);
+                *locked(&self.slot) = Some(stream);
                 return Ok(count);
             }
             match stream.pieces.blocking_recv() {
@@ -188,14 +184,6 @@ impl Seek for Reader {
 impl BlobReader for Reader {
     fn size(&self) -> u64 {
         self.descriptor.size
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        if let Some(stream) = self.stream.take() {
-            *locked(&self.slot) = Some(stream);
-        }
     }
 }
 

@@ -52,8 +52,8 @@ impl Machine {
         Ok(Self { store: settings.open_store(progress)?, settings, _draft: draft })
     }
 
-    /// Gives it an image of another store, whose blobs are all there. With a name, that is what the name means here.
-    pub fn give(&self, from: &Store, manifest: &Descriptor, name: Option<&Reference>) -> Result<(), Failure> {
+    /// Gives it an image of another store, whose blobs are all there.
+    pub fn give(&self, from: &Store, manifest: &Descriptor) -> Result<ImageRecord, Failure> {
         let image = Image::open(from.blobs(), manifest).map_err(|error| Failure::from_error(&error))?;
         for blob in image.manifest.layers.iter().chain([&image.manifest.config, manifest]) {
             self.copy(from, blob)?;
@@ -68,12 +68,23 @@ impl Machine {
             manifest: image.descriptor,
         };
         self.store.add_image(&record).map_err(|error| words::store(&error))?;
-        let Some(name) = name else { return Ok(()) };
+        Ok(record)
+    }
+
+    /// Gives images that are here the name that they have in the other store: that of one image, or of an index with them.
+    pub fn name(&self, from: &Store, name: &Reference, images: &[ImageRecord]) -> Result<(), Failure> {
+        let failed = |error: store::StoreError| words::store(&error);
+        let index = from.index_of(name).map_err(failed)?;
         // A tag is this machine's own word, and no registry is asked; a digest is looked for in what a registry gave.
         if name.digest().is_some() {
-            note_tag(&self.store, name, &record)?;
+            let one = images.first().map(|image| image.manifest.digest);
+            let said = index.as_ref().map(store::StoredIndex::digest).or(one);
+            said.map_or(Ok(()), |said| note_tag(&self.store, name, &said))?;
         }
-        self.store.tag(name, &record).map_err(|error| words::store(&error))
+        match index {
+            Some(index) => self.store.tag_index(name, &index.document, images).map_err(failed),
+            None => images.iter().try_for_each(|image| self.store.tag(name, image)).map_err(failed),
+        }
     }
 
     fn copy(&self, from: &Store, blob: &Descriptor) -> Result<(), Failure> {

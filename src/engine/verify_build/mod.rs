@@ -284,10 +284,18 @@ impl Ground<'_> {
     async fn bring_bases(&self, answers: &Answers, worker: &Worker, to: &[&Machine]) -> Result<(), Failure> {
         let task = Task::start("[internal] give both builds their base images", self.progress);
         let bringing = async {
+            // A name may mean an image per platform.
+            let mut named: BTreeMap<&Reference, Vec<Descriptor>> = BTreeMap::new();
             for (question, answer) in answers.iter().filter(|(question, _)| question.layout.is_none()) {
-                let manifest = self.whole(worker, &question.reference, &answer.digest, &task.log()).await?;
-                for machine in to {
-                    machine.give(self.store, &manifest, Some(&question.reference))?;
+                let manifests = named.entry(&question.reference).or_default();
+                if manifests.iter().all(|known| known.digest != answer.digest) {
+                    manifests.push(self.whole(worker, &question.reference, &answer.digest, &task.log()).await?);
+                }
+            }
+            for machine in to {
+                for (name, manifests) in &named {
+                    let images = manifests.iter().map(|manifest| machine.give(self.store, manifest));
+                    machine.name(self.store, name, &images.collect::<Result<Vec<_>, _>>()?)?;
                 }
             }
             Ok(())
@@ -330,7 +338,7 @@ impl Ground<'_> {
                 let task = Task::start("[internal] bring the image to compare with", self.progress);
                 let manifest = self.whole(worker, name, &digest, &task.log()).await;
                 let manifest = task.end(manifest)?;
-                to.give(self.store, &manifest, None)?;
+                to.give(self.store, &manifest)?;
                 (manifest, name.familiar())
             }
         };
