@@ -45,9 +45,11 @@ trap 'rm -rf "$given"' EXIT
 mkdir -p "$given/tree$PWD"
 git ls-files -z -- executor/tests testdata tests/probe | xargs -0 cp --parents --target-directory="$given/tree$PWD"
 {
-    echo "mkdir -p '$PWD' '$target' && mount --bind '/given/tree$PWD' '$PWD'"
-    echo "[ -d '/given/tree$target' ] && mount --bind '/given/tree$target' '$target'"
-    echo "cd '$PWD'; failed=0"
+    echo "mkdir -p '$PWD' '$target' /var/tmp/upper /var/tmp/work && mount --bind '/given/tree$PWD' '$PWD'"
+    # Tests write beside their binaries, and one attacks such a binary.
+    echo "mount -t overlay -o 'lowerdir=/given/tree$target,upperdir=/var/tmp/upper,workdir=/var/tmp/work' tests '$target'"
+    # A disk: this kernel's memory file systems map no owners.
+    echo "mkdir -p '$target/tmp' && export TMPDIR=/var/tmp && cd '$PWD' && failed=0"
 } >"$given/run"
 while read -r kind binary; do
     mkdir -p "$given/tree$(dirname "$binary")"

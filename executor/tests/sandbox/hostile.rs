@@ -2,7 +2,7 @@
 //! either works inside or fails with words.
 
 use std::fs;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -247,6 +247,11 @@ fn the_helpers_binary_cannot_be_written_through_proc() {
         let mut process = Command::new(program).arg0("sleep").arg("1000").stdin(Stdio::null()).spawn();
         if let Ok(process) = &mut process {
             let link = format!("/proc/{}/exe", process.id());
+            // Whoever started it may go on a moment before it is that program.
+            let file = |path: &Path| fs::metadata(path).map(|facts| (facts.dev(), facts.ino())).unwrap();
+            while file(Path::new(&link)) != file(program) {
+                std::thread::yield_now();
+            }
             let held = fs::OpenOptions::new().read(true).custom_flags(libc::O_PATH).open(link).unwrap();
             process.kill().unwrap();
             process.wait().unwrap();

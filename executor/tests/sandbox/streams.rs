@@ -122,7 +122,7 @@ fn a_terminal_is_a_real_one_of_the_right_size_and_carries_both_directions() {
     // EIO is the end of a terminal.
     while let Ok(count @ 1..) = user.read(&mut buffer) {
         seen.push_str(std::str::from_utf8(&buffer[..count]).unwrap());
-        if !typed && seen.contains("console") {
+        if !typed && seen.contains("console\r\n") {
             user.write_all(b"hello\r").unwrap();
             typed = true;
         }
