@@ -78,11 +78,13 @@ async fn cancel_kills_everything_and_returns_when_it_is_gone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_at_any_moment_of_the_set_up_leaves_nothing() {
     let rig = Rig::new();
+    // This test may run at several places at a time.
+    let seconds = 98_000_000 + std::process::id();
     for moment in 0..40 {
         let cancel = CancellationToken::new();
         let log = Collected::default();
         let io = Io { stdin: Stdin::Null, output: Output::Log(&log), forward_signals: false };
-        let spec = rig.overlay("sleep 98708");
+        let spec = rig.overlay(&format!("sleep {seconds}"));
         let settings = settings();
         let step = run(&settings, &spec, io, &cancel);
         let after_a_while = async {
@@ -91,7 +93,7 @@ async fn a_cancel_at_any_moment_of_the_set_up_leaves_nothing() {
         };
         let (result, ()) = tokio::join!(step, after_a_while);
         assert!(matches!(result, Err(SandboxError::Canceled)), "{moment}: {result:?}");
-        assert_eq!(sleepers(98_708), 0, "{moment}");
+        assert_eq!(sleepers(seconds), 0, "{moment}");
     }
 }
 
