@@ -29,7 +29,7 @@ FROM busybox
 ARG SOURCE_DATE_EPOCH
 ENV ONE=1 TWO=2
 LABEL built=$SOURCE_DATE_EPOCH another=label
-WORKDIR /work/deep
+WORKDIR /made-by-workdir/deep
 COPY --chown=5:6 --chmod=751 d /d
 COPY --link a /linked/a
 COPY --link --chown=7:8 --from=tools /out/bin /linked/bin/
@@ -53,7 +53,7 @@ ln /made/1 /made/one
 : > /made/empty
 dd if=/dev/zero of=/made/sparse bs=1 count=1 seek=100000 2>/dev/null
 END
-RUN rm -r /d/sub /e && mkdir /e && echo new > /e/new && rm /out/share/made && chmod 700 /work && chown 3:4 /d/y
+RUN rm -r /d/sub /e && mkdir /e && echo new > /e/new && rm /out/share/made && chmod 700 /made-by-workdir && chown 3:4 /d/y
 USER 1000:1000
 RUN umask > /tmp/umask && echo mine > /tmp/mine && mkdir /tmp/dir
 USER root
