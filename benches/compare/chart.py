@@ -1,0 +1,62 @@
+"""The chart: per work a group of bars, one per builder, each group as wide as its slowest, with times and ratios in words.
+
+In: the results as of the JSON. Out: an SVG without scripts, fonts or addresses of elsewhere, on a white ground, so that it
+reads the same wherever it is shown. Bars are linear within their group: twice as long is twice the time.
+"""
+
+from xml.sax.saxutils import escape
+
+import report
+
+WIDTH, MARGIN, LABELS, VALUES = 860, 24, 214, 176
+BAR, GAP, TITLE, BETWEEN = 13, 4, 22, 16
+COLORS = {"rbuild": "#c2410c", "docker": "#1d4ed8", "docker-containerd": "#60a5fa", "buildah": "#57534e", "podman": "#a8a29e"}
+FONT = "font-family=\"system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif\""
+
+
+def svg(results):
+    """The whole picture."""
+    parts, top = [], MARGIN + 20
+    parts.append(text(MARGIN, top, "Time to do the same work, and how many times as long as rbuild", 17, weight=600))
+    top += 20
+    where = results["machine"]
+    parts.append(text(MARGIN, top, f"{where['processor']}, {where['cores']} cores, Linux {where['kernel']}; median of "
+                      f"{results['repeats']}, turn by turn, each store on a new ext4", 12, "#57534e"))
+    top += 18
+    for entry in results["works"]:
+        drawn, top = group(entry, top + BETWEEN)
+        parts += drawn
+    height = top + MARGIN
+    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
+            f'role="img" aria-label="Times of rbuild and other builders" {FONT}>\n'
+            f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n")
+
+
+def group(entry, top):
+    """The bars of one work; returns them and where they end."""
+    parts = [text(MARGIN, top + 12, entry["title"], 13.5, weight=600)]
+    top += TITLE
+    left, room = MARGIN + LABELS, WIDTH - 2 * MARGIN - LABELS - VALUES
+    slowest = max((row["wall"] for row in entry["rows"] if "wall" in row), default=1)
+    for row in entry["rows"]:
+        base = top + BAR - 2.5
+        own = row["kind"] == "rbuild"
+        parts.append(text(left - 8, base, row["title"], 12, "#1c1917" if own else "#57534e", 600 if own else 400, "end"))
+        if "wall" in row:
+            length = max(1.5, room * row["wall"] / slowest)
+            parts.append(f'<rect x="{left}" y="{top}" width="{length:.1f}" height="{BAR}" rx="2" '
+                         f'fill="{COLORS.get(row["builder"], "#78716c")}"/>')
+            ratio = f"   {row['ratio']:.1f} ×" if "ratio" in row and not own else ""
+            noisy = "  (noisy)" if row["spread"] > report.NOISY else ""
+            parts.append(text(left + length + 7, base, report.shown(row["wall"]) + ratio + noisy, 12,
+                              weight=600 if own else 400))
+        else:
+            parts.append(text(left, base, "not counted", 12, "#a8a29e"))
+        top += BAR + GAP
+    return parts, top
+
+
+def text(x, y, content, size, fill="#1c1917", weight=400, anchor="start"):
+    """One line of text; blanks in it are kept."""
+    return (f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{fill}" font-weight="{weight}" text-anchor="{anchor}" '
+            f'xml:space="preserve">{escape(content)}</text>')
