@@ -5,6 +5,7 @@
 #   make test-vm   the sandbox's tests on Debian's own kernel, in a virtual machine
 #   make lint      formatting, clippy, licences and sources of the dependencies
 #   make bench     speed and memory, printed
+#   make compare   rbuild beside Docker, buildah and podman from Debian sid; COMPARE=--quick for small sizes
 #   make soak      the fuzz targets, builds that are killed, crowds of builds and a changing
 #                  context for SOAK_SECONDS each, SOAK_CASES random builds, what has limits, with them,
 #                  caches in a bucket of garage, if that is installed (GARAGE=PATH), and images into
@@ -16,7 +17,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RBUILD := $(TARGET)/release/rbuild
 
-.PHONY: all demo test test-vm lint bench soak install clean setup release
+.PHONY: all demo test test-vm lint bench compare soak install clean setup release
 
 all: release
 
@@ -50,6 +51,10 @@ bench: setup release
 	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD))
 	$(CARGO) bench --locked --package rbuild-frontend --bench large
 	$(CARGO) bench --locked --package rbuild-solver --bench schedule
+
+# Options of benches/compare/run.sh.
+compare: setup release
+	benches/compare/run.sh $(RBUILD) $(COMPARE)
 
 SOAK_SECONDS ?= 240
 SOAK_CASES ?= 20000

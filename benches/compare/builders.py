@@ -51,7 +51,7 @@ class Rbuild:
 class Docker:
     """dockerd with BuildKit inside, asked by buildx. Its default image store keeps layers as directories of overlay2."""
 
-    name, title, kind = "docker", "Docker buildx (overlay2)", "buildkit"
+    name, title, kind = "docker", "Docker buildx (overlay2)", "docker"
     features = {"containerd-snapshotter": False}
     guarantee = ("records of images and cache are fsynced as they are made, the files of layers are not: after a crash, a "
                  "finished build can be known and have empty files")
@@ -107,9 +107,9 @@ class Docker:
 
 
 class Containerd(Docker):
-    """The same with its other image store, in which images leave by BuildKit's own exporters, as from a buildkitd."""
+    """The same with its other image store, where snapshots and exporters are those of a buildkitd: it stands for BuildKit."""
 
-    name, title = "docker-containerd", "Docker buildx (containerd store)"
+    name, title, kind = "docker-containerd", "BuildKit (Docker, containerd store)", "buildkit"
     features = {"containerd-snapshotter": True}
 
     def archive(self, context, tag, codec, dest):
@@ -118,7 +118,7 @@ class Containerd(Docker):
 
 
 class Buildah:
-    """buildah with layers kept for later builds, steps by crun or runc, whichever it takes."""
+    """buildah with layers kept for later builds, and steps run by runc as docker does: crun knows no hybrid cgroups."""
 
     name, title, kind = "buildah", "buildah", "buildah"
     program = "buildah"
@@ -139,9 +139,10 @@ class Buildah:
         session.run([self.program, "pull", "--quiet", f"docker-archive:{archive}"])
 
     def build(self, context, tag, no_cache=False, push=False):
-        # Of its own it asks for a million open files, which not every machine may give.
-        limit = "--ulimit=nofile={}:{}".format(*resource.getrlimit(resource.RLIMIT_NOFILE))
-        command = [self.program, "build", "--layers", "--network=host", "--jobs=8", limit, *flag("--no-cache", no_cache),
+        # Of its own it asks for a million of each, which not every machine may give.
+        limits = ["--ulimit={}={}:{}".format(name, *resource.getrlimit(limit))
+                  for name, limit in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC))]
+        command = [self.program, "build", "--layers", "--network=host", "--runtime=runc", "--tls-verify=false", "--jobs=8", *limits, *flag("--no-cache", no_cache),
                    "--tag", tag, context]
         if push:
             command = ["/bin/sh", "-c", '"$@" && ' + f"{self.program} push --tls-verify=false {tag}", "sh", *command]

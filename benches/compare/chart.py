@@ -8,7 +8,7 @@ from xml.sax.saxutils import escape
 
 import report
 
-WIDTH, MARGIN, LABELS, VALUES = 860, 24, 214, 176
+WIDTH, MARGIN, LABELS, VALUES = 880, 24, 232, 176
 BAR, GAP, TITLE, BETWEEN = 13, 4, 22, 16
 COLORS = {"rbuild": "#c2410c", "docker": "#1d4ed8", "docker-containerd": "#60a5fa", "buildah": "#57534e", "podman": "#a8a29e"}
 FONT = "font-family=\"system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif\""
@@ -17,7 +17,7 @@ FONT = "font-family=\"system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sa
 def svg(results):
     """The whole picture."""
     parts, top = [], MARGIN + 20
-    parts.append(text(MARGIN, top, "Time to do the same work, and how many times as long as rbuild", 17, weight=600))
+    parts.append(text(MARGIN, top, "Time to do the same work, in multiples of what rbuild takes", 17, weight=600))
     top += 20
     where = results["machine"]
     parts.append(text(MARGIN, top, f"{where['processor']}, {where['cores']} cores, Linux {where['kernel']}; median of "

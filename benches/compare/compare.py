@@ -141,7 +141,7 @@ def heading(results):
     machine_is = results["machine"]
     lines = [f"{machine_is['processor']}, {machine_is['cores']} cores, {machine_is['memory_mib'] // 1024} GiB, "
              f"Linux {machine_is['kernel']}; {machine_is['file_system']}",
-             f"{results['sizes']} sizes; median of {results['repeats']}, turn by turn; x is the time of rbuild; ± half the spread"]
+             f"{results['sizes']} sizes; median of {results['repeats']}, turn by turn; x is rbuild's time; spread is from the fastest to the slowest"]
     lines += [f"  {entry['title']}: {entry['version']}" for entry in results["builders"]]
     lines += [f"  {title}: missing: {reason}" for title, reason in results["missing"].items()]
     if "enter_seconds" in results:

@@ -30,7 +30,10 @@ def result(work, builders, outcomes):
         for entry in rows:
             if "wall" in entry:
                 entry["ratio"] = entry["wall"] / own["wall"]
-    return {"name": work.name, "title": work.title, "rows": rows, "goals": goals(work.goal, own, rows)}
+    peers = [entry for entry in rows if entry["kind"] != "rbuild" and "wall" in entry]
+    best = min(peers, key=lambda entry: entry["wall"], default=None)
+    return {"name": work.name, "title": work.title, "rows": rows, "goals": goals(work.goal, own, rows),
+            "best_peer": best and best["title"], "beside_best_peer": best and own and best["wall"] / own["wall"]}
 
 
 def goals(goal, own, rows):
@@ -45,7 +48,7 @@ def goals(goal, own, rows):
         parts = 1 / goal.share
         text = f"at most 1/{parts:.0f} of {who}" if parts > 1 else f"no slower than {who}"
         share = own["wall"] / best["wall"] if best else None
-        found.append({"goal": text, "is": share and f"1/{1 / share:.1f}", "reached": best and share <= goal.share})
+        found.append({"goal": text, "is": share and f"1/{1 / share:.1f}", "reached": share <= goal.share if share else None})
     if goal.seconds:
         found.append({"goal": f"at most {goal.seconds} s", "is": shown(own["wall"]), "reached": own["wall"] <= goal.seconds})
     found.append({"goal": f"at most {goal.mib} MiB", "is": f"{own['peak_mib']:.0f} MiB", "reached": own["peak_mib"] <= goal.mib})
@@ -67,14 +70,16 @@ def text(entry):
     for row in entry["rows"]:
         if "wall" not in row:
             reason = (row["failure"] or "not run").splitlines()
-            lines.append(f"  {row['title']:<33} not counted: {reason[0]}")
+            lines.append(f"  {row['title']:<36} not counted: {reason[0]}")
             lines += [f"      {line.strip()}" for line in reason[1:]]
             continue
-        spread = f"±{row['spread'] / 2:.0%}" + (" NOISY" if row["spread"] > NOISY else "")
+        spread = f"spread {row['spread']:.0%}" + (" NOISY" if row["spread"] > NOISY else "")
         ratio = f"{row['ratio']:.2f} x" if "ratio" in row else ""
         size = f" {row['layer_bytes'] / 1e6:8.1f} MB" if entry["name"].startswith("layer-") else ""
-        lines.append(f"  {row['title']:<33} {shown(row['wall']):>9} {ratio:>9}   CPU {shown(row['cpu']):>9}"
+        lines.append(f"  {row['title']:<36} {shown(row['wall']):>9} {ratio:>9}   CPU {shown(row['cpu']):>9}"
                      f"   {row['peak_mib']:6.0f} MiB{size}   {spread}")
+    if entry["beside_best_peer"]:
+        lines.append(f"    {entry['beside_best_peer']:.1f} times as fast as the best of the others, {entry['best_peer']}")
     for goal in entry["goals"]:
         state = {True: "reached", False: "MISSED", None: "nobody to compare with"}[goal["reached"]]
         lines.append(f"    goal: {goal['goal']}: {state}" + (f" ({goal['is']})" if goal.get("is") else ""))

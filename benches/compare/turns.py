@@ -28,29 +28,30 @@ def run(work, builders, surroundings, repeats, say):
     """Measures `work`; returns the outcomes by the builders' names."""
     outcomes = {builder.name: Outcome() for builder in builders}
     sessions, pictures = {}, {}
+    # Round 0 is the preparation of sessions that stay.
+    rounds = range(1 if work.fresh else 0, repeats + 1)
     try:
-        for number in range(repeats):
-            work.before(number)
+        for number in rounds:
+            if number > 0:
+                work.before(number)
             for builder in builders:
                 outcome = outcomes[builder.name]
                 if outcome.failure:
                     continue
+                say(f"{work.name} {number}/{repeats} {builder.name}")
                 try:
-                    say(f"{work.name} {number + 1}/{repeats} {builder.name}")
+                    if not work.can(builder):
+                        raise Failed("it has no such output")
                     if builder.name not in sessions:
                         sessions[builder.name] = opened(work, builder, surroundings)
-                    session = sessions[builder.name]
-                    sample = turn(work, session)
-                    if sample is None:
-                        outcome.failure = "it cannot do this"
-                        continue
-                    outcome.samples.append(sample)
-                    if number + 1 == repeats:
-                        pictures[builder.name] = picture(work, session)
+                    if number > 0:
+                        outcome.samples.append(turn(work, sessions[builder.name]))
+                    if number == repeats:
+                        pictures[builder.name] = picture(work, sessions[builder.name])
                 except (Failed, ValueError, KeyError, RuntimeError) as error:
                     outcome.failure = str(error) or repr(error)
                 finally:
-                    if work.fresh or outcome.failure:
+                    if number > 0 and work.fresh or outcome.failure:
                         put_away(sessions.pop(builder.name, None))
         compare(builders, outcomes, pictures)
     finally:
@@ -76,8 +77,6 @@ def opened(work, builder, surroundings):
 def turn(work, session):
     """One measured command, checked for what came from the cache."""
     command = work.command(session)
-    if command is None:
-        return None
     # What was written before is on disk, so that nobody waits for another's bytes.
     os.sync()
     sample = session.measure(command, work.step_memory)

@@ -28,7 +28,7 @@ class Sizes:
 
 
 FULL = Sizes(cached_steps=20, runs=50, files=50_000, layer_mib=1024, push_mib=257, pull_layers=6)
-QUICK = Sizes(cached_steps=20, runs=10, files=5_000, layer_mib=64, push_mib=32, pull_layers=1)
+QUICK = Sizes(cached_steps=10, runs=10, files=5_000, layer_mib=64, push_mib=32, pull_layers=1)
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Goal:
     mib: int = 150
 
 
-EVERYBODY = ("buildkit", "buildah")
+EVERYBODY = ("buildkit", "docker", "buildah")
 
 
 class Work:
@@ -66,11 +66,15 @@ class Work:
     def dockerfile(self, *lines):
         (self.directory / "Dockerfile").write_text("".join(f"{line}\n" for line in lines))
 
+    def can(self, builder):
+        """Whether a builder has what the work asks for."""
+        return True
+
     def prepare(self, session):
         """What happens before the clock runs; the base image is loaded already."""
 
     def before(self, number):
-        """What changes before each round."""
+        """What changes before each round; the first is 1."""
 
     def command(self, session):
         return session.builder.build(self.inside, self.tag)
@@ -82,9 +86,6 @@ class Work:
         """Writes the result into an archive; returns its path inside."""
         session.builder.save(session, self.tag, "/share/result.tar")
         return "/share/result.tar"
-
-    def after(self, session):
-        """What must hold when a measured command has ended, and what is put away before the next."""
 
     def close(self):
         shutil.rmtree(self.directory)
@@ -112,7 +113,7 @@ class Cached(Work):
 
 
 class Runs(Work):
-    name, goal = "runs", Goal(share=1 / 10)
+    name, goal = "runs", Goal(share=1 / 10, of=("buildkit", "docker"))
 
     @property
     def title(self):
@@ -121,19 +122,17 @@ class Runs(Work):
     def context(self):
         self.dockerfile(f"FROM {BUSYBOX}", *["RUN :"] * self.sizes.runs)
 
-    def prepare(self, session):
-        session.run(self.command(session))
-
     def command(self, session):
         return session.builder.build(self.inside, self.tag, no_cache=True)
 
 
 class CopyCold(Work):
     name, goal, fresh = "copy-cold", Goal(share=1 / 4, mib=100), True
+    change = "cold"
 
     @property
     def title(self):
-        return f"COPY of {self.sizes.files:,} files of 4 KB, cold"
+        return f"COPY of {self.sizes.files:,} files of 4 KB, {self.change}"
 
     def context(self):
         bases.small_files(self.directory / "src", self.sizes.files, 4096)
@@ -141,8 +140,8 @@ class CopyCold(Work):
 
 
 class CopyTouched(CopyCold):
-    name, goal, fresh = "copy-touched", Goal(share=1 / 6), False
-    title = "the same, one file changed"
+    name, goal, fresh, quick = "copy-touched", Goal(share=1 / 6), False, False
+    change = "one changed"
 
     def prepare(self, session):
         session.run(self.command(session))
@@ -152,8 +151,8 @@ class CopyTouched(CopyCold):
 
 
 class CopyUnchanged(CopyCold):
-    name, goal, fresh = "copy-unchanged", Goal(share=1 / 10), False
-    title = "the same, nothing changed"
+    name, goal, fresh, quick = "copy-unchanged", Goal(share=1 / 10), False, False
+    change = "none changed"
 
     def prepare(self, session):
         session.run(self.command(session))
@@ -176,13 +175,12 @@ class Layer(Work):
         self.dockerfile(f"FROM {BUSYBOX}", "COPY large /large")
 
     def prepare(self, session):
-        if session.builder.archive is None:
-            return
         session.run(session.builder.layer(self.inside, self.tag))
 
+    def can(self, builder):
+        return builder.archive is not None
+
     def command(self, session):
-        if session.builder.archive is None:
-            return None
         return session.builder.archive(self.inside, self.tag, self.codec, "/share/archive.tar")
 
     def expect_cached(self):
@@ -197,7 +195,7 @@ class LayerGzip(Layer):
 
 
 class LayerZstd(Layer):
-    name, codec, goal = "layer-zstd", "zstd", Goal(share=1 / 3)
+    name, codec, goal, quick = "layer-zstd", "zstd", Goal(share=1 / 3), False
 
 
 class Stages(Work):
@@ -289,7 +287,7 @@ class Repush(Push):
         session.run(self.command(session))
 
     def before(self, number):
-        (self.directory / "small").write_text(f"{number + 1}\n")
+        (self.directory / "small").write_text(f"{number}\n")
 
     def expect_cached(self):
         return 1
