@@ -9,10 +9,33 @@ as known from its documentation and source; how often it syncs is counted, see s
 import http.client
 import json
 import resource
+import shutil
 import socket
 
 
-class Rbuild:
+class Builder:
+    """What all have."""
+
+    # Images and records in a store that has the base image and nothing else.
+    stored_first = 1
+
+    def programs(self, _surroundings):
+        """Programs of the machine that it needs beside those of the sid root."""
+        return []
+
+    def missing(self, _versions):
+        """Why it cannot take part; `None` if it can."""
+        return None
+
+    def start(self, session):
+        """Starts its daemon, if it has one."""
+
+    def layer(self, context, tag):
+        """Builds so that nothing is compressed yet."""
+        return self.build(context, tag)
+
+
+class Rbuild(Builder):
     """One binary without a daemon."""
 
     name, title, kind = "rbuild", "rbuild", "rbuild"
@@ -20,14 +43,11 @@ class Rbuild:
                  "after a crash, what was never synced is not believed")
     cached = "CACHED"
 
-    def missing(self, _versions):
-        return None
+    def programs(self, surroundings):
+        return [surroundings.rbuild]
 
     def version(self, session, _versions):
         return session.run(["rbuild", "--version"]).strip()
-
-    def start(self, session):
-        pass
 
     def load(self, session, archive):
         session.run(["rbuild", "load", "--input", archive])
@@ -35,20 +55,17 @@ class Rbuild:
     def build(self, context, tag, no_cache=False, push=False):
         return ["rbuild", "build", *BUILD, *flag("--no-cache", no_cache), *flag("--push", push), "--tag", tag, context]
 
-    def layer(self, context, tag):
-        return self.build(context, tag)
-
     def archive(self, context, tag, codec, dest):
         return ["rbuild", "build", *BUILD, f"--output=type=oci,name={tag},compression={codec},dest={dest}", context]
 
-    def save(self, session, tag, dest):
+    def save(self, session, _context, tag, dest):
         session.run(["rbuild", "save", "--output", dest, tag])
 
     def stored(self, session):
         return len(json.loads(session.run(["rbuild", "images", "--format", "json"])))
 
 
-class Docker:
+class Docker(Builder):
     """dockerd with BuildKit inside, asked by buildx. Its default image store keeps layers as directories of overlay2."""
 
     name, title, kind = "docker", "Docker buildx (overlay2)", "docker"
@@ -75,6 +92,7 @@ class Docker:
         session.start_daemon(["dockerd"], lambda: self.answers(session))
 
     def answers(self, session):
+        """Whether its socket answers."""
         try:
             with socket.socket(socket.AF_UNIX) as stream:
                 stream.connect(str(session.path("/run/docker.sock")))
@@ -97,7 +115,7 @@ class Docker:
 
     archive = None
 
-    def save(self, session, tag, dest):
+    def save(self, session, _context, tag, dest):
         session.run(["docker", "save", "--output", dest, tag])
 
     def stored(self, session):
@@ -117,7 +135,7 @@ class Containerd(Docker):
                 f"--output=type=oci,name={tag},compression={codec},force-compression=true,dest={dest}", context]
 
 
-class Buildah:
+class Buildah(Builder):
     """buildah with layers kept for later builds, and steps run by runc as docker does: crun knows no hybrid cgroups."""
 
     name, title, kind = "buildah", "buildah", "buildah"
@@ -132,9 +150,6 @@ class Buildah:
     def version(self, _session, versions):
         return f"{self.program} {versions[self.program]}"
 
-    def start(self, session):
-        pass
-
     def load(self, session, archive):
         session.run([self.program, "pull", "--quiet", f"docker-archive:{archive}"])
 
@@ -142,19 +157,16 @@ class Buildah:
         # Of its own it asks for a million of each, which not every machine may give.
         limits = ["--ulimit={}={}:{}".format(name, *resource.getrlimit(limit))
                   for name, limit in (("nofile", resource.RLIMIT_NOFILE), ("nproc", resource.RLIMIT_NPROC))]
-        command = [self.program, "build", "--layers", "--network=host", "--runtime=runc", "--tls-verify=false", "--jobs=8", *limits, *flag("--no-cache", no_cache),
-                   "--tag", tag, context]
+        command = [self.program, "build", "--layers", "--network=host", "--runtime=runc", "--tls-verify=false", "--jobs=8",
+                   *limits, *flag("--no-cache", no_cache), "--tag", tag, context]
         if push:
             command = ["/bin/sh", "-c", '"$@" && ' + f"{self.program} push --tls-verify=false {tag}", "sh", *command]
         return command
 
-    def layer(self, context, tag):
-        return self.build(context, tag)
-
     def archive(self, _context, tag, codec, dest):
         return [self.program, "push", "--force-compression", f"--compression-format={codec}", tag, f"oci-archive:{dest}"]
 
-    def save(self, session, tag, dest):
+    def save(self, session, _context, tag, dest):
         session.run([self.program, "push", "--quiet", tag, f"docker-archive:{dest}"])
 
     def stored(self, session):
@@ -168,9 +180,80 @@ class Podman(Buildah):
     program = "podman"
 
 
+class Buildkitd(Builder):
+    """BuildKit's own daemon and client, where the machine has them in PATH; no package of Debian has."""
+
+    name, title, kind = "buildkitd", "BuildKit (buildkitd)", "buildkit"
+    guarantee = Docker.guarantee
+    cached = "CACHED"
+    # It loads no images: bases lie beside it as layouts, and become records when they are built upon.
+    stored_first = 0
+    socket = "/run/buildkitd.sock"
+
+    def __init__(self):
+        self.layouts = {}
+
+    def programs(self, _surroundings):
+        return [shutil.which(program) for program in ("buildkitd", "buildctl")]
+
+    def missing(self, _versions):
+        lacking = [program for program in ("buildkitd", "buildctl") if not shutil.which(program)]
+        return f"{', '.join(lacking)}: not in PATH" if lacking else None
+
+    def version(self, session, _versions):
+        return session.run(["buildkitd", "--version"]).strip()
+
+    def start(self, session):
+        session.path("/etc/buildkit").mkdir()
+        session.path("/etc/buildkit/buildkitd.toml").write_text(
+            f'root = "/store/buildkit"\n[grpc]\naddress = ["unix://{self.socket}"]\n'
+            f'[worker.containerd]\nenabled = false\n'
+            f'[worker.oci]\nenabled = true\nsnapshotter = "overlayfs"\nnetworkMode = "host"\ngc = false\n'
+            f'defaultCgroupParent = "{session.cgroup}"\n')
+        session.start_daemon(["buildkitd"], lambda: self.answers(session))
+
+    def answers(self, session):
+        with socket.socket(socket.AF_UNIX) as stream:
+            return stream.connect_ex(str(session.path(self.socket))) == 0
+
+    def client(self):
+        return ["buildctl", f"--addr=unix://{self.socket}"]
+
+    def load(self, session, archive):
+        name = archive.rpartition("/")[2].removesuffix(".tar")
+        layout = f"/tmp/layouts/{name}"
+        session.path("/tmp/layouts").mkdir(exist_ok=True)
+        session.run(["skopeo", "copy", "--quiet", f"docker-archive:{archive}", f"oci:{layout}:1"])
+        index = json.loads(session.path(f"{layout}/index.json").read_text())
+        self.layouts = {name: index["manifests"][0]["digest"]}
+
+    def solve(self, context, output, no_cache=False):
+        bases = [word for name, digest in self.layouts.items()
+                 for word in (f"--oci-layout={name}=/tmp/layouts/{name}",
+                              f"--opt=context:localhost/bench/{name}:1=oci-layout://{name}@{digest}")]
+        return [*self.client(), "build", "--progress=plain", "--frontend=dockerfile.v0", f"--local=context={context}",
+                f"--local=dockerfile={context}", *bases, *flag("--no-cache", no_cache), *flag(f"--output={output}", output)]
+
+    def build(self, context, tag, no_cache=False, push=False):
+        pushed = ",push=true,registry.insecure=true" if push else ""
+        return self.solve(context, f"type=image,name={tag}{pushed}", no_cache)
+
+    def layer(self, context, _tag):
+        return self.solve(context, None)
+
+    def archive(self, context, tag, codec, dest):
+        return self.solve(context, f"type=oci,name={tag},compression={codec},force-compression=true,dest={dest}")
+
+    def save(self, session, context, tag, dest):
+        session.run(self.solve(context, f"type=oci,name={tag},dest={dest}"))
+
+    def stored(self, session):
+        return len(json.loads(session.run([*self.client(), "du", "--format={{json .}}"])) or [])
+
+
 # What `rbuild build` and `docker buildx build` call the same.
 BUILD = ["--network=host", "--progress=plain"]
-ALL = [Rbuild(), Docker(), Containerd(), Buildah(), Podman()]
+ALL = [Rbuild(), Buildkitd(), Docker(), Containerd(), Buildah(), Podman()]
 
 
 def flag(word, wanted):

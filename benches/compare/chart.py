@@ -10,7 +10,8 @@ import report
 
 WIDTH, MARGIN, LABELS, VALUES = 880, 24, 232, 176
 BAR, GAP, TITLE, BETWEEN = 13, 4, 22, 16
-COLORS = {"rbuild": "#c2410c", "docker": "#1d4ed8", "docker-containerd": "#60a5fa", "buildah": "#57534e", "podman": "#a8a29e"}
+COLORS = {"rbuild": "#c2410c", "buildkitd": "#1e3a8a", "docker": "#1d4ed8", "docker-containerd": "#60a5fa",
+          "buildah": "#57534e", "podman": "#a8a29e"}
 FONT = "font-family=\"system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif\""
 
 

@@ -95,7 +95,7 @@ def measured(options, surroundings):
         results["works"].append(entry)
         print("\n" + report.text(entry), flush=True)
         write(options, results)
-    if not options.rows or "syncs" in options.rows:
+    if "syncs" in options.rows if options.rows else not options.quick:
         results["syncs"] = syncs.count(builders, surroundings, say)
         print("\n" + report.sync_text(results["syncs"], builders), flush=True)
         write(options, results)
@@ -141,12 +141,13 @@ def heading(results):
     machine_is = results["machine"]
     lines = [f"{machine_is['processor']}, {machine_is['cores']} cores, {machine_is['memory_mib'] // 1024} GiB, "
              f"Linux {machine_is['kernel']}; {machine_is['file_system']}",
-             f"{results['sizes']} sizes; median of {results['repeats']}, turn by turn; x is rbuild's time; spread is from the fastest to the slowest"]
+             f"{results['sizes']} sizes; median of {results['repeats']}, turn by turn; x is rbuild's time; spread is from the "
+             "fastest to the slowest"]
     lines += [f"  {entry['title']}: {entry['version']}" for entry in results["builders"]]
     lines += [f"  {title}: missing: {reason}" for title, reason in results["missing"].items()]
     if "enter_seconds" in results:
-        lines.append(f"entering the namespaces takes {report.shown(results['enter_seconds'])} of every figure; the start of rbuild "
-                     f"{report.shown(max(0, results['start_seconds']))} (goal: under 5 ms)")
+        lines.append(f"entering the namespaces takes {report.shown(results['enter_seconds'])} of every figure; the start of "
+                     f"rbuild {report.shown(max(0, results['start_seconds']))} (goal: under 5 ms)")
     return "\n".join(lines)
 
 
@@ -175,7 +176,8 @@ def arguments():
     parser.add_argument("--json", metavar="FILE", help="write all figures here")
     parser.add_argument("--svg", metavar="FILE", help="write a chart here")
     parser.add_argument("--cache", default=f"{target}/compare", metavar="DIR", help="where the sid root and base images are kept")
-    parser.add_argument("--work", default="/var/tmp", metavar="DIR", help="where stores and contexts lie while it runs; about 80 GB")
+    parser.add_argument("--work", default="/var/tmp", metavar="DIR",
+                        help="where stores and contexts lie while it runs; full sizes take about 40 GB")
     options = parser.parse_args()
     options.repeat = options.repeat or (3 if options.quick else 5)
     unknown = set(options.rows or []) - {work.name for work in works.ALL} - {"syncs"}

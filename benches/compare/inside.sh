@@ -1,14 +1,16 @@
 #!/bin/bash
-# inside.sh SID PLACE IMAGE WORKS SHARE: the first process of a builder's namespaces. It makes their tree in the directory PLACE
-# and then stays, so that others can enter, until it is killed; then all that is in here ends.
+# inside.sh SID PLACE IMAGE WORKS SHARE PROGRAM…: the first process of a builder's namespaces. It makes their tree in the
+# directory PLACE and then stays, so that others can enter, until it is killed; then all that is in here ends.
 #
 #   /        the root SID, read only beneath a tmpfs: builders write keys and settings into /etc
 #   /store   the file system in the file IMAGE: the builder's store, its temporary files
 #   /works   contexts and base images, read only, the same for all builders
 #   /share   archives that the builder writes
-#   RBUILD, in the environment, is the binary to be measured
+#
+# Each PROGRAM of the machine is in PATH there.
 set -euo pipefail
 sid=$1 place=$2 image=$3 works=$4 share=$5
+shift 5
 
 mount -t tmpfs -o size=256m tmpfs "$place"
 mkdir "$place"/{upper,work,root}
@@ -27,7 +29,10 @@ mount --bind store/tmp var/tmp
 mount --bind "$works" works
 mount -o remount,bind,ro works
 mount --bind "$share" share
-mount --bind "$RBUILD" usr/local/bin/rbuild
+for program in "$@"; do
+    touch "usr/local/bin/${program##*/}"
+    mount --bind "$program" "usr/local/bin/${program##*/}"
+done
 cp -L /etc/resolv.conf etc/resolv.conf
 cp /etc/hosts etc/hosts
 pivot_root . old

@@ -14,12 +14,14 @@ NOISY = 0.30
 def row(builder, outcome):
     """The figures of a builder in a work."""
     if outcome.failure or not outcome.samples:
-        return {"builder": builder.name, "title": builder.title, "kind": builder.kind, "failure": outcome.failure}
+        return {"builder": builder.name, "title": builder.title, "kind": builder.kind, "failure": outcome.failure,
+                "repeated": outcome.repeated}
     walls = [sample.wall for sample in outcome.samples]
     return {"builder": builder.name, "title": builder.title, "kind": builder.kind, "wall": median(walls),
             "wall_min": min(walls), "wall_max": max(walls), "spread": (max(walls) - min(walls)) / median(walls),
             "walls": [round(wall, 4) for wall in walls], "cpu": median(sample.cpu for sample in outcome.samples),
-            "peak_mib": max(sample.peak_mib for sample in outcome.samples), "layer_bytes": outcome.layer_bytes}
+            "peak_mib": max(sample.peak_mib for sample in outcome.samples), "layer_bytes": outcome.layer_bytes,
+            "repeated": outcome.repeated}
 
 
 def result(work, builders, outcomes):
@@ -78,6 +80,8 @@ def text(entry):
         size = f" {row['layer_bytes'] / 1e6:8.1f} MB" if entry["name"].startswith("layer-") else ""
         lines.append(f"  {row['title']:<36} {shown(row['wall']):>9} {ratio:>9}   CPU {shown(row['cpu']):>9}"
                      f"   {row['peak_mib']:6.0f} MiB{size}   {spread}")
+        for said in row["repeated"]:
+            lines.append(f"      a turn failed and was repeated: {said.strip().splitlines()[-1].strip()}")
     if entry["beside_best_peer"]:
         lines.append(f"    {entry['beside_best_peer']:.1f} times as fast as the best of the others, {entry['best_peer']}")
     for goal in entry["goals"]:

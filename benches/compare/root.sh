@@ -33,14 +33,14 @@ mmdebstrap --mode=root --variant=minbase --format=directory --quiet \
     --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/doc/*' \
     --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
-    --include=docker.io,docker-cli,docker-buildx,buildah,podman,skopeo,runc,crun,conmon,iptables,nftables,ca-certificates,util-linux,procps,git,golang-github-containers-common,netavark,kmod,xz-utils,zstd,fuse-overlayfs \
+    --include=docker.io,docker-cli,docker-buildx,buildah,podman,skopeo,golang-github-containers-common \
+    --include=runc,crun,conmon,netavark,iptables,nftables,kmod,ca-certificates,git,util-linux,procps,xz-utils,zstd \
     sid "$root.making" "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive sid main"
 
 # What reaches the machine's archives stays out of what is kept.
 rm -rf "$root.making"/etc/apt/sources.list* "$root.making"/etc/apt/apt.conf.d/99mmdebstrap "$root.making"/var/cache/apt/* \
     "$root.making"/var/lib/apt/lists/*
 mkdir -p "$root.making"/{store,share,works,old,etc/containers}
-touch "$root.making/usr/local/bin/rbuild"
 printf '{"default":[{"type":"insecureAcceptAnything"}]}\n' >"$root.making/etc/containers/policy.json"
 printf 'unqualified-search-registries = []\n' >"$root.making/etc/containers/registries.conf"
 printf '[storage]\ndriver = "overlay"\ngraphroot = "/store/containers"\nrunroot = "/run/containers"\n' \

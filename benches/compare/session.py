@@ -32,6 +32,10 @@ class Failed(Exception):
     """A command of a builder failed, or did not do what was asked; the text is what to print."""
 
 
+class CommandFailed(Failed):
+    """A builder's command ended with an exit code that says so."""
+
+
 class Session:
     """Namespaces for one builder, ready when the constructor returns."""
 
@@ -50,9 +54,9 @@ class Session:
         self.log = open(self.place / "log", "w+b")
         self.holder = subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "--pid", "--ipc", "--uts", "--fork", "--kill-child",
-             HERE / "inside.sh", surroundings.sid, self.place / "root", image, surroundings.works, self.share],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log,
-            env={"PATH": os.environ["PATH"], "RBUILD": str(surroundings.rbuild)})
+             HERE / "inside.sh", surroundings.sid, self.place / "root", image, surroundings.works, self.share,
+             *builder.programs(surroundings)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self.log)
         self.daemons = []
         if self.holder.stdout.readline() != b"ready\n":
             raise Failed(f"the namespaces of {builder.name} could not be made: {self.last_words()}")
@@ -84,7 +88,7 @@ class Session:
             raise Failed(f"{words(command)}: not done after {timeout} s") from error
         if done.returncode != 0:
             said = (done.stderr or done.stdout).decode(errors="replace").strip()
-            raise Failed(f"{words(command)}: exit code {done.returncode}\n{tail(said)}")
+            raise CommandFailed(f"{words(command)}: exit code {done.returncode}\n{tail(said)}")
         return done.stdout.decode(errors="replace")
 
     def measure(self, command, step_memory=True):
@@ -92,7 +96,7 @@ class Session:
         sample = measure.timed(self.enter(command), ENVIRONMENT, [self.first, *self.daemon_processes()],
                                self.place / "time", step_memory)
         if sample.code != 0:
-            raise Failed(f"{words(command)}: exit code {sample.code}\n{tail(sample.said)}")
+            raise CommandFailed(f"{words(command)}: exit code {sample.code}\n{tail(sample.said)}")
         return sample
 
     def start_daemon(self, command, answers):
@@ -110,7 +114,8 @@ class Session:
 
     def daemon_processes(self):
         """Ids of all processes of the daemons."""
-        return [pid for daemon in self.daemons for pid in measure.descendants(daemon.pid)]
+        entered = [child for daemon in self.daemons for child in measure.children(daemon.pid)]
+        return [pid for process in entered for pid in measure.descendants(process)]
 
     def last_words(self):
         """The end of what the daemons and the set-up printed."""

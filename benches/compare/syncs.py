@@ -8,7 +8,7 @@ import re
 import subprocess
 
 import bases
-from session import ENVIRONMENT, Failed, Session, words
+from session import ENVIRONMENT, Failed, Session, tail, words
 
 CALLS = "fsync,fdatasync,syncfs,sync,sync_file_range,msync"
 STEPS = 10
@@ -59,7 +59,8 @@ def of_build(session):
             beside.send_signal(2)
             beside.communicate()
     if client.returncode != 0:
-        raise Failed(f"{words(command)}: exit code {client.returncode} under strace")
+        said = client.stderr.decode(errors="replace")
+        raise Failed(f"{words(command)}: exit code {client.returncode} under strace\n{tail(said)}")
     calls = {}
     for part in ("client", "daemons"):
         file = session.place / part

@@ -2,7 +2,8 @@
 
 In: a work, the builders. Out: an `Outcome` per builder: its samples, or why there are none. A builder that fails, or whose
 image is not equal to the first one's (rbuild's, where it takes part), has an outcome with a reason and no figures. How a
-turn is measured: session.py; what equal means: images.py.
+turn is measured: session.py; what equal means: images.py. A turn whose command fails is repeated a few times, for all
+builders alike, and said beside the figures: runc loses a race with very short steps now and then.
 """
 
 import os
@@ -10,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 import images
-from session import Failed, Session
+from session import CommandFailed, Failed, Session
 
 
 @dataclass
@@ -22,6 +23,12 @@ class Outcome:
     failure: str | None = None
     # Bytes of the layers in the archive that was compared.
     layer_bytes: int = 0
+    # What was said when a turn failed and was repeated.
+    repeated: list = field(default_factory=list)
+
+
+# How often a builder may fail in one turn and try again.
+TRIES_AGAIN = 2
 
 
 def run(work, builders, surroundings, repeats, say):
@@ -43,12 +50,12 @@ def run(work, builders, surroundings, repeats, say):
                     if not work.can(builder):
                         raise Failed("it has no such output")
                     if builder.name not in sessions:
-                        sessions[builder.name] = opened(work, builder, surroundings)
+                        sessions[builder.name] = tried(lambda: opened(work, builder, surroundings), outcome)
                     if number > 0:
-                        outcome.samples.append(turn(work, sessions[builder.name]))
+                        outcome.samples.append(tried(lambda: turn(work, sessions[builder.name]), outcome))
                     if number == repeats:
                         pictures[builder.name] = picture(work, sessions[builder.name])
-                except (Failed, ValueError, KeyError, RuntimeError) as error:
+                except (Failed, ValueError, KeyError, RuntimeError, OSError) as error:
                     outcome.failure = str(error) or repr(error)
                 finally:
                     if number > 0 and work.fresh or outcome.failure:
@@ -60,12 +67,22 @@ def run(work, builders, surroundings, repeats, say):
     return outcomes
 
 
+def tried(act, outcome):
+    """What `act` returns, perhaps not at the first try; only a command that fails is repeated."""
+    for _ in range(TRIES_AGAIN):
+        try:
+            return act()
+        except CommandFailed as error:
+            outcome.repeated.append(str(error))
+    return act()
+
+
 def opened(work, builder, surroundings):
     """A session with the base image in its store and nothing else, which is asserted; then what the work prepares."""
     session = Session(surroundings, builder)
     try:
         builder.load(session, f"/works/{surroundings.base(work.base)}")
-        if (stored := builder.stored(session)) != 1:
+        if (stored := builder.stored(session)) != builder.stored_first:
             raise Failed(f"the store has {stored} images and records where only the base image should be")
         work.prepare(session)
     except BaseException:

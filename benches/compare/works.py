@@ -84,7 +84,7 @@ class Work:
 
     def image(self, session):
         """Writes the result into an archive; returns its path inside."""
-        session.builder.save(session, self.tag, "/share/result.tar")
+        session.builder.save(session, self.inside, self.tag, "/share/result.tar")
         return "/share/result.tar"
 
     def close(self):
