@@ -41,7 +41,8 @@ pub use debug::{DebugArgs, DebugFormat, DebugWhat};
 pub use doctor::DoctorArgs;
 pub use format::{Format, Told};
 pub use history::{
-    HistoryArgs, HistoryInspectArgs, HistoryLogsArgs, HistoryLsArgs, HistoryRmArgs, HistoryVerb, WhyArgs,
+    HistoryArgs, HistoryInspectArgs, HistoryLogsArgs, HistoryLsArgs, HistoryRmArgs, HistoryTimingsArgs, HistoryVerb,
+    WhyArgs,
 };
 pub use images::{ImagesArgs, InspectArgs, RmiArgs, TagArgs};
 pub use imagetools::{ImagetoolsArgs, ImagetoolsCreateArgs, ImagetoolsInspectArgs, ImagetoolsVerb};

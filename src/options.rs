@@ -98,6 +98,8 @@ pub struct BuildOptions {
     pub iidfile: Option<PathBuf>,
     /// `--metadata-file`.
     pub metadata_file: Option<PathBuf>,
+    /// `--timings`; `-` is standard output.
+    pub timings: Option<PathBuf>,
     /// How many RUN steps at once.
     pub jobs: usize,
     /// What RUN steps may do, get and use.

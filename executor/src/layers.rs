@@ -20,6 +20,7 @@ use std::io::{BufReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use oci::content::{ContentError, open_verified};
 use oci::layer::estargz::EstargzError;
@@ -29,8 +30,10 @@ use oci::layer::{
 };
 use oci::model::{Descriptor, DiffId, Digest};
 use solver::seam::ResultId;
+use solver::work::{Work, WorkKind};
 use store::{Layer, Store, StoreError};
 
+use crate::meter::Meter;
 use crate::snapshot::overlay::check_layer_count;
 use crate::snapshot::{SnapshotError, open_directory};
 use crate::times::BuildTimes;
@@ -179,12 +182,26 @@ pub struct Layers {
     store: Store,
     /// Devices that were left out of trees since somebody asked.
     devices_left_out: Arc<AtomicU64>,
+    /// Told of what was unpacked, archived and compressed.
+    meter: Arc<Meter>,
 }
 
 impl Layers {
     /// Layers of `store`.
     pub fn new(store: Store) -> Self {
-        Self { store, devices_left_out: Arc::default() }
+        Self::metered(store, Arc::default())
+    }
+
+    /// The same; `meter` is told of the work.
+    pub(crate) fn metered(store: Store, meter: Arc<Meter>) -> Self {
+        Self { store, devices_left_out: Arc::default(), meter }
+    }
+
+    /// Tells of work that began at `begun` and was done for a layer.
+    fn worked(&self, layer: &Layer, begun: Instant, work: Work) {
+        // Of derived layers the origin is known.
+        let name = layer.origin.as_ref().unwrap_or(&layer.id);
+        self.meter.tell(name.as_str(), Work { took: begun.elapsed(), ..work });
     }
 
     /// What is to be said of trees made since the last call: a user namespace cannot make devices.
@@ -297,6 +314,7 @@ impl Layers {
         is_whole: impl FnOnce() -> bool,
     ) -> Result<(), LayersError> {
         let id = &layer.id;
+        let begun = Instant::now();
         let draft = self.store.draft()?;
         let mut tar = Hashing::new(tar);
         let blob = layer.blob.as_ref().map(|blob| blob.digest);
@@ -320,7 +338,17 @@ impl Layers {
         }
         self.store.set_diff_id(id, found, tar_bytes)?;
         let bytes = disk_usage(draft.fs_fd())?;
-        Ok(self.store.attach_tree(id, draft.with_bytes(bytes))?)
+        self.store.attach_tree(id, draft.with_bytes(bytes))?;
+        let work = Work {
+            kind: WorkKind::Unpack,
+            files: facts.entries,
+            read_bytes: layer.blob.as_ref().map_or(tar_bytes, |blob| blob.size),
+            hashed_bytes: tar_bytes,
+            written_bytes: bytes,
+            took: Duration::ZERO,
+        };
+        self.worked(layer, begun, work);
+        Ok(())
     }
 
     /// The tar of a pulled layer; its blob is checked against its digest as it is read to the end.
@@ -377,9 +405,13 @@ impl Layers {
         if let (Some(diff_id), Some(tar_bytes)) = (layer.diff_id, layer.tar_bytes) {
             return Ok((diff_id, tar_bytes));
         }
+        let begun = Instant::now();
         let mut tar = Hashing::new(std::io::sink());
         self.write_tar(&layer, &mut tar)?;
         let (_, digest, tar_bytes) = tar.finish();
+        let (kind, took) = (WorkKind::Archive, Duration::ZERO);
+        let work = Work { kind, files: 0, read_bytes: tar_bytes, hashed_bytes: tar_bytes, written_bytes: 0, took };
+        self.worked(&layer, begun, work);
         let found = DiffId(digest);
         if let Some(expected) = layer.diff_id.filter(|expected| *expected != found) {
             return Err(LayersError::WrongDiffId { layer: id.clone(), expected, found });

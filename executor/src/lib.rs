@@ -17,6 +17,7 @@ pub mod layers;
 pub mod limits;
 pub mod machine;
 mod merge;
+pub mod meter;
 pub mod network;
 pub mod ops;
 pub mod rootless;

@@ -17,17 +17,19 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use oci::model::Platform;
 use solver::key::ContentDigest;
 use solver::op::{Op, SourceOp};
 use solver::seam::{Executor, Job, LogSink, Pin, Read, ResultId, Selection};
+use solver::work::{Work, WorkKind};
 use store::Store;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use job::{Inputs, Notices};
+pub(crate) use job::{Inputs, Notices, Told};
 pub use sources::LocalTree;
 pub(crate) use supply::Silent;
 
@@ -38,6 +40,7 @@ use crate::isolation::Rung;
 use crate::layers::Layers;
 use crate::limits::Groups;
 use crate::merge;
+use crate::meter::Meter;
 use crate::network::Networks;
 use crate::ops::exec::StepError;
 use crate::sandbox;
@@ -82,6 +85,8 @@ pub struct Worker {
 struct Inner {
     store: Store,
     layers: Layers,
+    /// Told of what is done with bytes.
+    meter: Arc<Meter>,
     snapshots: Arc<dyn Snapshotter>,
     locals: BTreeMap<String, Local>,
     /// Patterns of the local sources that were run, by result.
@@ -134,9 +139,11 @@ impl Worker {
             None => Arc::new(OverlaySnapshotter::new(config.store.layers_dir(), MountApi::detect())?),
         };
         let locals = config.local_sources.into_iter().map(|(name, path)| (name, Local::new(path)));
+        let meter = Arc::new(Meter::default());
         Ok(Self {
             inner: Arc::new(Inner {
-                layers: Layers::new(config.store.clone()),
+                layers: Layers::metered(config.store.clone(), meter.clone()),
+                meter,
                 store: config.store,
                 snapshots,
                 locals: locals.collect(),
@@ -266,6 +273,11 @@ impl Worker {
         &self.inner.store
     }
 
+    /// Where those who want to know what is done with bytes can listen.
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.inner.meter
+    }
+
     /// Layers as trees and blobs. Blocking.
     pub fn layers(&self) -> &Layers {
         &self.inner.layers
@@ -324,6 +336,7 @@ impl Executor for Worker {
     ) -> Result<ContentDigest, ExecError> {
         let (source, selection, token) = (source.clone(), selection.clone(), cancel.clone());
         self.on_core(cancel, move |worker| {
+            let begun = Instant::now();
             let local = worker.inner.local(source.reference())?;
             let made = local.digest_selected(&LocalPatterns::of(&source)?, &selection, &|| token.is_cancelled());
             let made = match made {
@@ -331,6 +344,18 @@ impl Executor for Worker {
                 made => made?,
             };
             worker.inner.store.keep_nodes(&made.digest, &made.nodes)?;
+            let work = Work {
+                kind: WorkKind::Digest,
+                files: made.looked as u64,
+                read_bytes: made.read_bytes,
+                hashed_bytes: made.read_bytes,
+                written_bytes: 0,
+                took: begun.elapsed(),
+            };
+            // Of one that was digested before in this build, nothing was done.
+            if made.looked > 0 {
+                worker.inner.meter.tell(&source.identifier, work);
+            }
             Ok(made.digest)
         })
         .await
@@ -363,6 +388,20 @@ impl Executor for Worker {
         if cancel.is_cancelled() {
             return Err(ExecError::Canceled);
         }
+        let vertex = job.id;
+        let results = self.perform(job, log, cancel).await?;
+        self.inner.meter.own(results.iter().map(ResultId::as_str), vertex);
+        Ok(results)
+    }
+}
+
+impl Worker {
+    async fn perform(
+        &self,
+        job: Job<'_>,
+        log: &dyn LogSink,
+        cancel: &CancellationToken,
+    ) -> Result<Vec<ResultId>, ExecError> {
         match &job.vertex.op {
             Op::Source(source) if matches!(source.scheme(), "git" | "http" | "https") => {
                 self.run_fetched(source, log, cancel).await
@@ -370,7 +409,7 @@ impl Executor for Worker {
             Op::Source(source) => tokio::select! {
                 biased;
                 () = cancel.cancelled() => Err(ExecError::Canceled),
-                result = self.run_source(source, log) => result,
+                result = self.run_source(source, job.id, log) => result,
             },
             Op::File(op) => {
                 self.ensure_inputs(&job.inputs, log, cancel).await?;

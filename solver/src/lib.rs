@@ -23,6 +23,8 @@ pub mod redact;
 
 pub mod seam;
 
+pub mod work;
+
 pub mod place;
 
 pub mod schedule;

@@ -14,6 +14,7 @@ use crate::graph::{Vertex, VertexId};
 use crate::key::{ContentDigest, Key};
 use crate::op::{OpMeta, SourceOp};
 use crate::place::Place;
+use crate::work::Work;
 
 /// Name of a result, given by the executor, understood by the executor and the store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -210,6 +211,11 @@ pub trait LogSink: Send + Sync {
     fn used(&self, usage: &Usage) {
         let _ = usage;
     }
+
+    /// What the builder itself did for the operation, once that is done.
+    fn worked(&self, work: &Work) {
+        let _ = work;
+    }
 }
 
 /// What a process and all that it started used.
@@ -230,7 +236,7 @@ pub struct Usage {
 }
 
 /// Durations as microseconds.
-mod micros {
+pub(crate) mod micros {
     use std::time::Duration;
 
     use serde::{Deserialize as _, Deserializer, Serializer};
@@ -345,6 +351,13 @@ pub enum Event {
         /// How much.
         usage: Usage,
     },
+    /// The builder did something for it; perhaps before it began, or after it ended.
+    Worked {
+        /// For whom.
+        vertex: VertexId,
+        /// What.
+        work: Work,
+    },
     /// It ended well.
     Done(VertexId),
     /// It ended badly.
@@ -388,5 +401,9 @@ impl LogSink for VertexLog<'_> {
 
     fn used(&self, usage: &Usage) {
         self.progress.event(Event::Used { vertex: self.vertex, usage: *usage });
+    }
+
+    fn worked(&self, work: &Work) {
+        self.progress.event(Event::Worked { vertex: self.vertex, work: *work });
     }
 }

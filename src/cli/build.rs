@@ -121,6 +121,10 @@ pub struct BuildArgs {
     /// Write what was built into this file, as JSON: digests, names, and per step what it used
     #[arg(long, help_heading = "Results", value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
+    /// Write where the time went into this file, as an HTML page: the steps on a time line, the critical path, what was
+    /// cached, and the bytes that were read, hashed, compressed and sent; - is standard output. Also when the build fails
+    #[arg(long, help_heading = "Results", value_name = "FILE")]
+    pub timings: Option<PathBuf>,
 
     /// Print only the image id, on standard output
     #[arg(short, long, help_heading = "Display", value_name = "BOOL", num_args = 0..=1, require_equals = true,

@@ -17,6 +17,7 @@ Examples:
   rbuild history logs                      all that the last build's steps printed
   rbuild history logs 7kq --step :12       what the instruction in line 12 printed, byte by byte
   rbuild history inspect 7kq --format json
+  rbuild history timings 7kq -o page.html  where the time went, as a page
   rbuild history rm --all")]
 pub struct HistoryArgs {
     /// What is asked of it.
@@ -34,6 +35,8 @@ pub enum HistoryVerb {
     Logs(HistoryLogsArgs),
     /// Show a build: its steps, their times, what was cached and why the others ran
     Inspect(HistoryInspectArgs),
+    /// Show where the time of a build went, as an HTML page
+    Timings(HistoryTimingsArgs),
     /// Forget builds
     Rm(HistoryRmArgs),
 }
@@ -72,6 +75,17 @@ pub struct HistoryInspectArgs {
     /// How it is printed
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     pub format: Format,
+}
+
+/// Flags of `rbuild history timings`.
+#[derive(Debug, Args)]
+pub struct HistoryTimingsArgs {
+    /// Which build
+    #[arg(value_name = "ID", default_value = "last")]
+    pub build: String,
+    /// Write the page into this file; - is standard output
+    #[arg(short, long, value_name = "FILE", default_value = "-")]
+    pub output: PathBuf,
 }
 
 /// Flags of `rbuild history rm`.

@@ -228,6 +228,7 @@ mod tests {
             epoch: None,
             iidfile: None,
             metadata_file: None,
+            timings: None,
             jobs: 1,
             steps: executor::StepSettings::default(),
             provisions: options::provisions::Provisions::default(),

@@ -13,9 +13,13 @@ use store::history::{Build, Entry, Head, Outcome, StepRecord};
 
 use super::{Hall, table};
 use crate::amount::{amount, seconds};
-use crate::cli::{Format, HistoryArgs, HistoryInspectArgs, HistoryLogsArgs, HistoryLsArgs, HistoryRmArgs, HistoryVerb};
+use crate::cli::{
+    Format, HistoryArgs, HistoryInspectArgs, HistoryLogsArgs, HistoryLsArgs, HistoryRmArgs, HistoryTimingsArgs,
+    HistoryVerb,
+};
 use crate::engine::Failure;
 use crate::engine::past::{self, Filter};
+use crate::engine::timings;
 use crate::engine::why::{self, Miss};
 use crate::escape;
 use crate::progress::{Lines, Mode};
@@ -36,6 +40,7 @@ pub async fn history(hall: &Hall<'_>, args: &HistoryArgs) -> Result<u8, Failure>
         HistoryVerb::Ls(args) => ls(&store, args),
         HistoryVerb::Logs(args) => logs(hall, &store, args),
         HistoryVerb::Inspect(args) => inspect(hall, &store, args),
+        HistoryVerb::Timings(args) => timings(hall, &store, args),
         HistoryVerb::Rm(args) => rm(hall, &store, args),
     }
 }
@@ -263,12 +268,23 @@ fn build_json(build: &Build, misses: &[Miss]) -> Value {
             "ended_us": step.ended_us,
             "log": step.log,
             "usage": step.usage,
+            "work": step.work,
             "because_of": because.map(|miss| &build.steps[miss.root].name),
             "reasons": reasons,
         })
     });
     value["all_steps"] = Value::Array(steps.collect());
     value
+}
+
+fn timings(hall: &Hall<'_>, store: &Store, args: &HistoryTimingsArgs) -> Result<u8, Failure> {
+    if args.output.as_os_str() == "-" && hall.environment.stdout_terminal {
+        return Err(Failure::new("a page is nothing for a terminal")
+            .help("write it into a file, and open that in a browser: `-o FILE.html`"));
+    }
+    let build = past::open(store, &past::find(store, &args.build)?)?;
+    timings::write(&timings::page(store, &build)?, &args.output)?;
+    Ok(0)
 }
 
 fn rm(hall: &Hall<'_>, store: &Store, args: &HistoryRmArgs) -> Result<u8, Failure> {

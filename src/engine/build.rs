@@ -10,14 +10,17 @@ mod lost;
 
 use std::sync::Arc;
 
+use executor::Worker;
 use executor::source::given::Given;
 use frontend::Answers;
 use oci::model::{Digest, Reference};
 use serde_json::Value;
+use solver::graph::VertexId;
 use solver::op::{NetworkMode, Op};
 use solver::run::SolveError;
-use solver::seam::Progress;
+use solver::seam::{Event, Progress};
 use store::Store;
+use store::history::Build;
 use tokio_util::sync::CancellationToken;
 
 use self::finish::{Finish, Finished, top_of};
@@ -25,15 +28,18 @@ use super::cache::{Exports, LOSSES_MAX, LayersWanted, Remotes, Solving, Wanted};
 use super::context::{Context, Opener};
 use super::emulation;
 use super::export::{Ahead, Exporter, Unsent};
-use super::history::Recorder;
 use super::history::steps::{self, Measured};
+use super::history::{self, Recorder};
 use super::metadata::metadata;
 use super::plans::{Plans, plan};
 use super::task::Task;
-use super::{Failure, Problem, Settings, words};
+use super::{Failure, Problem, Settings, timings, words};
 use crate::options::BuildOptions;
 
 pub(super) use self::keep::keep;
+
+/// What is shown of the end of a build.
+const EXPORTING: &str = "exporting to image";
 
 /// A build that went well.
 #[derive(Clone, Debug)]
@@ -66,8 +72,22 @@ pub async fn build(
 ) -> Result<Built, Failure> {
     let store = settings.open_store(&progress)?;
     let recorder = Recorder::begin(&store, settings.history, options, &progress, &cancel);
-    let built = recorded(settings, options, &store, &recorder, &cancel).await;
-    recorder.end(&built, &cancel);
+    let is_measured = options.metadata_file.is_some() || options.timings.is_some();
+    let measured = is_measured.then(|| Arc::new(Measured::new(recorder.listener())));
+    let asked = history::head(options);
+    let built = recorded(settings, options, &store, &recorder, measured.as_ref(), &cancel).await;
+    let record = recorder.end(&built, &cancel);
+    let built = match (&options.timings, measured) {
+        (Some(dest), Some(measured)) => {
+            // Without a history.
+            let record = record.unwrap_or_else(|| {
+                let steps = measured.steps();
+                Build { head: history::ended(asked, &steps, &built, &cancel), steps }
+            });
+            timings::finish(built, &store, record, dest, &progress).await
+        }
+        _ => built,
+    };
     if !cancel.is_cancelled() {
         super::space::collect(settings, &store, &progress).await;
     }
@@ -80,10 +100,10 @@ async fn recorded(
     options: &BuildOptions,
     store: &Store,
     recorder: &Recorder,
+    measured: Option<&Arc<Measured>>,
     cancel: &CancellationToken,
 ) -> Result<Built, Failure> {
-    let measured = options.metadata_file.is_some().then(|| Arc::new(Measured::new(recorder.listener())));
-    let progress = measured.clone().map_or_else(|| recorder.listener(), |measured| measured as Arc<dyn Progress>);
+    let progress = measured.map_or_else(|| recorder.listener(), |measured| measured.clone() as Arc<dyn Progress>);
     let registry = settings.registry(&progress)?;
     let connectivity = settings.connectivity();
     let given = Given::of(&options.steps);
@@ -92,13 +112,16 @@ async fn recorded(
     let mut context = opener.open(&options.input).await?;
     let plans = plan(settings, options, &context, store, &registry, &progress, &mut Answers::new()).await?;
     recorder.planned(&context.dockerfile, &plans);
-    let planned = steps::Planned::of(&context.dockerfile, &plans);
+    if let Some(measured) = measured {
+        measured.planned(steps::Planned::of(&context.dockerfile, &plans));
+    }
     context.named.fetch_for(&plans.graph, &opener).await?;
     lost::say(options, &*progress);
     let unused = context.named.unused(&context.dockerfile.text, &plans.graph);
 
     let worker =
         settings.worker_with(store, &registry, context.local_sources(), options.steps.clone(), given.clone())?;
+    measure(&worker, &plans, &progress);
     let remotes = Remotes::open(settings, options, store, &registry, &progress)?;
     worker.supply_from(remotes.imports.clone());
     if plans.graph.iter().any(|(_, vertex, _)| wants_network(&vertex.op)) {
@@ -124,7 +147,7 @@ async fn recorded(
     let (mut exporting, mut losses) = (None, 0);
     let (solution, finished) = loop {
         let solution = solving.solve(&plans.graph, &wanted).await.map_err(|error| unsolved(error, &context, &plans))?;
-        let exporting = exporting.get_or_insert_with(|| Task::start("exporting to image", &progress));
+        let exporting = exporting.get_or_insert_with(|| Task::start(EXPORTING, &progress));
         let finished = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(words::canceled().into()),
@@ -146,7 +169,7 @@ async fn recorded(
     let (graph, progress) = (&plans.graph, &progress);
     Exports { store, worker: &worker, remotes: &remotes, graph, tops: &tops, progress, cancel }.write().await?;
 
-    let steps = measured.map_or(Vec::new(), |measured| measured.steps(&planned));
+    let steps = measured.map_or(Vec::new(), |measured| measured.steps());
     let remarks = plans.warnings.iter().map(|found| words::diagnostic(found, &context.dockerfile));
     Ok(Built {
         image_id: main.config.unwrap_or(main.manifest.digest),
@@ -158,6 +181,20 @@ async fn recorded(
         warnings: remarks.chain(unused).collect(),
         metadata: metadata(&images, &main, &steps),
     })
+}
+
+/// Has the worker tell what it does with bytes. What it does for no vertex, it does for the export.
+fn measure(worker: &Worker, plans: &Plans, progress: &Arc<dyn Progress>) {
+    let (meter, progress) = (worker.meter(), progress.clone());
+    let others = VertexId::of_name(EXPORTING);
+    meter.listen(Box::new(move |vertex, work| {
+        progress.event(Event::Worked { vertex: vertex.unwrap_or(others), work });
+    }));
+    for (id, vertex, _) in plans.graph.iter() {
+        if let Op::Source(source) = &vertex.op {
+            meter.own([source.identifier.as_str()], id);
+        }
+    }
 }
 
 /// Whether it runs in a network of its own.

@@ -50,7 +50,7 @@ pub async fn expect(before: Before<'_>) -> Result<(), Failure> {
     let steps = worker.steps();
     let (runs, refused) = sort(graph, |platform| way(platform, steps.emulation, steps.rung));
     if !refused.is_empty() {
-        let (executor, cache) = (remotes.steps(worker, true), remotes.memory(store, None));
+        let (executor, cache) = (remotes.steps(worker, true), remotes.memory(store, None, None));
         let heard = Arc::new(Heard(remotes.watch.clone()));
         let wants: Vec<_> = plans.outputs().filter_map(|output| output.edge).collect();
         let outlooks = foresee(graph.clone(), &wants, executor, cache, heard, cancel);

@@ -69,7 +69,7 @@ pub async fn plan_build(
     let asked = BuildOptions { cache_to: Vec::new(), ..options.clone() };
     let remotes = Remotes::open(settings, &asked, &store, &registry, &progress)?;
     let heard = Arc::new(Heard { imagined: imagined.clone(), watch: remotes.watch.clone() });
-    let (executor, cache) = (remotes.steps(&worker, true), remotes.memory(&store, None));
+    let (executor, cache) = (remotes.steps(&worker, true), remotes.memory(&store, None, None));
     let outlooks = foresee(plan.graph.clone(), &wants, executor, cache, heard, &cancel)
         .await
         .map_err(|error| unsolved(error, &context, &plan))?;

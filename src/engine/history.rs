@@ -115,24 +115,23 @@ impl Recorder {
         let _ = running.plan.set(Planned::of(dockerfile, plans));
     }
 
-    /// The build has ended: writes the record, and forgets the oldest.
-    pub fn end(mut self, outcome: &Result<Built, Failure>, cancel: &CancellationToken) {
-        let Some(running) = self.running.take() else { return };
+    /// The build has ended: writes the record, and forgets the oldest. Returns the record, if there is one.
+    pub fn end(mut self, outcome: &Result<Built, Failure>, cancel: &CancellationToken) -> Option<Build> {
+        let running = self.running.take()?;
         running.queue.close();
-        let Ok(taken) = running.thread.join() else {
+        let Ok(Taken { recording, mut build, trouble }) = running.thread.join() else {
             tracing::debug!("the recorder ended by a panic, which it has reported itself");
-            return;
+            return None;
         };
-        let written = match taken {
-            Taken { trouble: Some(error), .. } => Err(error),
-            Taken { recording, build, .. } => {
-                let head = ended(build.head, &build.steps, outcome, cancel);
-                recording.finish(head, build.steps)
-            }
+        build.head = ended(build.head, &build.steps, outcome, cancel);
+        let written = match trouble {
+            Some(error) => Err(error),
+            None => recording.finish(build.head.clone(), &build.steps),
         };
         if let Err(error) = written.and_then(|()| self.store.trim_history(self.settings.keep).map(drop)) {
             self.tell(&error);
         }
+        Some(build)
     }
 
     fn tell(&self, error: &StoreError) {
@@ -189,7 +188,7 @@ pub fn place(input: &InputOptions) -> (String, Option<String>) {
 }
 
 /// How it went.
-fn ended(head: Head, steps: &[StepRecord], outcome: &Result<Built, Failure>, cancel: &CancellationToken) -> Head {
+pub fn ended(head: Head, steps: &[StepRecord], outcome: &Result<Built, Failure>, cancel: &CancellationToken) -> Head {
     let operations = steps.iter().filter(|step| step.is_operation());
     let (mut count, mut cached) = (0, 0);
     for step in operations.filter(|step| step.fate != Fate::NotReached) {
@@ -218,8 +217,8 @@ struct Tee {
 
 impl Progress for Tee {
     fn event(&self, event: Event) {
-        // Transfers and notices are not recorded.
-        if matches!(event, Event::Progress { .. } | Event::Notice { .. } | Event::Why { .. }) {
+        // Notices are not recorded.
+        if matches!(event, Event::Notice { .. } | Event::Why { .. }) {
             return self.display.event(event);
         }
         self.display.event(event.clone());

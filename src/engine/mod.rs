@@ -34,6 +34,7 @@ mod rung;
 mod settings;
 mod space;
 mod task;
+pub mod timings;
 mod trees;
 mod verify;
 pub mod why;

@@ -23,6 +23,7 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
     build_args::set_epoch(&mut input.build_args, &args.input.build_args, args.source_date_epoch, args.timestamp)?;
     let mut annotations = annotations(&args.annotations)?;
     let outputs::Outputs { outputs, tags, epoch } = outputs::outputs(args, &input, &annotations, environment)?;
+    check_timings(args, &outputs)?;
     for output in &outputs {
         if let Output::Image(image) = output {
             annotations.or(&image.form.annotations);
@@ -45,12 +46,23 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
         epoch,
         iidfile: args.iidfile.clone(),
         metadata_file: args.metadata_file.clone(),
+        timings: args.timings.clone(),
         jobs: config.jobs.value,
         steps: given(args, config, environment)?,
         provisions: provisions::provisions(&args.steps)?,
         cache_from: cache_from(args, environment)?,
         cache_to: args.cache_to.iter().map(|text| cache::to(text, environment)).collect::<Result<_, _>>()?,
     })
+}
+
+/// A page on standard output has it for itself.
+fn check_timings(args: &BuildArgs, outputs: &[Output]) -> Result<(), Failure> {
+    let is_stdout = args.timings.as_ref().is_some_and(|path| path.as_os_str() == "-");
+    if is_stdout && (args.quiet || outputs.iter().any(Output::is_stdout)) {
+        return Err(Failure::new("`--timings -` writes to standard output, where something else goes already")
+            .help("give it a file: `--timings FILE.html`"));
+    }
+    Ok(())
 }
 
 /// What steps may ask for: `--allow`, what the config files allow every build, and the host's network if the user asks
@@ -237,6 +249,8 @@ mod tests {
         check("--load=dokcer .", &[], "`--load=dokcer`: `dokcer` is none of");
         check("--load .", &[("DOCKER_HOST", "ssh://h")], "`DOCKER_HOST` is `ssh://h`");
         check("-q -o - .", &[], "`--quiet` prints the image id on standard output");
+        check("-q --timings - .", &[], "`--timings -` writes to standard output, where something else goes already");
+        check("--timings=- -o - .", &[], "`--timings -` writes to standard output, where something else goes already");
     }
 
     #[test]

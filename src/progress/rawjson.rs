@@ -168,7 +168,9 @@ impl Renderer for RawJson {
                 return;
             }
             // BuildKit's stream has no word for these.
-            Event::Keyed { .. } | Event::Missed(_) | Event::Unchanged(_) | Event::Why { .. } => return,
+            Event::Keyed { .. } | Event::Missed(_) | Event::Unchanged(_) | Event::Why { .. } | Event::Worked { .. } => {
+                return;
+            }
             Event::Notice { vertex, text } => {
                 status.warnings.push(Warning { vertex: vertex.to_string(), level: 1, short: BASE64.encode(text) });
             }

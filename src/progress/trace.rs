@@ -139,7 +139,11 @@ impl Trace {
             | Event::Why { vertex, .. }
             | Event::Failed { vertex, .. } => (*vertex, None),
             // What is known of keys, and what was used, is not shown here.
-            Event::Keyed { .. } | Event::Missed(_) | Event::Unchanged(_) | Event::Used { .. } => return,
+            Event::Keyed { .. }
+            | Event::Missed(_)
+            | Event::Unchanged(_)
+            | Event::Used { .. }
+            | Event::Worked { .. } => return,
         };
         if let Event::Notice { vertex, text } = &event {
             let text = escape::line(text).into_owned();
@@ -188,6 +192,7 @@ impl Trace {
             | Event::Missed(_)
             | Event::Why { .. }
             | Event::Used { .. }
+            | Event::Worked { .. }
             | Event::Unchanged(_) => return,
             Event::Log { stream, bytes, .. } => {
                 let mut found = Vec::new();

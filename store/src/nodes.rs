@@ -165,6 +165,11 @@ impl NodeEntry {
         Self { name: Vec::new(), mode: 0, owner: (0, 0), attributes: None, what: NodeKind::Contents(digest) }
     }
 
+    /// How long it is, if it is a file; nothing else has bytes.
+    pub fn file_bytes(&self) -> u64 {
+        if let NodeKind::File { bytes, .. } = self.what { bytes } else { 0 }
+    }
+
     /// Adds it to the bytes of a node.
     pub fn write(&self, body: &mut Vec<u8>) {
         body.extend_from_slice(&length(&self.name));

@@ -148,3 +148,38 @@ fn the_history_is_bounded_and_can_be_switched_off() {
     assert_eq!(log.len(), (1 << 20) + end.len());
     assert!(log.ends_with(end), "{}", &log[log.len() - 200..]);
 }
+
+#[test]
+fn the_time_of_a_build_becomes_a_page_whatever_its_steps_are_called() {
+    let store = Store::with_busybox();
+    let context = Context::new("FROM busybox\nCOPY x /x\nRUN echo '<script>alert(1)</script>'\n");
+    context.write("x", "0123456789");
+    let file = store.path("page.html");
+    let name = file.display().to_string();
+    let archive = format!("type=oci,dest={}", store.path("image.tar").display());
+    store.build(&context, ["--timings", &name, "-o", &archive]).ok();
+    let page = std::fs::read_to_string(&file).expect("it was written");
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n") && !page.contains("<script"), "{page}");
+    // The bytes of the file were digested and copied for its step, and layers were compressed.
+    for expected in [
+        "[3/3] RUN echo &#39;&lt;script&gt;alert(1)&lt;/script&gt;&#39;",
+        "on the critical path",
+        "exporting to image",
+        "<td>digest</td><td class=\"name\"><a href",
+        "<td>copy</td>",
+        "<td>compress</td>",
+        "<td class=\"n\">10</td><td class=\"n\">10</td><td class=\"n\"></td></tr>",
+    ] {
+        assert!(page.contains(expected), "`{expected}` is not in {page}");
+    }
+    assert_eq!(store.rbuild(["history", "timings"]).ok().stdout, page, "the history has all of it");
+
+    let failing = Context::new("FROM busybox\nRUN exit 3\n");
+    let shown = store.build(&failing, ["--timings", "-"]).exits(1).stdout;
+    assert!(shown.contains("class=\"bar failed on\"") && shown.contains("exit code"), "{shown}");
+    store.configure("[history]\nkeep = 0\n");
+    store.build(&context, ["--timings", &name]).ok();
+    let page = std::fs::read_to_string(&file).expect("it was written");
+    assert!(page.contains("<td>cached</td>") && !page.contains(">build "), "{page}");
+    store.build(&context, ["--timings", "/no/such/folder/page.html"]).fails_saying(&["cannot be written"]);
+}

@@ -3,6 +3,8 @@
 //! In: the records of a result. Out: one digest of the image beneath, by its chain id, and of each record of the build on
 //! top, by its layer's digest. Layers that have none yet are digested now, each once per store.
 
+use std::time::Instant;
+
 use sha2::{Digest as _, Sha256};
 use solver::key::ContentDigest;
 use solver::seam::ResultId;
@@ -88,8 +90,11 @@ impl Worker {
             let kept = worker.recorded(&keeper)?;
             if kept.content.is_none() {
                 let tree = worker.store().layers_dir().join(worker.tree_of(kept)?);
-                let digest = entries::layer(std::os::fd::AsFd::as_fd(&open_directory(&tree)?), &token);
-                worker.store().set_content(&keeper, digest.map_err(stopped)?)?;
+                let begun = Instant::now();
+                let digest = entries::layer_counted(std::os::fd::AsFd::as_fd(&open_directory(&tree)?), &token);
+                let (digest, counted) = digest.map_err(stopped)?;
+                worker.store().set_content(&keeper, digest)?;
+                worker.meter().tell(keeper.as_str(), counted.work(begun));
             }
             // Of a derived one it follows.
             Ok(worker.recorded(&layer.id)?.content)

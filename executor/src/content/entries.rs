@@ -18,12 +18,14 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rayon::prelude::*;
 use rustix::fs::{self, FileType, SeekFrom, Stat};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use solver::key::ContentDigest;
+use solver::work::{Work, WorkKind};
 use tokio_util::sync::CancellationToken;
 
 use crate::tree::copy::{is_whiteout, open_file, same_moment};
@@ -41,10 +43,36 @@ const LAYER_FORM: &[u8] = b"rbuild layer content 1";
 
 /// The digest of a layer's own tree, overlayfs form. Blocks; stops with [`TreeError::Stopped`] soon after `cancel` fires.
 pub(crate) fn layer(tree: BorrowedFd<'_>, cancel: &CancellationToken) -> Result<ContentDigest, TreeError> {
+    Ok(layer_counted(tree, cancel)?.0)
+}
+
+/// The same, and what that took.
+pub(super) fn layer_counted(
+    tree: BorrowedFd<'_>,
+    cancel: &CancellationToken,
+) -> Result<(ContentDigest, Counted), TreeError> {
     let mut entries = Entries::new(LAYER_FORM, cancel);
     entries.root(tree)?;
     walk(resolve::open_dir_at(tree, b".").map_err(TreeError::io("open directory", b""))?, &mut entries)?;
-    entries.finish()
+    let counted = entries.counted;
+    Ok((entries.finish()?, counted))
+}
+
+/// How much was digested.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Counted {
+    /// Entries of trees.
+    items: u64,
+    /// Bytes of files.
+    bytes: u64,
+}
+
+impl Counted {
+    /// As work that began at `begun` and has just ended.
+    pub fn work(self, begun: Instant) -> Work {
+        let (kind, took) = (WorkKind::Digest, begun.elapsed());
+        Work { kind, files: self.items, read_bytes: self.bytes, hashed_bytes: self.bytes, written_bytes: 0, took }
+    }
 }
 
 /// A digest while it is made.
@@ -56,6 +84,8 @@ pub(super) struct Entries<'a> {
     /// How many items there were, and which of them was the first name of a file with several.
     items: u64,
     first: HashMap<(u64, u64), u64>,
+    /// What was there so far.
+    pub counted: Counted,
     cancel: &'a CancellationToken,
 }
 
@@ -78,7 +108,7 @@ impl<'a> Entries<'a> {
         let mut hash = Sha256::new();
         hash.update((form.len() as u64).to_le_bytes());
         hash.update(form);
-        Self { hash, wave: Vec::new(), files: 0, items: 0, first: HashMap::new(), cancel }
+        Self { hash, wave: Vec::new(), files: 0, items: 0, first: HashMap::new(), counted: Counted::default(), cancel }
     }
 
     /// Anything that counts beside entries: `kind` is none of the above.
@@ -112,6 +142,7 @@ impl<'a> Entries<'a> {
     /// Anything else, under this name.
     pub fn leaf(&mut self, entry: &Entry<'_>, name: &[u8]) -> Result<(), TreeError> {
         let stat = entry.stat;
+        self.counted.items += 1;
         if is_whiteout(stat) {
             return self.mark("gone", name);
         }
@@ -141,6 +172,7 @@ impl<'a> Entries<'a> {
                 }
                 let (path, fd) = (entry.path.to_vec(), open_file(entry)?);
                 self.files += 1;
+                self.counted.bytes += stat.st_size as u64;
                 self.add(Waiting::File(Box::new(OpenFile { path, fd, stat: *stat, item })))
             }
             FileType::Symlink => {

@@ -6,6 +6,8 @@
 //!
 //! A selection that leads to nothing has no digest: the operation itself says what is wrong.
 
+use std::time::Instant;
+
 use rustix::fs::Stat;
 use sha2::{Digest as _, Sha256};
 use solver::key::ContentDigest;
@@ -13,7 +15,7 @@ use solver::seam::{ResultId, Selection};
 use tokio_util::sync::CancellationToken;
 
 use super::chain::stopped;
-use super::entries::Entries;
+use super::entries::{Counted, Entries};
 use super::locked;
 use crate::error::ExecError;
 use crate::ops::file::FileError;
@@ -69,7 +71,12 @@ impl Worker {
             Err(error) if leads_nowhere(&error) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        digest_matches(&root, &found, selection, is_image, cancel)
+        let begun = Instant::now();
+        let made = digest_matches(&root, &found, selection, is_image, cancel)?;
+        Ok(made.map(|(digest, counted)| {
+            self.meter().tell(result.as_str(), counted.work(begun));
+            digest
+        }))
     }
 }
 
@@ -103,7 +110,7 @@ fn digest_matches(
     selection: &Selection,
     is_image: bool,
     cancel: &CancellationToken,
-) -> Result<Option<ContentDigest>, ExecError> {
+) -> Result<Option<(ContentDigest, Counted)>, ExecError> {
     let Ok(patterns) = CopyPatterns::new(&selection.include_patterns, &selection.exclude_patterns) else {
         return Ok(None);
     };
@@ -127,7 +134,8 @@ fn digest_matches(
         entries.root(std::os::fd::AsFd::as_fd(&dir)).map_err(stopped)?;
         walk_selected(dir, &place.path, &filter, &mut entries).map_err(stopped)?;
     }
-    Ok(Some(entries.finish().map_err(stopped)?))
+    let counted = entries.counted;
+    Ok(Some((entries.finish().map_err(stopped)?, counted)))
 }
 
 impl Sink for Entries<'_> {

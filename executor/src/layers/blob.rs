@@ -7,12 +7,14 @@
 //! and when.
 
 use std::io::{self, PipeWriter, Write};
+use std::time::{Duration, Instant};
 
 use oci::content::ContentStore;
 use oci::layer::estargz::{self, EstargzError};
 use oci::layer::{Codec, Compression, Dialect, Hashing, Help};
 use oci::model::{Descriptor, DiffId};
 use solver::seam::ResultId;
+use solver::work::{Work, WorkKind};
 use store::{Layer, StoreError};
 
 use super::{Layers, LayersError, TRUE_BLOB, is_broken_pipe};
@@ -94,6 +96,7 @@ impl Layers {
     ) -> Result<(DiffId, Descriptor), LayersError> {
         let id = &layer.id;
         let content = |act| move |source| LayersError::Content { act, layer: id.clone(), source };
+        let begun = Instant::now();
         let mut writer = self.store.blobs().writer().map_err(content("write"))?;
         let mut annotations = std::collections::BTreeMap::new();
         let (diff_id, tar_bytes) = if codec.compression() == Compression::Estargz {
@@ -118,6 +121,16 @@ impl Layers {
             set => set?,
         }
         let (digest, size) = writer.commit(None).map_err(content("write"))?;
+        let work = Work {
+            kind: WorkKind::Compress,
+            files: 0,
+            read_bytes: tar_bytes,
+            // For the diff_id, and for the digest of the blob.
+            hashed_bytes: tar_bytes + size,
+            written_bytes: size,
+            took: Duration::ZERO,
+        };
+        self.worked(layer, begun, work);
         let media_type = codec.compression().layer_media_type(Dialect::Oci);
         Ok((diff_id, Descriptor { annotations, ..Descriptor::new(media_type, digest, size) }))
     }

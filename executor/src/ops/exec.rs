@@ -66,7 +66,7 @@ pub(crate) async fn run(
     let trees = {
         let (mounts, inputs) = (exec.mounts.clone(), job.inputs.clone());
         let prepared = worker.on_core(cancel, move |worker| prepare_all(worker, &mounts, &inputs, caches)).await?;
-        prepared.notices.iter().for_each(|text| log.notice(text));
+        prepared.told.tell(log);
         worker.layers().left_out().iter().for_each(|text| log.notice(text));
         prepared.trees
     };

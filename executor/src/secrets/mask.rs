@@ -78,6 +78,10 @@ impl LogSink for Masked<'_> {
     fn notice(&self, text: &str) {
         self.log.notice(text);
     }
+
+    fn worked(&self, work: &solver::work::Work) {
+        self.log.worked(work);
+    }
 }
 
 /// One stream.

@@ -26,7 +26,7 @@ use solver::seam::Selection;
 use store::{Node, NodeEntry, NodeKind};
 
 use self::read::{Looked, read};
-use self::walk::Walk;
+use self::walk::{Found, Walk};
 use super::look::{Look, Moment, is_trusted};
 use super::stat_cache::{Counted, Directory, StatCache};
 use crate::select::tree::{Filter, Match};
@@ -40,6 +40,10 @@ pub(crate) struct Digested {
     pub nodes: Vec<Node>,
     /// How many entries had to be read.
     pub read: usize,
+    /// How many bytes of files that were.
+    pub read_bytes: u64,
+    /// How many entries were looked at.
+    pub looked: usize,
 }
 
 /// What was there when a selection was digested.
@@ -101,7 +105,7 @@ impl Digesting<'_> {
         let matched: Vec<&[u8]> = dirs.map(|one| one.place.path.as_slice()).collect();
         let (digests, mut beneath) = Walk::new(self).count(&matched)?;
         let digests: HashMap<&[u8], ContentDigest> = matched.iter().copied().zip(digests).collect();
-        let leaves = self.leaves(found, &mut beneath.directories, &mut beneath.read)?;
+        let leaves = self.leaves(found, &mut beneath)?;
         let (mut matches, mut looks) = (Vec::new(), Vec::new());
         for one in found {
             let Some(stat) = &one.place.stat else { continue };
@@ -129,17 +133,14 @@ impl Digesting<'_> {
         let root = Node::selection(&matches);
         let digest = root.digest;
         beneath.nodes.push(root);
-        let listing = Listing { digest, directories: beneath.directories, matched: looks, looks: OnceLock::new() };
-        Ok((Digested { digest, nodes: beneath.nodes, read: beneath.read }, listing))
+        let looked = beneath.directories.iter().map(|directory| directory.entries.len()).sum::<usize>() + looks.len();
+        let Found { nodes, directories, read, read_bytes } = beneath;
+        let listing = Listing { digest, directories, matched: looks, looks: OnceLock::new() };
+        Ok((Digested { digest, nodes, read, read_bytes, looked }, listing))
     }
 
     /// What is at the paths of matches that are meant and no directories, sockets left out.
-    fn leaves<'m>(
-        self,
-        found: &'m [Match],
-        directories: &mut Vec<Directory>,
-        read: &mut usize,
-    ) -> Result<HashMap<&'m [u8], NodeEntry>, TreeError> {
+    fn leaves<'m>(self, found: &'m [Match], beneath: &mut Found) -> Result<HashMap<&'m [u8], NodeEntry>, TreeError> {
         let mut places = HashSet::new();
         let is_meant = |one: &&Match| {
             let place = &one.place;
@@ -163,14 +164,15 @@ impl Digesting<'_> {
             match leaf {
                 Leaf::Socket(look) => directory.sockets.push((place.name.clone(), look)),
                 Leaf::Counted(counted, is_new) => {
+                    beneath.read_bytes += if is_new { counted.entry.file_bytes() } else { 0 };
                     entries.insert(place.path.as_slice(), counted.entry.clone());
                     directory.entries.push(counted);
                     directory.is_new |= is_new;
-                    *read += usize::from(is_new);
+                    beneath.read += usize::from(is_new);
                 }
             }
         }
-        directories.extend(by_directory.into_values());
+        beneath.directories.extend(by_directory.into_values());
         Ok(entries)
     }
 

@@ -175,7 +175,7 @@ impl LocalSource {
         let is_last = self.waiting.fetch_sub(1, Ordering::Relaxed) == 1;
         let key = self.key(patterns, selection);
         if let Some(listing) = self.seen().get(&key) {
-            return Ok(Digested { digest: listing.digest, nodes: Vec::new(), read: 0 });
+            return Ok(Digested { digest: listing.digest, nodes: Vec::new(), read: 0, read_bytes: 0, looked: 0 });
         }
         let copy = CopyPatterns::new(&selection.include_patterns, &selection.exclude_patterns)?;
         let filter = copy.filter(Some(patterns));

@@ -37,12 +37,16 @@ pub(crate) struct Copier<'a> {
     links: HashMap<(u64, u64), Vec<u8>>,
     /// Sockets, which no image holds.
     pub skipped: Vec<Vec<u8>>,
+    /// Files whose bytes were copied.
+    pub files: u64,
+    /// How many bytes those have.
+    pub bytes: u64,
 }
 
 impl<'a> Copier<'a> {
     /// Copies by these rules.
     pub fn new(rules: Rules<'a>) -> Self {
-        Self { rules, links: HashMap::new(), skipped: Vec::new() }
+        Self { rules, links: HashMap::new(), skipped: Vec::new(), files: 0, bytes: 0 }
     }
 
     /// Copies one thing that is no directory to `name` in `to`, replacing what is there unless that is a directory.
@@ -77,7 +81,11 @@ impl<'a> Copier<'a> {
             return link(to_root, first, to, name).map_err(TreeError::io("link", to_path));
         }
         match kind {
-            FileType::RegularFile => self.copy_file(from, to, name, to_path)?,
+            FileType::RegularFile => {
+                self.copy_file(from, to, name, to_path)?;
+                self.files += 1;
+                self.bytes += stat.st_size as u64;
+            }
             FileType::Symlink => {
                 let target = fs::readlinkat(from.dir, from.name, Vec::new())
                     .map_err(TreeError::changed_if_gone("read link", from.path))?;

@@ -4,10 +4,11 @@
 //! absent: what the operations do ([`crate::ops`]).
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use solver::op::FileOp;
 use solver::seam::{Job, LogSink, ResultId, Stream};
+use solver::work::Work;
 use store::{Draft, Made};
 use tokio_util::sync::CancellationToken;
 
@@ -52,18 +53,19 @@ impl Worker {
     ) -> Result<Vec<ResultId>, ExecError> {
         let inputs = job.inputs.clone();
         let trees = JobTrees { worker: self.clone(), cancel: cancel.clone(), inputs: Inputs::of(job) };
-        let (results, notices) = self
+        let (results, told) = self
             .on_core(cancel, move |_| {
-                let notices = Notices::default();
-                let results = match file::run(&op, &inputs, &trees, &notices) {
+                let told = Notices::default();
+                let results = match file::run(&op, &inputs, &trees, &told) {
                     // Whatever the operation says of being stopped half-way.
                     Err(_) if trees.cancel.is_cancelled() => return Err(ExecError::Canceled),
                     results => results?,
                 };
-                Ok((results, notices.0.into_inner().unwrap_or_else(PoisonError::into_inner)))
+                Ok((results, told.finish()))
             })
             .await?;
-        notices.iter().chain(&self.inner.layers.left_out()).for_each(|text| log.notice(text));
+        told.tell(log);
+        self.inner.layers.left_out().iter().for_each(|text| log.notice(text));
         Ok(results)
     }
 }
@@ -147,14 +149,43 @@ impl JobTrees {
     }
 }
 
-/// Keeps notices of a blocking thread until its caller, who may use the log, has them.
+/// Keeps what a blocking thread tells until its caller, who may use the log, has it.
 #[derive(Default)]
-pub(crate) struct Notices(pub(crate) Mutex<Vec<String>>);
+pub(crate) struct Notices(Mutex<Told>);
+
+/// What was told.
+#[derive(Default)]
+pub(crate) struct Told {
+    notices: Vec<String>,
+    work: Vec<Work>,
+}
+
+impl Notices {
+    /// All of it.
+    pub(crate) fn finish(self) -> Told {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Told {
+    /// Tells it.
+    pub(crate) fn tell(&self, log: &dyn LogSink) {
+        self.work.iter().for_each(|work| log.worked(work));
+        self.notices.iter().for_each(|text| log.notice(text));
+    }
+}
 
 impl LogSink for Notices {
     fn write(&self, _stream: Stream, _bytes: &[u8]) {}
     fn progress(&self, _name: &str, _current_bytes: u64, _total_bytes: Option<u64>, _done: bool) {}
     fn notice(&self, text: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text.to_owned());
+        self.told().notices.push(text.to_owned());
+    }
+    fn worked(&self, work: &Work) {
+        self.told().work.push(*work);
     }
 }

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use oci::model::{Descriptor, Digest, Reference};
+use solver::graph::VertexId;
 use solver::op::SourceOp;
 use solver::seam::{LogSink, ResultId};
 use tokio_util::sync::CancellationToken;
@@ -74,7 +75,7 @@ impl Worker {
         manifest: &Descriptor,
         log: &dyn LogSink,
     ) -> Result<Option<ResultId>, ExecError> {
-        let result = self.fetch_image(name.clone(), manifest.digest, true, false, log).await?;
+        let result = self.fetch_image(name.clone(), manifest.digest, true, false, None, log).await?;
         Ok((result.as_str() != SCRATCH).then_some(result))
     }
 
@@ -85,7 +86,7 @@ impl Worker {
         manifest: &Descriptor,
         log: &dyn LogSink,
     ) -> Result<Option<ResultId>, ExecError> {
-        let result = self.fetch_image(name.clone(), manifest.digest, true, false, log).await?;
+        let result = self.fetch_image(name.clone(), manifest.digest, true, false, None, log).await?;
         Ok((result.as_str() != SCRATCH).then_some(result))
     }
 
@@ -100,13 +101,14 @@ impl Worker {
     }
 
     /// `in_registry` says whether blobs that are not here can be fetched under that name, `as_tree` whether what is
-    /// fetched is unpacked meanwhile.
+    /// fetched is unpacked meanwhile, `owner` for whom its layers are.
     async fn fetch_image(
         &self,
         name: Reference,
         manifest: Digest,
         in_registry: bool,
         as_tree: bool,
+        owner: Option<VertexId>,
         log: &dyn LogSink,
     ) -> Result<ResultId, ExecError> {
         let reference = name.clone();
@@ -117,6 +119,11 @@ impl Worker {
         if let Some(blob) = foreign.filter(|_| !self.inner.foreign_layers.load(Ordering::Relaxed)) {
             let (image, media_type) = (name.to_string(), blob.media_type.clone());
             return Err(SourceError::ForeignLayer { image, digest: blob.digest, media_type }.into());
+        }
+        if let Some(owner) = owner.filter(|_| self.inner.meter.is_heard()) {
+            let result = found.result.clone();
+            let chain = self.blocking(move |worker| Ok(worker.layers().chain(&result)?)).await?;
+            self.inner.meter.own(chain.iter().map(|layer| layer.id.as_str()), owner);
         }
         let arrivals = match as_tree {
             true => Arrivals::expect(found.missing.iter().map(|blob| blob.digest)),
@@ -146,13 +153,19 @@ impl Worker {
         Ok(found.result)
     }
 
-    pub(super) async fn run_source(&self, source: &SourceOp, log: &dyn LogSink) -> Result<Vec<ResultId>, ExecError> {
+    pub(super) async fn run_source(
+        &self,
+        source: &SourceOp,
+        vertex: VertexId,
+        log: &dyn LogSink,
+    ) -> Result<Vec<ResultId>, ExecError> {
         match source.scheme() {
             "local" => Ok(vec![self.inner.remember_local(source)?]),
             scheme @ ("docker-image" | "oci-layout") => {
                 let (reference, digest) = image::pinned(source)?;
                 let as_tree = self.inner.expected_trees.get().is_some_and(|images| images.contains(&source.identifier));
-                Ok(vec![self.fetch_image(reference, digest, scheme == "docker-image", as_tree, log).await?])
+                let in_registry = scheme == "docker-image";
+                Ok(vec![self.fetch_image(reference, digest, in_registry, as_tree, Some(vertex), log).await?])
             }
             _ => Err(unknown_kind(source)),
         }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use executor::Worker;
+use executor::meter::Meter;
 use executor::waiting::Waiting;
 use oci::http::{RealPace, Watched};
 use oci::model::Reference;
@@ -135,10 +136,10 @@ impl Remotes {
         Arc::new(Steps { worker: worker.clone(), watch, imports, imagines })
     }
 
-    /// The store, and behind it those that are asked; `ahead` hears of results.
-    pub fn memory(&self, store: &Store, ahead: Option<Arc<Ahead>>) -> Arc<Caches> {
-        let ahead = ahead.map(|ahead| (ahead, self.watch.clone()));
-        Arc::new(Caches { store: store.clone(), imports: self.imports.clone(), ahead })
+    /// The store, and behind it those that are asked; `ahead` and `meter` hear of results.
+    pub fn memory(&self, store: &Store, ahead: Option<Arc<Ahead>>, meter: Option<Arc<Meter>>) -> Arc<Caches> {
+        let (imports, watch) = (self.imports.clone(), self.watch.clone());
+        Arc::new(Caches { store: store.clone(), imports, watch, ahead, meter })
     }
 
     /// A layer was not to be had after the build was solved: what led to it is forgotten, so that its step runs.
@@ -187,15 +188,27 @@ pub struct Caches {
     pub store: Store,
     /// Asked for what the store does not know.
     pub imports: Arc<Imports>,
-    /// Told of results as soon as they are final; by whom a key is, knows the watch.
-    pub ahead: Option<(Arc<Ahead>, Arc<Watch>)>,
+    /// Knows by whom a key is.
+    pub watch: Arc<Watch>,
+    /// Told of results as soon as they are final.
+    pub ahead: Option<Arc<Ahead>>,
+    /// Told whose a result is.
+    pub meter: Option<Arc<Meter>>,
 }
 
 impl Caches {
     fn final_results(&self, key: &Key, results: &[ResultId], ran: bool) {
-        let Some((ahead, watch)) = &self.ahead else { return };
-        for vertex in watch.vertices(key) {
-            ahead.heard(&vertex, results, ran);
+        let meter = self.meter.as_ref().filter(|meter| meter.is_heard());
+        if self.ahead.is_none() && meter.is_none() {
+            return;
+        }
+        for vertex in self.watch.vertices(key) {
+            if let Some(ahead) = &self.ahead {
+                ahead.heard(&vertex, results, ran);
+            }
+            if let Some(meter) = meter {
+                meter.own(results.iter().map(ResultId::as_str), vertex);
+            }
         }
     }
 }

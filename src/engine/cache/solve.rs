@@ -89,7 +89,7 @@ impl Solving<'_> {
         let Remotes { imports, watch, .. } = self.remotes;
         let solver = Solver {
             executor: self.remotes.steps(self.worker, false),
-            cache: self.remotes.memory(self.store, self.ahead.clone()),
+            cache: self.remotes.memory(self.store, self.ahead.clone(), Some(self.worker.meter().clone())),
             progress: watch.clone(),
             jobs: self.jobs.clone(),
         };

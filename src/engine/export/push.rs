@@ -183,6 +183,7 @@ impl Exporter<'_> {
         bytes: &[u8],
         task: VertexId,
     ) -> Result<(), Failure> {
+        self.report(task, &document.digest, 0, document.size);
         let pushed = target.client.push_manifest(to, &document.media_type, bytes).await;
         pushed.map_err(|error| words::registry(&error))?;
         self.report(task, &document.digest, document.size, document.size);

@@ -1,16 +1,17 @@
 //! The steps of a build, as its events tell of them.
 //!
 //! In: events, and what the plan adds. Out: [`StepRecord`]s in the order in which they were declared. Used by the
-//! recorder, by whoever only imagines a build ([`Imagined`]), and for `--metadata-file` ([`Measured`]).
+//! recorder, by whoever only imagines a build ([`Imagined`]), and for `--metadata-file` and `--timings` ([`Measured`]).
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use solver::explain::Fate;
 use solver::graph::VertexId;
 use solver::seam::{Event, Progress};
-use store::history::{Build, Head, StepRecord};
+use solver::work::{Work, WorkKind};
+use store::history::{Build, Head, StepRecord, WorkRecord};
 
 use crate::engine::plans::Plans;
 use crate::engine::{Text, why};
@@ -40,6 +41,17 @@ pub(super) struct Steps {
     by_vertex: HashMap<VertexId, usize>,
     /// How many vertices have begun, as the display counts them.
     begun: usize,
+    /// Where transfers are in the work of their steps.
+    transfers: HashMap<(usize, String), Transfer>,
+}
+
+/// A transfer that was heard of.
+#[derive(Clone, Copy)]
+struct Transfer {
+    /// Its place in the work of its step.
+    at: usize,
+    /// When that was first.
+    begun_us: u64,
 }
 
 /// What an event means for whoever writes along.
@@ -111,7 +123,41 @@ impl Steps {
                 self.list[step].usage = Some(usage);
                 None
             }
-            Event::Missed(_) | Event::Progress { .. } | Event::Notice { .. } | Event::Why { .. } => None,
+            Event::Worked { vertex, work } => {
+                let step = self.step(vertex);
+                self.list[step].work.push(WorkRecord { what: String::new(), ended_us: at_us, work });
+                None
+            }
+            Event::Progress { vertex, name, current_bytes, .. } => {
+                let step = self.step(vertex);
+                self.transferred(step, name, at_us, current_bytes);
+                None
+            }
+            Event::Missed(_) | Event::Notice { .. } | Event::Why { .. } => None,
+        }
+    }
+
+    /// A transfer came so far. What is sent and only told to be over was not needed: it was there already.
+    fn transferred(&mut self, step: usize, name: String, at_us: u64, bytes: u64) {
+        let work = &mut self.list[step].work;
+        let kind = direction(&name);
+        let key = (step, name);
+        let is_first = !self.transfers.contains_key(&key);
+        if is_first {
+            let (what, took) = (key.1.clone(), Duration::ZERO);
+            let nothing = Work { kind, files: 0, read_bytes: 0, hashed_bytes: 0, written_bytes: 0, took };
+            work.push(WorkRecord { what, ended_us: at_us, work: nothing });
+        }
+        let at = work.len() - 1;
+        let Transfer { at, begun_us } = *self.transfers.entry(key).or_insert(Transfer { at, begun_us: at_us });
+        let record = &mut work[at];
+        record.ended_us = at_us;
+        record.work.took = Duration::from_micros(at_us.saturating_sub(begun_us));
+        match kind {
+            WorkKind::Send if is_first => {}
+            WorkKind::Send => record.work.read_bytes = bytes,
+            // What comes is checked against its digest as it comes.
+            _ => (record.work.hashed_bytes, record.work.written_bytes) = (bytes, bytes),
         }
     }
 
@@ -164,19 +210,28 @@ impl Imagined {
 pub struct Measured {
     begun: Instant,
     steps: Mutex<Steps>,
+    plan: OnceLock<Planned>,
     display: Arc<dyn Progress>,
 }
 
 impl Measured {
     /// What it hears goes on to `display`.
     pub fn new(display: Arc<dyn Progress>) -> Self {
-        Self { begun: Instant::now(), steps: Mutex::default(), display }
+        Self { begun: Instant::now(), steps: Mutex::default(), plan: OnceLock::new(), display }
+    }
+
+    /// Takes note of what is to be built.
+    pub fn planned(&self, plan: Planned) {
+        // Planned once per build.
+        let _ = self.plan.set(plan);
     }
 
     /// The steps so far, in the order in which they were declared.
-    pub fn steps(&self, plan: &Planned) -> Vec<StepRecord> {
+    pub fn steps(&self) -> Vec<StepRecord> {
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
-        steps.place(plan);
+        if let Some(plan) = self.plan.get() {
+            steps.place(plan);
+        }
         steps.list.clone()
     }
 }
@@ -184,12 +239,18 @@ impl Measured {
 impl Progress for Measured {
     fn event(&self, event: Event) {
         // Of output, only that there is some could matter.
-        if !matches!(event, Event::Log { .. } | Event::Progress { .. } | Event::Notice { .. } | Event::Why { .. }) {
+        if !matches!(event, Event::Log { .. } | Event::Notice { .. } | Event::Why { .. }) {
             let at_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.steps.lock().unwrap_or_else(PoisonError::into_inner).take(at_us, event.clone());
         }
         self.display.event(event);
     }
+}
+
+/// Which way a transfer of that name goes: its first word says so where it goes elsewhere.
+fn direction(name: &str) -> WorkKind {
+    let is_sent = ["pushing ", "sending ", "copying "].iter().any(|word| name.starts_with(word));
+    if is_sent { WorkKind::Send } else { WorkKind::Receive }
 }
 
 /// Lines of a text by offset.

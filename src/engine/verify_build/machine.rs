@@ -125,6 +125,7 @@ pub fn alone(options: &BuildOptions) -> BuildOptions {
         outputs: vec![Output::Archive(nowhere)],
         iidfile: None,
         metadata_file: None,
+        timings: None,
         cache_from: Vec::new(),
         cache_to: Vec::new(),
         pull: false,

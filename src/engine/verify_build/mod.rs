@@ -449,6 +449,7 @@ impl Progress for Called {
             Event::Notice { vertex, text } => Event::Notice { vertex: id(vertex), text },
             Event::Why { vertex, text } => Event::Why { vertex: id(vertex), text },
             Event::Used { vertex, usage } => Event::Used { vertex: id(vertex), usage },
+            Event::Worked { vertex, work } => Event::Worked { vertex: id(vertex), work },
             Event::Done(vertex) => Event::Done(id(vertex)),
             Event::Failed { vertex, error } => Event::Failed { vertex: id(vertex), error },
             Event::Canceled(vertex) => Event::Canceled(id(vertex)),

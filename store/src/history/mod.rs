@@ -19,7 +19,7 @@ mod record;
 mod write;
 
 pub use read::Entry;
-pub use record::{Build, Head, LogFile, Outcome, StepRecord};
+pub use record::{Build, Head, LogFile, Outcome, StepRecord, WorkRecord};
 pub use write::{LogWriter, Recording};
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use solver::canon::Part;
 use solver::explain::Fate;
 use solver::seam::{Hit, Usage};
+use solver::work::Work;
 
 /// Raised by every change of the lines that an older program would misread.
 pub(super) const FORMAT: u32 = 1;
@@ -194,6 +195,28 @@ pub struct StepRecord {
     pub log: Option<LogFile>,
     /// What its process used, if it had one.
     pub usage: Option<Usage>,
+    /// What the builder itself did for it, in the order in which it ended; and what was transferred.
+    pub work: Vec<WorkRecord>,
+}
+
+/// A piece of the builder's own work, or a transfer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkRecord {
+    /// Of what; empty where that is the step itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub what: String,
+    /// When it ended, in microseconds since the build began.
+    pub ended_us: u64,
+    /// What was done, and how long it took.
+    #[serde(flatten)]
+    pub work: Work,
+}
+
+impl WorkRecord {
+    /// When it began, likewise.
+    pub fn began_us(&self) -> u64 {
+        self.ended_us.saturating_sub(u64::try_from(self.work.took.as_micros()).unwrap_or(u64::MAX))
+    }
 }
 
 /// A build with its steps.
@@ -224,18 +247,6 @@ impl Build {
         self.steps.iter().map(step).collect()
     }
 
-    /// As lines of JSON.
-    pub(super) fn to_lines(&self) -> String {
-        let mut texts = Texts::default();
-        let lines: Vec<String> = self.steps.iter().map(|step| to_json(&Line::of(step, &mut texts))).collect();
-        let mut text = to_json(&self.head) + "\n" + &to_json(&texts.list) + "\n";
-        for line in lines {
-            text.push_str(&line);
-            text.push('\n');
-        }
-        text
-    }
-
     /// Understands such lines; `None` for anything else.
     pub(super) fn from_lines(text: &str) -> Option<Self> {
         let mut lines = text.lines();
@@ -250,6 +261,18 @@ impl Build {
         let fits = steps.iter().enumerate().all(|(at, step)| step.inputs.iter().all(|input| *input < at));
         fits.then_some(Self { head, steps })
     }
+}
+
+/// A build as lines of JSON.
+pub(super) fn lines(head: &Head, steps: &[StepRecord]) -> String {
+    let mut texts = Texts::default();
+    let lines: Vec<String> = steps.iter().map(|step| to_json(&Line::of(step, &mut texts))).collect();
+    let mut text = to_json(head) + "\n" + &to_json(&texts.list) + "\n";
+    for line in lines {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
 }
 
 pub(super) fn to_json(value: &impl Serialize) -> String {
@@ -301,6 +324,8 @@ struct Line {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    work: Vec<WorkRecord>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     parts: Vec<usize>,
 }
 
@@ -322,6 +347,7 @@ impl Line {
             ended_us: step.ended_us,
             log: step.log.clone(),
             usage: step.usage,
+            work: step.work.clone(),
             parts,
         }
     }
@@ -348,6 +374,7 @@ impl Line {
             ended_us: self.ended_us,
             log: self.log,
             usage: self.usage,
+            work: self.work,
         })
     }
 }

@@ -1,5 +1,8 @@
+use std::time::Duration;
+
 use solver::canon::Part;
 use solver::explain::Fate;
+use solver::work::{Work, WorkKind};
 
 use super::*;
 use crate::Store;
@@ -26,6 +29,18 @@ fn step(name: &str, inputs: &[usize]) -> StepRecord {
         fate: Fate::Ran,
         started_us: Some(1),
         ended_us: Some(2),
+        work: vec![WorkRecord {
+            what: "sha256:ab".into(),
+            ended_us: 7,
+            work: Work {
+                kind: WorkKind::Receive,
+                files: 0,
+                read_bytes: 0,
+                hashed_bytes: 5,
+                written_bytes: 5,
+                took: Duration::from_micros(3),
+            },
+        }],
         ..StepRecord::default()
     }
 }
@@ -42,7 +57,7 @@ fn a_build_is_found_again_with_everything_that_was_said_of_it() {
     assert_eq!(log, LogFile { bytes: 14, dropped_bytes: 0 });
     let steps = vec![step("a", &[]), StepRecord { log: Some(log), ..step("b", &[0]) }];
     let ended = Head { outcome: Outcome::Ok, tags: vec!["app:1".into()], steps: 2, ..recording.head().clone() };
-    recording.finish(ended.clone(), steps.clone()).unwrap();
+    recording.finish(ended.clone(), &steps).unwrap();
 
     let entries = store.builds().unwrap();
     assert_eq!(entries.iter().map(|entry| &entry.head).collect::<Vec<_>>(), [&ended]);
@@ -84,7 +99,7 @@ fn only_the_latest_builds_are_kept() {
     for i in 0..5 {
         let recording = store.record_build(head(&format!("/{i}"))).unwrap();
         let ended = Head { outcome: Outcome::Ok, ..recording.head().clone() };
-        recording.finish(ended, Vec::new()).unwrap();
+        recording.finish(ended, &[]).unwrap();
     }
     assert_eq!(store.trim_history(3).unwrap(), 2);
     let contexts: Vec<_> = store.builds().unwrap().into_iter().map(|entry| entry.head.context).collect();
@@ -119,7 +134,7 @@ fn damaged_records_are_passed_over() {
     let check = |file: &str, bytes: &[u8], listed: usize| {
         let recording = store.record_build(head("/here")).unwrap();
         let ended = Head { outcome: Outcome::Ok, ..recording.head().clone() };
-        recording.finish(ended, vec![step("a", &[])]).unwrap();
+        recording.finish(ended, &[step("a", &[])]).unwrap();
         let dir = std::fs::read_dir(store.root().join("history")).unwrap().next().unwrap().unwrap().path();
         std::fs::write(dir.join(file), bytes).unwrap();
         let entries = store.builds().unwrap();
@@ -155,7 +170,7 @@ fn records_of_builds_are_counted_and_collected_but_not_while_they_run() {
     let mut log = recording.log(0, 1 << 20).unwrap();
     log.write(&[b'x'; 100_000]).unwrap();
     let ended = Head { outcome: Outcome::Ok, ..recording.head().clone() };
-    recording.finish(ended, Vec::new()).unwrap();
+    recording.finish(ended, &[]).unwrap();
     let running = store.record_build(head("/there")).unwrap();
     let wish = crate::Wish { all: true, ..crate::Wish::default() };
     let things = store.prune(&wish, false).unwrap().gone;

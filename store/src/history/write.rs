@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use solver::explain::Fate;
 
-use super::record::{Begun, Build, Head, LogFile, StepRecord, to_json};
+use super::record::{Begun, Head, LogFile, StepRecord, lines, to_json};
 use crate::layout::{Layout, fresh_name, try_flock};
 use crate::{Store, StoreError};
 
@@ -103,9 +103,9 @@ impl Recording {
     }
 
     /// The build has ended as `head` says; its id and beginning stay.
-    pub fn finish(self, head: Head, steps: Vec<StepRecord>) -> Result<(), StoreError> {
+    pub fn finish(self, head: Head, steps: &[StepRecord]) -> Result<(), StoreError> {
         let head = Head { id: self.head.id.clone(), begun: self.head.begun, ..head };
-        let text = Build { head, steps }.to_lines();
+        let text = lines(&head, steps);
         let mut file = create(&self.dir, "build.jsonl.new", &self.path)?;
         file.write_all(text.as_bytes())
             .map_err(|source| StoreError::io("write", self.path.join("build.jsonl.new"), source))?;

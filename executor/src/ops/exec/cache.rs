@@ -28,7 +28,7 @@ use crate::ops::file::copy::{self, CopySource};
 use crate::snapshot::{SnapshotError, open_directory};
 use crate::tree::copy::{Rules, copy_tree};
 use crate::tree::{Root, TreeError, resolve::open_dir_at};
-use crate::worker::{Inputs, Notices, Worker};
+use crate::worker::{Inputs, Notices, Told, Worker};
 
 /// One cache mount of a step.
 struct Wanted {
@@ -92,9 +92,9 @@ pub(super) async fn take(
                 let Wanted { wish, seed, .. } = &wanted[number];
                 let (tree, path) = seed.clone().ok_or(StepError::Malformed { what: "a cache mount without a seed" })?;
                 let (inputs, stop) = (Inputs::of(job), cancel.clone());
-                let (seed, notices) =
+                let (seed, told) =
                     worker.on_core(cancel, move |worker| make_seed(worker, &tree, &path, &inputs, &stop)).await?;
-                notices.iter().for_each(|text| log.notice(text));
+                told.tell(log);
                 seeds.insert(wish.key.clone(), seed);
             }
             Taken::Busy(busy) => {
@@ -193,7 +193,7 @@ fn make_seed(
     path: &str,
     inputs: &Inputs,
     cancel: &CancellationToken,
-) -> Result<(MountSeed, Vec<String>), ExecError> {
+) -> Result<(MountSeed, Told), ExecError> {
     let notices = Notices::default();
     let draft = worker.store().draft()?;
     let stopped = || cancel.is_cancelled();
@@ -222,8 +222,7 @@ fn make_seed(
     }
     let since = worker.heritage(tree, inputs)?.since;
     let created = since.map_or(draft.begun(), |since| since.min(draft.begun()));
-    let notices = notices.0.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok((MountSeed { draft, created }, notices))
+    Ok((MountSeed { draft, created }, notices.finish()))
 }
 
 fn snapshot(error: TreeError) -> SnapshotError {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use solver::op::{self, CopyAction, MountKind};
 use solver::seam::{LogSink, ResultId};
@@ -20,7 +20,7 @@ use crate::sandbox::spec::Upper;
 use crate::sandbox::{self, Overlay, Stub};
 use crate::times::Heritage;
 use crate::tree::Root;
-use crate::worker::{Inputs, Notices, Worker};
+use crate::worker::{Inputs, Notices, Told, Worker};
 
 /// Name of what is copied for one step.
 const LOCAL_VIEW: &str = "view";
@@ -101,7 +101,7 @@ pub(super) enum Source {
 /// Trees with the root first, and what is to be said about them.
 pub(super) struct Prepared {
     pub(super) trees: Vec<Tree>,
-    pub(super) notices: Vec<String>,
+    pub(super) told: Told,
 }
 
 /// `caches` has the directory of every mount that is a cache.
@@ -141,8 +141,7 @@ pub(super) fn prepare_all(
     }
     let root = root.ok_or(NO_ROOT)?;
     trees.swap(0, root);
-    let notices = notices.0.into_inner().unwrap_or_else(PoisonError::into_inner);
-    Ok(Prepared { trees, notices })
+    Ok(Prepared { trees, told: notices.finish() })
 }
 
 fn prepare(

@@ -15,10 +15,12 @@
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 use solver::op::CopyAction;
 use solver::seam::{LogSink, Selection};
+use solver::work::{Work, WorkKind};
 use store::{NodeEntry, NodeKind, attributes_digest};
 
 use super::mode::ModeChange;
@@ -74,6 +76,7 @@ pub(crate) fn perform_until(
     log: &dyn LogSink,
     stop: &dyn Fn() -> bool,
 ) -> Result<bool, FileError> {
+    let begun = Instant::now();
     let patterns = CopyPatterns::new(&action.include_patterns, &action.exclude_patterns)?;
     let owner = action.owner.as_ref().map(|owner| owner::resolve(owner, root)).transpose()?;
     let mode = action.mode.as_ref().map(ModeChange::new).transpose()?;
@@ -119,6 +122,9 @@ pub(crate) fn perform_until(
     for path in std::mem::take(&mut copying.copier.skipped) {
         log.notice(&format!("`{}` is a socket and was not copied", shown(&path)));
     }
+    let Copier { files, bytes, .. } = copying.copier;
+    let (kind, took) = (WorkKind::Copy, begun.elapsed());
+    log.worked(&Work { kind, files, read_bytes: bytes, hashed_bytes: 0, written_bytes: bytes, took });
     Ok(plain)
 }
 

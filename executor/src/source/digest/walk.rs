@@ -63,6 +63,8 @@ pub(super) struct Found {
     pub directories: Vec<Directory>,
     /// How many entries were read, because nothing was remembered of them.
     pub read: usize,
+    /// How many bytes of files that were.
+    pub read_bytes: u64,
 }
 
 /// A directory that is being counted.
@@ -100,6 +102,7 @@ struct Inside {
     others: Vec<Counted>,
     is_new: bool,
     read: usize,
+    read_bytes: u64,
 }
 
 /// An open directory.
@@ -394,6 +397,7 @@ impl<'a> Walk<'a> {
             let entry = read(&Looked { dir: held.fd.as_fd(), name, path: &path, stat }, None, &stop)?;
             let look = Look::of(stat);
             let certain = is_trusted && look.same_device(&dir.look) && self.with.moment.is_after(&look);
+            inside.read_bytes += entry.file_bytes();
             inside.entries.push(Counted { entry, look, certain });
         }
         dir.add(inside);
@@ -434,6 +438,7 @@ impl<'a> Walk<'a> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         found.nodes.push(node);
         found.read += inside.read;
+        found.read_bytes += inside.read_bytes;
         found.directories.push(Directory {
             path: dir.path.clone(),
             entries: inside.entries,
@@ -455,6 +460,7 @@ impl Dir<'_> {
         inside.others.extend(more.others);
         inside.is_new |= more.is_new;
         inside.read += more.read;
+        inside.read_bytes += more.read_bytes;
     }
 }
 
