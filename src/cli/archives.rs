@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use oci::model::Reference;
+use oci::model::{Platform, Reference};
 
-use super::format::Told;
+use super::format::ToldArgs;
 use super::values;
 use crate::options::load::EngineKind;
 
@@ -18,9 +18,12 @@ pub struct ImportArgs {
     /// The image's name
     #[arg(value_name = "NAME[:TAG]", value_parser = values::tag)]
     pub name: Reference,
-    /// How the result is printed: text (the id) or json
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, hide_possible_values = true)]
-    pub format: Told,
+    /// For which machine the root file system is [default: this one's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = values::platform)]
+    pub platform: Option<Platform>,
+    /// How it is told.
+    #[command(flatten)]
+    pub told: ToldArgs,
 }
 
 /// What `rbuild save` writes.
@@ -45,6 +48,10 @@ pub struct SaveArgs {
     /// What is written
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
     pub format: SaveFormat,
+    /// Of a name for several platforms, take the image for this [default: all, where the format or engine keeps an index;
+    /// else this machine's]
+    #[arg(long, value_name = "OS/ARCH[/VARIANT]", value_parser = values::platform)]
+    pub platform: Option<Platform>,
     /// Load them into docker, podman or containerd instead; only layers that it lacks are sent
     #[arg(long, value_name = "ENGINE", conflicts_with_all = ["output", "format", "metadata_file"])]
     pub to: Option<EngineKind>,
@@ -59,7 +66,7 @@ pub struct LoadArgs {
     /// Read this archive or OCI layout folder [default: standard input]
     #[arg(short, long, value_name = "FILE|DIR")]
     pub input: Option<PathBuf>,
-    /// How the result is printed: text (a line per name) or json
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, hide_possible_values = true)]
-    pub format: Told,
+    /// How it is told.
+    #[command(flatten)]
+    pub told: ToldArgs,
 }

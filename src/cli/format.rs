@@ -24,6 +24,21 @@ pub enum Told {
     Json,
 }
 
+/// How the result is printed, of a verb that does something to images.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct ToldArgs {
+    /// How the result is printed: text (a line for each) or json (an array with an object for each)
+    #[arg(
+        long,
+        help_heading = "Results",
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t,
+        hide_possible_values = true
+    )]
+    pub format: Told,
+}
+
 /// What is shown while it is done.
 #[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Display")]

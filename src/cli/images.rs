@@ -3,7 +3,7 @@
 use clap::Args;
 use oci::model::{Platform, Reference};
 
-use super::format::{Format, Told};
+use super::format::{Format, ToldArgs};
 use super::values;
 
 /// Flags of `rbuild images`.
@@ -23,9 +23,9 @@ pub struct RmiArgs {
     /// Names or ids of images
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<String>,
-    /// How it is told what is gone: text or json
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, hide_possible_values = true)]
-    pub format: Told,
+    /// How it is told.
+    #[command(flatten)]
+    pub told: ToldArgs,
 }
 
 /// Flags of `rbuild tag`.
@@ -37,9 +37,9 @@ pub struct TagArgs {
     /// The names that it gets too
     #[arg(value_name = "NAME[:TAG]", required = true, value_parser = values::tag)]
     pub names: Vec<Reference>,
-    /// How it is told what was named: text or json
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, hide_possible_values = true)]
-    pub format: Told,
+    /// How it is told.
+    #[command(flatten)]
+    pub told: ToldArgs,
 }
 
 /// Flags of `rbuild inspect`.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Subcommand};
 use oci::model::Reference;
 
-use super::format::{Format, ShownArgs};
+use super::format::{Format, ShownArgs, ToldArgs};
 use super::registry::{CredsArgs, RegistryArgs};
 use super::values;
 
@@ -62,23 +62,15 @@ pub struct ImagetoolsCreateArgs {
         default_value = "false", hide_default_value = true, hide_possible_values = true, action = ArgAction::Set)]
     pub prefer_index: bool,
     /// Print what would be written, and write nothing
-    #[arg(long, help_heading = "Results")]
+    #[arg(long, help_heading = "Results", conflicts_with = "format")]
     pub dry_run: bool,
     /// Write what was made into this file, as JSON: descriptor and names
     #[arg(long, help_heading = "Results", value_name = "FILE")]
     pub metadata_file: Option<PathBuf>,
-    /// How the result is printed: text (NAME: digest: DIGEST size: BYTES) or json
-    #[arg(
-        long,
-        help_heading = "Results",
-        value_name = "FORMAT",
-        value_enum,
-        default_value_t,
-        hide_possible_values = true,
-        conflicts_with = "dry_run"
-    )]
-    pub format: super::format::Told,
 
+    /// How it is told.
+    #[command(flatten)]
+    pub told: ToldArgs,
     /// What is shown.
     #[command(flatten)]
     pub shown: ShownArgs,

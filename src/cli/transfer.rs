@@ -6,7 +6,7 @@ use clap::{ArgAction, Args};
 use oci::layer::Compression;
 use oci::model::{Platform, Reference};
 
-use super::format::{ShownArgs, Told};
+use super::format::{ShownArgs, ToldArgs};
 use super::registry::{CredsArgs, RegistryArgs};
 use super::values;
 
@@ -57,17 +57,10 @@ pub struct PushArgs {
     /// Write the digest into this file, without a line break
     #[arg(long, help_heading = "Results", value_name = "FILE", conflicts_with = "all_tags")]
     pub digestfile: Option<PathBuf>,
-    /// How the result is printed: text (NAME: digest: DIGEST size: BYTES) or json
-    #[arg(
-        long,
-        help_heading = "Results",
-        value_name = "FORMAT",
-        value_enum,
-        default_value_t,
-        hide_possible_values = true
-    )]
-    pub format: Told,
 
+    /// How it is told.
+    #[command(flatten)]
+    pub told: ToldArgs,
     /// What is shown.
     #[command(flatten)]
     pub shown: ShownArgs,
@@ -99,17 +92,10 @@ pub struct PullArgs {
     /// Bring the images for all platforms, and keep the index under the name
     #[arg(long)]
     pub all_platforms: bool,
-    /// How the result is printed: text (NAME: digest: DIGEST size: BYTES) or json
-    #[arg(
-        long,
-        help_heading = "Results",
-        value_name = "FORMAT",
-        value_enum,
-        default_value_t,
-        hide_possible_values = true
-    )]
-    pub format: Told,
 
+    /// How it is told.
+    #[command(flatten)]
+    pub told: ToldArgs,
     /// What is shown.
     #[command(flatten)]
     pub shown: ShownArgs,

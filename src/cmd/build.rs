@@ -34,7 +34,8 @@ pub async fn build(hall: &Hall<'_>, args: &BuildArgs) -> Result<u8, Failure> {
     }
     let mode = hall.mode()?;
     forget_old_id(options.iidfile.as_deref())?;
-    engine::load::choose(&mut options.outputs).await?;
+    let is_index = options.input.makes_index();
+    engine::load::choose(&mut options.outputs, is_index).await?;
     if !inert.is_empty() && hall.talks() {
         let (these, change) = if inert.len() == 1 { ("this flag", "changes") } else { ("these flags", "change") };
         let text = format!("{these} {change} nothing here: {}", inert.join(" "));

@@ -1,7 +1,7 @@
 //! `rbuild images`: what is in the local store.
 
 use jiff::{SignedDuration, Timestamp};
-use oci::model::Reference;
+use oci::model::{Platform, Reference};
 use serde_json::json;
 
 use super::{Hall, table};
@@ -10,6 +10,9 @@ use crate::cli::{Format, ImagesArgs};
 use crate::engine::images::Listed;
 use crate::engine::{Failure, images as engine};
 use crate::progress::Mode;
+
+/// Platforms that are named in the table.
+const PLATFORMS_SHOWN: usize = 3;
 
 /// Prints the images of the local store.
 pub async fn images(hall: &Hall<'_>, args: &ImagesArgs) -> Result<u8, Failure> {
@@ -38,10 +41,19 @@ fn text(listed: &[Listed], args: &ImagesArgs, now: Timestamp) -> String {
             let cells = listed.iter().map(|image| {
                 let (repository, tag) = name(image.name.as_ref());
                 let id = image.id.hex()[..12].to_owned();
-                [repository, tag, id, ago(now.duration_since(image.created)), amount(image.size_bytes)]
+                let created = ago(now.duration_since(image.created));
+                [repository, tag, id, created, amount(image.size_bytes), platforms(&image.platforms)]
             });
-            table::render(["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE"], cells)
+            table::render(["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "PLATFORM"], cells)
         }
+    }
+}
+
+/// For which machines it is; of an index for more than a line holds, how many.
+fn platforms(platforms: &[Platform]) -> String {
+    match platforms.len() {
+        count if count > PLATFORMS_SHOWN => format!("{count} platforms"),
+        _ => platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -114,10 +126,10 @@ mod tests {
     #[test]
     fn images_are_listed_for_people_and_for_programs() {
         insta::assert_snapshot!(check(false, Format::Table), @"
-        REPOSITORY                TAG      IMAGE ID       CREATED       SIZE
-        app                       1        7692c3ad3540   3 hours ago   1.23MB
-        localhost:5000/team/app   latest   7692c3ad3540   3 hours ago   1.23MB
-        <none>                    <none>   3fc4ccfe7458   3 hours ago   0B
+        REPOSITORY                TAG      IMAGE ID       CREATED       SIZE     PLATFORM
+        app                       1        7692c3ad3540   3 hours ago   1.23MB   linux/amd64
+        localhost:5000/team/app   latest   7692c3ad3540   3 hours ago   1.23MB   linux/amd64
+        <none>                    <none>   3fc4ccfe7458   3 hours ago   0B       linux/amd64
         ");
         insta::assert_snapshot!(check(true, Format::Table), @"
         sha256:7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed
@@ -160,6 +172,17 @@ mod tests {
           }
         ]
         "#);
+    }
+
+    #[test]
+    fn index_says_its_platforms_as_long_as_they_are_few() {
+        let check = |given: &[&str], expected: &str| {
+            let given: Vec<Platform> = given.iter().map(|text| text.parse().expect("a platform")).collect();
+            assert_eq!(platforms(&given), expected);
+        };
+        check(&["linux/arm64"], "linux/arm64");
+        check(&["linux/riscv64", "linux/amd64", "linux/arm/v7"], "linux/riscv64, linux/amd64, linux/arm/v7");
+        check(&["linux/386", "linux/amd64", "linux/arm64", "linux/s390x"], "4 platforms");
     }
 
     #[test]

@@ -33,7 +33,7 @@ async fn create(hall: &Hall<'_>, args: &ImagetoolsCreateArgs) -> Result<u8, Fail
         return Ok(0);
     }
     let named = &created.named;
-    super::print(&match (args.shown.quiet, args.format) {
+    super::print(&match (args.shown.quiet, args.told.format) {
         (_, Told::Json) => escape::json(&rows(&created)),
         (true, Told::Text) => {
             named.iter().map(|(name, document)| format!("{}\n", super::pinned(name, document))).collect()

@@ -15,10 +15,10 @@ pub async fn import(hall: &Hall<'_>, args: &ImportArgs) -> Result<u8, Failure> {
     if source.is_none() {
         hall.check_stdin("a tar", "name a file")?;
     }
-    let settings = &hall.settings();
-    let work = async |progress, cancel| engine::import(settings, source, &args.name, progress, cancel).await;
+    let (settings, platform) = (&hall.settings(), args.platform.as_ref());
+    let work = async |progress, cancel| engine::import(settings, source, &args.name, platform, progress, cancel).await;
     let id = hall.under_display(hall.mode()?, work).await?;
-    super::print(&match args.format {
+    super::print(&match args.told.format {
         Told::Text => format!("{id}\n"),
         Told::Json => escape::json(&json!([{ "name": args.name.familiar(), "id": id }])),
     })?;

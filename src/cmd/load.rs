@@ -20,7 +20,7 @@ pub async fn load(hall: &Hall<'_>, args: &LoadArgs) -> Result<u8, Failure> {
     let settings = &hall.settings();
     let work = async |progress, cancel| engine::load(settings, source, progress, cancel).await;
     let loaded = hall.under_display(hall.mode()?, work).await?;
-    super::print(&match args.format {
+    super::print(&match args.told.format {
         Told::Text => loaded.iter().map(line).collect(),
         Told::Json => escape::json(&loaded.iter().map(row).collect::<Vec<_>>()),
     })?;

@@ -18,7 +18,7 @@ pub async fn pull(hall: &Hall<'_>, args: &PullArgs) -> Result<u8, Failure> {
     };
     let work = async |progress, cancel| engine::pull(settings, &args.names, &wanted, progress, cancel).await;
     let pulled = hall.under_display(hall.mode()?, work).await?;
-    super::print(&match (args.shown.quiet, args.format) {
+    super::print(&match (args.shown.quiet, args.told.format) {
         (_, Told::Json) => escape::json(&pulled.iter().map(row).collect::<Vec<_>>()),
         (true, Told::Text) => {
             pulled.iter().map(|one| format!("{}\n", super::pinned(&one.name, &one.document))).collect()

@@ -33,7 +33,7 @@ pub async fn push(hall: &Hall<'_>, args: &PushArgs) -> Result<u8, Failure> {
     if let (Some(path), [only]) = (&args.digestfile, &pushed[..]) {
         super::write_file(path, &only.document.digest.to_string())?;
     }
-    super::print(&match (args.shown.quiet, args.format) {
+    super::print(&match (args.shown.quiet, args.told.format) {
         (_, Told::Json) => escape::json(&pushed.iter().map(row).collect::<Vec<_>>()),
         (true, Told::Text) => {
             pushed.iter().map(|one| format!("{}\n", super::pinned(&one.name, &one.document))).collect()

@@ -15,7 +15,7 @@ pub async fn rmi(hall: &Hall<'_>, args: &RmiArgs) -> Result<u8, Failure> {
     let work =
         hall.under_display(Mode::Plain, async |progress, _| engine::remove(settings, &args.images, progress).await);
     let removed = work.await?;
-    super::print(&match args.format {
+    super::print(&match args.told.format {
         Told::Text => removed.iter().map(line).collect(),
         Told::Json => escape::json(&removed.iter().map(row).collect::<Vec<_>>()),
     })?;

@@ -28,9 +28,9 @@ pub async fn save(hall: &Hall<'_>, args: &SaveArgs) -> Result<u8, Failure> {
         SaveFormat::Oci => ArchiveFormat::Oci,
         SaveFormat::Docker => ArchiveFormat::Docker,
     };
-    let settings = &hall.settings();
+    let (settings, platform) = (&hall.settings(), args.platform.as_ref());
     let output = &ArchiveOutput { form: ImageForm::default(), format, dest: Dest::file(dest) };
-    let work = async |progress, cancel| images::save(settings, &args.images, output, progress, cancel).await;
+    let work = async |progress, cancel| images::save(settings, &args.images, platform, output, progress, cancel).await;
     let saved = hall.under_display(hall.mode()?, work).await?;
     if let Some(path) = &args.metadata_file {
         super::write_file(path, &escape::json(&saved.iter().map(row).collect::<Vec<_>>()))?;
@@ -54,10 +54,11 @@ async fn send(hall: &Hall<'_>, args: &SaveArgs, engine: EngineKind) -> Result<u8
     let places = load::places(&wanted, hall.environment)?;
     let form = ImageForm { names: args.images.clone(), ..ImageForm::default() };
     let mut outputs = [Output::Load(LoadOutput { form, wanted, places, target: None })];
-    choose(&mut outputs).await?;
+    // What keeps no index gets one image of it.
+    choose(&mut outputs, false).await?;
     let [Output::Load(output)] = &outputs else { unreachable!("it was made above") };
-    let settings = &hall.settings();
-    let work = async |progress, cancel| images::send(settings, &args.images, output, progress, cancel).await;
+    let (settings, platform) = (&hall.settings(), args.platform.as_ref());
+    let work = async |progress, cancel| images::send(settings, &args.images, platform, output, progress, cancel).await;
     for done in hall.under_display(hall.mode()?, work).await? {
         super::print(&format!("{}\n", escape::line(&done)))?;
     }

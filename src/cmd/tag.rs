@@ -13,7 +13,7 @@ pub async fn tag(hall: &Hall<'_>, args: &TagArgs) -> Result<u8, Failure> {
     let settings = &hall.settings();
     let work = async |progress, _| engine::tag(settings, &args.source, &args.names, progress).await;
     let tagged = hall.under_display(Mode::Plain, work).await?;
-    super::print(&match args.format {
+    super::print(&match args.told.format {
         Told::Text => tagged.iter().map(|one| format!("tagged {}\n", one.name.familiar())).collect(),
         Told::Json => {
             let row = |one: &engine::Tagged| json!({ "name": one.name.familiar(), "id": one.id, "digest": one.digest });

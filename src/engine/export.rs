@@ -31,7 +31,7 @@ use super::assemble::Assembled;
 use super::cache::Lost;
 use super::destination::write_to;
 use super::index::{self, AssembledIndex};
-use super::load::Loader;
+use super::load::{Given, Loader};
 use super::task::in_background;
 use super::{Failure, Settings, words};
 use crate::options::BuildOptions;
@@ -177,9 +177,9 @@ impl Exporter<'_> {
                         Loader { store: self.store, worker: self.worker, progress: self.progress, cancel: self.cancel };
                     let target = load.target.as_ref().ok_or_else(|| Failure::new("nobody looked for an engine"))?;
                     let blobs = load.keeps_blobs().then(|| of(&load.form));
-                    // The options refuse several.
-                    let manifest = blobs.map(Product::top);
-                    sent.wrote.push(loader.load(target, &images[0], &load.form, manifest).await?);
+                    // Several are refused when the engine is chosen, unless it keeps blobs.
+                    let given = blobs.map_or(Given::Trees(&images[0]), |product| Given::Blobs(product.top()));
+                    sent.wrote.push(loader.load(target, given, &load.form).await?);
                     if let Some(product) = blobs {
                         let (manifest, config) = (product.top().clone(), product.config());
                         let names = load.form.names.clone();

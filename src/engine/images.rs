@@ -141,3 +141,13 @@ fn find(store: &Store, text: &str) -> Result<FoundImage, Failure> {
             .help("`rbuild images` lists what is there")
     })
 }
+
+/// Of what `text` means, the image for a platform.
+fn one_for(found: &FoundImage, text: &str, wanted: &Platform) -> Result<ImageRecord, Failure> {
+    let members = found.index.as_ref().map_or(std::slice::from_ref(&found.image), |index| &index.members);
+    members.iter().find(|member| member.platform.serves(wanted)).cloned().ok_or_else(|| {
+        let known: Vec<String> = members.iter().map(|member| format!("`{}`", member.platform)).collect();
+        Failure::new(format!("`{text}` is not here for `{wanted}`"))
+            .note(format!("it is here for {}", known.join(", ")))
+    })
+}

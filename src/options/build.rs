@@ -242,7 +242,6 @@ mod tests {
         check(&format!("--platform {} .", many.join(",")), &[], "more than 32 platforms");
         let several = "--platform linux/amd64,linux/arm64";
         check(&format!("{several} -o type=docker,dest=x ."), &[], "cannot take images for several platforms");
-        check(&format!("{several} --load ."), &[], "cannot take images for several platforms");
         check(&format!("{several} -o type=tar,dest=x,platform-split=false ."), &[], "would overwrite each other");
         check("--platform linux .", &[], "is not a platform");
         check("-o - -o type=oci .", &[], "several outputs go to standard output");

@@ -149,17 +149,13 @@ fn kept(outputs: &[Output], given: Vec<Reference>) -> Vec<Reference> {
     if is_image { tags } else { given }
 }
 
-/// Docker's archives list images, not indexes, and what loads them takes images.
+/// Docker's archives list images, not indexes.
 fn check_archives(outputs: &[Output]) -> Result<(), Failure> {
-    let is_docker = |output: &Output| match output {
-        Output::Archive(out) => out.format == ArchiveFormat::Docker,
-        Output::Load(_) => true,
-        Output::Image(_) | Output::Tree(_) => false,
-    };
+    let is_docker = |output: &Output| matches!(output, Output::Archive(out) if out.format == ArchiveFormat::Docker);
     if !outputs.iter().any(is_docker) {
         return Ok(());
     }
-    Err(Failure::new("`type=docker` and `--load` cannot take images for several platforms: they have no index")
+    Err(Failure::new("`type=docker` with `dest` cannot take images for several platforms: its form has no index")
         .help("write `type=oci`, or build for one platform"))
 }
 

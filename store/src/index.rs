@@ -83,13 +83,6 @@ CREATE TABLE tags (
     document TEXT, index_digest BLOB
 ) STRICT;
 CREATE INDEX tags_by_manifest ON tags (manifest);
-CREATE INDEX tags_by_index ON tags (index_digest) WHERE index_digest IS NOT NULL;
-CREATE TABLE members (
-    name TEXT NOT NULL, position INTEGER NOT NULL, manifest BLOB NOT NULL, PRIMARY KEY (name, position)
-) STRICT;
-CREATE INDEX members_by_manifest ON members (manifest);
-CREATE VIEW names (name, manifest) AS SELECT name, manifest FROM tags UNION SELECT name, manifest FROM members;
-CREATE TRIGGER members_went AFTER DELETE ON tags BEGIN DELETE FROM members WHERE name = OLD.name; END;
 CREATE TABLE blob_variants (
     diff_id BLOB NOT NULL, codec TEXT NOT NULL, descriptor TEXT NOT NULL, PRIMARY KEY (diff_id, codec)
 ) STRICT;
@@ -99,6 +92,17 @@ CREATE TABLE blob_sources (
 CREATE TRIGGER name_came AFTER INSERT ON tags BEGIN UPDATE state SET floor_bytes = 0; END;
 CREATE TRIGGER name_moved AFTER UPDATE OF manifest ON tags BEGIN UPDATE state SET floor_bytes = 0; END;
 CREATE TRIGGER name_went AFTER DELETE ON tags BEGIN UPDATE state SET floor_bytes = 0; END;
+";
+
+/// What names know of indexes and their members: the end of [`SCHEMA`] and of [`FROM_4`].
+const MEMBERS: &str = "
+CREATE INDEX tags_by_index ON tags (index_digest) WHERE index_digest IS NOT NULL;
+CREATE TABLE members (
+    name TEXT NOT NULL, position INTEGER NOT NULL, manifest BLOB NOT NULL, PRIMARY KEY (name, position)
+) STRICT;
+CREATE INDEX members_by_manifest ON members (manifest);
+CREATE VIEW names (name, manifest) AS SELECT name, manifest FROM tags UNION SELECT name, manifest FROM members;
+CREATE TRIGGER members_went AFTER DELETE ON tags BEGIN DELETE FROM members WHERE name = OLD.name; END;
 ";
 
 /// From schema 1, which knew no derived layers. Processes that have the index open go on: columns with defaults do not
@@ -149,17 +153,10 @@ CREATE TRIGGER name_moved AFTER UPDATE OF manifest ON tags BEGIN UPDATE state SE
 CREATE TRIGGER name_went AFTER DELETE ON tags BEGIN UPDATE state SET floor_bytes = 0; END;
 ";
 
-/// From schema 4, whose names meant one image each.
+/// From schema 4, whose names meant one image each and knew no [`MEMBERS`].
 const FROM_4: &str = "
 ALTER TABLE tags ADD COLUMN document TEXT;
 ALTER TABLE tags ADD COLUMN index_digest BLOB;
-CREATE INDEX tags_by_index ON tags (index_digest) WHERE index_digest IS NOT NULL;
-CREATE TABLE members (
-    name TEXT NOT NULL, position INTEGER NOT NULL, manifest BLOB NOT NULL, PRIMARY KEY (name, position)
-) STRICT;
-CREATE INDEX members_by_manifest ON members (manifest);
-CREATE VIEW names (name, manifest) AS SELECT name, manifest FROM tags UNION SELECT name, manifest FROM members;
-CREATE TRIGGER members_went AFTER DELETE ON tags BEGIN DELETE FROM members WHERE name = OLD.name; END;
 ";
 
 /// The tables whose rows are stamped.
@@ -263,6 +260,7 @@ impl Index {
             connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             transaction.execute_batch(SCHEMA)?;
+            transaction.execute_batch(MEMBERS)?;
             transaction
                 .execute("INSERT INTO state (only, boot, generation, written, synced) VALUES (1, '', 1, 0, 0)", [])?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
@@ -356,7 +354,7 @@ impl Index {
 fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    for (older, steps) in [(1, FROM_1), (2, FROM_2), (3, FROM_3), (4, FROM_4)] {
+    for (older, steps) in [(1, FROM_1), (2, FROM_2), (3, FROM_3), (4, FROM_4), (4, MEMBERS)] {
         if version <= older {
             transaction.execute_batch(steps)?;
         }

@@ -5,6 +5,7 @@
 
 mod faults;
 mod programs;
+mod several;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt;

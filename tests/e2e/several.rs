@@ -233,6 +233,9 @@ fn the_local_store_keeps_all_of_it_under_one_name() {
     let images = listed(&store);
     assert_eq!(images.len(), 2, "{images:?}");
     assert_eq!(images[0]["platforms"], serde_json::json!(["linux/riscv64", "linux/amd64", "linux/arm64"]));
+    let table = store.rbuild(["images"]).ok().stdout;
+    assert!(table.contains("linux/riscv64, linux/amd64, linux/arm64"), "{table}");
+    store.build(&context, THREE).ok().says(&["without a name (`-t`) the local store keeps the images"]);
     // A base of that name is the image for the platform that is built.
     let app = Context::new("FROM app:1\nCOPY own /own\n").file("own", "own");
     let file = to_archive(&store, &app, &["--platform", "linux/arm64"], "arm64.tar");

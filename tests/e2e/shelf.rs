@@ -208,6 +208,11 @@ fn every_verb_tells_its_results_as_json() {
     let imported = json(&store.rbuild(["import", "--format=json", &path(&base), "box:2"]).ok());
     let ids = json(&store.rbuild(["inspect", "box:2"]).ok());
     assert_eq!(imported, json!([{ "name": "box:2", "id": ids[0]["Id"] }]));
+    store.rbuild(["import", "--platform", "linux/arm64", &path(&base), "box:arm"]).ok();
+    let arm = json(&store.rbuild(["inspect", "box:arm"]).ok());
+    assert_eq!((&arm[0]["Architecture"], &arm[0]["RootFS"]), (&json!("arm64"), &ids[0]["RootFS"]));
+    assert_ne!(arm[0]["Id"], ids[0]["Id"]);
+    store.rbuild(["import", "--platform", "arm65,x", &path(&base), "box:x"]).fails_saying(&["--platform", "arm65,x"]);
     // Lines for people are what they were.
     assert_eq!(store.rbuild(["tag", "box:2", "box:3"]).ok().stdout, "tagged box:3\n");
     assert_eq!(store.rbuild(["rmi", "box:3"]).ok().stdout, "untagged box:3\n");

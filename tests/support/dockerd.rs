@@ -325,22 +325,13 @@ fn take(state: &mut State, files: &BTreeMap<String, Vec<u8>>) -> Result<String, 
 
 /// What docker with containerd's image store does with an archive.
 fn keep(state: &mut State, files: &BTreeMap<String, Vec<u8>>) -> Result<String, String> {
-    let blob = |digest: &str| {
-        let found = files.get(&format!("blobs/sha256/{}", digest.trim_start_matches("sha256:")));
-        found.ok_or_else(|| format!("content digest {digest}: not found"))
-    };
-    let read = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).map_err(|error| error.to_string());
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let index = read(files.get("index.json").ok_or("no index.json")?)?;
+    let index: Value =
+        serde_json::from_slice(files.get("index.json").ok_or("no index.json")?).map_err(|error| error.to_string())?;
     let mut id = String::new();
     for entry in index["manifests"].as_array().ok_or("no manifests")? {
         id = text(&entry["digest"]);
-        let manifest = read(blob(&id)?)?;
-        let config = read(blob(&text(&manifest["config"]["digest"]))?)?;
-        for layer in manifest["layers"].as_array().ok_or("no layers")? {
-            blob(&text(&layer["digest"]))?;
-        }
-        let layers = config["rootfs"]["diff_ids"].as_array().ok_or("no diff_ids")?.iter().map(text).collect();
+        let layers = layers(files, &id)?;
         let name = familiar(&text(&entry["annotations"]["io.containerd.image.name"]));
         for (_, image) in &mut state.images {
             image.names.retain(|other| *other != name);
@@ -351,6 +342,34 @@ fn keep(state: &mut State, files: &BTreeMap<String, Vec<u8>>) -> Result<String, 
         }
     }
     Ok(id)
+}
+
+/// The layers of a manifest, or of an index's image for this machine, when everything that it names is there.
+fn layers(files: &BTreeMap<String, Vec<u8>>, digest: &str) -> Result<Vec<String>, String> {
+    let blob = |digest: &str| {
+        let found = files.get(&format!("blobs/sha256/{}", digest.trim_start_matches("sha256:")));
+        found.ok_or_else(|| format!("content digest {digest}: not found"))
+    };
+    let read = |digest: &str| -> Result<Value, String> {
+        serde_json::from_slice(blob(digest)?).map_err(|error| error.to_string())
+    };
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let document = read(digest)?;
+    if let Some(entries) = document["manifests"].as_array() {
+        let mut of_this_machine = Vec::new();
+        for entry in entries {
+            let layers = layers(files, &text(&entry["digest"]))?;
+            if entry["platform"]["architecture"] == "amd64" {
+                of_this_machine = layers;
+            }
+        }
+        return Ok(of_this_machine);
+    }
+    let config = read(&text(&document["config"]["digest"]))?;
+    for layer in document["layers"].as_array().ok_or("no layers")? {
+        blob(&text(&layer["digest"]))?;
+    }
+    Ok(config["rootfs"]["diff_ids"].as_array().ok_or("no diff_ids")?.iter().map(text).collect())
 }
 
 fn digest(bytes: &[u8]) -> String {

@@ -31,6 +31,9 @@ fn notices(options: &BuildOptions) -> Vec<String> {
             ));
         }
     }
+    if is_index && options.tags.is_empty() && options.outputs.is_empty() {
+        notices.push("without a name (`-t`) the local store keeps the images, and not the index of them".into());
+    }
     let outermost = if is_index { Level::IndexDescriptor } else { Level::ManifestDescriptor };
     if has(outermost) && !archived {
         notices.push(format!(

@@ -26,17 +26,20 @@ use crate::engine::{Failure, Settings, words};
 /// Bytes that are read from the archive at once.
 const BUFFER_BYTES: usize = 1 << 17;
 
-/// Makes an image of a tar, compressed or not (`None`: on standard input), names it, and returns its id.
+/// Makes an image of a tar, compressed or not (`None`: on standard input), for a platform (`None`: this machine's), names
+/// it, and returns its id.
 pub async fn import(
     settings: &Settings,
     source: Option<&Path>,
     name: &Reference,
+    platform: Option<&Platform>,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
 ) -> Result<Digest, Failure> {
     let store = settings.open_store(&progress)?;
     let task = Task::start(&format!("[internal] import {}", input::words(source)), &progress);
-    let (path, name, platform) = (source.map(Path::to_owned), name.clone(), settings.native_platform.clone());
+    let platform = platform.unwrap_or(&settings.native_platform).clone();
+    let (path, name) = (source.map(Path::to_owned), name.clone());
     let listener = Arc::clone(&progress);
     let imported = in_background(&store, move |store| {
         let layer = unpack(store, path.as_deref(), &*listener, cancel)?;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use oci::image::Image;
 use oci::model::{Platform, Reference};
 use solver::seam::Progress;
-use store::{FoundImage, ImageRecord};
+use store::ImageRecord;
 
-use super::{find, push};
+use super::{find, one_for, push};
 use crate::engine::resolve::is_registrys;
 use crate::engine::{Failure, Settings};
 
@@ -46,7 +46,7 @@ pub async fn inspect(
     let mut inspected = Vec::with_capacity(images.len());
     for text in images {
         let found = find(&store, text)?;
-        let record = chosen(&found, text, platform)?;
+        let record = platform.map_or_else(|| Ok(found.image.clone()), |wanted| one_for(&found, text, wanted))?;
         let image = Image::open(store.blobs(), &record.manifest).map_err(|error| Failure::from_error(&error))?;
         let (document, digest) = match &found.index {
             Some(index) => (index.document.clone().into_bytes(), index.digest()),
@@ -64,15 +64,4 @@ pub async fn inspect(
         inspected.push(Inspected { record, image, document, names: found.names, platforms, elsewhere });
     }
     Ok(inspected)
-}
-
-/// The image that is looked at.
-fn chosen(found: &FoundImage, text: &str, platform: Option<&Platform>) -> Result<ImageRecord, Failure> {
-    let Some(wanted) = platform else { return Ok(found.image.clone()) };
-    let members = found.index.as_ref().map_or(std::slice::from_ref(&found.image), |index| &index.members);
-    members.iter().find(|member| member.platform.serves(wanted)).cloned().ok_or_else(|| {
-        let known: Vec<String> = members.iter().map(|member| format!("`{}`", member.platform)).collect();
-        Failure::new(format!("`{text}` is not here for `{wanted}`"))
-            .note(format!("it is here for {}", known.join(", ")))
-    })
 }

@@ -3,19 +3,19 @@
 //! An image whose blobs are all here goes out as it came in, digest included. Layers that are only trees become blobs
 //! first, once, and the archive's manifest then describes these; the config, and with it the image id, stays. A name
 //! that means an index goes out as that when all its images are here and the archive can hold it; else its image for
-//! this machine does.
+//! this machine does, which is said. For `platform` always one image does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use executor::{StepSettings, Worker};
 use oci::image::Image;
-use oci::model::{Descriptor, Digest, Index, Manifest, Reference, media_type};
+use oci::model::{Descriptor, Digest, Index, Manifest, Platform, Reference, media_type};
 use solver::seam::{LogSink, Progress};
 use store::{FoundImage, Layer, Store, StoredIndex};
 use tokio_util::sync::CancellationToken;
 
-use super::find;
+use super::{find, one_for};
 use crate::engine::assemble::Assembled;
 use crate::engine::export::{archive, compress};
 use crate::engine::task::Task;
@@ -34,10 +34,12 @@ pub struct Saved {
     pub manifest: Descriptor,
 }
 
-/// Writes images, each under the names it was asked for by, to `output`. An image given by its id has no name there.
+/// Writes images, each under the names it was asked for by, to `output`. An image given by its id has no name there. Of
+/// an index, `platform` takes one image.
 pub async fn save(
     settings: &Settings,
     images: &[Reference],
+    platform: Option<&Platform>,
     output: &ArchiveOutput,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
@@ -45,17 +47,13 @@ pub async fn save(
     let store = settings.open_store(&progress)?;
     let registry = settings.registry(&progress)?;
     let worker = settings.worker(&store, &registry, BTreeMap::new(), StepSettings::default())?;
-    let meant = meant(&store, images)?;
+    let meant = meant(&store, images, platform)?;
+    let may_be_index = output.format == ArchiveFormat::Oci;
     let task = Task::start("[internal] save images", &progress);
     let saving = async {
         let mut whole = Vec::with_capacity(meant.len());
         for (found, names) in &meant {
-            let index = found.index.as_ref().filter(|_| output.format == ArchiveFormat::Oci);
-            let index = index.map(whole_index).transpose()?.flatten();
-            let descriptor = match index {
-                Some(index) => index_with_blobs(&store, &worker, found, index, &task.log(), &cancel).await?,
-                None => with_blobs(&store, &worker, found, &task.log(), &cancel).await?,
-            };
+            let descriptor = top_with_blobs(&store, &worker, found, may_be_index, &task.log(), &cancel).await?;
             whole.push((names.clone(), descriptor));
         }
         let saved = whole.iter().zip(&meant).map(|((names, manifest), (found, _))| Saved {
@@ -75,12 +73,20 @@ pub async fn save(
     task.end(saved)
 }
 
-/// The images that are meant, each once, with the names that it was meant by.
-pub(super) fn meant(store: &Store, images: &[Reference]) -> Result<Vec<(FoundImage, Vec<Reference>)>, Failure> {
+/// The images that are meant, each once, with the names that it was meant by; of an index, the image for `platform`.
+pub(super) fn meant(
+    store: &Store,
+    images: &[Reference],
+    platform: Option<&Platform>,
+) -> Result<Vec<(FoundImage, Vec<Reference>)>, Failure> {
     let mut meant: Vec<(FoundImage, Vec<Reference>)> = Vec::new();
     for image in images {
         // Not only by name: `rbuild save 12ab34cd` means the image of that id.
-        let found = find(store, &image.familiar())?;
+        let mut found = find(store, &image.familiar())?;
+        if let Some(wanted) = platform {
+            found.image = one_for(&found, &image.familiar(), wanted)?;
+            found.index = None;
+        }
         let name = found.name.clone();
         let known = meant
             .iter_mut()
@@ -95,6 +101,38 @@ pub(super) fn meant(store: &Store, images: &[Reference]) -> Result<Vec<(FoundIma
 
 fn is_index(descriptor: &Descriptor) -> bool {
     matches!(descriptor.media_type.as_str(), media_type::OCI_INDEX | media_type::DOCKER_INDEX)
+}
+
+/// What a name means, every blob of it in the store: the index, if it may be one and is whole, or else the image.
+pub(super) async fn top_with_blobs(
+    store: &Store,
+    worker: &Worker,
+    found: &FoundImage,
+    may_be_index: bool,
+    log: &dyn LogSink,
+    cancel: &CancellationToken,
+) -> Result<Descriptor, Failure> {
+    let Some(stored) = &found.index else { return with_blobs(store, worker, found, log, cancel).await };
+    match whole_index(stored)? {
+        Some(index) if may_be_index => index_with_blobs(store, worker, found, index, log, cancel).await,
+        index => {
+            let why =
+                if index.is_some() { "this kind of archive holds no index" } else { "not all that it names is here" };
+            say_one_of(found, why, log);
+            with_blobs(store, worker, found, log, cancel).await
+        }
+    }
+}
+
+/// Says that of an index one image goes out. Where only one of them was ever wanted, nobody thinks of an index.
+pub(super) fn say_one_of(found: &FoundImage, why: &str, log: &dyn LogSink) {
+    if found.index.as_ref().is_some_and(|index| index.members.len() > 1) {
+        let what = found.name.as_ref().map_or_else(|| found.image.config.to_string(), Reference::familiar);
+        log.notice(&format!(
+            "`{what}` means images for several platforms, and {why}: only that for {} goes out (`--platform` takes another)",
+            found.image.platform
+        ));
+    }
 }
 
 /// What an index says, if every image of it is here.

@@ -91,7 +91,7 @@ fn rootfs(order: [usize; 3]) -> Vec<u8> {
 }
 
 async fn imported(settings: &Settings, file: &Path, as_name: &str) -> Result<Digest, Failure> {
-    import(settings, Some(file), &name(as_name), nobody(), CancellationToken::new()).await
+    import(settings, Some(file), &name(as_name), None, nobody(), CancellationToken::new()).await
 }
 
 fn message(failure: &Failure) -> String {
@@ -153,7 +153,7 @@ async fn a_canceled_import_leaves_nothing() {
     let file = place.file("base.tar", &rootfs([0, 1, 2]));
     let cancel = CancellationToken::new();
     cancel.cancel();
-    let failure = import(&settings, Some(&file), &name("base"), nobody(), cancel).await.unwrap_err();
+    let failure = import(&settings, Some(&file), &name("base"), None, nobody(), cancel).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Canceled);
     assert_eq!(list(&settings, nobody()).await.unwrap(), []);
     assert_eq!(std::fs::read_dir(settings.root.join("tmp")).unwrap().count(), 0);
@@ -198,7 +198,7 @@ async fn what_is_saved_loads_elsewhere_as_the_same_image() {
         let archive = place.path(&format!("{store}.tar"));
         let output = to(archive.clone());
         let images = [name("base:1"), name("team/base")];
-        save(&settings, &images, &output, nobody(), CancellationToken::new()).await.unwrap();
+        save(&settings, &images, None, &output, nobody(), CancellationToken::new()).await.unwrap();
         let elsewhere = place.store(store);
         for _ in 0..2 {
             let loaded = load(&elsewhere, Some(&archive), nobody(), CancellationToken::new()).await.unwrap();
@@ -216,7 +216,7 @@ async fn what_is_saved_loads_elsewhere_as_the_same_image() {
         assert!(loaded.iter().all(|image| image.id == id), "{store}");
         // Nothing but the archive was needed: out again it goes.
         let again = to(place.path("again.tar"));
-        save(&elsewhere, &[name("base:1"), name("team/base")], &again, nobody(), CancellationToken::new())
+        save(&elsewhere, &[name("base:1"), name("team/base")], None, &again, nobody(), CancellationToken::new())
             .await
             .unwrap();
         assert_eq!(std::fs::read(place.path("again.tar")).unwrap(), std::fs::read(&archive).unwrap(), "{store}");

@@ -2,20 +2,20 @@
 //!
 //! It keeps blobs as they come, so it gets an OCI layout of compressed ones, and layers that its content store has are
 //! left out. Its images are names, one per namespace (`default`, Kubernetes' `k8s.io`): an image without one is nothing
-//! there. It comes under a name of its own, and gets its names when containerd says that it has all of it (`ctr images
-//! check`): a name never means half an image, and what an older image of the name shares with it is not collected while
-//! it is unpacked. Deliberately absent: its GRPC API, which would want a client larger than all of this.
+//! there. It comes under a name of its own, and gets its names when containerd lists all of it: a name never means half an
+//! image, and what an older image of the name shares with it is not collected while it is unpacked. Deliberately absent:
+//! its GRPC API, which would want a client larger than all of this.
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use oci::image::Image;
-use oci::model::{Descriptor, Digest, Platform, Reference};
+use oci::model::{Digest, Reference};
 
 use super::api::Patience;
+use super::blobs::Blobs;
 use super::program::Program;
-use super::stream::{Archive, Sent};
+use super::stream::Sent;
 use super::unpacked::Unloaded;
 use super::{Absent, Loaded, Sending};
 use crate::engine::Failure;
@@ -39,81 +39,65 @@ impl Containerd {
         self.0.answer(&["version"]).await.map(drop)
     }
 
-    /// Loads an image, whose blobs are all in the store, under its names.
-    pub async fn load(&self, sending: &Sending<'_>, manifest: &Descriptor) -> Result<Loaded, Unsent> {
+    /// Loads an image or an index, whose blobs are all in the store, under its names.
+    pub async fn load(&self, sending: &Sending<'_>, blobs: &Blobs) -> Result<Loaded, Unsent> {
         if sending.names.is_empty() {
             return Err(no_name().into());
         }
-        let image = Image::open(sending.store.blobs(), manifest).map_err(|error| Failure::from_error(&error))?;
-        let layers: BTreeSet<Digest> = image.manifest.layers.iter().map(|layer| layer.digest).collect();
-        let mut loaded = Loaded { sent_bytes: 0, sent_layers: 0, layers: image.manifest.layers.len() };
-        if self.has(sending.names, manifest).await? {
+        let layers = blobs.layers();
+        let mut loaded = Loaded { id: blobs.id(), sent_bytes: 0, sent_layers: 0, layers: layers.len() };
+        if self.has(sending.names, blobs).await? {
             return Ok(loaded);
         }
-        let own = own_name(manifest.digest)?;
-        let known: BTreeSet<Digest> = self.contents().await?.intersection(&layers).copied().collect();
-        loaded.sent_layers = image.manifest.layers.iter().filter(|layer| !known.contains(&layer.digest)).count();
-        // What does not run here is kept, and not unpacked.
-        let native = Platform::native();
-        let is_native = image.config.os == native.os && image.config.architecture == native.architecture;
-        let sent = match self.send(sending, &own, manifest, &known, is_native).await? {
+        let own = own_name(blobs.top.digest)?;
+        let known: BTreeSet<Digest> =
+            self.contents().await?.into_iter().filter(|digest| layers.contains_key(digest)).collect();
+        loaded.sent_layers = layers.len() - known.len();
+        let sent = match self.send(sending, &own, blobs, &known).await? {
             Err(words) if !known.is_empty() => {
                 sending.say(format!("{} does not take the image without the layers it has: {words}", self.0.name));
                 loaded.sent_layers = loaded.layers;
-                self.send(sending, &own, manifest, &BTreeSet::new(), is_native).await?
+                self.send(sending, &own, blobs, &BTreeSet::new()).await?
             }
             sent => sent,
         };
         loaded.sent_bytes = sent.map_err(|reason| self.0.refused(&["images import -"], &reason))?;
-        let named = self.name(sending.names, &own, manifest).await;
+        let named = self.name(sending.names, &own, blobs).await;
         self.0.answer(&["images", "remove", &own.to_string()]).await?;
         named?;
         Ok(loaded)
     }
 
     /// Gives the image that came under a name of its own its names.
-    async fn name(&self, names: &[Reference], own: &Reference, manifest: &Descriptor) -> Result<(), Failure> {
+    async fn name(&self, names: &[Reference], own: &Reference, blobs: &Blobs) -> Result<(), Failure> {
         let lacks = |what: &str| {
             Failure::new(format!("{} has not got the image that it said it took", self.0.name)).note(format!(
-                "`ctr images check` does not show {what} as complete, with the digest {}",
-                manifest.digest
+                "`ctr` does not list {what} with the digest {}, or not all blobs of it",
+                blobs.top.digest
             ))
         };
-        if !self.has(std::slice::from_ref(own), manifest).await? {
+        if !self.has(std::slice::from_ref(own), blobs).await? {
             return Err(lacks("it"));
         }
         for name in names {
             self.0.answer(&["images", "tag", "--force", &own.to_string(), &name.to_string()]).await?;
         }
-        if self.has(names, manifest).await? { Ok(()) } else { Err(lacks("its names")) }
+        if self.has(names, blobs).await? { Ok(()) } else { Err(lacks("its names")) }
     }
 
-    /// Sends the image without blobs that are known; the bytes that went, or its words.
+    /// Sends the image without layers that are known; the bytes that went, or its words.
     async fn send(
         &self,
         sending: &Sending<'_>,
         own: &Reference,
-        manifest: &Descriptor,
+        blobs: &Blobs,
         known: &BTreeSet<Digest>,
-        is_native: bool,
     ) -> Result<Result<u64, String>, Unsent> {
-        let (store, images) = (sending.store.clone(), vec![(vec![own.clone()], manifest.clone())]);
-        let image = Image::open(store.blobs(), manifest).map_err(|error| Failure::from_error(&error))?;
-        let total_bytes =
-            image.manifest.layers.iter().filter(|layer| !known.contains(&layer.digest)).map(|l| l.size).sum();
-        let left_out = known.clone();
-        let archive = Archive::of(move |out| {
-            let is_wanted = |digest: &Digest| !left_out.contains(digest);
-            oci::export::oci_layout::write_tar_for(out, store.blobs(), &images, &is_wanted)
-                .map_err(|error| Failure::from_error(&error))
-        });
+        let sizes = blobs.layers();
+        let total_bytes = sizes.iter().filter(|(digest, _)| !known.contains(digest)).map(|(_, size)| size).sum();
+        let archive = blobs.archive(sending.store, std::slice::from_ref(own), known);
         let sent = archive.sent.clone();
-        let arguments: &[&str] = if is_native {
-            &["images", "import", "-"]
-        } else {
-            &["images", "import", "--all-platforms", "--no-unpack", "-"]
-        };
-        match self.0.feed(arguments, archive, &|sent: &Sent| sending.report(sent, total_bytes)).await {
+        match self.0.feed(arguments(blobs), archive, &|sent: &Sent| sending.report(sent, total_bytes)).await {
             Ok(()) => {
                 sending.done(&sent);
                 Ok(Ok(sent.bytes()))
@@ -129,16 +113,26 @@ impl Containerd {
         Ok(String::from_utf8_lossy(&listed).lines().filter_map(|line| line.trim().parse().ok()).collect())
     }
 
-    /// Whether all names mean this image there, and all of it is there.
-    async fn has(&self, names: &[Reference], manifest: &Descriptor) -> Result<bool, Failure> {
+    /// Whether all names mean this there, and all of it is there. Not by `ctr images check`, which looks at nothing of an
+    /// index but the image for its machine, and fails where there is none.
+    async fn has(&self, names: &[Reference], blobs: &Blobs) -> Result<bool, Failure> {
         for name in names {
             let name = name.to_string();
-            let listed = self.0.answer(&["images", "check", &format!("name==\"{name}\"")]).await?;
-            if !is_complete(&String::from_utf8_lossy(&listed), &name, manifest.digest) {
+            let listed = self.0.answer(&["images", "list", &format!("name==\"{name}\"")]).await?;
+            if !means(&String::from_utf8_lossy(&listed), &name, blobs.top.digest) {
                 return Ok(false);
             }
         }
-        Ok(true)
+        Ok(blobs.all().is_subset(&self.contents().await?))
+    }
+}
+
+/// How an archive is given to `ctr`. Of an index all is kept. What does not run here is kept too, and not unpacked.
+fn arguments(blobs: &Blobs) -> &'static [&'static str] {
+    match (blobs.runs_here(), blobs.is_index) {
+        (true, false) => &["images", "import", "-"],
+        (true, true) => &["images", "import", "--all-platforms", "-"],
+        (false, _) => &["images", "import", "--all-platforms", "--no-unpack", "-"],
     }
 }
 
@@ -148,14 +142,12 @@ fn own_name(manifest: Digest) -> Result<Reference, Failure> {
     text.parse().map_err(|error| Failure::new(format!("{error}")))
 }
 
-/// Whether `ctr images check` says that a name means a digest and nothing is missing. Its columns: name, media type, digest,
-/// `complete (3/3)`, size, whether it is unpacked.
-fn is_complete(listed: &str, name: &str, digest: Digest) -> bool {
+/// Whether `ctr images list` says that a name means this digest. Columns: name, media type, digest, size, platforms,
+/// labels.
+fn means(listed: &str, name: &str, digest: Digest) -> bool {
     listed.lines().any(|line| {
         let mut columns = line.split_whitespace();
-        columns.next() == Some(name)
-            && columns.nth(1).is_some_and(|column| column.parse() == Ok(digest))
-            && columns.next() == Some("complete")
+        columns.next() == Some(name) && columns.nth(1).is_some_and(|column| column.parse() == Ok(digest))
     })
 }
 
@@ -182,18 +174,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn complete_images_are_told_from_others() {
+    fn what_a_name_means_is_read_from_a_list() {
         let digest = Digest::of(b"manifest");
         let check = |line: &str, expected: bool| {
             let listed =
-                format!("REF TYPE DIGEST STATUS SIZE UNPACKED\n{}\n", line.replace("DIGEST", &digest.to_string()));
-            assert_eq!(is_complete(&listed, "docker.io/library/app:1", digest), expected, "{line}");
+                format!("REF TYPE DIGEST SIZE PLATFORMS LABELS\n{}\n", line.replace("DIGEST", &digest.to_string()));
+            assert_eq!(means(&listed, "docker.io/library/app:1", digest), expected, "{line}");
         };
         const TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-        check(&format!("docker.io/library/app:1 {TYPE} DIGEST complete (3/3) 1.9 MiB/1.9 MiB true"), true);
-        check(&format!("docker.io/library/app:1 {TYPE} DIGEST incomplete (2/3) 1.0 MiB/1.9 MiB false"), false);
-        check(&format!("docker.io/library/app:12 {TYPE} DIGEST complete (3/3) 1.9 MiB/1.9 MiB true"), false);
-        check(&format!("docker.io/library/app:1 {TYPE} {} complete (3/3)", Digest::of(b"other")), false);
+        check(&format!("docker.io/library/app:1 {TYPE} DIGEST 1.9 MiB linux/amd64 -"), true);
+        check(&format!("docker.io/library/app:12 {TYPE} DIGEST 1.9 MiB linux/amd64 -"), false);
+        check(&format!("docker.io/library/app:1 {TYPE} {} 1.9 MiB linux/amd64 -", Digest::of(b"other")), false);
         check("", false);
     }
 }

@@ -4,17 +4,18 @@
 //! takes it, known before anything is built ([`choose`]); and the image there, under its names, by the engine's own word
 //! ([`load`]). Only layers that the engine lacks are sent, as far as it can take them so, and nothing lies on a disk for it.
 //!
-//! | engine | how it is spoken to | what it gets | of that, what it has is left out |
-//! |---|---|---|---|
-//! | docker | API | plain tars of layers ([`unpacked`]) | layers from the bottom |
-//! | docker with containerd's store | API | an OCI layout ([`docker`]) | nothing: it does not say what it has |
-//! | podman | API, or its program ([`podman`]) | plain tars of layers | layers from the bottom |
-//! | containerd | `ctr` ([`containerd`]) | an OCI layout | blobs |
+//! | engine | how it is spoken to | what it gets | of that, what it has is left out | an index |
+//! |---|---|---|---|---|
+//! | docker | API | plain tars of layers ([`unpacked`]) | layers from the bottom | refused |
+//! | docker with containerd's store | API | an OCI layout ([`docker`]) | nothing: it does not say what it has | kept |
+//! | podman | API, or its program ([`podman`]) | plain tars of layers | layers from the bottom | refused |
+//! | containerd | `ctr` ([`containerd`]) | an OCI layout | layers | kept |
 //!
 //! Next: [`api`] and [`program`] are the two ways, [`answer`] and [`stream`] what goes over them.
 
 mod answer;
 mod api;
+mod blobs;
 mod containerd;
 mod docker;
 #[cfg(test)]
@@ -33,13 +34,14 @@ use std::sync::Arc;
 
 use executor::Worker;
 use executor::layers::SCRATCH;
-use oci::model::{Descriptor, Reference};
+use oci::model::{Descriptor, Digest, Reference};
 use solver::graph::VertexId;
 use solver::seam::{Event, Progress, ResultId, VertexLog};
 use store::{Layer, Store};
 use tokio_util::sync::CancellationToken;
 
 use self::api::{Absent, Api, Patience};
+use self::blobs::Blobs;
 use self::containerd::Containerd;
 use self::podman::Podman;
 use self::stream::Sent;
@@ -49,14 +51,18 @@ use super::export::{Unsent, unsent};
 use crate::options::load::{EngineKind, Keeps, LoadOutput, Place, Target, Way};
 use crate::options::output::{ImageForm, Output};
 
-/// Finds the engine of every output that is loaded.
+/// Finds the engine of every output that is loaded; `is_index`: that is an index, of several platforms.
 ///
 /// # Errors
-/// When there is none that can be used, with what was tried.
-pub async fn choose(outputs: &mut [Output]) -> Result<(), Failure> {
+/// When there is none that can be used, with what was tried; when it cannot keep an index.
+pub async fn choose(outputs: &mut [Output], is_index: bool) -> Result<(), Failure> {
     for output in outputs {
         if let Output::Load(load) = output {
-            load.target = Some(target(load, Patience::default()).await?);
+            let target = target(load, Patience::default()).await?;
+            if is_index && target.keeps == Keeps::Trees {
+                return Err(words::no_index(&target.place));
+            }
+            load.target = Some(target);
         }
     }
     Ok(())
@@ -154,6 +160,15 @@ impl Drop for Shown<'_> {
     }
 }
 
+/// What an engine gets; which of them, [`LoadOutput::keeps_blobs`] says.
+#[derive(Clone, Copy)]
+pub enum Given<'a> {
+    /// An image, for one that unpacks layers.
+    Trees(&'a Assembled),
+    /// A manifest or an index, over blobs that are all in the store, for one that keeps them.
+    Blobs(&'a Descriptor),
+}
+
 /// An image on its way into an engine.
 struct Sending<'a> {
     store: &'a Store,
@@ -161,7 +176,6 @@ struct Sending<'a> {
     progress: &'a Arc<dyn Progress>,
     cancel: &'a CancellationToken,
     task: VertexId,
-    image: &'a Assembled,
     names: &'a [Reference],
     form: &'a ImageForm,
 }
@@ -169,24 +183,19 @@ struct Sending<'a> {
 /// What was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Loaded {
+    /// The image id; of an index, its digest.
+    id: Digest,
     /// All of it.
     sent_bytes: u64,
     /// Of the layers.
     sent_layers: usize,
-    /// That the image has.
+    /// That the image has, or all images of the index.
     layers: usize,
 }
 
 impl Loader<'_> {
-    /// Loads an image under the names of its form; `manifest`: over blobs that are all in the store, for who keeps such.
-    /// Returns what was done, in words.
-    pub async fn load(
-        &self,
-        target: &Target,
-        image: &Assembled,
-        form: &ImageForm,
-        manifest: Option<&Descriptor>,
-    ) -> Result<String, Unsent> {
+    /// Loads an image or an index under the names of its form. Returns what was done, in words.
+    pub async fn load(&self, target: &Target, given: Given<'_>, form: &ImageForm) -> Result<String, Unsent> {
         let place = format!("{} ({})", target.place.engine, target.place);
         let name = format!("loading into {place}");
         let task = VertexId::of_name(&name);
@@ -194,42 +203,44 @@ impl Loader<'_> {
         self.progress.event(Event::Started(task));
         let mut shown = Shown { task, progress: self.progress, ended: false };
         let Self { store, worker, progress, cancel } = *self;
-        let sending = Sending { store, worker, progress, cancel, task, image, names: &form.names, form };
-        let loaded = sending.go(target, manifest).await;
+        let sending = Sending { store, worker, progress, cancel, task, names: &form.names, form };
+        let loaded = sending.go(target, given).await;
         shown.end(match &loaded {
             Ok(_) => Event::Done(task),
             Err(Unsent::Failed(failure)) => Event::Failed { vertex: task, error: failure.problems[0].message.clone() },
             Err(Unsent::Lost(_)) => Event::Failed { vertex: task, error: "a layer is made anew".to_owned() },
         });
-        loaded.map(|loaded| words::done(&form.names, &image.id(), &place, &loaded))
+        loaded.map(|loaded| words::done(&form.names, &place, &loaded))
     }
 }
 
 impl Sending<'_> {
-    async fn go(&self, target: &Target, manifest: Option<&Descriptor>) -> Result<Loaded, Unsent> {
+    async fn go(&self, target: &Target, given: Given<'_>) -> Result<Loaded, Unsent> {
         let patience = Patience::default();
         let place = &target.place;
-        match (&place.way, manifest) {
-            (Way::Program(path), _) => unpacked::load(&Podman::at(path, patience), self).await,
-            (Way::Ctr { .. }, Some(manifest)) => {
-                let containerd = Containerd::at(place, patience).ok_or_else(|| Failure::new("there is no `ctr`"))?;
-                containerd.load(self, manifest).await
+        match (&place.way, given) {
+            (Way::Program(path), Given::Trees(image)) => unpacked::load(&Podman::at(path, patience), self, image).await,
+            (Way::Socket(_) | Way::Tcp { .. }, Given::Trees(image)) => {
+                unpacked::load(&Api::at(place, patience)?, self, image).await
             }
-            (Way::Ctr { .. }, None) => Err(Failure::new("an image without blobs cannot go to containerd").into()),
-            (Way::Socket(_) | Way::Tcp { .. }, manifest) => {
-                let api = Api::at(place, patience)?;
-                match (target.keeps, manifest) {
-                    (Keeps::Blobs, Some(manifest)) => docker::load(&api, self, manifest).await,
-                    _ => unpacked::load(&api, self).await,
-                }
+            (Way::Socket(_) | Way::Tcp { .. }, Given::Blobs(top)) => {
+                docker::load(&Api::at(place, patience)?, self, &Blobs::open(self.store, top)?).await
+            }
+            (Way::Ctr { .. }, Given::Blobs(top)) => {
+                let containerd = Containerd::at(place, patience).ok_or_else(|| Failure::new("there is no `ctr`"))?;
+                containerd.load(self, &Blobs::open(self.store, top)?).await
+            }
+            (Way::Program(_), Given::Blobs(_)) => Err(Failure::new("podman's program keeps no blobs").into()),
+            (Way::Ctr { .. }, Given::Trees(_)) => {
+                Err(Failure::new("an image without blobs cannot go to containerd").into())
             }
         }
     }
 
     /// Brings the layers that are not here.
-    async fn bring(&self) -> Result<(), Unsent> {
+    async fn bring(&self, image: &Assembled) -> Result<(), Unsent> {
         let log = VertexLog { vertex: self.task, progress: &**self.progress };
-        let top = self.image.layers.last().map_or_else(|| ResultId(SCRATCH.to_owned()), |layer| layer.id.clone());
+        let top = image.layers.last().map_or_else(|| ResultId(SCRATCH.to_owned()), |layer| layer.id.clone());
         self.worker.ensure_blobs(&top, &log, self.cancel).await.map_err(|error| unsent(&error))
     }
 

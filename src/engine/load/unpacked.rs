@@ -21,6 +21,7 @@ use store::Layer;
 use super::api::diff_ids;
 use super::stream::{Archive, Sent};
 use super::{Loaded, Sending, words};
+use crate::engine::assemble::Assembled;
 use crate::engine::export::Unsent;
 use crate::engine::{Failure, words as room_words};
 use crate::options::annotation::Level;
@@ -79,22 +80,22 @@ impl From<Failure> for Unloaded {
 }
 
 /// Loads an image. Returns what was sent.
-pub async fn load(engine: &impl Engine, sending: &Sending<'_>) -> Result<Loaded, Unsent> {
-    let config: ImageConfig = serde_json::from_slice(&sending.image.config_bytes)
+pub async fn load(engine: &impl Engine, sending: &Sending<'_>, image: &Assembled) -> Result<Loaded, Unsent> {
+    let config: ImageConfig = serde_json::from_slice(&image.config_bytes)
         .map_err(|error| Failure::new("the config of the image is not readable").note(error.to_string()))?;
-    let id = sending.image.id();
+    let id = image.id();
     let wanted = Seen { id: Some(id), layers: config.rootfs.diff_ids };
-    let mut loaded = Loaded { sent_bytes: 0, layers: wanted.layers.len(), sent_layers: 0 };
+    let mut loaded = Loaded { id, sent_bytes: 0, layers: wanted.layers.len(), sent_layers: 0 };
     if engine.image(&id.to_string()).await?.as_ref() != Some(&wanted) {
         let known = known(engine, &wanted.layers, sending.names).await?;
         loaded.sent_layers = wanted.layers.len() - known;
-        loaded.sent_bytes = match send(engine, sending, &wanted.layers, known).await? {
+        loaded.sent_bytes = match send(engine, sending, image, &wanted.layers, known).await? {
             Err(words) if known > 0 => {
                 // It had them a moment ago, or counts otherwise.
                 tracing::debug!(words, known, "sending all layers");
                 sending.say(format!("{} does not take the image without the layers it has: {words}", engine.name()));
                 loaded.sent_layers = wanted.layers.len();
-                send(engine, sending, &wanted.layers, 0).await?.map_err(|words| refused(engine, &words))?
+                send(engine, sending, image, &wanted.layers, 0).await?.map_err(|words| refused(engine, &words))?
             }
             sent => sent.map_err(|words| refused(engine, &words))?,
         };
@@ -143,13 +144,14 @@ async fn known(engine: &impl Engine, layers: &[DiffId], names: &[Reference]) -> 
 async fn send(
     engine: &impl Engine,
     sending: &Sending<'_>,
+    image: &Assembled,
     diff_ids: &[DiffId],
     known: usize,
 ) -> Result<Result<u64, String>, Unsent> {
     if known < diff_ids.len() {
-        sending.bring().await?;
+        sending.bring(image).await?;
     }
-    let layers = &sending.image.layers;
+    let layers = &image.layers;
     let is_known = |at: usize| diff_ids[..known].contains(&diff_ids[at]);
     let mut plain = Vec::with_capacity(layers.len());
     for (at, layer) in layers.iter().enumerate() {
@@ -162,7 +164,7 @@ async fn send(
         };
         plain.push(PlainLayer { diff_id, size_bytes, is_sent });
     }
-    let archive = archive(sending, plain);
+    let archive = archive(sending, image, plain);
     let sent = archive.1.sent.clone();
     let report = |sent: &Sent| sending.report(sent, archive.0);
     report(&sent);
@@ -177,10 +179,10 @@ async fn send(
 }
 
 /// About how long it is, and the archive.
-fn archive(sending: &Sending<'_>, plain: Vec<PlainLayer>) -> (u64, Archive) {
-    let config_bytes = sending.image.config_bytes.clone();
-    let annotations: BTreeMap<String, String> = sending.form.annotations.of(Level::Manifest, &sending.image.platform);
-    let ids: Vec<ResultId> = sending.image.layers.iter().map(|layer: &Layer| layer.id.clone()).collect();
+fn archive(sending: &Sending<'_>, image: &Assembled, plain: Vec<PlainLayer>) -> (u64, Archive) {
+    let config_bytes = image.config_bytes.clone();
+    let annotations: BTreeMap<String, String> = sending.form.annotations.of(Level::Manifest, &image.platform);
+    let ids: Vec<ResultId> = image.layers.iter().map(|layer: &Layer| layer.id.clone()).collect();
     let layers = sending.worker.layers().clone();
     let image = PlainImage { config_bytes: &config_bytes, layers: &plain, annotations: &annotations };
     let total_bytes = image.layer_bytes();

@@ -6,10 +6,26 @@ use super::Loaded;
 use super::unpacked::Seen;
 use crate::amount;
 use crate::engine::Failure;
+use crate::options::load::{EngineKind, Place};
 
 /// `docker.io/library/app:1`: the name without a digest, which engines do not take.
 pub fn tagged(name: &Reference) -> String {
     format!("{}/{}:{}", name.registry(), name.repository(), name.tag().unwrap_or("latest"))
+}
+
+/// It unpacks images, and an index cannot be unpacked.
+pub fn no_index(place: &Place) -> Failure {
+    let engine = place.engine;
+    let failure =
+        Failure::new(format!("{engine} ({place}) cannot take images for several platforms: it keeps no index"));
+    let instead = "build for one platform, or write an archive with `-o type=oci,dest=app.tar`";
+    match engine {
+        EngineKind::Docker => failure.note("its classic image store unpacks what is loaded").help(format!(
+            "let it use containerd's image store (in its `daemon.json`: `\"features\": {{\"containerd-snapshotter\": \
+             true}}`), {instead}"
+        )),
+        EngineKind::Podman | EngineKind::Containerd => failure.help(instead),
+    }
 }
 
 /// What the engine has is another image.
@@ -31,10 +47,10 @@ pub fn other_name(engine: &str, name: &str, id: &Digest, seen: Option<&Seen>) ->
 }
 
 /// The line at the end of a build.
-pub fn done(names: &[Reference], id: &Digest, place: &str, loaded: &Loaded) -> String {
+pub fn done(names: &[Reference], place: &str, loaded: &Loaded) -> String {
     let named: Vec<String> = names.iter().filter(|name| name.tag().is_some()).map(Reference::familiar).collect();
+    let Loaded { id, sent_bytes, sent_layers, layers } = loaded;
     let what = if named.is_empty() { id.to_string() } else { named.join(", ") };
-    let Loaded { sent_bytes, sent_layers, layers } = loaded;
     let how = match sent_layers {
         0 => "it had all layers".to_owned(),
         _ => format!("sent {sent_layers} of {layers} layers, {}", amount::amount(*sent_bytes)),

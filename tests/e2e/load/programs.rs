@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use super::*;
 
 /// Where programs are, and containerd's socket.
-struct Programs {
+pub(super) struct Programs {
     folder: PathBuf,
     containerd: PathBuf,
     _listener: Option<UnixListener>,
 }
 
 impl Programs {
-    fn open(store: &Store) -> Self {
+    pub(super) fn open(store: &Store) -> Self {
         if let (Some(folder), Some(containerd)) = (of_test("ENGINES"), of_test("CONTAINERD")) {
             return Self { folder, containerd, _listener: None };
         }
@@ -29,11 +29,17 @@ impl Programs {
         Self { folder, containerd, _listener: Some(listener) }
     }
 
-    fn build(&self, store: &Store, context: &Context, args: &[&str]) -> Outcome {
+    pub(super) fn build(&self, store: &Store, context: &Context, args: &[&str]) -> Outcome {
         let mut command = store.build_command(context, args);
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", self.folder.display());
         command.env("PATH", path).env("CONTAINERD_ADDRESS", &self.containerd);
         Outcome::of(&mut command)
+    }
+
+    /// What containerd says, in its usual namespace.
+    pub(super) fn ctr(&self, args: &[&str]) -> String {
+        let address = self.containerd.to_str().expect("the path is ASCII");
+        self.run("ctr", &[&["--address", address, "--namespace", "default"], args].concat())
     }
 
     fn run(&self, program: &str, args: &[&str]) -> String {
@@ -88,9 +94,7 @@ fn containerd_gets_the_blobs_that_it_lacks_in_the_namespace_that_is_meant() {
         listed.lines().any(|line| line.contains(&digest) && line.contains("complete"))
     };
     assert!(check("default") && !check("rbuild.test"));
-    let address = programs.containerd.to_str().expect("the path is ASCII");
-    let left =
-        programs.run("ctr", &["--address", address, "--namespace", "default", "images", "check", "name~=loading"]);
+    let left = programs.ctr(&["images", "check", "name~=loading"]);
     assert!(!left.contains("rbuild-loading"), "{left}");
     programs.build(&store, &context, &["-t", &one, "-o", "type=docker,namespace=rbuild.test"]).ok();
     assert!(check("rbuild.test"));
