@@ -50,8 +50,8 @@ pub enum ImageError {
         /// What came out.
         found: DiffId,
     },
-    /// A layer that cannot be decompressed.
-    #[error("cannot decompress layer `{layer}`: {source}")]
+    /// A layer that cannot be decompressed, or has too many entries.
+    #[error("cannot read layer `{layer}`: {source}")]
     Layer {
         /// The layer's blob.
         layer: Digest,

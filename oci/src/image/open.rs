@@ -1,11 +1,12 @@
 //! A manifest and its config, read with every check there is.
 
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
 
 use super::CONFIG_MAX_BYTES;
 use super::document::{Document, read_document};
 use super::error::{ImageError, misfit};
 use crate::content::{ContentStore, open_verified, read_json};
+use crate::layer::tar::{EndMarker, Limits, TarError, TarReader};
 use crate::layer::{Hashing, decompress_layer};
 use crate::model::{Descriptor, DiffId, ImageConfig, Manifest, media_type};
 
@@ -52,7 +53,8 @@ impl Image {
     }
 }
 
-/// Reads a whole layer: its blob must have its digest and size, and unpack to `expected`.
+/// Reads a whole layer: its blob must have its digest and size, and unpack to `expected`, which may have no more entries
+/// than may be unpacked. A tar that is malformed is for whoever unpacks it to say.
 pub fn verify_layer(store: &dyn ContentStore, layer: &Descriptor, expected: DiffId) -> Result<(), ImageError> {
     let failed = |source: io::Error| match source.downcast() {
         Ok(content) => ImageError::Content(content),
@@ -60,6 +62,7 @@ pub fn verify_layer(store: &dyn ContentStore, layer: &Descriptor, expected: Diff
     };
     let blob = BufReader::with_capacity(128 * 1024, open_verified(store, layer)?);
     let mut tar = Hashing::new(decompress_layer(&layer.media_type, layer.size, blob).map_err(failed)?);
+    look_through(&mut tar).map_err(failed)?;
     io::copy(&mut tar, &mut io::sink()).map_err(failed)?;
     let (_, digest, _) = tar.finish();
     let found = DiffId(digest);
@@ -67,4 +70,17 @@ pub fn verify_layer(store: &dyn ContentStore, layer: &Descriptor, expected: Diff
         return Ok(());
     }
     Err(ImageError::WrongDiffId { layer: layer.digest, expected, found })
+}
+
+/// Reads the members of an archive as far as they can be read; too many of them are an error.
+fn look_through(tar: &mut impl Read) -> io::Result<()> {
+    let mut reader = TarReader::new(tar, Limits::default(), EndMarker::Optional);
+    loop {
+        match reader.next() {
+            Ok(Some(_)) => {}
+            Ok(None) | Err(TarError::Malformed { .. } | TarError::Truncated { .. }) => return Ok(()),
+            Err(TarError::Io { source, .. }) => return Err(source),
+            Err(bomb @ TarError::Limit { .. }) => return Err(io::Error::new(io::ErrorKind::InvalidData, bomb)),
+        }
+    }
 }
