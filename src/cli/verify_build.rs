@@ -13,7 +13,8 @@ use super::format::Format;
 Takes the flags of `rbuild build`, and keeps, writes and pushes nothing: of outputs only how they compress and annotate
 counts, names and caches do not. Builds twice from nothing but the base images, each time in a store of its own on the
 disk of the local one; the second time elsewhere, with another umask, another number of steps at a time, in another
-second. What ADD fetches is fetched twice. Without SOURCE_DATE_EPOCH both builds get one, which is said.
+second. What ADD fetches is fetched twice, or with --offline taken from the local store. Without SOURCE_DATE_EPOCH both
+builds get one, which is said.
 
 Exit codes: 0 both are the same image, 2 they differ, 1 a build or a comparison failed.
 
@@ -27,7 +28,8 @@ pub struct VerifyBuildArgs {
     /// What is built.
     #[command(flatten)]
     pub build: BuildArgs,
-    /// Build once, and compare with this image of the local store or of a registry, or with this archive or OCI layout
+    /// Build once, and compare with this image of the local store or of a registry, or with this archive or OCI layout;
+    /// for several platforms with an index
     #[arg(long, value_name = "IMAGE|FILE")]
     pub against: Option<String>,
     /// Compare the times of files even where no SOURCE_DATE_EPOCH is set

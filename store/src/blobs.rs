@@ -80,6 +80,25 @@ impl Blobs {
         Ok(false)
     }
 
+    /// Gives a blob to another store; `false` if it is not here. On one disk both have the same file, which nobody
+    /// changes: a damaged one is put aside, not mended.
+    pub fn give(&self, digest: &Digest, to: &Blobs) -> Result<bool, ContentError> {
+        self.touch(digest)?;
+        to.touch(digest)?;
+        let name = digest.hex();
+        match rustix::fs::linkat(&self.layout.blobs, &name, &to.layout.blobs, &name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::EXIST) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(Errno::XDEV | Errno::MLINK | Errno::PERM) => {
+                let Some(mut blob) = self.open_file(digest)? else { return Ok(false) };
+                let mut writer = to.writer()?;
+                io::copy(&mut blob, &mut writer).map_err(|source| self.failed("copy", digest, source))?;
+                writer.commit(Some(digest)).map(|_| true)
+            }
+            Err(source) => Err(self.failed("give away", digest, source)),
+        }
+    }
+
     /// As [`ContentStore::writer`], with the file that it writes to, for somebody who reads what is there so far by
     /// [`std::os::unix::fs::FileExt::read_at`]. What is read counts when the blob is committed, not before.
     pub fn writer_to_follow(&self) -> Result<(Box<dyn BlobWriter>, File), ContentError> {

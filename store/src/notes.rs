@@ -26,10 +26,13 @@ impl Store {
     /// What was noted under `key`. `kind` is a short word of ours (`http`).
     pub fn note(&self, kind: &str, key: &str) -> Result<Option<String>, StoreError> {
         let Some(folder) = self.notes(kind, false)? else { return Ok(None) };
-        let name = note_name(key);
-        let path = self.root().join("notes").join(kind).join(&name);
+        self.read_note(&folder, kind, &note_name(key))
+    }
+
+    fn read_note(&self, folder: &OwnedFd, kind: &str, name: &str) -> Result<Option<String>, StoreError> {
+        let path = self.root().join("notes").join(kind).join(name);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::openat(&folder, name.as_str(), flags, Mode::empty()) {
+        let file = match rustix::fs::openat(folder, name, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
             Err(Errno::NOENT) => return Ok(None),
             Err(source) => return Err(StoreError::io("open", path, source)),
@@ -51,8 +54,34 @@ impl Store {
         }
     }
 
+    /// Gives another store those notes of a kind that `wanted` says, in the place of what is noted there.
+    pub fn give_notes<E: From<StoreError>>(
+        &self,
+        kind: &str,
+        to: &Store,
+        mut wanted: impl FnMut(&str) -> Result<bool, E>,
+    ) -> Result<(), E> {
+        let Some(folder) = self.notes(kind, false)? else { return Ok(()) };
+        let path = self.root().join("notes").join(kind);
+        let entries = rustix::fs::Dir::read_from(&folder).map_err(|source| StoreError::io("list", &path, source))?;
+        for entry in entries {
+            let entry = entry.map_err(|source| StoreError::io("list", &path, source))?;
+            let Some(name) = entry.file_name().to_str().ok().filter(|name| name.ends_with(".json")) else { continue };
+            if let Some(text) = self.read_note(&folder, kind, name)?
+                && wanted(&text)?
+            {
+                to.write_note(kind, name, &text)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Notes `text` under `key`, in the place of what was noted there.
     pub fn set_note(&self, kind: &str, key: &str, text: &str) -> Result<(), StoreError> {
+        self.write_note(kind, &note_name(key), text)
+    }
+
+    fn write_note(&self, kind: &str, name: &str, text: &str) -> Result<(), StoreError> {
         let folder = self.notes(kind, true)?.expect("it was made");
         let tmp = &self.layout().tmp;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -68,7 +97,7 @@ impl Store {
             }
             let written = file.write_all(text.as_bytes()).map_err(|source| StoreError::io("write", &path, source));
             let written = written.and_then(|()| {
-                rustix::fs::renameat(tmp, aside.as_str(), &folder, note_name(key))
+                rustix::fs::renameat(tmp, aside.as_str(), &folder, name)
                     .map_err(|source| StoreError::io("move to the notes", &path, source))
             });
             if written.is_err() {
@@ -132,6 +161,11 @@ mod tests {
         assert_eq!(again.note("http", "a").unwrap().as_deref(), Some("two"));
         assert_eq!(again.note("http", "../b").unwrap().as_deref(), Some("other"));
         assert_eq!(again.note("git", "a").unwrap(), None);
+        let other = Store::open(&dir.path().join("other")).unwrap();
+        store.give_notes("git", &other, |_| Ok::<_, StoreError>(true)).unwrap();
+        store.give_notes("http", &other, |text| Ok::<_, StoreError>(text == "two")).unwrap();
+        assert_eq!(other.note("http", "a").unwrap().as_deref(), Some("two"));
+        assert_eq!(other.note("http", "../b").unwrap(), None);
         let file = store.root().join("notes/http").join(note_name("a"));
         std::fs::write(&file, b"\xff").unwrap();
         assert_eq!(store.note("http", "a").unwrap(), None);

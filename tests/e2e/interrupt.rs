@@ -77,7 +77,7 @@ fn all_end(number: u64) -> bool {
 }
 
 /// The process outside of any shell whose arguments hold `argument` as one of them.
-fn process_with_argument(argument: &str) -> Option<Pid> {
+pub(crate) fn process_with_argument(argument: &str) -> Option<Pid> {
     std::fs::read_dir("/proc").expect("/proc is there").find_map(|entry| {
         let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
         let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
@@ -86,14 +86,14 @@ fn process_with_argument(argument: &str) -> Option<Pid> {
 }
 
 /// Whether the process ends in time.
-fn ends(process: &OwnedFd) -> bool {
+pub(crate) fn ends(process: &OwnedFd) -> bool {
     let mut wait = [PollFd::new(process, PollFlags::IN)];
     let limit = Timespec { tv_sec: END_SECONDS, tv_nsec: 0 };
     poll(&mut wait, Some(&limit)).expect("a pidfd can be waited for") == 1
 }
 
 /// Mounts of this machine that name the store.
-fn mounts(store: &Store) -> Vec<String> {
+pub(crate) fn mounts(store: &Store) -> Vec<String> {
     let root = store.root().display().to_string();
     let all = std::fs::read_to_string("/proc/self/mountinfo").expect("/proc is there");
     all.lines().filter(|line| line.contains(&root)).map(String::from).collect()

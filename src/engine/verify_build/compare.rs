@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, Read};
 
 use oci::content::open_verified;
-use oci::image::{Document, Image, read_document};
+use oci::image::{Document, Image, read_document, verify_layer};
 use oci::layer::decompress_layer;
 use oci::layer::tar::TarError;
 use oci::model::{Descriptor, DiffId, media_type};
@@ -19,7 +19,7 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 
 use super::difference::{Differences, EntryDifference, ImageDifference, LayerDifference, Step};
-use super::{document, entries, hints, sample};
+use super::{document, entries, hints, platform_of, sample};
 use crate::engine::{Failure, words};
 
 /// Of one layer; nobody reads more.
@@ -60,7 +60,7 @@ pub fn compare(first: &Side<'_>, second: &Side<'_>, known: &Known<'_>) -> Result
         _ => {
             let is_list = |path: &str| path == "manifests";
             found.documents.extend(document::compare(&one.value, &two.value, &is_list));
-            let (ones, twos) = (members(&one.document, &first.root), members(&two.document, &second.root));
+            let (ones, twos) = (first.members(&one.document)?, second.members(&two.document)?);
             let names: BTreeSet<&String> = ones.keys().chain(twos.keys()).collect();
             for name in names {
                 match (ones.get(name), twos.get(name)) {
@@ -70,6 +70,11 @@ pub fn compare(first: &Side<'_>, second: &Side<'_>, known: &Known<'_>) -> Result
                         let shown = |member: Option<&Descriptor>| member.map(|member| member.digest.to_string());
                         let path = format!("manifests ({name})");
                         let (first, second) = (shown(one), shown(two));
+                        // More than was built is no fault of what was; an image that is not there is none of the other's.
+                        if second.is_none() {
+                            let missing = ImageDifference { platform: name.clone(), ..ImageDifference::default() };
+                            found.images.push(missing);
+                        }
                         found.documents.push(super::Field { path, first, second, hints: Vec::new() });
                     }
                 }
@@ -97,6 +102,31 @@ impl Side<'_> {
         Image::open(self.store.blobs(), descriptor).map_err(|error| Failure::from_error(&error))
     }
 
+    /// The images of an index, by platform; several of one platform are told apart by their places. An image that stands
+    /// alone is for the platform that it says.
+    fn members(&self, document: &Document) -> Result<BTreeMap<String, Descriptor>, Failure> {
+        let mut members = BTreeMap::new();
+        match document {
+            Document::Manifest(_) => {
+                let platform = platform_of(&self.image(&self.root)?);
+                members.insert(platform.to_string(), self.root.clone());
+            }
+            Document::Index(index) => {
+                for member in &index.manifests {
+                    let name = member.platform.as_ref().map_or_else(|| "no platform".to_owned(), ToString::to_string);
+                    let mut shown = name.clone();
+                    let mut count = 1;
+                    while members.contains_key(&shown) {
+                        count += 1;
+                        shown = format!("{name}, {count}");
+                    }
+                    members.insert(shown, member.clone());
+                }
+            }
+        }
+        Ok(members)
+    }
+
     /// The tar of a layer; whoever stops it reads no further.
     fn tar<'a>(&self, layer: &Descriptor, cancel: &'a CancellationToken) -> Result<impl Read + use<'a>, Failure> {
         let blob = open_verified(self.store.blobs(), layer).map_err(|error| words::content(&error))?;
@@ -104,27 +134,6 @@ impl Side<'_> {
         let tar = tar.map_err(|error| unreadable(layer, &error.to_string()))?;
         Ok(Stoppable { tar, cancel })
     }
-}
-
-/// The images of an index, by platform; several of one platform are told apart by their places.
-fn members(document: &Document, root: &Descriptor) -> BTreeMap<String, Descriptor> {
-    let mut members = BTreeMap::new();
-    match document {
-        Document::Manifest(_) => drop(members.insert(String::from("image"), root.clone())),
-        Document::Index(index) => {
-            for member in &index.manifests {
-                let name = member.platform.as_ref().map_or_else(|| "no platform".to_owned(), ToString::to_string);
-                let mut shown = name.clone();
-                let mut count = 1;
-                while members.contains_key(&shown) {
-                    count += 1;
-                    shown = format!("{name}, {count}");
-                }
-                members.insert(shown, member.clone());
-            }
-        }
-    }
-    members
 }
 
 fn image(
@@ -151,6 +160,11 @@ fn image(
     let mut fields = document::compare(&a.value, &b.value, &below);
     if is_same && fields.iter().any(|field| field.path.starts_with("layers[")) {
         let compressed: BTreeSet<usize> = compressed_otherwise(&ours, &theirs).collect();
+        for at in &compressed {
+            // What their manifest names need not be what the config says that it is.
+            let (layer, expected) = (&theirs.manifest.layers[*at], theirs.config.rootfs.diff_ids[*at]);
+            verify_layer(second.store.blobs(), layer, expected).map_err(|error| Failure::from_error(&error))?;
+        }
         fields.retain(|field| !field.path.starts_with("layers["));
         if !compressed.is_empty() {
             let count = |image: &Image| Some(kinds(image));

@@ -7,6 +7,7 @@
 use std::io;
 use std::sync::Arc;
 
+use executor::source::{git, http};
 use jiff::Timestamp;
 use oci::content::{ContentStore, open_verified};
 use oci::image::Image;
@@ -16,6 +17,7 @@ use store::{Draft, ImageRecord, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::resolve::note_tag;
+use crate::engine::task::in_background;
 use crate::engine::{Failure, HistorySettings, Settings, words};
 use crate::options::BuildOptions;
 use crate::options::output::{ArchiveFormat, ArchiveOutput, Dest, ImageForm, Output};
@@ -85,6 +87,16 @@ impl Machine {
             Some(index) => self.store.tag_index(name, &index.document, images).map_err(failed),
             None => images.iter().try_for_each(|image| self.store.tag(name, image)).map_err(failed),
         }
+    }
+
+    /// Gives it what was fetched of the web and of repositories, for a build that may ask nobody.
+    pub async fn give_fetched(&self, from: &Store, cancel: &CancellationToken) -> Result<(), Failure> {
+        git::give(from, &self.store, cancel).await.map_err(|error| match error.is_canceled() {
+            true => words::canceled(),
+            false => Failure::from_error(&error),
+        })?;
+        let to = self.store.clone();
+        in_background(from, move |from| http::give(from, &to).map_err(|error| Failure::from_error(&error))).await
     }
 
     fn copy(&self, from: &Store, blob: &Descriptor) -> Result<(), Failure> {

@@ -7,7 +7,8 @@
 //! ```
 //! A [`machine`] is a store of its own in a draft of the user's, so neither build finds anything of the other, of what was
 //! built before, or of other caches; the user's store keeps nothing but the base images. These are resolved and brought
-//! once; what `ADD` and git sources fetch is fetched by each, as whoever builds elsewhere would. The second build has
+//! once; what `ADD` and git sources fetch is fetched by each, as whoever builds elsewhere would; where nobody may be asked,
+//! both get what the user's store has of it. The second build has
 //! another path, umask, number of steps at a time, and second of the clock ([`Circumstances`]). What a process cannot
 //! change for itself (user, time zone, machine) is not varied here.
 //!
@@ -35,8 +36,11 @@ use executor::Worker;
 use executor::source::given::Given;
 use frontend::{Answers, ImageQuestion, PlanOutput};
 use jiff::Timestamp;
-use oci::image::{Document, Image, find_manifest, read_document};
-use oci::model::{Descriptor, Digest, Reference};
+use oci::content::put_bytes;
+use oci::export::archive::Loaded;
+use oci::image::{Image, ImageError, find_manifest};
+use oci::layer::Dialect;
+use oci::model::{Descriptor, Digest, Platform, Reference, media_type};
 use rustix::fs::Mode;
 use serde::Serialize;
 use solver::graph::VertexId;
@@ -50,8 +54,9 @@ use super::context::{Context, Opener};
 use super::plans::{Plans, plan};
 use super::resolve::{Ask, Resolver, find_local};
 use super::task::{Task, in_background};
-use super::{Failure, Settings, images, words};
+use super::{Failure, Settings, images, index, words};
 use crate::options::BuildOptions;
+use crate::options::annotation::Annotations;
 use crate::options::context::{DockerfileFrom, Place};
 
 /// What is wanted beside a build.
@@ -297,6 +302,9 @@ impl Ground<'_> {
                     let images = manifests.iter().map(|manifest| machine.give(self.store, manifest));
                     machine.name(self.store, name, &images.collect::<Result<Vec<_>, _>>()?)?;
                 }
+                if self.settings.offline {
+                    machine.give_fetched(self.store, self.cancel).await?;
+                }
             }
             Ok(())
         };
@@ -333,57 +341,128 @@ impl Ground<'_> {
     ) -> Result<Other, Failure> {
         let (root, shown) = match against {
             Against::Archive(path) => (self.read_archive(path, options, to).await?, path.display().to_string()),
-            Against::Image(name) => {
-                let digest = self.digest_of(name, options).await?;
-                let task = Task::start("[internal] bring the image to compare with", self.progress);
-                let manifest = self.whole(worker, name, &digest, &task.log()).await;
-                let manifest = task.end(manifest)?;
-                to.give(self.store, &manifest)?;
-                (manifest, name.familiar())
-            }
+            Against::Image(name) => (self.bring_named(name, options, worker, to).await?, name.familiar()),
         };
-        let image = match read_document(to.store.blobs(), &root).map_err(|error| Failure::from_error(&error))? {
-            (Document::Manifest(_), _) => {
-                Some(Image::open(to.store.blobs(), &root).map_err(|error| Failure::from_error(&error))?)
-            }
-            (Document::Index(_), _) => None,
-        };
-        let created =
-            image.and_then(|image| image.config.created?.parse::<Timestamp>().ok()).map(|time| time.as_second());
+        let failed = |error: ImageError| Failure::from_error(&error);
+        let main = find_manifest(to.store.blobs(), &root, options.input.platform()).map_err(failed)?;
+        let image = Image::open(to.store.blobs(), &main).map_err(failed)?;
+        let created = image.config.created.and_then(|text| text.parse::<Timestamp>().ok()).map(|time| time.as_second());
         Ok(Other { root, created, shown })
     }
 
-    /// The image of that name, here or in a registry.
-    async fn digest_of(&self, name: &Reference, options: &BuildOptions) -> Result<Digest, Failure> {
-        if let Some(found) = find_local(self.store, &name.familiar())? {
-            return Ok(found.image.manifest.digest);
-        }
-        let registry = self.settings.registry(self.progress)?;
-        let ask = Ask::of(false, self.settings.offline);
-        let resolver = Resolver::new(self.store.clone(), registry, ask, self.progress.clone());
-        let platform = options.input.platform().clone();
-        let question = ImageQuestion { reference: name.clone(), platform, layout: None };
-        Ok(resolver.answer_one(&question).await?.digest)
+    /// What a name means, here or in a registry: an image, or for several platforms the index that they are in.
+    async fn bring_named(
+        &self,
+        name: &Reference,
+        options: &BuildOptions,
+        worker: &Worker,
+        to: &Machine,
+    ) -> Result<Descriptor, Failure> {
+        let (digests, document) = self.meaning_of(name, options).await?;
+        let task = Task::start("[internal] bring the image to compare with", self.progress);
+        let bringing = async {
+            let mut brought = Vec::with_capacity(digests.len());
+            for digest in &digests {
+                let manifest = self.whole(worker, name, digest, &task.log()).await?;
+                to.give(self.store, &manifest)?;
+                brought.push(manifest);
+            }
+            match document {
+                Some(document) => {
+                    let put = put_bytes(to.store.blobs(), document.as_bytes());
+                    let (digest, size) = put.map_err(|error| words::content(&error))?;
+                    Ok(Descriptor::new(media_type::OCI_INDEX, digest, size))
+                }
+                // Platforms of one image are that image.
+                None => Ok(brought.swap_remove(0)),
+            }
+        };
+        let brought = bringing.await;
+        task.end(brought)
     }
 
-    /// The one image of an archive for the platform that is built.
+    /// The manifests that a name means for the platforms that are built, at least one; and where these are several and the
+    /// name means an index, its text.
+    async fn meaning_of(
+        &self,
+        name: &Reference,
+        options: &BuildOptions,
+    ) -> Result<(Vec<Digest>, Option<String>), Failure> {
+        let platforms = &options.input.platforms[..];
+        let found = match find_local(self.store, &name.familiar())? {
+            Some(found) => found,
+            None => {
+                let registry = self.settings.registry(self.progress)?;
+                let ask = Ask::of(false, self.settings.offline);
+                let resolver = Resolver::new(self.store.clone(), registry, ask, self.progress.clone());
+                let mut digests: Vec<Digest> = Vec::new();
+                for platform in platforms {
+                    let platform = platform.clone();
+                    let question = ImageQuestion { reference: name.clone(), platform, layout: None };
+                    digests.push(resolver.answer_one(&question).await?.digest);
+                }
+                digests.dedup();
+                let index = self.store.index_of(name).map_err(|error| words::store(&error))?;
+                return Ok((digests, index.filter(|_| platforms.len() > 1).map(|index| index.document)));
+            }
+        };
+        match (found.index, platforms) {
+            (Some(index), [one]) => {
+                let found = self.store.image_for(name, one).map_err(|error| words::store(&error))?;
+                Ok((vec![found.unwrap_or_else(|| index.members[0].clone()).manifest.digest], None))
+            }
+            (Some(index), _) => {
+                let digests = index.members.iter().map(|member| member.manifest.digest).collect();
+                Ok((digests, Some(index.document)))
+            }
+            (None, _) => Ok((vec![found.image.manifest.digest], None)),
+        }
+    }
+
+    /// What an archive holds: the image for the platform that is built, or for several the index with them.
     async fn read_archive(
         &self,
         path: &std::path::Path,
         options: &BuildOptions,
         to: &Machine,
     ) -> Result<Descriptor, Failure> {
-        let (path, platform, cancel) = (path.to_owned(), options.input.platform().clone(), self.cancel.clone());
+        let (path, platforms, cancel) = (path.to_owned(), options.input.platforms.clone(), self.cancel.clone());
         in_background(&to.store, move |store| {
             let loaded = images::read(store, Some(&path), &cancel)?;
-            let [one] = &loaded[..] else {
-                return Err(Failure::new(format!("`{}` holds {} images", path.display(), loaded.len()))
-                    .help("load it (`rbuild load`), and name one of them"));
+            let root = match &loaded[..] {
+                [one] => one.manifest.clone(),
+                several => as_index(store, several, &path)?,
             };
-            find_manifest(store.blobs(), &one.manifest, &platform).map_err(|error| Failure::from_error(&error))
+            match &platforms[..] {
+                [one] => find_manifest(store.blobs(), &root, one).map_err(|error| Failure::from_error(&error)),
+                _ => Ok(root),
+            }
         })
         .await
     }
+}
+
+/// Images that an archive has beside each other, as an index: one for each platform, or nobody knows which is meant.
+fn as_index(store: &Store, loaded: &[Loaded], path: &std::path::Path) -> Result<Descriptor, Failure> {
+    let mut entries: Vec<(Platform, Descriptor)> = Vec::with_capacity(loaded.len());
+    for one in loaded {
+        let image = Image::open(store.blobs(), &one.manifest).map_err(|error| Failure::from_error(&error))?;
+        let platform = platform_of(&image);
+        if entries.iter().any(|(known, _)| *known == platform) {
+            return Err(Failure::new(format!("`{}` holds {} images", path.display(), loaded.len()))
+                .help("load it (`rbuild load`), and name one of them"));
+        }
+        entries.push((platform, one.manifest.clone()));
+    }
+    let made = index::assemble(&entries, &Annotations::default(), Dialect::Oci);
+    put_bytes(store.blobs(), made.text.as_bytes()).map_err(|error| words::content(&error))?;
+    Ok(made.descriptor)
+}
+
+/// For which machine an image is, by its own word.
+fn platform_of(image: &Image) -> Platform {
+    let config = &image.config;
+    Platform::normalised(&config.os, &config.architecture, &config.variant)
 }
 
 /// Another umask than the process has, until it is dropped.

@@ -22,6 +22,7 @@
 mod access;
 mod check;
 mod error;
+mod give;
 mod program;
 mod refs;
 mod remote;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub use access::{Access, Agent, Authorization};
 pub use check::verify;
 pub use error::GitError;
+pub use give::give;
 pub use remote::is_over_ssh;
 
 use super::Connectivity;

@@ -15,7 +15,7 @@ use super::{GitError, GitPin, GitSource};
 /// A checksum may be a beginning, but not one that anybody could meet by chance.
 const COMMIT_MIN_DIGITS: usize = 7;
 /// The kind of our notes.
-const NOTES: &str = "git";
+pub(super) const NOTES: &str = "git";
 /// Names that are shown when one is not found.
 const NEAR_MAX: usize = 5;
 

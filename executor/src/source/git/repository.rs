@@ -18,6 +18,9 @@ use crate::waiting::Waiting;
 /// git's own word for "all of it".
 const FULL_DEPTH: &str = "--depth=2147483647";
 
+/// The file in a repository that says that it is whole.
+pub(super) const READY: &str = "rbuild-ready";
+
 /// A repository of ours; nobody else works in it as long as this value lives.
 pub(super) struct Repository<'a> {
     pub git: &'a Git<'a>,
@@ -75,7 +78,7 @@ impl<'a> Repository<'a> {
 
     /// Says that the repository is whole.
     fn ready(&self) -> PathBuf {
-        self.path.join("rbuild-ready")
+        self.path.join(READY)
     }
 
     async fn make(&mut self) -> Result<(), GitError> {
@@ -250,7 +253,7 @@ fn lock_file(path: &std::path::Path) -> Result<File, GitError> {
 }
 
 /// Waits for a lock without holding up a thread that others need, and gives up when nobody wants it any more.
-async fn locked(path: PathBuf, git: &Git<'_>) -> Result<File, GitError> {
+pub(super) async fn locked(path: PathBuf, git: &Git<'_>) -> Result<File, GitError> {
     let file = lock_file(&path)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => return Ok(file),

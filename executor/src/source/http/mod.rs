@@ -158,6 +158,17 @@ impl Web<'_> {
     }
 }
 
+/// Gives another store all files that this one has of the web, with what is noted of them. Blocks.
+pub fn give(from: &Store, to: &Store) -> Result<(), HttpError> {
+    from.give_notes(NOTES, to, |text| match serde_json::from_str::<Note>(text) {
+        Ok(note) => Ok(from.blobs().give(&note.digest, to.blobs())?),
+        Err(error) => {
+            tracing::debug!(%error, "a note that cannot be read");
+            Ok(false)
+        }
+    })
+}
+
 /// What an earlier build fetched from the address, if it is of the checksum.
 async fn kept(store: &Store, source: &HttpSource) -> Result<HttpFile, HttpError> {
     let address = Address::parse(&source.url)?;
