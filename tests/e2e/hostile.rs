@@ -1,11 +1,12 @@
-//! Archives made to harm, by every way that they come in: pulled, added, loaded, imported; as root and as an ordinary
-//! user. Nothing outside changes, what is refused is refused with one error, and the store is as good as before.
+//! Archives made to harm, by every way that they come in: pulled, copied from, added, loaded, imported, from a cache; as
+//! root and as an ordinary user. Nothing outside changes, what is refused is refused with one error, and the store is as good as before.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::remote::trouble;
 use crate::support::hostile::{Case, Want, corpus};
 use crate::support::one_layer::OneLayer;
 use crate::support::user::User;
@@ -70,6 +71,11 @@ fn upon(name: &str) -> Context {
 fn pull(store: &Store, case: &Case) -> Outcome {
     let (_registry, name) = OneLayer::plain(&case.tar).serve();
     store.build(&upon(&name), ["-t", "made:1"])
+}
+
+fn copy_from(store: &Store, case: &Case) -> Outcome {
+    let (_registry, name) = OneLayer::plain(&case.tar).serve();
+    store.build(&Context::new(&format!("FROM scratch\nCOPY --from={name} / /all/\n")), ["-t", "made:1"])
 }
 
 fn add(store: &Store, case: &Case) -> Outcome {
@@ -139,10 +145,43 @@ fn hostile_archives_are_contained_when_imported() {
 }
 
 #[test]
+fn hostile_archives_are_contained_when_copied_from() {
+    // What is unpacked is the same as when they are pulled.
+    check(copy_from, &Store::new(), |case| case % 3 == 0);
+}
+
+#[test]
 fn hostile_archives_are_contained_for_an_ordinary_user() {
     let store = Store::of(User::new());
-    for (number, way) in [pull, add, load, import].into_iter().enumerate() {
-        // A quarter of them by each way: which is which does not depend on who unpacks.
-        check(way, &store, |case| case % 4 == number);
+    let ways: [Way; 5] = [pull, copy_from, add, load, import];
+    for (number, way) in ways.into_iter().enumerate() {
+        // A fifth of them by each way: which is which does not depend on who unpacks.
+        check(way, &store, |case| case % 5 == number);
+    }
+}
+
+#[test]
+fn hostile_archives_of_a_cache_are_contained_and_their_steps_run() {
+    let (canary, here) = (Canary::new(), Store::new());
+    let dir = here.path("cache");
+    let made = Context::new("FROM scratch\nCOPY mine /mine\nCOPY mine /second\n").file("mine", "x");
+    here.build(&made, ["--cache-to", &format!("type=local,dest={}", dir.display())]).ok();
+    made.write("Dockerfile", "FROM scratch\nCOPY mine /mine\nCOPY mine /third\n");
+    // A quarter of them: what unpacks is the same by every way.
+    for case in corpus(canary.path()).iter().step_by(4) {
+        let (name, there, hostile) = (&case.name, Store::new(), here.path("hostile"));
+        Outcome::of(std::process::Command::new("cp").arg("-a").arg(&dir).arg(&hostile)).ok();
+        let blob = trouble::write_bytes(&hostile, &case.tar, "application/vnd.oci.image.layer.v1.tar");
+        trouble::rewrite(&hostile, |document| {
+            let first = &mut document["layers"][0];
+            (first["diff_id"], first["blob"]) = (blob["digest"].clone(), blob);
+        });
+        let outcome = there.build(&made, ["--cache-from", &trouble::from(&hostile), "-t", "made:1"]).ok();
+        assert_eq!(canary.look(), canary.before, "{name}: the canary changed: {outcome}");
+        let ran = outcome.stderr.contains("WARN: a step runs that a cache knew");
+        assert!(ran || case.want != Want::Refused, "{name}: {outcome}");
+        assert_eq!(there.drafts(), Vec::<std::ffi::OsString>::new(), "{name}: a draft is left: {outcome}");
+        there.rbuild(["verify"]).ok();
+        std::fs::remove_dir_all(&hostile).expect("it is ours");
     }
 }

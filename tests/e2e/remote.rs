@@ -1,6 +1,6 @@
 //! Caches that other machines read: what one built, another does not build, and brings only what it needs.
 
-mod trouble;
+pub(crate) mod trouble;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

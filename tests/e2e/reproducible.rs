@@ -240,15 +240,19 @@ fn same(row: &str, expected: &Archive, found: &Archive) {
 fn how_the_files_of_the_context_came_to_be_does_not_count() {
     let shared = Shared::new();
     let reference = shared.reference();
-    for (row, made) in [
+    let rows = [
         ("another path", Made::default()),
         ("other times", Made { days_ago: 400, ..Made::default() }),
         ("another owner", Made { owner: 4321, ..Made::default() }),
         ("another order of directory entries", Made { backwards: true, days_ago: 3, ..Made::default() }),
-    ] {
-        let store = shared.store();
-        same(row, &reference, &build(&store, &shared.context(made), "", &[]).1);
-    }
+    ];
+    // Each waits a second in a step, by itself.
+    std::thread::scope(|scope| {
+        for (row, made) in rows {
+            let (shared, reference) = (&shared, &reference);
+            scope.spawn(move || same(row, reference, &build(&shared.store(), &shared.context(made), "", &[]).1));
+        }
+    });
 }
 
 #[test]
@@ -305,6 +309,84 @@ fn who_builds_and_how_steps_are_kept_apart_does_not_count() {
     let args: Vec<&str> = args.iter().map(String::as_str).filter(|word| !word.starts_with("--network")).collect();
     let outcome = pod.build(&shared.context(Made::default()), &args);
     same("--isolation=chroot in a pod", &reference, &built(&pod.store, outcome).1);
+}
+
+/// Images for several platforms: what one builds natively, all have; what each has of its own is a part of the context.
+const SEVERAL: &str = r#"FROM --platform=$BUILDPLATFORM busybox AS tools
+COPY d /d
+RUN mkdir /out && cp -p /d/x /out/x && echo made > /out/made && chown 5:6 /out/made && umask > /out/umask
+
+FROM scratch
+ARG TARGETARCH
+COPY --chmod=751 $TARGETARCH /bin/program
+ADD archive.tar /unpacked/
+COPY --link --from=tools /out /out
+LABEL architecture=$TARGETARCH
+"#;
+const PLATFORMS: [&str; 2] = ["--platform", "linux/amd64,linux/arm64,linux/s390x"];
+
+/// The index in the archive that the last build wrote.
+fn index(store: &Store) -> String {
+    let top = Archive::files(&store.path("app.tar"))[Path::new("index.json")].clone();
+    let top: serde_json::Value = serde_json::from_slice(&top).expect("JSON");
+    assert_eq!(top["manifests"][0]["mediaType"], "application/vnd.oci.image.index.v1+json", "{top}");
+    top["manifests"][0]["digest"].as_str().expect("a digest").to_owned()
+}
+
+#[test]
+fn an_index_is_the_same_whoever_builds_and_wherever() {
+    let shared = Shared::new();
+    let context = |made: Made| {
+        let context = shared.context(made);
+        context.write("Dockerfile", SEVERAL);
+        for arch in ["amd64", "arm64", "s390x"] {
+            context.write(arch, format!("a program of {arch}"));
+            let owner = format!("{0}:{0}", made.owner);
+            Outcome::of(Command::new("chown").args([&owner]).arg(context.path().join(arch))).ok();
+            std::fs::set_permissions(context.path().join(arch), std::fs::Permissions::from_mode(0o644)).expect("ours");
+        }
+        context
+    };
+    let mut found: Vec<(String, String)> = Vec::new();
+    let mut build = |row: &str, store: &Store, made: Made, change: &dyn Fn(Command) -> Command| {
+        let words = [words(store, ""), PLATFORMS.map(str::to_owned).into()].concat();
+        Outcome::of(&mut change(store.build_command(&context(made), words))).ok();
+        found.push((row.to_owned(), index(store)));
+    };
+    let plain = |command: Command| command;
+    let first = shared.store();
+    build("the first", &first, Made::default(), &plain);
+    build("everything is known", &first, Made { days_ago: 2, ..Made::default() }, &plain);
+    for umask in ["077", "000"] {
+        let script = format!("umask {umask}; exec \"$@\"");
+        let change = |command: Command| through("sh", &["-c", &script, "sh"], &command);
+        build(&format!("umask {umask}"), &shared.store(), Made::default(), &change);
+    }
+    build(
+        "time zone, language, one step at a time",
+        &shared.store(),
+        Made { backwards: true, ..Made::default() },
+        &|mut plain| {
+            plain.env("TZ", "Asia/Tokyo").env("LC_ALL", "tr_TR.UTF-8").arg("--jobs=1");
+            plain
+        },
+    );
+    build("--userns=auto", &shared.store(), Made::default(), &|mut plain| {
+        plain.arg("--userns=auto");
+        plain
+    });
+    let user = shared.on(Store::of(User::new()));
+    let owner = user.user().expect("it has one").id;
+    build("an ordinary user", &user, Made { owner, ..Made::default() }, &plain);
+    let pod = Pod::new();
+    Outcome::of(&mut pod.rbuild(&["load", "-i", &shared.base.display().to_string()])).ok();
+    let args = [words(&pod.store, ""), PLATFORMS.map(str::to_owned).into()].concat();
+    let args: Vec<&str> = args.iter().map(String::as_str).filter(|word| !word.starts_with("--network")).collect();
+    pod.build(&context(Made::default()), &args).ok();
+    found.push(("--isolation=chroot in a pod".to_owned(), index(&pod.store)));
+    for (row, digest) in &found {
+        assert_eq!(*digest, found[0].1, "{row}: another index");
+    }
 }
 
 #[test]

@@ -468,3 +468,24 @@ fn archives_with_two_readings_are_refused() {
     check(wrong, "checksum");
     check(vec![b'x'; 2048], "checksum");
 }
+
+#[test]
+fn a_file_has_as_many_names_as_its_file_system_allows_and_more_is_an_error() {
+    // ext4 gives a file 65,000 names; others have no such limit.
+    for count in [60_000, 65_001] {
+        let mut tar = RawTar::default();
+        tar.file(b"f", b"x");
+        for number in 1..count {
+            tar.member(format!("{number}").as_bytes(), b'1', b"f");
+        }
+        let cage = Cage::new();
+        match apply_layer(&tar.end()[..], cage.root().as_fd(), &[], &ApplyOptions::new(XattrNamespace::Trusted)) {
+            Ok(_) => assert_eq!(std::fs::metadata(cage.all.at("root/f")).unwrap().nlink(), count),
+            Err(error) => {
+                let said = error.to_string();
+                assert!(count > 65_000 && said.contains("`65000`") && said.contains("Too many links"), "{said}");
+            }
+        }
+        cage.unharmed();
+    }
+}

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use super::{from as from_registry, machine, passed_on, to};
 use crate::support::bounded::{bounded, store_bytes};
 use crate::support::fake::{Fake, Reply, Request};
+use crate::support::hosted::Registry as Hosted;
+use crate::support::one_layer::digest;
+use crate::support::raw_tar::RawTar;
 use crate::support::registry::Registry;
 use crate::support::{Context, Outcome, Store};
 
@@ -24,7 +27,7 @@ fn cache(store: &Store) -> PathBuf {
     dir
 }
 
-fn from(dir: &Path) -> String {
+pub(crate) fn from(dir: &Path) -> String {
     format!("type=local,src={}", dir.display())
 }
 
@@ -197,7 +200,7 @@ fn a_blob_that_is_gone_or_damaged_makes_its_step_run() {
 }
 
 /// Changes the cache's document, and all that names it.
-fn rewrite(dir: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+pub(crate) fn rewrite(dir: &Path, change: impl FnOnce(&mut serde_json::Value)) {
     let mut index: serde_json::Value = read(&dir.join("index.json"));
     let mut manifest: serde_json::Value = read(&blob(dir, &index["manifests"][0]["digest"]));
     let mut document: serde_json::Value = read(&blob(dir, &manifest["config"]["digest"]));
@@ -209,10 +212,27 @@ fn rewrite(dir: &Path, change: impl FnOnce(&mut serde_json::Value)) {
     std::fs::write(dir.join("index.json"), index.to_string()).expect("it is ours");
 }
 
+/// The cache in a directory, as a registry has it; and what `--cache-from` says of it.
+fn served(dir: &Path) -> (Hosted, String) {
+    let registry = Hosted::start(digest);
+    for blob in std::fs::read_dir(dir.join("blobs/sha256")).expect("it was made") {
+        let bytes = std::fs::read(blob.expect("it can be read").path()).expect("a blob");
+        registry.put_blob("app", &bytes);
+    }
+    let entry = read(&dir.join("index.json"))["manifests"][0].clone();
+    let manifest = std::fs::read(self::blob(dir, &entry["digest"])).expect("a manifest");
+    registry.put_manifest("app", "cache", entry["mediaType"].as_str().expect("a media type"), &manifest);
+    let from = format!("type=registry,ref={}/app:cache", registry.host());
+    (registry, from)
+}
+
 #[test]
 fn a_layer_that_unpacks_to_far_more_than_it_says_costs_neither_memory_nor_disk() {
     /// 256 MiB of zeros, in blocks of 64 MiB, where a layer of that size may have a quarter of it.
     const BLOCKS: usize = 4;
+    /// More than a layer may have here, and fewer than the base image has.
+    const ENTRIES: usize = 20_000;
+    const SETTINGS: &str = "unpack_max_size = '64MiB'\nunpack_max_entries = 4000\n";
     /// The base image and what two steps write have a few MiB.
     const STORE_MAX_BYTES: u64 = 64 << 20;
     /// No file that the build writes may be larger; whoever does is killed.
@@ -222,23 +242,50 @@ fn a_layer_that_unpacks_to_far_more_than_it_says_costs_neither_memory_nor_disk()
     let here = machine();
     let dir = cache(&here);
     let block = Command::new("sh").args(["-c", "head -c 67108864 /dev/zero | zstd -c"]).output();
-    let bomb = block.expect("zstd is installed").stdout.repeat(BLOCKS);
-    assert!(bomb.len() < 1 << 20, "{} bytes", bomb.len());
-    let blob = write_bytes(&dir, &bomb, "application/vnd.oci.image.layer.v1.tar+zstd");
-    rewrite(&dir, |document| {
-        document["layers"].as_array_mut().expect("a list").last_mut().expect("it has some")["blob"] = blob.clone();
-    });
-    let there = machine();
-    there.configure("unpack_max_size = '64MiB'\n");
-    let context = context();
-    let build = there.build_command(&context, ["--cache-from", &from(&dir), "-t", "app"]);
-    let (built, peak) = bounded(&there, &build, Stdio::null(), FILE_MAX_BYTES);
-    let built = built.ok().says(&["WARN: a step runs that a cache knew", "unpack to more than"]);
-    assert_eq!((built.lines_of_steps("ran-a"), built.lines_of_steps("ran-b")), (0, 1), "{built}");
-    assert!(peak < MEMORY_MAX_KIB, "{peak} KiB: {built}");
-    let bytes = store_bytes(&there);
-    assert!(bytes < STORE_MAX_BYTES, "{bytes}");
-    assert_eq!(there.rbuild(["run", "app", "cat", "/b"]).ok().stdout.trim(), "a");
+    let large = block.expect("zstd is installed").stdout.repeat(BLOCKS);
+    let mut many = RawTar::default();
+    for number in 0..ENTRIES {
+        many.file(format!("{number}").as_bytes(), b"");
+    }
+    let many = many.end();
+    let check =
+        |bomb: &[u8], kind: &str, layer_from_end: usize, diff_id: Option<String>, words: &str, ran: (usize, usize)| {
+            let bombed = here.path(&format!("bombed{layer_from_end}"));
+            Outcome::of(Command::new("cp").arg("-a").arg(&dir).arg(&bombed)).ok();
+            let blob = write_bytes(&bombed, bomb, &format!("application/vnd.oci.image.layer.v1.tar{kind}"));
+            rewrite(&bombed, |document| {
+                let layers = document["layers"].as_array_mut().expect("a list");
+                let layer = layers.iter_mut().rev().nth(layer_from_end).expect("it has some");
+                layer["blob"] = blob.clone();
+                diff_id.iter().for_each(|diff_id| layer["diff_id"] = diff_id.as_str().into());
+            });
+            let (_registry, ways) = {
+                let (registry, from_registry) = served(&bombed);
+                (registry, [from(&bombed), from_registry])
+            };
+            for from in ways {
+                let there = machine();
+                there.configure(SETTINGS);
+                let context = context();
+                if layer_from_end > 0 {
+                    // What stands on the bomb is new: it needs the files.
+                    context.write("Dockerfile", DOCKERFILE.replace("ran-b &&", "ran-b && test ! -e /1 &&"));
+                }
+                let build = there.build_command(&context, ["--cache-from", &from, "-t", "app"]);
+                let (built, peak) = bounded(&there, &build, Stdio::null(), FILE_MAX_BYTES);
+                let built = built.ok().says(&["WARN: a step runs that a cache knew", words]);
+                assert_eq!((built.lines_of_steps("ran-a"), built.lines_of_steps("ran-b")), ran, "{from}: {built}");
+                assert!(peak < MEMORY_MAX_KIB, "{peak} KiB: {built}");
+                let bytes = store_bytes(&there);
+                assert!(bytes < STORE_MAX_BYTES, "{from}: {bytes}");
+                assert_eq!(there.rbuild(["run", "app", "cat", "/b"]).ok().stdout.trim(), "a");
+                assert_eq!(there.drafts().len(), 0, "{built}");
+            }
+        };
+    assert!(large.len() < 1 << 20, "{} bytes", large.len());
+    check(&large, "+zstd", 0, None, "unpack to more than", (0, 1));
+    // Of the tar that its record says: only who unpacks it sees how much it is.
+    check(&many, "", 1, Some(digest(&many)), "exceeds the limit of 4000 entries", (1, 1));
 }
 
 #[test]
@@ -273,7 +320,7 @@ fn write(dir: &Path, value: &serde_json::Value, kind: &str) -> serde_json::Value
     write_bytes(dir, value.to_string().as_bytes(), kind)
 }
 
-fn write_bytes(dir: &Path, bytes: &[u8], kind: &str) -> serde_json::Value {
+pub(crate) fn write_bytes(dir: &Path, bytes: &[u8], kind: &str) -> serde_json::Value {
     use sha2::Digest as _;
     let hex: String = sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     std::fs::write(dir.join("blobs/sha256").join(&hex), bytes).expect("it is ours");
