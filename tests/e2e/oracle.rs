@@ -3,17 +3,21 @@
 //! A case is a folder `testdata/builds/GROUP-…`: `Dockerfile`; `context/`, which the Dockerfile joins; `prepare`, a
 //! shell script run in a copy of the context, for what no repository keeps (modes, owners, links, archives); `options`
 //! for both builders, one a line; `exceptions`, where rbuild must differ, and why (`support::compare`). Each group is
-//! a test that names all its cases that fail.
+//! a test that names all its cases that fail. What buildah makes of a case is kept beside the bases, under a digest of all
+//! that decides it; remove `target/tmp/oracle` to ask it anew.
 
+use std::cell::LazyCell;
+use std::ops::Deref;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
 use crate::support::buildah::Buildah;
 use crate::support::compare::{BASE_HISTORY, Exceptions, Facts, facts};
-use crate::support::{Archive, Context, Outcome, Store, bases};
+use crate::support::{Archive, Context, Outcome, Store, archive, bases, room};
 
 const CASES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/builds");
 
@@ -49,14 +53,14 @@ fn check(group: &str) {
     let texts: Vec<String> = of_group.iter().map(|name| String::from_utf8_lossy(&read(name)).into_owned()).collect();
     let short = |name: &str| name["docker.io/library/".len()..].trim_end_matches(":latest").to_owned();
     names.retain(|name| texts.iter().any(|text| text.contains(&short(name))));
-    let buildah = Buildah::new(&images, &names);
+    let buildah = LazyCell::new(|| Buildah::new(&images, &names));
 
     let failed: Vec<String> = of_group.iter().filter_map(|name| compare(name, &store, &buildah).err()).collect();
     assert!(failed.is_empty(), "{} of {} cases fail\n\n{}", failed.len(), of_group.len(), failed.join("\n\n"));
 }
 
 /// Builds one case twice and compares; what is wrong, if anything is.
-fn compare(name: &str, store: &Store, buildah: &Buildah) -> Result<(), String> {
+fn compare(name: &str, store: &Store, buildah: &impl Deref<Target = Buildah>) -> Result<(), String> {
     let case = Path::new(CASES).join(name);
     let text = |file: &str| match std::fs::read_to_string(case.join(file)) {
         Ok(text) => text,
@@ -68,14 +72,66 @@ fn compare(name: &str, store: &Store, buildah: &Buildah) -> Result<(), String> {
     let exceptions = Exceptions::parse(&text("exceptions"));
 
     let ours = built(store, &context, &options).map_err(|outcome| format!("--- {name}: rbuild fails\n{outcome}"))?;
-    let theirs = match (buildah.build(context.path(), &options), &exceptions.refused) {
-        (Ok(theirs), None) => theirs,
-        (Ok(_), Some(_)) => return Err(format!("--- {name}: buildah does not refuse")),
-        (Err(outcome), Some(words)) if outcome.stderr.contains(words) => base_of(&ours, store),
-        (Err(outcome), _) => return Err(format!("--- {name}: buildah fails\n{outcome}")),
+    let known = room().join("oracle").join(format!("{}.json", state(&case)));
+    let theirs = match std::fs::read(&known) {
+        Ok(bytes) => serde_json::from_slice(&bytes).expect("it was written whole"),
+        Err(_) => {
+            let theirs = match (buildah.build(context.path(), &options), &exceptions.refused) {
+                (Ok(theirs), _) => Some(theirs),
+                (Err(outcome), Some(words)) if outcome.stderr.contains(words) => None,
+                (Err(outcome), _) => return Err(format!("--- {name}: buildah fails\n{outcome}")),
+            };
+            keep(&known, &theirs);
+            theirs
+        }
+    };
+    let theirs = match (theirs, &exceptions.refused) {
+        (Some(theirs), None) => theirs,
+        (Some(_), Some(_)) => return Err(format!("--- {name}: buildah does not refuse")),
+        (None, _) => base_of(&ours, store),
     };
     let differences = exceptions.differences(&ours, &theirs);
     if differences.is_empty() { Ok(()) } else { Err(format!("--- {name}\n{}", differences.join("\n"))) }
+}
+
+/// A digest of all that decides what buildah makes of a case.
+fn state(case: &Path) -> String {
+    static OF_ALL: OnceLock<Vec<u8>> = OnceLock::new();
+    let of_all = OF_ALL.get_or_init(|| {
+        let version = Outcome::of(Command::new("buildah").arg("--version")).ok().stdout;
+        let bases = [bases::oracle(), Path::new(CASES).join("bases.json")];
+        let bytes = bases.map(|path| archive::hex(&std::fs::read(path).expect("it was made"))).concat();
+        [version, bytes].concat().into_bytes()
+    });
+    let mut bytes = of_all.clone();
+    let mut folders = vec![case.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(&folder).expect("the case can be read");
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("the case can be read").path()).collect();
+        paths.sort();
+        for path in paths {
+            let meta = path.symlink_metadata().expect("it was just listed");
+            let content = match (meta.is_symlink(), meta.is_dir()) {
+                (true, _) => std::fs::read_link(&path).expect("it is a link").into_os_string().into_encoded_bytes(),
+                (_, true) => Vec::new(),
+                _ => std::fs::read(&path).expect("the case can be read"),
+            };
+            let kind = (meta.is_symlink(), meta.is_dir(), meta.permissions().mode() & 0o100 != 0);
+            bytes.extend(format!("\n{path:?} {kind:?} {}\n", content.len()).into_bytes());
+            bytes.extend(content);
+            folders.extend(meta.is_dir().then_some(path));
+        }
+    }
+    archive::hex(&bytes)
+}
+
+/// Keeps what buildah made, or that it refused; whole or not at all.
+fn keep(known: &Path, theirs: &Option<Facts>) {
+    let beside = crate::support::temp_dir();
+    let own = beside.path().join("facts.json");
+    std::fs::write(&own, serde_json::to_vec(theirs).expect("a map of texts becomes JSON")).expect("it is new");
+    std::fs::create_dir_all(known.parent().expect("it is in a directory")).expect("the room can be written to");
+    std::fs::rename(&own, known).expect("both are in the room");
 }
 
 /// What rbuild makes of it, every digest derived anew.
