@@ -139,7 +139,7 @@ pub struct PlanOutput {
 }
 
 /// One step in the history of the image.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HistoryStep {
     /// By which instruction, in the words of other builders.
     pub created_by: String,

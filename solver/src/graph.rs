@@ -3,6 +3,7 @@
 //! A [`VertexId`] covers the operation, its platform and, through its edges, everything beneath it. So a vertex can
 //! only name vertices that exist already: a cycle cannot be written down, and adding the same vertex twice is one.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use crate::canon::{self, Hashing, Sink as _};
@@ -82,8 +83,19 @@ impl Vertex {
 /// A set of vertices closed under inputs.
 #[derive(Clone, Debug, Default)]
 pub struct Graph {
-    vertices: HashMap<VertexId, (Vertex, OpMeta)>,
-    order: Vec<VertexId>,
+    /// Inputs before those that use them.
+    nodes: Vec<Node>,
+    /// Where each vertex stands in `nodes`.
+    index: HashMap<VertexId, usize>,
+}
+
+#[derive(Clone, Debug)]
+struct Node {
+    id: VertexId,
+    vertex: Vertex,
+    meta: OpMeta,
+    /// As [`Vertex::outputs`], which looks through the operation: whoever uses it asks.
+    outputs: u32,
 }
 
 impl Graph {
@@ -99,39 +111,34 @@ impl Graph {
     /// When an input is not in the graph or has no such output, or the operation names an input that is not there.
     pub fn add(&mut self, vertex: Vertex, meta: OpMeta) -> Result<VertexId, GraphError> {
         for edge in &vertex.inputs {
-            let (input, _) = self.vertices.get(&edge.vertex).ok_or(GraphError::UnknownInput(edge.vertex))?;
-            if edge.output >= input.outputs() {
+            let input = self.node(&edge.vertex).ok_or(GraphError::UnknownInput(edge.vertex))?;
+            if edge.output >= input.outputs {
                 return Err(GraphError::UnknownOutput { vertex: edge.vertex, output: edge.output });
             }
         }
         check_indices(&vertex)?;
-        let id = vertex.id();
-        match self.vertices.entry(id) {
-            std::collections::hash_map::Entry::Occupied(mut known) => {
-                known.get_mut().1.ignore_cache |= meta.ignore_cache;
-            }
-            std::collections::hash_map::Entry::Vacant(free) => {
-                free.insert((vertex, meta));
-                self.order.push(id);
-            }
-        }
+        let (id, outputs) = (vertex.id(), vertex.outputs());
+        self.put(Node { id, vertex, meta, outputs });
         Ok(id)
     }
 
-    /// Takes over all of another graph; as [`Graph::add`] for each of its vertices.
-    pub fn absorb(&mut self, mut other: Graph) {
-        for id in other.order {
-            let Some((vertex, meta)) = other.vertices.remove(&id) else { continue };
-            match self.vertices.entry(id) {
-                std::collections::hash_map::Entry::Occupied(mut known) => {
-                    known.get_mut().1.ignore_cache |= meta.ignore_cache;
-                }
-                std::collections::hash_map::Entry::Vacant(free) => {
-                    free.insert((vertex, meta));
-                    self.order.push(id);
-                }
+    fn put(&mut self, node: Node) {
+        match self.index.entry(node.id) {
+            Entry::Occupied(known) => self.nodes[*known.get()].meta.ignore_cache |= node.meta.ignore_cache,
+            Entry::Vacant(free) => {
+                free.insert(self.nodes.len());
+                self.nodes.push(node);
             }
         }
+    }
+
+    fn node(&self, id: &VertexId) -> Option<&Node> {
+        self.index.get(id).map(|at| &self.nodes[*at])
+    }
+
+    /// Takes over all of another graph; as [`Graph::add`] for each of its vertices.
+    pub fn absorb(&mut self, other: Graph) {
+        other.nodes.into_iter().for_each(|node| self.put(node));
     }
 
     /// Everything that an output stands on, itself included.
@@ -150,30 +157,27 @@ impl Graph {
 
     /// The vertex of that id.
     pub fn get(&self, id: &VertexId) -> Option<&Vertex> {
-        self.vertices.get(id).map(|(vertex, _)| vertex)
+        self.node(id).map(|node| &node.vertex)
     }
 
     /// What stands beside the vertex.
     pub fn meta(&self, id: &VertexId) -> Option<&OpMeta> {
-        self.vertices.get(id).map(|(_, meta)| meta)
+        self.node(id).map(|node| &node.meta)
     }
 
     /// All vertices, inputs before those that use them.
     pub fn iter(&self) -> impl Iterator<Item = (VertexId, &Vertex, &OpMeta)> {
-        self.order.iter().map(|id| {
-            let (vertex, meta) = &self.vertices[id];
-            (*id, vertex, meta)
-        })
+        self.nodes.iter().map(|node| (node.id, &node.vertex, &node.meta))
     }
 
     /// How many vertices there are.
     pub fn len(&self) -> usize {
-        self.order.len()
+        self.nodes.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
+        self.nodes.is_empty()
     }
 }
 

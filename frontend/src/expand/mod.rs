@@ -65,6 +65,13 @@ impl Rules {
             form_only: false,
         }
     }
+
+    /// Whether a text has none of the characters that mean something, and is not too long: it is its own value, as
+    /// most words of a file are.
+    fn mean_nothing_in(&self, text: &str) -> bool {
+        let plain = |byte: u8| !matches!(byte, b'$' | b'\'' | b'"') && char::from(byte) != self.escape;
+        self.escape.is_ascii() && text.len() <= WORD_MAX_BYTES && text.bytes().all(plain)
+    }
 }
 
 /// What a word expands to.
@@ -104,6 +111,11 @@ impl Budget {
 /// # Errors
 /// See [`ExpandError`].
 pub fn expand(text: &str, rules: Rules, variables: &dyn Lookup, budget: &Budget) -> Result<Expansion, ExpandError> {
+    if rules.mean_nothing_in(text) {
+        crate::meter::tick(text.len());
+        budget.spend(text.len() as u64)?;
+        return Ok(Expansion { text: text.to_owned(), unset: Vec::new() });
+    }
     let mut reader = Reader::new(text, rules, variables, budget);
     let value = reader.until(None, rules.keep_escapes, None)?;
     budget.spend(value.len() as u64)?;

@@ -54,9 +54,13 @@ fn check_copy(copy: &Copy, escape: char, found: &mut Vec<Diagnostic>) {
     let known_git = copy.keep_git_dir.is_some();
     let mut kinds: Vec<Option<SourceKind>> = Vec::with_capacity(copy.sources.len());
     for source in &copy.sources {
-        let Source::Path(word) = source else {
-            kinds.push(Some(SourceKind::Local));
-            continue;
+        let word = match source {
+            // Every address has a colon.
+            Source::Path(word) if !is_literal(word) || word.text.contains(':') => word,
+            _ => {
+                kinds.push(Some(SourceKind::Local));
+                continue;
+            }
         };
         if copy.is_add {
             literal(word, escape, found, |text| remote::add_source(text, known_git));

@@ -39,7 +39,7 @@ impl StageInProgress<'_, '_> {
             if text.is_empty() {
                 return Ok(None);
             }
-            created_by.push_str(&format!(" --{name}={text}"));
+            created_by.extend([" --", name, "=", &text]);
             Ok(Some(text))
         };
         let chown = flag(self, "chown", &copy.chown)?;
@@ -70,13 +70,13 @@ impl StageInProgress<'_, '_> {
         let mut parts = self.paths(copy, &template, &mut created_by, origin)?;
         for source in &copy.sources {
             let Source::Inline(heredoc) = source else { continue };
-            created_by.push_str(&format!(" <<{}", heredoc.name));
+            created_by.extend([" <<", &heredoc.name]);
             let data = self.inline_data(heredoc, origin)?;
             let tree = self.inline_file(&heredoc.name, data, INLINE_MODE, origin, instruction);
             let action = CopyAction { src: format!("/{}", heredoc.name), ..template.clone() };
             parts.push(Part { tree, action });
         }
-        created_by.push_str(&format!(" {dest} # buildkit"));
+        created_by.extend([" ", &dest, " # buildkit"]);
 
         let mut inputs = Inputs::default();
         let below = self.state.edge;
@@ -96,10 +96,12 @@ impl StageInProgress<'_, '_> {
         let meta = self.meta(&text, origin);
         let place = origin.place(instruction.span);
         let op = Op::File(FileOp { actions });
-        let mut edge = self.lowering.add(op, inputs.into_list(), None, meta.clone(), place.clone());
-        if let Some(below) = below.filter(|_| linked) {
+        let merged = below.filter(|_| linked).map(|below| {
             let text = format!("LINK {}", steps::capitals(&text));
-            let meta = OpMeta { description: self.steps.again(origin.is_trigger(), &text), ..meta };
+            (below, OpMeta { description: self.steps.again(origin.is_trigger(), &text), ..meta.clone() })
+        });
+        let mut edge = self.lowering.add(op, inputs.into_list(), None, meta, place.clone());
+        if let Some((below, meta)) = merged {
             edge = self.lowering.add(Op::Merge(MergeOp::default()), vec![below, edge], None, meta, place);
         }
         self.state.edge = Some(edge);
@@ -149,8 +151,10 @@ impl StageInProgress<'_, '_> {
             remote::check_flags(copy, &kinds, checksum.as_deref())?;
         }
         let mut parts = Vec::with_capacity(copy.sources.len());
+        // What all paths are read from, once it is known.
+        let mut from = None;
         for (word, text) in texts {
-            created_by.push_str(&format!(" {}", redact::addresses(&text)));
+            created_by.extend([" ", &redact::addresses(&text)]);
             let found = if copy.is_add {
                 remote::remote(&text, checksum.as_deref(), copy.keep_git_dir)
             } else {
@@ -179,7 +183,10 @@ impl StageInProgress<'_, '_> {
                     if copy.from.is_none() {
                         self.lint(lint::paths::ignored(word, &text, &self.lowering.ignore), origin);
                     }
-                    let tree = self.source_tree(copy, origin)?;
+                    let tree = match from {
+                        Some(tree) => tree,
+                        None => *from.insert(self.source_tree(copy, origin)?),
+                    };
                     let mut action = CopyAction {
                         src: paths::clean(&text),
                         follow_symlinks: true,

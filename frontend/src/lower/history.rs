@@ -11,7 +11,7 @@ use crate::plan::HistoryStep;
 const COMMENT: &str = "buildkit.dockerfile.v0";
 
 /// All steps of all stages.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct History {
     steps: Vec<(HistoryStep, Option<usize>)>,
 }
@@ -25,11 +25,11 @@ impl History {
     }
 
     /// The steps that end with `last`, oldest first.
-    pub fn up_to(&self, last: Option<usize>) -> Vec<HistoryStep> {
+    pub fn up_to(mut self, last: Option<usize>) -> Vec<HistoryStep> {
         let mut steps = Vec::new();
         let mut at = last;
-        while let Some((step, before)) = at.map(|at| &self.steps[at]) {
-            steps.push(step.clone());
+        while let Some((step, before)) = at.map(|at| &mut self.steps[at]) {
+            steps.push(std::mem::take(step));
             at = *before;
         }
         steps.reverse();
@@ -101,7 +101,7 @@ mod tests {
         let a = history.push(None, "a".into(), None);
         let b = history.push(Some(a), "b".into(), None);
         let c = history.push(Some(a), "c".into(), None);
-        let names = |last| history.up_to(last).into_iter().map(|step| step.created_by).collect::<Vec<_>>();
+        let names = |last| history.clone().up_to(last).into_iter().map(|step| step.created_by).collect::<Vec<_>>();
         assert_eq!(names(Some(b)), ["a", "b"]);
         assert_eq!(names(Some(c)), ["a", "c"]);
         assert_eq!(names(None), Vec::<String>::new());

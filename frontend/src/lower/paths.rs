@@ -2,17 +2,21 @@
 
 /// The shortest absolute path that means the same as `path` seen from `/`.
 pub fn clean(path: &str) -> String {
-    let mut parts: Vec<&str> = Vec::new();
+    let mut cleaned = String::with_capacity(path.len() + 1);
     for part in path.split('/') {
         match part {
             "" | "." => {}
-            ".." => {
-                parts.pop();
+            ".." => cleaned.truncate(cleaned.rfind('/').unwrap_or(0)),
+            part => {
+                cleaned.push('/');
+                cleaned.push_str(part);
             }
-            part => parts.push(part),
         }
     }
-    format!("/{}", parts.join("/"))
+    if cleaned.is_empty() {
+        cleaned.push('/');
+    }
+    cleaned
 }
 
 /// `path` seen from `dir`, cleaned.

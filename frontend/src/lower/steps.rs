@@ -1,5 +1,7 @@
 //! Step names: `[build 2/4] RUN make`.
 
+use std::borrow::Cow;
+
 use crate::instr::Instruction;
 
 /// Numbers the steps of one stage.
@@ -10,6 +12,8 @@ pub struct Steps {
     stage: String,
     index: usize,
     total: usize,
+    /// Digits of `total`.
+    width: usize,
 }
 
 impl Steps {
@@ -17,7 +21,8 @@ impl Steps {
     /// makes a layer counts.
     pub fn new<'a>(stage: String, from_image: bool, commands: impl Iterator<Item = &'a Instruction>) -> Self {
         let layers = commands.filter(|command| command.kind.makes_layer()).count();
-        Self { machine: String::new(), stage, index: 0, total: usize::from(from_image) + layers }
+        let total = usize::from(from_image) + layers;
+        Self { machine: String::new(), stage, index: 0, total, width: total.to_string().len() }
     }
 
     /// The name of the next step.
@@ -29,9 +34,9 @@ impl Steps {
     /// Another name for the same step.
     pub fn again(&self, trigger: bool, text: &str) -> String {
         let blank = if self.stage.is_empty() { "" } else { " " };
-        let width = self.total.to_string().len();
         let trigger = if trigger { "ONBUILD " } else { "" };
-        format!("[{}{}{blank}{:width$}/{}] {trigger}{text}", self.machine, self.stage, self.index, self.total)
+        let Self { machine, stage, index, total, width } = self;
+        format!("[{machine}{stage}{blank}{index:width$}/{total}] {trigger}{text}")
     }
 
     /// A step that turned out to make no layer (`WORKDIR /`) still takes its number, so that the last one is the total.
@@ -41,9 +46,12 @@ impl Steps {
 }
 
 /// The text with its first word in capitals.
-pub fn capitals(text: &str) -> String {
+pub fn capitals(text: &str) -> Cow<'_, str> {
     let end = text.find(' ').unwrap_or(text.len());
-    format!("{}{}", text[..end].to_uppercase(), &text[end..])
+    if text[..end].bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_lowercase()) {
+        return Cow::Borrowed(text);
+    }
+    Cow::Owned(format!("{}{}", text[..end].to_uppercase(), &text[end..]))
 }
 
 /// A here-document in a step's name: its first line.

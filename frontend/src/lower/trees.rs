@@ -21,7 +21,7 @@ impl Lowering<'_> {
     /// The build context.
     pub(super) fn context(&mut self) -> Edge {
         let options = self.options;
-        self.local("context", "[internal] load build context".into(), &options.ignore_patterns)
+        self.local("context", || "[internal] load build context".into(), &options.ignore_patterns)
     }
 
     /// The tree of a named context.
@@ -31,11 +31,16 @@ impl Lowering<'_> {
             Some(NamedContext::Tree { ignore_patterns }) => ignore_patterns,
             _ => &[],
         };
-        self.local(key, format!("[context {key}] load"), patterns)
+        self.local(key, || format!("[context {key}] load"), patterns)
     }
 
     /// A tree of the caller, once per plan.
-    pub(super) fn local(&mut self, name: &str, description: String, ignore_patterns: &[String]) -> Edge {
+    pub(super) fn local(
+        &mut self,
+        name: &str,
+        description: impl FnOnce() -> String,
+        ignore_patterns: &[String],
+    ) -> Edge {
         if let Some(known) = self.trees.get(name) {
             return *known;
         }
@@ -45,7 +50,7 @@ impl Lowering<'_> {
             attrs.insert(attr::EXCLUDE_PATTERNS.to_owned(), list.to_string());
         }
         let source = SourceOp { identifier: format!("local://{name}"), attrs };
-        let meta = OpMeta { description, ..OpMeta::default() };
+        let meta = OpMeta { description: description(), ..OpMeta::default() };
         let edge = self.add(Op::Source(source), Vec::new(), None, meta, None);
         self.trees.insert(name.to_owned(), edge);
         edge

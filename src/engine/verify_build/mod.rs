@@ -37,7 +37,6 @@ use executor::source::given::Given;
 use frontend::{Answers, ImageQuestion, PlanOutput};
 use jiff::Timestamp;
 use oci::content::put_bytes;
-use oci::export::archive::Loaded;
 use oci::image::{Image, ImageError, find_manifest};
 use oci::layer::Dialect;
 use oci::model::{Descriptor, Digest, Platform, Reference, media_type};
@@ -368,6 +367,10 @@ impl Ground<'_> {
                 brought.push(manifest);
             }
             match document {
+                // What was built here gets compressed layers, and so other manifests.
+                Some(_) if !brought.iter().map(|manifest| &manifest.digest).eq(&digests) => {
+                    as_index(&to.store, &brought, &name.familiar())
+                }
                 Some(document) => {
                     let put = put_bytes(to.store.blobs(), document.as_bytes());
                     let (digest, size) = put.map_err(|error| words::content(&error))?;
@@ -431,7 +434,10 @@ impl Ground<'_> {
             let loaded = images::read(store, Some(&path), &cancel)?;
             let root = match &loaded[..] {
                 [one] => one.manifest.clone(),
-                several => as_index(store, several, &path)?,
+                several => {
+                    let manifests: Vec<Descriptor> = several.iter().map(|one| one.manifest.clone()).collect();
+                    as_index(store, &manifests, &path.display().to_string())?
+                }
             };
             match &platforms[..] {
                 [one] => find_manifest(store.blobs(), &root, one).map_err(|error| Failure::from_error(&error)),
@@ -442,17 +448,17 @@ impl Ground<'_> {
     }
 }
 
-/// Images that an archive has beside each other, as an index: one for each platform, or nobody knows which is meant.
-fn as_index(store: &Store, loaded: &[Loaded], path: &std::path::Path) -> Result<Descriptor, Failure> {
-    let mut entries: Vec<(Platform, Descriptor)> = Vec::with_capacity(loaded.len());
-    for one in loaded {
-        let image = Image::open(store.blobs(), &one.manifest).map_err(|error| Failure::from_error(&error))?;
+/// Images that are beside each other, as an index: one for each platform, or nobody knows which is meant.
+fn as_index(store: &Store, manifests: &[Descriptor], place: &str) -> Result<Descriptor, Failure> {
+    let mut entries: Vec<(Platform, Descriptor)> = Vec::with_capacity(manifests.len());
+    for manifest in manifests {
+        let image = Image::open(store.blobs(), manifest).map_err(|error| Failure::from_error(&error))?;
         let platform = platform_of(&image);
         if entries.iter().any(|(known, _)| *known == platform) {
-            return Err(Failure::new(format!("`{}` holds {} images", path.display(), loaded.len()))
+            return Err(Failure::new(format!("`{place}` holds {} images", manifests.len()))
                 .help("load it (`rbuild load`), and name one of them"));
         }
-        entries.push((platform, one.manifest.clone()));
+        entries.push((platform, manifest.clone()));
     }
     let made = index::assemble(&entries, &Annotations::default(), Dialect::Oci);
     put_bytes(store.blobs(), made.text.as_bytes()).map_err(|error| words::content(&error))?;

@@ -20,7 +20,7 @@ fn without_a_network_both_builds_have_what_was_fetched_and_nothing_else() {
     git.commit("app", "printf 'FROM busybox\\nCOPY f /\\n' > Dockerfile; echo app > f");
     let (http, repository) = (format!("http://{}/f", web.address), git.url("lib"));
     let context = Context::new(&format!(
-        "FROM busybox\nADD {http} /f\nADD {repository}#main /lib\nADD --keep-git-dir {repository}#main /kept\n\
+        "FROM busybox\nADD {http} /f\nADD {repository}#main /lib\n\
          RUN cat /f /lib/l\n"
     ));
     let store = Store::with_busybox();
