@@ -70,6 +70,7 @@ soak: setup release
 	$(CARGO) bench --locked --package rbuild-solver --bench schedule -- --enforce
 	CARGO=$(CARGO) tests/garage.sh
 	CARGO=$(CARGO) tests/engines.sh
+	RBUILD=$(abspath $(RBUILD)) tests/buildx.sh
 	RBUILD_SOAK_CASES=$(SOAK_CASES) $(CARGO) test --locked --package rbuild-solver --test solve random
 	RBUILD_SOAK_SECONDS=$(SOAK_SECONDS) $(CARGO) test --locked --package rbuild-executor --lib source::tests::hostile
 	RBUILD_SOAK_SECONDS=60 $(CARGO) test --locked --package rbuild-executor --test sandbox race::

@@ -21,6 +21,7 @@ mod plan;
 mod registry;
 mod run;
 mod secrets;
+mod serve;
 mod space;
 mod steps;
 mod transfer;
@@ -51,6 +52,7 @@ pub use limits::LimitArgs;
 pub use plan::PlanArgs;
 pub use registry::{AuthArgs, AuthVerb, AuthWhyArgs, LoginArgs, LogoutArgs, RegistryArgs};
 pub use run::RunArgs;
+pub use serve::ServeArgs;
 pub use space::{DuArgs, PruneArgs, VerifyArgs};
 pub use steps::StepArgs;
 pub use transfer::{PullArgs, PushArgs};
@@ -142,6 +144,8 @@ pub enum Verb {
     Logout(LogoutArgs),
     /// Say where an image would be asked for, and with whose credentials
     Auth(AuthArgs),
+    /// Serve builds to docker buildx and other clients of BuildKit's API
+    Serve(Box<ServeArgs>),
     /// Look whether this machine has what builds need, and say how to get it
     Doctor(DoctorArgs),
     /// Show every setting and where it comes from

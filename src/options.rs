@@ -22,6 +22,7 @@ pub mod run;
 pub mod secrets;
 pub mod size;
 pub mod steps;
+pub mod theirs;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -11,8 +11,8 @@ use crate::emulate;
 use crate::isolation::Rung;
 use crate::limits::StepLimits;
 use crate::network::NetworkSettings;
-use crate::secrets::SecretSource;
 use crate::secrets::agent::AgentSource;
+use crate::secrets::{Asking, SecretSource};
 use crate::userns::IdMap;
 
 /// For all steps of a build, or for one `rbuild run`.
@@ -32,6 +32,8 @@ pub struct StepSettings {
     pub secrets: BTreeMap<String, SecretSource>,
     /// Where ssh agents are, by their names.
     pub agents: BTreeMap<String, AgentSource>,
+    /// Who is asked for secrets and agents that stand in neither list.
+    pub asked: Option<Asking>,
     /// How steps with a network of their own get out.
     pub network: NetworkSettings,
     /// How steps of other architectures run.

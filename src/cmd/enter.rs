@@ -19,12 +19,14 @@ pub fn enter(hall: &Hall<'_>, verb: &Verb) -> Result<Standing, Failure> {
     let store = &hall.config.root.value;
     let standing = isolation::take(wanted, &who, store).map_err(|error| failure(&error))?;
     tracing::debug!(?standing, "isolation");
-    let runs = matches!(verb, Verb::Build(_) | Verb::VerifyBuild(_) | Verb::Run(_) | Verb::Import(_));
+    let runs = matches!(verb, Verb::Build(_) | Verb::VerifyBuild(_) | Verb::Run(_) | Verb::Import(_) | Verb::Serve(_));
     if runs && hall.talks() {
         for text in notes(wanted, &standing) {
             report::print(&report::note(&text, hall.style()));
         }
-        if standing.rung == Rung::Chroot && matches!(verb, Verb::Build(_) | Verb::VerifyBuild(_) | Verb::Run(_)) {
+        if standing.rung == Rung::Chroot
+            && matches!(verb, Verb::Build(_) | Verb::VerifyBuild(_) | Verb::Run(_) | Verb::Serve(_))
+        {
             let devices = chroot::try_devices(store).err().map(|error| error.to_string());
             report::print(&report::note(&bare(wanted, &standing, devices.as_deref()), hall.style()));
         }

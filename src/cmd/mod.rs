@@ -28,6 +28,7 @@ mod push;
 mod rmi;
 mod run;
 mod save;
+mod serve;
 mod table;
 mod tag;
 mod verify;
@@ -171,6 +172,7 @@ async fn obey(hall: &Hall<'_>, verb: Verb) -> Result<u8, Failure> {
         Verb::Login(args) => login::login(hall, &args).await,
         Verb::Logout(args) => logout::logout(hall, &args).await,
         Verb::Auth(args) => auth::auth(hall, &args).await,
+        Verb::Serve(args) => serve::serve(hall, &args).await,
         Verb::Check(_) | Verb::Doctor(_) | Verb::Config(_) | Verb::Version => unreachable!("done without a runtime"),
     }
 }
@@ -314,6 +316,7 @@ impl Hall<'_> {
             authfile: flags.authfile.clone(),
             credential: flags.credential.clone(),
             without_job: !self.config.ci_credentials.value,
+            asked: None,
         }
     }
 

@@ -115,7 +115,7 @@ async fn recorded(
     if let Some(measured) = measured {
         measured.planned(steps::Planned::of(&context.dockerfile, &plans));
     }
-    context.named.fetch_for(&plans.graph, &opener).await?;
+    context.fetch_for(&plans.graph, &opener).await?;
     lost::say(options, &*progress);
     let unused = context.named.unused(&context.dockerfile.text, &plans.graph);
 

@@ -221,6 +221,7 @@ fn read(input: &InputOptions) -> Result<(Text, Option<Ignore>), Failure> {
     }
     match (&input.context, &input.dockerfile) {
         (Place::Http(_) | Place::Git(_), _) => Err(nothing_fetched("a context at an address")),
+        (Place::Theirs(_), _) | (_, DockerfileFrom::Theirs(..)) => Err(nothing_fetched("a client's context")),
         (Place::Stdin, DockerfileFrom::Usual) => match sniff(std::io::stdin().lock()) {
             Ok(Stream::Text(stream)) => Ok((dockerfile_on_stdin(stream)?, None)),
             Ok(Stream::Archive(_)) => Err(archive("an archive on standard input")),
@@ -241,7 +242,9 @@ fn read(input: &InputOptions) -> Result<(Text, Option<Ignore>), Failure> {
             let dockerfile = match from {
                 DockerfileFrom::Stdin => dockerfile_on_stdin(std::io::stdin().lock())?,
                 DockerfileFrom::Path(path) => text::named_dockerfile(path)?,
-                DockerfileFrom::Usual | DockerfileFrom::Http(_) => text::find_dockerfile(&dir, &shown)?.1,
+                DockerfileFrom::Usual | DockerfileFrom::Http(_) | DockerfileFrom::Theirs(..) => {
+                    text::find_dockerfile(&dir, &shown)?.1
+                }
             };
             let ignore = text::find_ignore(&dir, dockerfile.path.as_deref())?;
             Ok((dockerfile, ignore))

@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::Failure;
+use crate::options::theirs::Outlet;
 
 /// Written at once: few calls, little memory.
 const BUFFER_BYTES: usize = 1 << 20;
@@ -35,6 +36,23 @@ pub fn write_to<E: std::error::Error + 'static>(
         tracing::debug!(%error, path = %aside.display(), "a part of an archive could not be removed");
     }
     written
+}
+
+/// Runs `write` on a buffered stream to whoever asked for the build, and ends it when all went well.
+pub fn send_to<E: std::error::Error + 'static>(
+    outlet: &Outlet,
+    write: impl FnOnce(&mut dyn Write) -> Result<(), E>,
+) -> Result<(), Failure> {
+    let sink = outlet.0.stream().map_err(|error| not_sent(&error))?;
+    let mut out = io::BufWriter::with_capacity(BUFFER_BYTES, sink);
+    write(&mut out).map_err(|error| Failure::from_error(&error))?;
+    let sink = out.into_inner().map_err(|error| not_sent(error.error()))?;
+    sink.finish().map_err(|error| not_sent(&error))
+}
+
+/// Whoever asked for the build does not take its result.
+pub fn not_sent(error: &io::Error) -> Failure {
+    Failure::new("the result cannot be sent to the client").note(error.to_string())
 }
 
 fn fill<E: std::error::Error + 'static>(

@@ -29,7 +29,7 @@ pub use self::form::{Written, as_oci, as_stored, compress};
 
 use super::assemble::Assembled;
 use super::cache::Lost;
-use super::destination::write_to;
+use super::destination::{send_to, write_to};
 use super::index::{self, AssembledIndex};
 use super::load::{Given, Loader};
 use super::task::in_background;
@@ -290,15 +290,27 @@ pub async fn archive(
     in_background(store, move |store| {
         let file = match &dest {
             Dest::Layout(path) => return add_to_layout(store, path, &images),
+            Dest::Theirs(outlet) => {
+                return send_to(outlet, |out| write_archive(store, format, out, &images));
+            }
             Dest::File(path) => Some(path.as_path()),
             Dest::Stdout => None,
         };
-        write_to(file, |out| match format {
-            ArchiveFormat::Docker => oci::export::docker_archive::write(out, store.blobs(), &images),
-            ArchiveFormat::Oci => oci::export::oci_layout::write_tar(out, store.blobs(), &images),
-        })
+        write_to(file, |out| write_archive(store, format, out, &images))
     })
     .await
+}
+
+fn write_archive(
+    store: &Store,
+    format: ArchiveFormat,
+    out: &mut dyn std::io::Write,
+    images: &[(Vec<Reference>, Descriptor)],
+) -> Result<(), oci::export::ExportError> {
+    match format {
+        ArchiveFormat::Docker => oci::export::docker_archive::write(out, store.blobs(), images),
+        ArchiveFormat::Oci => oci::export::oci_layout::write_tar(out, store.blobs(), images),
+    }
 }
 
 /// Adds images to the layout in a directory, which is made when it is missing.
@@ -332,6 +344,7 @@ fn in_words(out: &ArchiveOutput) -> String {
     };
     match &out.dest {
         Dest::Stdout => format!("wrote the {what} to standard output"),
+        Dest::Theirs(_) => format!("sent the {what}"),
         Dest::File(path) => format!("wrote the {what} to {}", path.display()),
         Dest::Layout(path) => format!("added the image to the OCI layout {}", path.display()),
     }

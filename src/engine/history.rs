@@ -173,6 +173,7 @@ pub fn place(input: &InputOptions) -> (String, Option<String>) {
         Place::Stdin => "-".into(),
         Place::Http(url) => masked(url),
         Place::Git(git) => super::context::remote::shown(git),
+        Place::Theirs(theirs) => format!("client:{}", theirs.name),
     };
     let dockerfile = match &input.dockerfile {
         DockerfileFrom::Usual => None,
@@ -183,6 +184,7 @@ pub fn place(input: &InputOptions) -> (String, Option<String>) {
         DockerfileFrom::Path(path) => Some(path.to_string_lossy().into_owned()),
         DockerfileFrom::Stdin => Some("-".into()),
         DockerfileFrom::Http(url) => Some(masked(url)),
+        DockerfileFrom::Theirs(_, path) => Some(path.to_string_lossy().into_owned()),
     };
     (context, dockerfile)
 }

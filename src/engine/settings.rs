@@ -11,6 +11,7 @@ use executor::network::NetworkSettings;
 use executor::source::Connectivity;
 use executor::source::given::Given;
 use oci::model::Platform;
+use oci::registry::credentials::AskCredentials;
 use oci::registry::{Client, Credential, Credentials, Tell};
 use solver::graph::VertexId;
 use solver::seam::{Event, Progress};
@@ -61,11 +62,16 @@ pub struct RegistrySettings {
     pub credential: Option<(String, Credential)>,
     /// Whether what CI systems put into the environment is left alone.
     pub without_job: bool,
+    /// Who is asked instead of all files: the builds are somebody else's.
+    pub asked: Option<Arc<dyn AskCredentials>>,
 }
 
 impl RegistrySettings {
     /// Where credentials come from, for a process that was started by `user` and looks like root to itself, if it does.
     pub fn credentials(&self, user: Option<u32>) -> Credentials {
+        if let Some(asked) = &self.asked {
+            return Credentials::none().asking(asked.clone());
+        }
         let mut credentials = match user {
             Some(user) => Credentials::from_environment_of(user),
             None => Credentials::from_environment(),

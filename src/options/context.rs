@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use frontend::git::GitRef;
 use oci::model::{Digest, Platform, Reference};
 
+use super::theirs::TheirDirectory;
 use crate::engine::Failure;
 
 /// Where a tree comes from.
@@ -21,6 +22,8 @@ pub enum Place {
     Http(String),
     /// A repository.
     Git(Box<GitRef>),
+    /// A directory of whoever asked for the build.
+    Theirs(TheirDirectory),
 }
 
 /// Which Dockerfile is meant.
@@ -35,6 +38,8 @@ pub enum DockerfileFrom {
     Stdin,
     /// `-f https://…`.
     Http(String),
+    /// A path in a directory of whoever asked for the build.
+    Theirs(TheirDirectory, PathBuf),
 }
 
 /// One `--build-context`.

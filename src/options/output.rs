@@ -16,6 +16,7 @@ use oci::model::Reference;
 use self::attributes::Attributes;
 use super::annotation::Annotations;
 use super::load::{LoadOutput, Wanted};
+use super::theirs::Outlet;
 use crate::engine::Failure;
 
 pub use self::attributes::fields;
@@ -115,6 +116,8 @@ pub enum Dest {
     File(PathBuf),
     /// `tar=false`: a directory, added to.
     Layout(PathBuf),
+    /// A tar, to whoever asked for the build.
+    Theirs(Outlet),
 }
 
 impl Dest {
@@ -138,6 +141,10 @@ pub struct TreeOutput {
 pub enum TreeDest {
     /// As a tar to a file, or to standard output.
     Tar(Option<PathBuf>),
+    /// As a tar to whoever asked for the build.
+    TheirTar(Outlet),
+    /// Into a folder of whoever asked for the build.
+    TheirFolder(Outlet),
     /// Into a folder.
     Folder {
         /// Which.

@@ -50,6 +50,7 @@ mod rootless;
 mod run;
 mod sandbox;
 mod secrets;
+mod serve;
 mod several;
 mod shelf;
 mod space;

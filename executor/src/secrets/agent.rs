@@ -16,8 +16,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
-use super::SecretError;
 use super::read::last_line;
+use super::{Asking, SecretError};
 
 /// What an agent of ours runs: when our end of its standard input closes, it takes the agent and its directory along.
 const KEEPER: &str = "echo ready; read -r end; kill \"$SSH_AGENT_PID\"; rm -f \"$0/agent\"; rmdir \"$0\"";
@@ -37,6 +37,7 @@ pub enum AgentSource {
 #[derive(Debug, Default)]
 pub struct Agents {
     given: BTreeMap<String, (AgentSource, OnceCell<Agent>)>,
+    asked: Option<Asking>,
 }
 
 #[derive(Debug)]
@@ -50,7 +51,12 @@ impl Agents {
     /// Nothing is started yet.
     pub fn new(sources: &BTreeMap<String, AgentSource>) -> Self {
         let given = sources.iter().map(|(id, source)| (id.clone(), (source.clone(), OnceCell::new())));
-        Self { given: given.collect() }
+        Self { given: given.collect(), asked: None }
+    }
+
+    /// The same, and whoever else is asked for what was not given.
+    pub fn asking(self, asked: Option<Asking>) -> Self {
+        Self { asked, ..self }
     }
 
     /// The socket of the agent of that name; `None` when none was given.
@@ -58,7 +64,15 @@ impl Agents {
     /// # Errors
     /// When there are keys that no agent takes, or no program that could hold them.
     pub async fn socket(&self, id: &str, cancel: &CancellationToken) -> Result<Option<PathBuf>, SecretError> {
-        let Some((source, cell)) = self.given.get(id) else { return Ok(None) };
+        let Some((source, cell)) = self.given.get(id) else {
+            let Some(Asking(asked)) = &self.asked else { return Ok(None) };
+            let failed = |words| SecretError::Asked { what: "ssh agent", id: id.into(), words };
+            return tokio::select! {
+                biased;
+                () = cancel.cancelled() => Err(SecretError::Canceled),
+                answer = asked.agent(id) => answer.map_err(failed),
+            };
+        };
         let start = async {
             match source {
                 AgentSource::Socket(path) => Ok(Agent { socket: path.clone(), _keeper: None }),

@@ -102,6 +102,16 @@ pub enum SecretError {
         /// Its name.
         id: String,
     },
+    /// Whoever was asked for it failed.
+    #[error("{what} `{id}` cannot be had from the client{}", told(words))]
+    Asked {
+        /// A secret, or an agent.
+        what: &'static str,
+        /// Its name.
+        id: String,
+        /// Their words.
+        words: String,
+    },
     /// Somebody stopped the build.
     #[error("canceled")]
     Canceled,

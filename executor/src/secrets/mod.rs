@@ -9,6 +9,7 @@
 //! [`matcher`]; [`auth`] what servers of sources get; [`agent`] and [`relay`] keys that sign and are never seen.
 
 pub mod agent;
+mod ask;
 pub(crate) mod auth;
 mod error;
 pub(crate) mod mask;
@@ -26,6 +27,7 @@ use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+pub use ask::{AskSecrets, Asking};
 pub use error::SecretError;
 
 /// Larger values are refused: keys, certificates and tokens have kilobytes, and a value is in memory several times.
@@ -83,13 +85,21 @@ impl fmt::Debug for Secret {
 pub struct Secrets {
     given: BTreeMap<String, (SecretSource, OnceCell<Option<Secret>>)>,
     seen: Mutex<Vec<Secret>>,
+    /// Who is asked for others, and what was answered.
+    asked: Option<Asking>,
+    answers: tokio::sync::Mutex<BTreeMap<String, Option<Secret>>>,
 }
 
 impl Secrets {
     /// Nothing is read yet.
     pub fn new(sources: &BTreeMap<String, SecretSource>) -> Self {
         let given = sources.iter().map(|(id, source)| (id.clone(), (source.clone(), OnceCell::new())));
-        Self { given: given.collect(), seen: Mutex::default() }
+        Self { given: given.collect(), ..Self::default() }
+    }
+
+    /// The same, and whoever else is asked for what was not given.
+    pub fn asking(self, asked: Option<Asking>) -> Self {
+        Self { asked, ..self }
     }
 
     /// The secret of that name; `None` when none was given, or its variable is not set.
@@ -97,7 +107,7 @@ impl Secrets {
     /// # Errors
     /// When it was given and cannot be read.
     pub async fn get(&self, id: &str, cancel: &CancellationToken) -> Result<Option<Secret>, SecretError> {
-        let Some((source, cell)) = self.given.get(id) else { return Ok(None) };
+        let Some((source, cell)) = self.given.get(id) else { return self.ask(id, cancel).await };
         let read = async {
             let value = read::read(id, source).await?;
             let secret = value.map(|value| Secret { id: id.into(), value: Arc::new(value) });
@@ -108,6 +118,31 @@ impl Secrets {
             biased;
             () = cancel.cancelled() => Err(SecretError::Canceled),
             found = cell.get_or_try_init(|| read) => found.cloned(),
+        }
+    }
+
+    /// Asks for one that was not given, once.
+    async fn ask(&self, id: &str, cancel: &CancellationToken) -> Result<Option<Secret>, SecretError> {
+        let Some(Asking(asked)) = &self.asked else { return Ok(None) };
+        let ask = async {
+            let mut answers = self.answers.lock().await;
+            if let Some(known) = answers.get(id) {
+                return Ok(known.clone());
+            }
+            let failed = |words| SecretError::Asked { what: "secret", id: id.into(), words };
+            let value = asked.secret(id).await.map_err(failed)?;
+            if value.as_ref().is_some_and(|value| value.len() > VALUE_MAX_BYTES) {
+                return Err(SecretError::TooLarge { id: id.into() });
+            }
+            let secret = value.map(|value| Secret::new(id, value));
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).extend(secret.clone());
+            answers.insert(id.to_owned(), secret.clone());
+            Ok(secret)
+        };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(SecretError::Canceled),
+            answer = ask => answer,
         }
     }
 

@@ -32,8 +32,8 @@ impl Given {
     /// With these secrets and agents.
     pub fn of(steps: &StepSettings) -> Self {
         Self {
-            secrets: Arc::new(Secrets::new(&steps.secrets)),
-            agents: Arc::new(Agents::new(&steps.agents)),
+            secrets: Arc::new(Secrets::new(&steps.secrets).asking(steps.asked.clone())),
+            agents: Arc::new(Agents::new(&steps.agents).asking(steps.asked.clone())),
             own_agent: None,
         }
     }

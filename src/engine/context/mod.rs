@@ -7,7 +7,7 @@
 //! named context must be known before the plan, and what is fetched comes after. `--ignorefile` stands above both.
 //!
 //! Read [`text`] for the texts, [`archive`] for archives, [`remote`] for what is fetched, [`named`] for
-//! `--build-context`, [`similar`] for what to say when a file is missing.
+//! `--build-context`, [`theirs`] for what lies with a client, [`similar`] for what to say when a file is missing.
 
 pub mod archive;
 pub mod layout;
@@ -15,6 +15,7 @@ pub mod named;
 pub mod remote;
 pub mod similar;
 pub mod text;
+mod theirs;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,6 +40,7 @@ use super::{Failure, Settings, words};
 use crate::options::InputOptions;
 use crate::options::args::SOURCE_DATE_EPOCH;
 use crate::options::context::{DockerfileFrom, Place, masked};
+use crate::options::theirs::TheirDirectory;
 
 /// Build argument: whether `.git` stays in a context that is a repository.
 const KEEP_GIT_DIR: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
@@ -104,6 +106,8 @@ pub struct Tree {
     pub time: Option<i64>,
     /// Why there is nothing in it.
     pub empty: Option<String>,
+    /// Where its files still lie.
+    pending: Option<TheirDirectory>,
     /// Holds the directory, if it is the store's.
     _draft: Option<Draft>,
 }
@@ -129,6 +133,8 @@ enum Found {
     Tree(Box<Tree>),
     /// A Dockerfile without files, and its time.
     Text(Text, Option<i64>),
+    /// A tree that is not here.
+    Elsewhere(TheirDirectory),
 }
 
 impl Found {
@@ -149,6 +155,7 @@ impl Opener<'_> {
             named.fetch(name, self).await?;
         }
         let mut context = match (self.find(input).await?, &input.dockerfile) {
+            (Found::Elsewhere(theirs), from) => self.open_theirs(&theirs, from).await?,
             (Found::Tree(tree), _) => self.with_dockerfile(*tree, &input.dockerfile).await?,
             (Found::Text(dockerfile, time), DockerfileFrom::Usual) => {
                 let draft = self.store.draft().map_err(|error| words::store(&error))?;
@@ -180,6 +187,15 @@ impl Opener<'_> {
         let dockerfile = match from {
             DockerfileFrom::Stdin => self.dockerfile_on_stdin().await?,
             DockerfileFrom::Http(url) => self.dockerfile_at(url).await?,
+            DockerfileFrom::Theirs(directory, path) => {
+                // Of a context that was fetched the ignore file counts, as of any.
+                let (dockerfile, ignore) = self.their_dockerfile(directory, path).await?;
+                tree.ignore = match ignore {
+                    Some(ignore) => Some(ignore),
+                    None => text::ignore_inside(&tree.dir, None, &tree.shown)?,
+                };
+                return Ok(Context { tree, dockerfile, named: Named::default() });
+            }
             DockerfileFrom::Path(named) if tree.is_of_user() => {
                 path = Some(named.clone());
                 text::named_dockerfile(named)?
@@ -218,6 +234,7 @@ impl Opener<'_> {
     /// Looks what a place is, and fetches it if it is elsewhere.
     async fn find(&self, input: &InputOptions) -> Result<Found, Failure> {
         match &input.context {
+            Place::Theirs(theirs) => Ok(Found::Elsewhere(theirs.clone())),
             Place::Path(path) => self.find_path(path).await,
             Place::Stdin => self.find_on_stdin().await,
             Place::Git(git) => {
@@ -238,7 +255,7 @@ impl Opener<'_> {
     /// The tree of a named context that is no directory of the user.
     async fn named_tree(&self, name: &str, place: &Place) -> Result<Tree, Failure> {
         let vertex = match place {
-            Place::Path(_) | Place::Stdin => format!("[context {name}] load from client"),
+            Place::Path(_) | Place::Stdin | Place::Theirs(_) => format!("[context {name}] load from client"),
             Place::Http(url) => format!("[context {name}] {}", masked(url)),
             Place::Git(git) => format!("[context {name}] load git source {}", remote::shown(git)),
         };
@@ -248,13 +265,14 @@ impl Opener<'_> {
                 let shown = format!("the archive `{}`", path.display());
                 match self.unpack_or_read(Input::open(Some(path), self.cancel.clone())?, shown).await {
                     Ok(Found::Tree(tree)) => Ok(*tree),
-                    Ok(Found::Text(..)) => Err(Failure::new(format!(
+                    Ok(Found::Text(..) | Found::Elsewhere(_)) => Err(Failure::new(format!(
                         "the context `{name}` is neither a directory nor an archive: `{}`",
                         path.display()
                     ))),
                     Err(failure) => Err(failure),
                 }
             }
+            Place::Theirs(theirs) => self.their_tree(theirs, &task).await,
             Place::Git(git) => self.git_tree(git, false, &task.log()).await,
             Place::Http(url) => self.tree_at_address(url, &task.log()).await,
             // The options refuse it: only the main context comes from there.
@@ -279,7 +297,7 @@ impl Opener<'_> {
         let stream = Input::open(Some(path), self.cancel.clone())?;
         let task = Task::start("[internal] load build context", self.progress);
         task.end(match self.unpack_or_read(stream, format!("the archive {shown}")).await {
-            Ok(Found::Text(..)) => Err(no_archive()),
+            Ok(Found::Text(..) | Found::Elsewhere(_)) => Err(no_archive()),
             found => found,
         })
     }
@@ -339,7 +357,7 @@ fn from_where(place: &Place) -> &'static str {
     match place {
         Place::Stdin => "standard input",
         Place::Http(_) => "an address",
-        Place::Path(_) | Place::Git(_) => "elsewhere",
+        Place::Path(_) | Place::Git(_) | Place::Theirs(_) => "elsewhere",
     }
 }
 
@@ -348,12 +366,12 @@ impl Tree {
     fn of_user(path: &Path) -> Result<Self, Failure> {
         let dir = fs::canonicalize(path).map_err(|error| no_context(path, &error))?;
         let shown = format!("`{}`", path.display());
-        Ok(Self { dir, shown, ignore: None, time: None, empty: None, _draft: None })
+        Ok(Self { dir, shown, ignore: None, time: None, empty: None, pending: None, _draft: None })
     }
 
     /// A tree of the store, which goes when this value does.
     fn of_draft(draft: Draft, shown: String, time: Option<i64>, empty: Option<String>) -> Self {
-        Self { dir: draft.fs().to_owned(), shown, ignore: None, time, empty, _draft: Some(draft) }
+        Self { dir: draft.fs().to_owned(), shown, ignore: None, time, empty, pending: None, _draft: Some(draft) }
     }
 
     /// Whether it is a directory of the user.

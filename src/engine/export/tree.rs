@@ -3,14 +3,16 @@
 //! In: images, an output. Out: their files. With `platform-split` those of each platform lie in a directory that is
 //! called after it.
 
+use std::io::Write;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
-use oci::layer::WriteOptions;
+use oci::layer::{LayerError, WriteOptions};
 use oci::model::Platform;
 
 use super::{Exporter, top_of};
 use crate::engine::assemble::Assembled;
-use crate::engine::destination::write_to;
+use crate::engine::destination::{not_sent, send_to, write_to};
 use crate::engine::{Failure, words};
 use crate::options::output::{TreeDest, TreeOutput};
 
@@ -30,17 +32,16 @@ impl Exporter<'_> {
         }
         let dest = output.dest.clone();
         let written = self.worker.on_core(self.cancel, move |_| {
+            let trees: Vec<(String, BorrowedFd<'_>)> =
+                views.iter().map(|(beneath, view)| (beneath.clone(), view.fd())).collect();
             Ok(match &dest {
                 TreeDest::Folder { path, delete } => views.iter().try_for_each(|(beneath, view)| {
                     executor::copy_tree_out(view, &path.join(beneath), *delete)
                         .map_err(|error| Failure::from_error(&error))
                 }),
-                TreeDest::Tar(dest) => write_to(dest.as_deref(), |out| {
-                    let trees = views.iter().map(|(beneath, view)| {
-                        (view.fd(), WriteOptions { beneath: beneath.as_bytes(), ..WriteOptions::default() })
-                    });
-                    oci::layer::write_trees(trees, out).map(drop)
-                }),
+                TreeDest::Tar(dest) => write_to(dest.as_deref(), |out| write_tar(&trees, out)),
+                TreeDest::TheirTar(outlet) => send_to(outlet, |out| write_tar(&trees, out)),
+                TreeDest::TheirFolder(outlet) => outlet.0.folders(&trees).map_err(|error| not_sent(&error)),
             })
         });
         written.await.map_err(|error| words::exec(&error))?
@@ -62,6 +63,14 @@ impl Exporter<'_> {
     }
 }
 
+/// All trees as one archive.
+fn write_tar(trees: &[(String, BorrowedFd<'_>)], out: &mut dyn Write) -> Result<(), LayerError> {
+    let trees = trees
+        .iter()
+        .map(|(beneath, tree)| (*tree, WriteOptions { beneath: beneath.as_bytes(), ..WriteOptions::default() }));
+    oci::layer::write_trees(trees, out).map(drop)
+}
+
 /// `linux_arm64`
 fn directory(platform: &Platform) -> String {
     platform.to_string().replace('/', "_")
@@ -73,5 +82,7 @@ pub(super) fn in_words(tree: &TreeOutput) -> String {
         TreeDest::Folder { path, .. } => format!("wrote the root file system to {}", path.display()),
         TreeDest::Tar(Some(path)) => format!("wrote the root file system as a tar to {}", path.display()),
         TreeDest::Tar(None) => "wrote the root file system as a tar to standard output".into(),
+        TreeDest::TheirTar(_) => "sent the root file system as a tar".into(),
+        TreeDest::TheirFolder(_) => "sent the root file system".into(),
     }
 }

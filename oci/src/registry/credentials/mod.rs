@@ -15,6 +15,8 @@
 //! A helper that is missing or fails is no reason to stop: many images need no credentials. It is told when the
 //! registry refuses. Deliberately absent: who may be given a credential ([`super::origin`]).
 
+mod ask;
+
 mod file;
 
 mod helper;
@@ -34,6 +36,7 @@ use ci::Job;
 use file::{AuthFile, Contents};
 use helper::Helpers;
 
+pub use ask::AskCredentials;
 pub use login::LoginKey;
 
 /// Text that is never shown.
@@ -83,6 +86,7 @@ pub struct Credentials {
     helper_path: OsString,
     job: Job,
     through: Option<Through>,
+    asked: Option<std::sync::Arc<dyn AskCredentials>>,
 }
 
 /// A program that starts helpers: its arguments are followed by the helper's path and the helper's own.
@@ -154,7 +158,7 @@ impl Credentials {
             add(below_home(".dockercfg"), false, true);
         }
         let (helper_path, job) = (get("PATH").unwrap_or_default(), Job::from_variables(&get));
-        Self { given: BTreeMap::new(), files, helper_path, job, through: None }
+        Self { given: BTreeMap::new(), files, helper_path, job, through: None, asked: None }
     }
 
     /// Without what a CI system put into the environment.
@@ -181,6 +185,12 @@ impl Credentials {
         self
     }
 
+    /// Asks somebody, behind what the caller gave and before all files.
+    pub fn asking(mut self, asked: std::sync::Arc<dyn AskCredentials>) -> Self {
+        self.asked = Some(asked);
+        self
+    }
+
     /// What there is for `repository` on `registry`. Runs a helper where a file names one.
     ///
     /// # Errors
@@ -194,6 +204,18 @@ impl Credentials {
         if let Some(credential) = self.given.get(registry) {
             found.credential = Some((credential.clone(), "the command line".to_owned()));
             return Ok(found);
+        }
+        if let Some(asked) = &self.asked {
+            const WHO: &str = "the client";
+            found.searched.push(WHO.to_owned());
+            match asked.ask(registry).await {
+                Ok(Some(credential)) => {
+                    found.credential = Some((credential, WHO.to_owned()));
+                    return Ok(found);
+                }
+                Ok(None) => {}
+                Err(words) => found.notes.push(format!("{WHO} gave no credentials: {words}")),
+            }
         }
         for file in &self.files {
             found.searched.push(file.path.display().to_string());

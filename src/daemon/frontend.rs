@@ -1,0 +1,278 @@
+//! The frontend `dockerfile.v0`: a client's attributes become the options of a build, as the command line's words do.
+//!
+//! In: attributes, outputs and caches of a request, and the session that files and secrets come from. Out:
+//! [`BuildOptions`]. Attributes that say something about a build and that this version cannot obey are refused; those
+//! that only describe it (`vcs:…`, `source`, `cmdline`) and unknown ones change nothing, as with BuildKit.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use api::control::{CacheOptions, CacheOptionsEntry, Exporter};
+use oci::model::Platform;
+use solver::op::NetworkMode;
+use tokio::runtime::Handle;
+
+use super::Config;
+use super::outputs::{self, Outputs};
+use super::session::Session;
+use super::session::files::SessionFiles;
+use super::session::secrets::SessionSecrets;
+use crate::cli::StepArgs;
+use crate::engine::Failure;
+use crate::options::context::{self, DockerfileFrom, NamedSource, NamedValue, Place};
+use crate::options::theirs::{Files, TheirDirectory};
+use crate::options::{BuildOptions, InputOptions, allow, annotation, cache, provisions};
+
+/// The name of this frontend.
+pub const NAME: &str = "dockerfile.v0";
+/// More than there are kinds of machines.
+const PLATFORMS_MAX: usize = 32;
+/// Attributes that ask for what this version does not do.
+const REFUSED: [(&str, &str); 4] = [
+    ("requestid", "questions about a Dockerfile (`--call`, `--check`) are not answered by the daemon yet"),
+    ("cgroup-parent", "steps have control groups of their own"),
+    ("contextsubdir", "a context is its whole directory"),
+    ("build-arg:BUILDKIT_SYNTAX", "external frontends are not run by this version of rbuild"),
+];
+
+/// What a frontend is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// Its attributes.
+    pub attributes: BTreeMap<String, String>,
+    /// Caches to know from.
+    pub imports: Vec<CacheOptionsEntry>,
+}
+
+/// What else a request says.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Where the result goes.
+    pub exporters: Vec<Exporter>,
+    /// Caches.
+    pub cache: CacheOptions,
+    /// What steps may ask for.
+    pub entitlements: Vec<String>,
+    /// Who asks.
+    pub session: Arc<Session>,
+}
+
+/// What is to be built.
+///
+/// # Errors
+/// With advice, for what cannot be obeyed.
+pub fn options(config: &Config, asked: &Asked, request: &Request) -> Result<BuildOptions, Failure> {
+    let attributes = &asked.attributes;
+    let get = |key: &str| attributes.get(key).map(String::as_str).filter(|value| !value.is_empty());
+    for (key, why) in REFUSED {
+        if get(key).is_some() {
+            return Err(Failure::new(format!("the frontend's option `{key}` is not supported: {why}")));
+        }
+    }
+    if let Some((key, value)) = attributes.iter().find(|(key, value)| is_attestation(key, value)) {
+        return Err(Failure::new(format!("`{key}={value}`: attestations are not supported by this version of rbuild"))
+            .help("leave it out, or say `--provenance=false --sbom=false`"));
+    }
+    let input = input(config, attributes, &request.session)?;
+    let mut annotations = annotation::Annotations::default();
+    let Outputs { outputs, tags, epoch } =
+        outputs::outputs(&request.exporters, &input, &request.session, &Handle::current())?;
+    for output in &outputs {
+        if let crate::options::output::Output::Image(image) = output {
+            annotations.or(&image.form.annotations);
+        }
+    }
+    let step_args = StepArgs {
+        ulimits: list(get("ulimit")),
+        shm_size: get("shm-size").map(str::to_owned),
+        add_hosts: list(get("add-hosts")),
+        hostname: get("hostname").map(str::to_owned),
+        ..StepArgs::default()
+    };
+    let network = match get("force-network-mode") {
+        None => config.network,
+        Some("default" | "sandbox" | "unset") => None,
+        Some("host") => Some(NetworkMode::Host),
+        Some("none") => Some(NetworkMode::None),
+        Some(other) => return Err(Failure::new(format!("`force-network-mode={other}` is no network of steps"))),
+    };
+    let mut steps = config.steps.clone();
+    steps.grants = allow::grants(&granted(config, &request.entitlements)?)?;
+    steps.asked = Some(executor::secrets::Asking(Arc::new(SessionSecrets::new(request.session.clone()))));
+    let no_cache = attributes.get("no-cache");
+    Ok(BuildOptions {
+        input,
+        tags,
+        labels: prefixed(attributes, "label:"),
+        annotations,
+        network,
+        no_cache: no_cache.is_some_and(String::is_empty),
+        no_cache_stages: list(no_cache.map(String::as_str)),
+        pull: get("image-resolve-mode") == Some("pull"),
+        outputs,
+        epoch,
+        iidfile: None,
+        // It is told what each step used only where somebody reads it.
+        metadata_file: None,
+        timings: None,
+        jobs: config.jobs,
+        steps,
+        provisions: provisions::provisions(&step_args)?,
+        cache_from: cache_from(config, asked, &request.cache)?,
+        cache_to: cache_to(config, &request.cache)?,
+    })
+}
+
+/// Whether it asks for an attestation. What clients add unasked, `inline-only`, is for images that have some anyway.
+fn is_attestation(key: &str, value: &str) -> bool {
+    key.starts_with("attest:")
+        && !value.split(',').any(|part| matches!(part.trim(), "disabled=true" | "disabled=1" | "inline-only=true"))
+        && !matches!(value, "false" | "0")
+}
+
+fn prefixed(attributes: &BTreeMap<String, String>, prefix: &str) -> BTreeMap<String, String> {
+    let pairs =
+        attributes.iter().filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.to_owned(), value.clone())));
+    pairs.collect()
+}
+
+fn list(value: Option<&str>) -> Vec<String> {
+    let words = value.unwrap_or_default().split(',').map(str::trim).filter(|word| !word.is_empty());
+    words.map(str::to_owned).collect()
+}
+
+/// The client's word, as far as the daemon lets clients have it.
+fn granted(config: &Config, asked: &[String]) -> Result<Vec<String>, Failure> {
+    for word in asked {
+        let kind = word.split_once('=').map_or(word.as_str(), |(kind, _)| kind);
+        let allowed = |known: &String| known == word || (kind == "device" && known == kind);
+        if kind != "buildx.local.delete" && !config.entitlements.iter().any(allowed) {
+            return Err(Failure::new(format!("`{}` is not granted by this daemon", word.escape_debug()))
+                .help(format!("start it with `rbuild serve --allow-insecure-entitlement {kind}`")));
+        }
+    }
+    Ok(asked.to_vec())
+}
+
+fn input(
+    config: &Config,
+    attributes: &BTreeMap<String, String>,
+    session: &Arc<Session>,
+) -> Result<InputOptions, Failure> {
+    let get = |key: &str| attributes.get(key).map(String::as_str).filter(|value| !value.is_empty());
+    let files: Arc<dyn Files> = Arc::new(SessionFiles(session.clone()));
+    let theirs = |name: &str| TheirDirectory { name: name.to_owned(), files: files.clone() };
+    let path = PathBuf::from(get("filename").unwrap_or("Dockerfile"));
+    let context = match get("context") {
+        None => Place::Theirs(theirs(get("contextkey").unwrap_or("context"))),
+        Some(word) => elsewhere(word)?,
+    };
+    // Of a context that is fetched the Dockerfile is a part, unless the client has one.
+    let is_theirs = matches!(context, Place::Theirs(_)) || get("dockerfilekey").is_some();
+    let dockerfile = match is_theirs {
+        true => DockerfileFrom::Theirs(theirs(get("dockerfilekey").unwrap_or("dockerfile")), path),
+        false if get("filename").is_none() => DockerfileFrom::Usual,
+        false => DockerfileFrom::Path(path),
+    };
+    let mut build_args = prefixed(attributes, "build-arg:");
+    if get("multi-platform").is_some_and(|value| value == "true" || value == "1") {
+        build_args.insert("BUILDKIT_MULTI_PLATFORM".into(), "1".into());
+    }
+    if let Some(epoch) = get("source-date-epoch") {
+        build_args.entry("SOURCE_DATE_EPOCH".into()).or_insert_with(|| epoch.to_owned());
+    }
+    let mut contexts: BTreeMap<String, NamedSource> = BTreeMap::new();
+    for (name, value) in prefixed(attributes, "context:") {
+        let source = match value.split_once(':') {
+            Some(("local", directory)) => {
+                let named = context::named(&format!("{name}=."), |_| true)?;
+                NamedSource { value: NamedValue::Tree(Place::Theirs(theirs(directory))), ..named }
+            }
+            Some(("input" | "oci-layout", _)) => {
+                return Err(Failure::new(format!(
+                    "the context `{name}` is `{value}`, which this version of rbuild cannot take from a client"
+                )));
+            }
+            _ => {
+                let source = context::named(&format!("{name}={value}"), |_| false)?;
+                if let NamedValue::Tree(Place::Path(_) | Place::Stdin) | NamedValue::Layout(_) = source.value {
+                    return Err(Failure::new(format!(
+                        "the context `{name}` is `{value}`, which is on no machine here"
+                    )));
+                }
+                source
+            }
+        };
+        contexts.insert(source.name.clone(), source);
+    }
+    Ok(InputOptions {
+        context,
+        dockerfile,
+        ignorefile: None,
+        contexts: contexts.into_values().collect(),
+        target: get("target").map(str::to_owned),
+        build_args,
+        platforms: platforms(config, get("platform"))?,
+        own_agent: None,
+    })
+}
+
+/// A context that is not the client's own directory: never a path of this machine.
+fn elsewhere(word: &str) -> Result<Place, Failure> {
+    if word.starts_with("http://buildkit-session/") {
+        return Err(Failure::new("a context from the client's standard input is not taken by this version of rbuild")
+            .help("unpack it first, and name the directory"));
+    }
+    match context::place(Path::new(word), false)? {
+        place @ (Place::Http(_) | Place::Git(_)) => Ok(place),
+        _ => Err(Failure::new(format!(
+            "the context `{}` is neither the client's nor at an address",
+            word.escape_debug()
+        ))),
+    }
+}
+
+fn platforms(config: &Config, text: Option<&str>) -> Result<Vec<Platform>, Failure> {
+    let Some(text) = text else { return Ok(vec![config.settings.native_platform.clone()]) };
+    let mut platforms: Vec<Platform> = Vec::new();
+    for word in text.split(',').map(str::trim) {
+        let platform = word.parse().map_err(|error| Failure::new(format!("the option `platform`: {error}")))?;
+        if !platforms.contains(&platform) {
+            platforms.push(platform);
+        }
+        if platforms.len() > PLATFORMS_MAX {
+            return Err(Failure::new(format!("the option `platform`: these are more than {PLATFORMS_MAX} platforms")));
+        }
+    }
+    Ok(platforms)
+}
+
+/// A request's entry as the command line writes it.
+fn line(entry: &CacheOptionsEntry) -> Result<String, Failure> {
+    if entry.r#type == "local" {
+        return Err(Failure::new("`type=local`: a cache in a directory of the client is not supported")
+            .help("use `type=registry,ref=NAME`, or `type=inline`"));
+    }
+    Ok(outputs::line(&entry.r#type, &entry.attrs))
+}
+
+fn cache_from(config: &Config, asked: &Asked, cache: &CacheOptions) -> Result<Vec<cache::CacheFrom>, Failure> {
+    let mut lines: Vec<String> = Vec::new();
+    let old = cache
+        .import_refs_deprecated
+        .iter()
+        .map(|name| Ok(outputs::line("registry", &BTreeMap::from([("ref".to_owned(), name.clone())]))));
+    for text in cache.imports.iter().chain(&asked.imports).map(line).chain(old) {
+        let text = text?;
+        if !lines.contains(&text) {
+            lines.push(text);
+        }
+    }
+    let places = lines.iter().map(|text| cache::from(text, &config.environment).map(cache::CacheFrom::each));
+    Ok(places.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+}
+
+fn cache_to(config: &Config, cache: &CacheOptions) -> Result<Vec<cache::CacheTo>, Failure> {
+    cache.exports.iter().map(|entry| cache::to(&line(entry)?, &config.environment)).collect()
+}

@@ -1,0 +1,181 @@
+//! Contexts that lie with whoever asked for the build.
+//!
+//! The Dockerfile and the ignore file come first, each alone, so that nothing is sent that the ignore file leaves out; the
+//! files come when the plan is made, if steps read any, and only those ([`Context::fetch_for`]). What comes is somebody else's tree:
+//! links lead nowhere outside of it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+
+use solver::graph::{Graph, VertexId};
+use solver::key::selections;
+use solver::op::Op;
+use store::Draft;
+
+use super::text;
+use super::{Context, MAIN, Named, Opener, Tree};
+use crate::engine::task::Task;
+use crate::engine::{Failure, Text, words};
+use crate::options::context::DockerfileFrom;
+use crate::options::theirs::{TheirDirectory, Wanted};
+
+/// They travel as headers of a call.
+const PATHS_MAX: usize = 500;
+
+impl Opener<'_> {
+    /// The context, without its files.
+    pub(super) async fn open_theirs(&self, theirs: &TheirDirectory, from: &DockerfileFrom) -> Result<Context, Failure> {
+        let (dockerfile, mut ignore) = match from {
+            DockerfileFrom::Theirs(directory, path) => self.their_dockerfile(directory, path).await?,
+            DockerfileFrom::Stdin => (self.dockerfile_on_stdin().await?, None),
+            DockerfileFrom::Http(url) => (self.dockerfile_at(url).await?, None),
+            DockerfileFrom::Usual => self.their_dockerfile(theirs, Path::new("Dockerfile")).await?,
+            DockerfileFrom::Path(path) => self.their_dockerfile(theirs, path).await?,
+        };
+        if ignore.is_none() {
+            let names = [".dockerignore", ".containerignore"].map(str::to_owned);
+            let task = Task::start("[internal] load .dockerignore", self.progress);
+            let draft = self.bring(theirs, &names, &[], &task).await;
+            let draft = task.end(draft)?;
+            ignore = text::ignore_inside(draft.fs(), None, &shown(theirs))?;
+        }
+        let draft = self.store.draft().map_err(|error| words::store(&error))?;
+        let mut tree = Tree::of_draft(draft, shown(theirs), None, None);
+        tree.ignore = ignore;
+        tree.pending = Some(theirs.clone());
+        Ok(Context { tree, dockerfile, named: Named::default() })
+    }
+
+    /// The Dockerfile, and the ignore file that is its alone.
+    pub(super) async fn their_dockerfile(
+        &self,
+        directory: &TheirDirectory,
+        path: &Path,
+    ) -> Result<(Text, Option<text::Ignore>), Failure> {
+        let name = path.to_string_lossy().into_owned();
+        let mut wanted = vec![name.clone(), format!("{name}.dockerignore")];
+        // Other builders' second choice, where file systems tell the two apart.
+        let lower = (name == "Dockerfile").then(|| "dockerfile".to_owned());
+        wanted.extend(lower.clone());
+        let task = Task::start(&format!("[internal] load build definition from {name}"), self.progress);
+        let read = async {
+            let draft = self.bring(directory, &wanted, &[], &task).await?;
+            let there = |name: &str| draft.fs().join(name).symlink_metadata().is_ok();
+            let path = match lower {
+                Some(lower) if !there(&name) && there(&lower) => PathBuf::from(lower),
+                _ => path.to_owned(),
+            };
+            if !there(&path.to_string_lossy()) {
+                return Err(Failure::new(format!("the client has no Dockerfile `{name}`"))
+                    .help("name the file with `-f FILE`, or the right directory as the last word"));
+            }
+            let text = text::dockerfile_inside(draft.fs(), Some(&path), &shown(directory))?;
+            let beside = format!("{}.dockerignore", path.display());
+            let ignore = match there(&beside) {
+                true => text::ignore_inside(draft.fs(), Some(&path), &shown(directory))?,
+                false => None,
+            };
+            Ok((text, ignore))
+        };
+        let outcome = read.await;
+        task.end(outcome)
+    }
+
+    /// A directory of theirs in one of the store's.
+    async fn bring(
+        &self,
+        theirs: &TheirDirectory,
+        only: &[String],
+        without: &[String],
+        task: &Task<'_>,
+    ) -> Result<Draft, Failure> {
+        let draft = self.store.draft().map_err(|error| words::store(&error))?;
+        self.bring_into(&draft_fd(&draft)?, theirs, only, without, task).await?;
+        Ok(draft)
+    }
+
+    async fn bring_into(
+        &self,
+        into: &std::os::fd::OwnedFd,
+        theirs: &TheirDirectory,
+        only: &[String],
+        without: &[String],
+        task: &Task<'_>,
+    ) -> Result<(), Failure> {
+        use std::os::fd::AsFd as _;
+        let log = task.log();
+        let wanted = Wanted { name: &theirs.name, only, without };
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(words::canceled()),
+            brought = theirs.files.bring(wanted, into.as_fd(), &log) => brought,
+        }
+    }
+
+    /// All of a named context of theirs.
+    pub(super) async fn their_tree(&self, theirs: &TheirDirectory, task: &Task<'_>) -> Result<Tree, Failure> {
+        let draft = self.bring(theirs, &[], &[], task).await?;
+        Ok(Tree::of_draft(draft, shown(theirs), None, None))
+    }
+}
+
+impl Context {
+    /// Brings the files of a context that lies elsewhere, if the graph reads any.
+    ///
+    /// # Errors
+    /// When they cannot be had.
+    pub async fn fetch_for(&mut self, graph: &Graph, opener: &Opener<'_>) -> Result<(), Failure> {
+        self.named.fetch_for(graph, opener).await?;
+        let Some(theirs) = self.tree.pending.take() else { return Ok(()) };
+        let Some(only) = read_paths(graph) else { return Ok(()) };
+        let task = Task::start("[internal] load build context", opener.progress);
+        let dir = std::fs::File::open(&self.tree.dir).map_err(|error| unreadable(&self.tree.dir, &error))?.into();
+        let brought = opener.bring_into(&dir, &theirs, &only, &self.tree.ignore_patterns(), &task).await;
+        task.end(brought)
+    }
+}
+
+/// What the graph reads of the main context: paths and patterns without a slash in front, all of it if empty; `None`:
+/// nothing.
+fn read_paths(graph: &Graph) -> Option<Vec<String>> {
+    let is_main = |op: &Op| match op {
+        Op::Source(source) => source.scheme() == "local" && source.reference() == MAIN,
+        _ => false,
+    };
+    let sources: HashSet<VertexId> =
+        graph.iter().filter(|(_, vertex, _)| is_main(&vertex.op)).map(|(id, ..)| id).collect();
+    if sources.is_empty() {
+        return None;
+    }
+    let mut paths = BTreeSet::new();
+    for (_, vertex, _) in graph.iter() {
+        for (at, edge) in vertex.inputs.iter().enumerate() {
+            if !sources.contains(&edge.vertex) {
+                continue;
+            }
+            for selection in selections(vertex, at) {
+                let path = selection.path.trim_matches('/');
+                // What is escaped, or leads through other directories, the client may understand otherwise.
+                let is_plain = !path.contains('\\') && !path.contains("**") && !path.contains("..");
+                if path.is_empty() || path == "." || !is_plain || paths.len() >= PATHS_MAX {
+                    return Some(Vec::new());
+                }
+                paths.insert(path.to_owned());
+            }
+        }
+    }
+    Some(paths.into_iter().collect())
+}
+
+fn draft_fd(draft: &Draft) -> Result<std::os::fd::OwnedFd, Failure> {
+    draft.fs_fd().try_clone_to_owned().map_err(|error| unreadable(draft.fs(), &error))
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(format!("the directory `{}` cannot be opened", path.display())).note(error.to_string())
+}
+
+/// How it is called in messages.
+fn shown(theirs: &TheirDirectory) -> String {
+    format!("the client's directory `{}`", theirs.name)
+}

@@ -1,0 +1,92 @@
+//! What lies with whoever asked for a build and not on this machine: their files, and the places that results go to.
+//!
+//! In: nothing but names. Behind [`Files`] and [`Outlets`] stands whoever can reach them: `src/daemon/`, over a session.
+//! Deliberately absent: any protocol, and trust: what comes is somebody else's tree, in which nothing leads out.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use solver::seam::LogSink;
+
+use crate::engine::Failure;
+
+/// What is wanted of one of their directories.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Which directory, by the name that they gave it.
+    pub name: &'a str,
+    /// Only these paths, with what links among them lead to; empty is all.
+    pub only: &'a [String],
+    /// Without what these patterns of an ignore file match.
+    pub without: &'a [String],
+}
+
+/// Their directories.
+pub trait Files: Send + Sync {
+    /// Brings a directory into `into`, which is empty. What was brought so far stays there when it fails.
+    fn bring<'a>(
+        &'a self,
+        wanted: Wanted<'a>,
+        into: BorrowedFd<'a>,
+        log: &'a (dyn LogSink + 'a),
+    ) -> BoxFuture<'a, Result<(), Failure>>;
+}
+
+/// One of their directories.
+#[derive(Clone)]
+pub struct TheirDirectory {
+    /// Its name there.
+    pub name: String,
+    /// Who brings it.
+    pub files: Arc<dyn Files>,
+}
+
+impl fmt::Debug for TheirDirectory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TheirDirectory").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for TheirDirectory {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name && Arc::ptr_eq(&self.files, &other.files)
+    }
+}
+
+impl Eq for TheirDirectory {}
+
+/// A stream to them: the end has to be said, as one that breaks off is no result.
+pub trait Sink: Write + Send {
+    /// All is written; returns when they have it.
+    fn finish(self: Box<Self>) -> io::Result<()>;
+}
+
+/// Where results of one output go.
+pub trait Outlets: Send + Sync {
+    /// For the bytes of one file. May block.
+    fn stream(&self) -> io::Result<Box<dyn Sink>>;
+
+    /// Sends directories, each beneath a path (empty: as it is). Blocks until they have them.
+    fn folders(&self, trees: &[(String, BorrowedFd<'_>)]) -> io::Result<()>;
+}
+
+/// An output's way to them.
+#[derive(Clone)]
+pub struct Outlet(pub Arc<dyn Outlets>);
+
+impl fmt::Debug for Outlet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Outlet")
+    }
+}
+
+impl PartialEq for Outlet {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Outlet {}

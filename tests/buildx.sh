@@ -1,0 +1,147 @@
+#!/bin/bash
+# buildx.sh: `rbuild serve` behind Debian's own docker buildx: builds, outputs, secrets, failures, as people give them.
+# The clients are newer than this machine's release: their packages come from Debian's unstable, over this machine's own apt
+# sources with a configuration of their own, and are unpacked beneath the target directory, not installed. Needs root.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+target=$(mkdir -p "${CARGO_TARGET_DIR:-target}" && cd "${CARGO_TARGET_DIR:-target}" && pwd)
+kept=$target/buildx
+if [ ! -e "$kept/whole" ]; then
+    rm -rf "$kept"
+    mkdir -p "$kept"/{lists/partial,cache/archives/partial,sources,debs}
+    for file in /etc/apt/sources.list.d/*.sources; do
+        # The first paragraph is the release itself; the same place has the other suites.
+        awk 'BEGIN { RS = ""; ORS = "\n" } NR == 1' "$file" | sed 's/^Suites:.*/Suites: sid/' \
+            >"$kept/sources/$(basename "$file")"
+        break
+    done
+    apt=(apt-get -qq -o Dir::Etc::sourcelist=/dev/null -o Dir::Etc::sourceparts="$kept/sources"
+        -o Dir::State::lists="$kept/lists" -o Dir::Cache="$kept/cache" -o APT::Sandbox::User=root
+        -o Acquire::Languages=none)
+    "${apt[@]}" update
+    (cd "$kept/debs" && "${apt[@]}" download docker-buildx docker-cli)
+    for deb in "$kept"/debs/*.deb; do dpkg -x "$deb" "$kept/root"; done
+    touch "$kept/whole"
+fi
+
+rbuild=${RBUILD:-$target/release/rbuild}
+[ -x "$rbuild" ] || cargo build --release --locked --bin rbuild
+
+work=$(mktemp -d -p /var/tmp)
+daemon=
+stop() {
+    code=$?
+    [ $code = 0 ] || tail -n 20 "$work/log" >&2
+    if [ -n "$daemon" ]; then { kill "$daemon" && wait "$daemon" || true; } 2>/dev/null; fi
+    rm -rf "$work"
+}
+trap stop EXIT
+
+export DOCKER_CONFIG=$work/config
+mkdir -p "$DOCKER_CONFIG/cli-plugins"
+ln -s "$kept/root/usr/libexec/docker/cli-plugins/docker-buildx" "$DOCKER_CONFIG/cli-plugins/docker-buildx"
+docker=$kept/root/usr/bin/docker
+"$rbuild" --root "$work/store" serve --addr "unix://$work/sock" >"$work/log" 2>&1 &
+daemon=$!
+for _ in $(seq 100); do
+    [ ! -S "$work/sock" ] || break
+    kill -0 "$daemon"
+    sleep 0.1
+done
+"$docker" buildx create --name r --driver remote "unix://$work/sock" >/dev/null
+buildx() { "$docker" buildx --builder r "$@"; }
+build() { buildx build --progress plain "$@" >"$work/out" 2>&1 || { cat "$work/out" >&2; return 1; }; }
+say() { echo "buildx: $*"; }
+# fails WORDS COMMAND…: it fails and says them.
+fails() {
+    local words=$1
+    shift
+    if "$@" 2>/dev/null; then echo "it did not fail: $*" >&2; exit 1; fi
+    grep -qF -- "$words" "$work/out" || { echo "without \`$words\`:" >&2; cat "$work/out" >&2; exit 1; }
+}
+
+base=$work/base
+testdata/bases/busybox.sh "$work/busybox.tar"
+"$rbuild" --root "$work/store" import "$work/busybox.tar" base:1 >/dev/null 2>&1
+
+app=$work/app
+mkdir -p "$app/sub"
+cat >"$app/Dockerfile" <<'DOCKERFILE'
+FROM base:1 AS build
+ARG WHO=nobody
+COPY . /src
+RUN --mount=type=secret,id=token echo "built for $WHO with $(wc -c </run/secrets/token) bytes" >/out && cat /out
+FROM base:1
+COPY --from=build /out /out
+COPY sub /sub
+LABEL who=$WHO
+DOCKERFILE
+echo 'ignored' >"$app/.dockerignore"
+echo one >"$app/file"
+echo two >"$app/sub/file"
+head -c 300000 /dev/urandom >"$app/ignored"
+echo -n secret-value >"$work/token"
+
+buildx inspect --bootstrap >"$work/out" 2>&1 || { cat "$work/out" >&2; exit 1; }
+grep -q 'linux/amd64\|linux/arm64' "$work/out"
+say "the builder is there"
+
+build --build-arg WHO=me --secret "id=token,src=$work/token" -t app:1 -o "type=docker,dest=$work/app.tar" "$app"
+grep -q 'built for me with 12 bytes' "$work/out"
+tar -tf "$work/app.tar" | grep -q manifest.json
+tar -xOf "$work/app.tar" manifest.json | grep -q 'app:1'
+say "a build with secret and argument, as an archive"
+
+build --build-arg WHO=me --secret "id=token,src=$work/token" -o "type=local,dest=$work/tree" --metadata-file "$work/meta" "$app"
+grep -q 'CACHED' "$work/out"
+[ "$(cat "$work/tree/sub/file")" = two ] && [ "$(cat "$work/tree/out")" = 'built for me with 12 bytes' ]
+[ ! -e "$work/tree/src" ]
+[ "$(readlink "$work/tree/bin/sh")" = busybox ]
+say "the same again from the cache, as a tree"
+
+build --target build --secret "id=token,src=$work/token" -o "type=tar,dest=$work/tree.tar" "$app"
+tar -tf "$work/tree.tar" | grep -q 'src/file'
+if tar -tf "$work/tree.tar" | grep -q 'src/ignored'; then echo 'an ignored file was sent' >&2; exit 1; fi
+say "a stage as a tar, without what is ignored"
+
+build --secret "id=token,src=$work/token" -t kept:1 -o type=image "$app"
+"$rbuild" --root "$work/store" images 2>/dev/null | grep -q 'kept'
+say "an image in the store"
+
+build --secret "id=token,src=$work/token" -o "type=oci,dest=$work/a.tar" -o "type=local,dest=$work/b" "$app"
+tar -tf "$work/a.tar" | grep -q oci-layout
+[ -e "$work/b/out" ]
+say "several outputs at once"
+
+printf 'FROM base:1\nRUN echo words; exit 3\n' >"$work/Failing"
+fails 'exit code: 3' build -f "$work/Failing" "$app"
+grep -qF '>>> RUN echo words; exit 3' "$work/out"
+grep -q 'words' "$work/out"
+printf 'FROM base:1\nCOYP a b\n' >"$work/Failing"
+fails 'unknown instruction' build -f "$work/Failing" "$app"
+grep -qF '>>> COYP a b' "$work/out"
+printf 'FROM base:1\nCOPY nothing /\n' >"$work/Failing"
+fails 'nothing' build -f "$work/Failing" "$app"
+printf 'FROM base:1\nRUN --mount=type=secret,id=none,required=true true\n' >"$work/Failing"
+fails 'none' build -f "$work/Failing" "$app"
+say "failures say what, and show where"
+
+printf 'FROM base:1\nCOPY --from=other file /f\n' >"$work/Named"
+build -f "$work/Named" --build-context "other=$app/sub" -o "type=local,dest=$work/named" "$app"
+[ "$(cat "$work/named/f")" = two ]
+printf 'FROM base:1\nRUN echo from-stdin >/x\n' | buildx build --progress plain -f - -o "type=local,dest=$work/stdin" "$app" >"$work/out" 2>&1
+[ "$(cat "$work/stdin/x")" = from-stdin ]
+say "named contexts, a Dockerfile on standard input"
+
+buildx du >"$work/out" 2>&1
+grep -q 'Total' "$work/out"
+buildx prune --force >"$work/out" 2>&1
+say "du and prune"
+
+kill "$daemon"
+wait "$daemon"
+daemon=
+[ ! -e "$work/sock" ]
+if grep -q " $work/store" /proc/self/mountinfo; then echo 'something stays mounted' >&2; exit 1; fi
+say "the daemon ends, and nothing of it stays"
