@@ -128,7 +128,7 @@ impl Context {
         self.named.fetch_for(graph, opener).await?;
         let Some(theirs) = self.tree.pending.take() else { return Ok(()) };
         let Some(only) = read_paths(graph) else { return Ok(()) };
-        let task = Task::start("[internal] load build context", opener.progress);
+        let task = Task::start("[internal] receive build context", opener.progress);
         let dir = std::fs::File::open(&self.tree.dir).map_err(|error| unreadable(&self.tree.dir, &error))?.into();
         let brought = opener.bring_into(&dir, &theirs, &only, &self.tree.ignore_patterns(), &task).await;
         task.end(brought)
