@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
 use crate::StoreError;
@@ -170,6 +171,14 @@ pub(crate) struct Index {
     connection: Mutex<Connection>,
 }
 
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+    // Otherwise the planner looks at the values that are bound, and a statement is prepared anew for every one of them.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    Ok(())
+}
+
 /// What [`Index::open`] found.
 pub(crate) enum Found {
     Ready(Index),
@@ -219,8 +228,7 @@ impl Index {
     fn connect(root: &Folder, path: PathBuf, mark: PathBuf, boot: &str) -> Result<Found, Trouble> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+        set_up(&connection)?;
         let version: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
         if version > SCHEMA_VERSION {
             let root = root.path.clone();
@@ -255,8 +263,7 @@ impl Index {
         durability::write_file(root, FILE, b"", false)?;
         let made = || -> rusqlite::Result<Connection> {
             let mut connection = Connection::open(&path)?;
-            connection.busy_timeout(BUSY_TIMEOUT)?;
-            connection.set_prepared_statement_cache_capacity(CACHED_STATEMENTS);
+            set_up(&connection)?;
             connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             transaction.execute_batch(SCHEMA)?;
