@@ -146,7 +146,7 @@ impl Codec {
     pub fn encoder_version(&self) -> String {
         match self.compression {
             Compression::None => "1".to_owned(),
-            Compression::Gzip => format!("2 zlib-rs {ZLIB_RS_VERSION} chunks {CHUNK_BYTES}"),
+            Compression::Gzip => format!("3 zlib-rs {ZLIB_RS_VERSION} chunks {CHUNK_BYTES}"),
             Compression::Estargz => {
                 format!("{} zlib-rs {ZLIB_RS_VERSION} pieces {}", estargz::FORM, estargz::FORM_CHUNK_BYTES)
             }

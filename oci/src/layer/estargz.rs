@@ -49,7 +49,7 @@ const FOOTER_HEAD: [u8; 16] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255, 26, 0, b'S'
 const FOOTER_TAIL: [u8; 13] = [1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Changes with whatever moves the bytes, beside the deflate library.
-pub(super) const FORM: u32 = 1;
+pub(super) const FORM: u32 = 2;
 pub(super) const FORM_CHUNK_BYTES: usize = CHUNK_BYTES;
 
 /// What was written.

@@ -3,7 +3,8 @@
 //! Bytes come in, one gzip member goes out (RFC 1952). The input is cut into chunks of a fixed size; each is deflated
 //! on its own with the last 32 KiB before it as dictionary and ends on a byte boundary (a sync flush), so that the
 //! pieces in order are one deflate stream, and the checksums of the pieces combine to that of the whole. That is the
-//! scheme of pigz. Only a small window of chunks is in flight, so memory does not grow with the input. The header
+//! scheme of pigz. A chunk of noise, as files are that are compressed or encrypted already, is stored as it is: it would
+//! not become smaller, and finding that out by deflating takes longer than anything else. Only a small window of chunks is in flight, so memory does not grow with the input. The header
 //! holds no time, no name, and the unknown operating system. Deliberately absent: reading, see [`super::decompress`].
 //!
 //! Changing [`CHUNK_BYTES`], the deflate library or anything else that moves the output means changing
@@ -174,7 +175,47 @@ pub(super) fn header(level: u32) -> [u8; 10] {
 
 /// One chunk, on the caller's thread.
 pub(super) fn deflate_whole(level: u32, chunk: &Chunk) -> io::Result<Piece> {
+    let level = if level > STORED && is_noise(&chunk.bytes)? { STORED } else { level };
     deflate(Compress::new(Compression::new(level), false), chunk)
+}
+
+/// The level that does not compress.
+const STORED: u32 = 0;
+/// The one that costs least.
+const QUICK: u32 = 1;
+/// Twice what deflate looks back, so that what repeats itself does so in it. Less is never taken for noise.
+const SAMPLE_BYTES: usize = 64 * 1024;
+
+/// Whether bytes cannot become smaller, as far as their numbers and a quick try at the middle tell. Whole numbers only:
+/// every machine finds the same.
+fn is_noise(bytes: &[u8]) -> io::Result<bool> {
+    if bytes.len() < SAMPLE_BYTES || !is_even(bytes) {
+        return Ok(false);
+    }
+    let middle = (bytes.len() - SAMPLE_BYTES) / 2;
+    let sample = Chunk { bytes: bytes[middle..][..SAMPLE_BYTES].to_vec(), dictionary: Vec::new(), last: true };
+    let tried = deflate(Compress::new(Compression::new(QUICK), false), &sample)?;
+    // Half a percent less is not worth its time.
+    Ok(tried.deflated.len() >= SAMPLE_BYTES - SAMPLE_BYTES / 200)
+}
+
+/// Whether all bytes are about equally frequent: two of them are the same in 1 of 256 cases, or 3 % more often. Text and
+/// programs are far from that.
+fn is_even(bytes: &[u8]) -> bool {
+    let mut counts = [[0u32; 256]; 4];
+    let mut quads = bytes.chunks_exact(4);
+    for quad in &mut quads {
+        // Four tables: one would wait for its own last addition wherever bytes repeat.
+        counts[0][usize::from(quad[0])] += 1;
+        counts[1][usize::from(quad[1])] += 1;
+        counts[2][usize::from(quad[2])] += 1;
+        counts[3][usize::from(quad[3])] += 1;
+    }
+    quads.remainder().iter().for_each(|byte| counts[0][usize::from(*byte)] += 1);
+    let count = |byte: usize| counts.iter().map(|table| u128::from(table[byte])).sum::<u128>();
+    let same: u128 = (0..256).map(|byte| count(byte) * count(byte)).sum();
+    let all = bytes.len() as u128;
+    same * 256 * 100 <= all * all * 103
 }
 
 fn worker_died() -> io::Error {
@@ -334,6 +375,41 @@ mod tests {
         for threads in [2, 3, 5, 2, 3, 5] {
             assert!(gzip(&input, 6, threads, 1 << 16) == one, "{threads} threads");
         }
+    }
+
+    #[test]
+    fn noise_is_stored_and_nothing_else() {
+        let mut state = 7u64;
+        let mut noise = |count: usize| -> Vec<u8> {
+            let mut next = || {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                (state >> 32) as u8
+            };
+            (0..count).map(|_| next()).collect()
+        };
+        let random = noise(4 * CHUNK_BYTES);
+        let check = |what: &str, bytes: &[u8], stored: bool| {
+            assert_eq!(is_noise(&bytes[..CHUNK_BYTES]).unwrap(), stored, "{what}");
+            let packed = gzip(bytes, 6, 2, 1 << 20);
+            let mut back = Vec::new();
+            flate2::read::GzDecoder::new(&packed[..]).read_to_end(&mut back).unwrap();
+            assert!(back == bytes, "{what}");
+            // Five bytes for each 65,535 that are stored, five for the end of a chunk, 18 for the file.
+            let most = if stored { bytes.len() + bytes.len() / 8192 + 64 } else { bytes.len() * 9 / 10 };
+            assert!(packed.len() <= most, "{what}: {} of {}", packed.len(), bytes.len());
+        };
+        check("noise", &random, true);
+        let mut program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        program.truncate(24 * CHUNK_BYTES);
+        check("a program", &program, false);
+        check("a deflated program", &gzip(&program, 6, 2, 1 << 20), true);
+        check("text", &b"the quick brown fox jumps over ".repeat(40_000), false);
+        check("noise that repeats itself", &random[..30_000].repeat(40), false);
+        check("bytes that count up", &(0..=255).cycle().take(CHUNK_BYTES * 2).collect::<Vec<u8>>(), false);
+        check("noise of letters", &random.iter().map(|byte| byte & 0x7f).collect::<Vec<u8>>(), false);
+        assert!(!is_noise(&random[..SAMPLE_BYTES - 1]).unwrap(), "too short to say");
     }
 
     #[test]
