@@ -11,15 +11,17 @@
 pub mod arriving;
 mod blob;
 mod check;
+mod digest;
 mod parallel;
 
 pub use blob::{DIFF_ID, take_diff_id};
 pub use check::TreeState;
 
+use std::collections::VecDeque;
 use std::io::{BufReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oci::content::{ContentError, open_verified};
@@ -31,13 +33,14 @@ use oci::layer::{
 use oci::model::{Descriptor, DiffId, Digest};
 use solver::seam::ResultId;
 use solver::work::{Work, WorkKind};
-use store::{Layer, Store, StoreError};
+use store::{Kind, Layer, Store, StoreError};
 
 use crate::meter::Meter;
 use crate::snapshot::overlay::check_layer_count;
 use crate::snapshot::{SnapshotError, open_directory};
 use crate::times::BuildTimes;
 use crate::tree::usage::usage;
+use digest::Digesting;
 
 /// The result that is the empty tree: an image without layers, `FROM scratch`.
 pub const SCRATCH: &str = "scratch";
@@ -184,7 +187,13 @@ pub struct Layers {
     devices_left_out: Arc<AtomicU64>,
     /// Told of what was unpacked, archived and compressed.
     meter: Arc<Meter>,
+    /// The last results whose layers were asked for: the next step stands on one of them, and a chain is not followed
+    /// down again for every step. What is leased keeps its trees, and so does what it stands on.
+    lowers: Arc<Mutex<VecDeque<(ResultId, Vec<Arc<str>>)>>>,
 }
+
+/// As many steps as may be under way at once, and more.
+const LOWERS_KEPT: usize = 64;
 
 impl Layers {
     /// Layers of `store`.
@@ -194,7 +203,7 @@ impl Layers {
 
     /// The same; `meter` is told of the work.
     pub(crate) fn metered(store: Store, meter: Arc<Meter>) -> Self {
-        Self { store, devices_left_out: Arc::default(), meter }
+        Self { store, devices_left_out: Arc::default(), meter, lowers: Arc::default() }
     }
 
     /// Tells of work that began at `begun` and was done for a layer.
@@ -220,6 +229,50 @@ impl Layers {
     /// # Errors
     /// Before any work when there are more layers than can be stacked; when a blob is gone or not what it should be.
     pub fn lowers(&self, result: &ResultId) -> Result<Vec<String>, LayersError> {
+        if result.as_str() == SCRATCH {
+            return Ok(Vec::new());
+        }
+        self.store.touch(Kind::Layer, result.as_str())?;
+        let names = match self.known_lowers(result) {
+            Some(names) => names,
+            None => {
+                let names = match self.lowers_by_parent(result)? {
+                    Some(names) => names,
+                    None => self.lowers_by_chain(result)?.into_iter().map(Arc::from).collect(),
+                };
+                let mut kept = self.lowers.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.truncate(LOWERS_KEPT - 1);
+                kept.push_front((result.clone(), names.clone()));
+                names
+            }
+        };
+        Ok(names.iter().map(|name| name.to_string()).collect())
+    }
+
+    fn known_lowers(&self, result: &ResultId) -> Option<Vec<Arc<str>>> {
+        let kept = self.lowers.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().find(|(known, _)| known == result).map(|(_, names)| names.clone())
+    }
+
+    /// Those of a result with a tree on one whose layers are known.
+    fn lowers_by_parent(&self, result: &ResultId) -> Result<Option<Vec<Arc<str>>>, LayersError> {
+        let Some(layer) = self.store.layer(result)? else { return Ok(None) };
+        let Some(mut names) = layer.parent.as_ref().and_then(|parent| self.known_lowers(parent)) else {
+            return Ok(None);
+        };
+        match layer.name {
+            _ if layer.empty => return Ok(Some(names)),
+            None => return Ok(None),
+            Some(name) => {
+                names.retain(|known| **known != *name);
+                names.insert(0, name.into());
+            }
+        }
+        check_layer_count(names.len())?;
+        Ok(Some(names))
+    }
+
+    fn lowers_by_chain(&self, result: &ResultId) -> Result<Vec<String>, LayersError> {
         let mut chain = self.chain(result)?;
         chain.retain(|layer| !layer.empty);
         check_layer_count(chain.len())?;
@@ -406,13 +459,13 @@ impl Layers {
             return Ok((diff_id, tar_bytes));
         }
         let begun = Instant::now();
-        let mut tar = Hashing::new(std::io::sink());
+        let failed = |source| LayersError::Io { act: "digest", layer: id.clone(), source };
+        let mut tar = Digesting::start().map_err(failed)?;
         self.write_tar(&layer, &mut tar)?;
-        let (_, digest, tar_bytes) = tar.finish();
+        let (found, tar_bytes) = tar.finish().map_err(failed)?;
         let (kind, took) = (WorkKind::Archive, Duration::ZERO);
         let work = Work { kind, files: 0, read_bytes: tar_bytes, hashed_bytes: tar_bytes, written_bytes: 0, took };
         self.worked(&layer, begun, work);
-        let found = DiffId(digest);
         if let Some(expected) = layer.diff_id.filter(|expected| *expected != found) {
             return Err(LayersError::WrongDiffId { layer: id.clone(), expected, found });
         }
