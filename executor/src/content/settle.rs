@@ -9,8 +9,12 @@
 //! says is the epoch for those, in the one record as in the other. Both must be of one kind, though, on an image or not,
 //! with files of a context or not, as other rules hold for these.
 //!
+//! Of copies from a context that changed nothing on their way it is noted what they took ([`Worker::note_selected`]): who
+//! took something else made something else, and nobody has to read both.
+//!
 //! Results of merges have the same ids whenever they are made: nothing is to be exchanged.
 
+use solver::key::ContentDigest;
 use solver::seam::ResultId;
 use store::Layer;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +22,21 @@ use tokio_util::sync::CancellationToken;
 use crate::error::ExecError;
 use crate::worker::Worker;
 
+/// Notes of what a copy took, by its result.
+const NOTES: &str = "copied";
+
 impl Worker {
+    /// Notes what a copy took from a context, by the digests of its selections. Blocking.
+    pub(crate) fn note_selected(&self, result: &ResultId, selected: &[ContentDigest]) -> Result<(), ExecError> {
+        Ok(self.store().set_note(NOTES, result.as_str(), &selected_text(selected))?)
+    }
+
+    /// Whether it is noted of two results of one operation that they took something else. Blocking.
+    fn took_others(&self, one: &ResultId, other: &ResultId) -> Result<bool, ExecError> {
+        let (one, other) = (self.store().note(NOTES, one.as_str())?, self.store().note(NOTES, other.as_str())?);
+        Ok(one.is_some() && other.is_some() && one != other)
+    }
+
     /// As [`solver::seam::Executor::settle`] says.
     pub(crate) async fn settled(
         &self,
@@ -75,6 +93,7 @@ impl Worker {
         // Without a tree it would have to be fetched, and the fresh one is here.
         let is_here = known.empty || known.name.is_some();
         let same = is_here && look(&fresh) == look(&known) && made(&fresh) == made(&known);
+        let same = same && !self.took_others(&fresh.id, &known.id)?;
         Ok(same.then_some((fresh, known)))
     }
 
@@ -91,4 +110,10 @@ impl Worker {
         })
         .await
     }
+}
+
+/// A list of digests as JSON.
+fn selected_text(selected: &[ContentDigest]) -> String {
+    let digests: Vec<String> = selected.iter().map(|digest| format!("\"{digest}\"")).collect();
+    format!("[{}]", digests.join(","))
 }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{self, Mode, OFlags};
+use solver::key::ContentDigest;
 use solver::op::{SourceOp, attr};
 use solver::seam::Selection;
 use store::Store;
@@ -201,6 +202,11 @@ impl LocalSource {
     pub(crate) fn looks(&self, patterns: &LocalPatterns, selection: &Selection) -> Option<Arc<Looks>> {
         let listing = self.seen().get(&self.key(patterns, selection)).cloned();
         listing.map(|listing| listing.looks())
+    }
+
+    /// The digest of this selection, if it was made.
+    pub(crate) fn digest_of(&self, patterns: &LocalPatterns, selection: &Selection) -> Option<ContentDigest> {
+        self.seen().get(&self.key(patterns, selection)).map(|listing| listing.digest)
     }
 
     /// With another clock.

@@ -107,6 +107,15 @@ pub(crate) fn is_opaque(dir: BorrowedFd<'_>, name: &[u8]) -> Result<bool, Errno>
     Ok(xattr(dir, name, opaque())?.is_some_and(|value| value == b"y"))
 }
 
+/// Whether an open file has extended attributes, whatever kind. Nearly none has, and this needs no path.
+pub(crate) fn has_xattrs(file: BorrowedFd<'_>) -> Result<bool, Errno> {
+    match fs::flistxattr_query(file) {
+        Ok(length) => Ok(length > 0),
+        Err(Errno::NOTSUP) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Changes the owner of an open file.
 pub(crate) fn chown(fd: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<(), Errno> {
     fs::fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))

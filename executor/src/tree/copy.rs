@@ -7,23 +7,23 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use super::walk::{Descend, DirStack, Entry, Visitor, walk};
 use super::{TreeError, attrs, data, resolve::stat_at, shown};
 
 /// How copies differ from their originals.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Rules<'a> {
     /// Owner and group of everything; `None` keeps them.
     pub owner: Option<(u32, u32)>,
     /// New permission bits from the old and whether it is a directory; `None` keeps them. Never asked for links.
-    pub mode: Option<&'a dyn Fn(u32, bool) -> u32>,
+    pub mode: Option<&'a (dyn Fn(u32, bool) -> u32 + Sync)>,
     /// Modification time of everything in seconds since 1970; `None` keeps it.
     pub mtime: Option<i64>,
     /// Asked before each thing that is copied: whether to stop.
-    pub stop: Option<&'a dyn Fn() -> bool>,
+    pub stop: Option<&'a (dyn Fn() -> bool + Sync)>,
     /// Whether names that share a file share one again.
     pub keep_hard_links: bool,
     /// Whether overlayfs's own marks (whiteouts, opaque directories) are things to copy: only between layers.
@@ -41,12 +41,19 @@ pub(crate) struct Copier<'a> {
     pub files: u64,
     /// How many bytes those have.
     pub bytes: u64,
+    /// Whether nothing can be in the way, so that nobody looks. What is there all the same is an error.
+    pub nothing_is_there: bool,
 }
 
 impl<'a> Copier<'a> {
     /// Copies by these rules.
     pub fn new(rules: Rules<'a>) -> Self {
-        Self { rules, links: HashMap::new(), skipped: Vec::new(), files: 0, bytes: 0 }
+        Self { rules, links: HashMap::new(), skipped: Vec::new(), files: 0, bytes: 0, nothing_is_there: false }
+    }
+
+    /// The rules that it copies by.
+    pub fn rules(&self) -> Rules<'a> {
+        self.rules
     }
 
     /// Copies one thing that is no directory to `name` in `to`, replacing what is there unless that is a directory.
@@ -69,7 +76,8 @@ impl<'a> Copier<'a> {
             return Ok(());
         }
         self.check_representable(name, from.path, Some(stat))?;
-        match stat_at(to, name).map_err(TreeError::io("look at", to_path))? {
+        let there = if self.nothing_is_there { Ok(None) } else { stat_at(to, name) };
+        match there.map_err(TreeError::io("look at", to_path))? {
             None => {}
             Some(there) if FileType::from_raw_mode(there.st_mode).is_dir() => {
                 return Err(TreeError::CannotReplaceDirectory { path: shown(to_path) });
@@ -139,8 +147,9 @@ impl<'a> Copier<'a> {
     fn copy_file(&self, from: &Entry<'_>, to: BorrowedFd<'_>, name: &[u8], to_path: &[u8]) -> Result<(), TreeError> {
         let source = open_file(from)?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let target =
-            fs::openat(to, name, flags, Mode::from_raw_mode(0o600)).map_err(TreeError::io("make file", to_path))?;
+        // Whom it will belong to is said below, and what makes programs special after that.
+        let mode = Mode::from_raw_mode(self.mode_of(from) & 0o777);
+        let target = fs::openat(to, name, flags, mode).map_err(TreeError::io("make file", to_path))?;
         let length = from.stat.st_size as u64;
         let sparse = (from.stat.st_blocks as u64).saturating_mul(512) < length;
         let complete =
@@ -149,19 +158,59 @@ impl<'a> Copier<'a> {
         if !complete || !same_moment(from.stat, &after) {
             return Err(TreeError::Changed { path: shown(from.path) });
         }
-        self.attributes(from, to, name, to_path)
+        self.file_attributes(from, source.as_fd(), target.as_fd(), to_path)
+    }
+
+    fn owner_of(&self, from: &Entry<'_>) -> (u32, u32) {
+        self.rules.owner.unwrap_or((from.stat.st_uid, from.stat.st_gid))
+    }
+
+    fn mode_of(&self, from: &Entry<'_>) -> u32 {
+        let old = from.stat.st_mode & 0o7777;
+        self.rules.mode.map_or(old, |change| change(old, from.kind().is_dir())) & 0o7777
+    }
+
+    fn times_of(&self, from: &Entry<'_>) -> Timestamps {
+        self.rules.mtime.map_or_else(|| attrs::times_of(from.stat), |seconds| attrs::times(seconds, 0))
+    }
+
+    /// As [`Copier::attributes`], of regular files that are open. Nearly always all but the times is so already; each
+    /// change would be one of the file system's journal.
+    fn file_attributes(
+        &self,
+        from: &Entry<'_>,
+        source: BorrowedFd<'_>,
+        target: BorrowedFd<'_>,
+        to_path: &[u8],
+    ) -> Result<(), TreeError> {
+        let made = fs::fstat(target).map_err(TreeError::io("look at", to_path))?;
+        let (uid, gid) = self.owner_of(from);
+        let changes_owner = (made.st_uid, made.st_gid) != (uid, gid);
+        if changes_owner {
+            attrs::chown(target, uid, gid).map_err(TreeError::io("change the owner of", to_path))?;
+        }
+        let mode = self.mode_of(from);
+        if changes_owner || made.st_mode & 0o7777 != mode {
+            fs::fchmod(target, Mode::from_raw_mode(mode)).map_err(TreeError::io("change the mode of", to_path))?;
+        }
+        if attrs::has_xattrs(source).map_err(TreeError::io("read attributes of", from.path))? {
+            let content = attrs::xattrs(from.dir, from.name)
+                .map_err(TreeError::changed_if_gone("read attributes of", from.path))?;
+            for (attribute, value) in &content {
+                fs::fsetxattr(target, attribute.as_slice(), value, XattrFlags::empty())
+                    .map_err(TreeError::io("set attributes of", to_path))?;
+            }
+        }
+        fs::futimens(target, &self.times_of(from)).map_err(TreeError::io("set times of", to_path))
     }
 
     /// Owner before mode before attributes before times: each of these resets what comes after it.
     fn attributes(&self, from: &Entry<'_>, to: BorrowedFd<'_>, name: &[u8], to_path: &[u8]) -> Result<(), TreeError> {
-        let stat = from.stat;
-        let (uid, gid) = self.rules.owner.unwrap_or((stat.st_uid, stat.st_gid));
+        let (uid, gid) = self.owner_of(from);
         attrs::chown_at(to, name, uid, gid).map_err(TreeError::io("change the owner of", to_path))?;
         if from.kind() != FileType::Symlink {
-            let old = stat.st_mode & 0o7777;
-            let mode = self.rules.mode.map_or(old, |change| change(old, from.kind().is_dir()));
             // The name was made by us in a tree that is ours alone, and is no link.
-            fs::chmodat(to, name, Mode::from_raw_mode(mode & 0o7777), AtFlags::empty())
+            fs::chmodat(to, name, Mode::from_raw_mode(self.mode_of(from)), AtFlags::empty())
                 .map_err(TreeError::io("change the mode of", to_path))?;
         }
         let content =
@@ -176,11 +225,7 @@ impl<'a> Copier<'a> {
             attrs::set_xattr(to, name, attrs::opaque().as_bytes(), b"y")
                 .map_err(TreeError::io("set attributes of", to_path))?;
         }
-        let times = match self.rules.mtime {
-            Some(seconds) => attrs::times(seconds, 0),
-            None => attrs::times_of(stat),
-        };
-        attrs::set_times_at(to, name, &times).map_err(TreeError::io("set times of", to_path))
+        attrs::set_times_at(to, name, &self.times_of(from)).map_err(TreeError::io("set times of", to_path))
     }
 
     /// Refuses what would mean something else in a layer: image-spec layer.md, "Whiteouts".

@@ -67,7 +67,9 @@ fn copy_range(
     }
     let mut at = read_at;
     if at < end {
-        buffer.resize(BUFFER_BYTES, 0);
+        // Most files are small, and room for them is made again for each.
+        let most = usize::try_from(end - at).unwrap_or(BUFFER_BYTES).min(BUFFER_BYTES);
+        buffer.resize(buffer.len().max(most), 0);
     }
     while at < end {
         let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());

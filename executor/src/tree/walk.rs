@@ -154,6 +154,17 @@ struct Frame {
     here: Option<(Vec<u8>, Stat)>,
 }
 
+/// Whether a directory has no entries.
+pub(crate) fn is_empty(dir: BorrowedFd<'_>, path: &[u8]) -> Result<bool, TreeError> {
+    for entry in Dir::read_from(dir).map_err(TreeError::changed_if_gone("list", path))? {
+        let entry = entry.map_err(TreeError::changed_if_gone("list", path))?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The names in a directory, in byte order.
 pub(crate) fn names(dir: BorrowedFd<'_>, path: &[u8]) -> Result<Vec<Vec<u8>>, TreeError> {
     let mut names = Vec::new();

@@ -4,9 +4,11 @@
 //! absent: what the operations do ([`crate::ops`]).
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use solver::op::FileOp;
+use solver::key::ContentDigest;
+use solver::op::{FileActionKind, FileOp};
 use solver::seam::{Job, LogSink, ResultId, Stream};
 use solver::work::Work;
 use store::{Draft, Made};
@@ -17,7 +19,7 @@ use super::{Inner, Worker};
 use crate::error::ExecError;
 use crate::layers::SCRATCH;
 use crate::ops::file::{self, copy::CopySource};
-use crate::snapshot::Mounted;
+use crate::snapshot::{Mounted, open_directory};
 use crate::times::{Heritage, is_image};
 
 impl Worker {
@@ -61,6 +63,9 @@ impl Worker {
                     Err(_) if trees.cancel.is_cancelled() => return Err(ExecError::Canceled),
                     results => results?,
                 };
+                if let (Some(selected), [result]) = (trees.selected(&op, &inputs)?, results.as_slice()) {
+                    trees.worker.note_selected(result, &selected)?;
+                }
                 Ok((results, told.finish()))
             })
             .await?;
@@ -121,6 +126,10 @@ impl file::Trees for JobTrees {
         Ok((draft, mounted))
     }
 
+    fn upper(&self, draft: &Draft) -> Result<Option<OwnedFd>, ExecError> {
+        if self.worker.mounts() { Ok(Some(open_directory(draft.fs())?)) } else { Ok(None) }
+    }
+
     fn commit(&self, base: &ResultId, draft: Draft, read: &[ResultId], context: bool) -> Result<ResultId, ExecError> {
         self.check()?;
         let mut heritage = Heritage { since: None, from_context: context };
@@ -144,6 +153,23 @@ impl file::Trees for JobTrees {
 }
 
 impl JobTrees {
+    /// What an operation took from a context, by its digests; `None` if it also does something else, or gives entries a
+    /// mode of their own: then other files may give the same layer.
+    fn selected(&self, op: &FileOp, inputs: &[ResultId]) -> Result<Option<Vec<ContentDigest>>, ExecError> {
+        let mut selected = Vec::new();
+        for action in &op.actions {
+            let FileActionKind::Copy(copied) = &action.kind else { return Ok(None) };
+            let Some(input) = action.secondary_input.and_then(|input| inputs.get(input)) else { return Ok(None) };
+            let Some((local, patterns)) = self.worker.local_of(input)? else { return Ok(None) };
+            let digest = local.digest_of(&patterns, &file::copy::selection(copied));
+            match digest.filter(|_| copied.mode.is_none() && !copied.unpack_archives) {
+                Some(digest) => selected.push(digest),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(selected))
+    }
+
     fn check(&self) -> Result<(), ExecError> {
         if self.cancel.is_cancelled() { Err(ExecError::Canceled) } else { Ok(()) }
     }

@@ -13,7 +13,7 @@
 //! - A local archive is unpacked into `dest` when the action says so, told by its content.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,16 +24,16 @@ use solver::work::{Work, WorkKind};
 use store::{NodeEntry, NodeKind, attributes_digest};
 
 use super::mode::ModeChange;
-use super::{FileError, owner};
+use super::{FileError, contents, owner};
 use crate::select::required::first_unmet;
-use crate::select::tree::{Filter, Match, Sink, Wanted, find, walk_selected};
+use crate::select::tree::{Filter, Match, Wanted, find};
 use crate::snapshot::Mounted;
 use crate::source::SourceError;
 use crate::source::digest::{Looks, Seen};
 use crate::source::local::{CopyPatterns, LocalPatterns, LocalSource};
 use crate::tree::copy::{Copier, Rules};
-use crate::tree::resolve::{make_dir_at, stat_at};
-use crate::tree::walk::{DirStack, Entry};
+use crate::tree::resolve::{make_dir_at, open_beneath, stat_at};
+use crate::tree::walk::{Entry, is_empty};
 use crate::tree::{NewDir, Place, Root, TreeError, attrs, data, joined, shown};
 
 /// The tree that a copy reads.
@@ -65,18 +65,28 @@ pub(crate) fn perform(
     root: &Root,
     log: &dyn LogSink,
 ) -> Result<bool, FileError> {
-    perform_until(action, source, root, log, &|| false)
+    perform_until(action, source, &Onto { root, upper: None }, log, &|| false)
+}
+
+/// The tree that a copy changes.
+pub(crate) struct Onto<'a> {
+    /// As the next step would see it.
+    pub root: &'a Root,
+    /// Where all changes of it lie. Given only if nobody looks at the tree as a whole after this copy: then what has no
+    /// layers beneath it is written there, which is faster than through them.
+    pub upper: Option<BorrowedFd<'a>>,
 }
 
 /// Performs a copy unless `stop` says so first; then a part of it is there.
 pub(crate) fn perform_until(
     action: &CopyAction,
     source: &CopySource,
-    root: &Root,
+    onto: &Onto<'_>,
     log: &dyn LogSink,
-    stop: &dyn Fn() -> bool,
+    stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<bool, FileError> {
     let begun = Instant::now();
+    let root = onto.root;
     let patterns = CopyPatterns::new(&action.include_patterns, &action.exclude_patterns)?;
     let owner = action.owner.as_ref().map(|owner| owner::resolve(owner, root)).transpose()?;
     let mode = action.mode.as_ref().map(ModeChange::new).transpose()?;
@@ -97,7 +107,7 @@ pub(crate) fn perform_until(
     let change = |old: u32, is_dir: bool| mode.as_ref().map_or(old, |mode| mode.apply(old, is_dir));
     let rules = Rules {
         owner: if local { Some(owner.unwrap_or((0, 0))) } else { owner },
-        mode: mode.is_some().then_some(&change as &dyn Fn(u32, bool) -> u32),
+        mode: mode.is_some().then_some(&change as &(dyn Fn(u32, bool) -> u32 + Sync)),
         mtime: action.timestamp,
         stop: Some(stop),
         keep_hard_links: !local,
@@ -108,6 +118,8 @@ pub(crate) fn perform_until(
         action,
         from,
         root,
+        // What several matches make may meet.
+        upper: onto.upper.filter(|_| found.len() == 1),
         filter,
         looks,
         seen: HashSet::new(),
@@ -165,6 +177,8 @@ struct Copying<'a> {
     from: &'a Root,
     /// The tree that is changed.
     root: &'a Root,
+    /// See [`Onto::upper`].
+    upper: Option<BorrowedFd<'a>>,
     filter: Filter<'a>,
     looks: Option<Arc<Looks>>,
     /// Paths in the source that were copied; only when there are looks to compare with.
@@ -210,18 +224,16 @@ impl Copying<'_> {
         }
         let (target, path, was_made) = self.target_directory(one, place).map_err(self.failed())?;
         let failed = self.failed();
-        let to = DirStack::new(target).map_err(FileError::tree("copy"))?;
-        let mut sink = Contents {
-            copier: &mut self.copier,
-            root: self.root.fd(),
-            to,
-            to_path: path.clone(),
-            from_path: from.path.clone(),
-            looks: self.looks.as_deref(),
-            seen: &mut self.seen,
+        let (target, is_new) = match self.upper_of(&target, &path, was_made).map_err(self.failed())? {
+            Some(upper) => (upper, true),
+            None => (target, false),
         };
-        let walked = from.open_dir().and_then(|dir| walk_selected(dir, &from.path, &self.filter, &mut sink));
-        walked.map_err(failed)?;
+        let copied = from.open_dir().and_then(|dir| {
+            let to = contents::Target { dir: target, path: &path, root: self.root.fd(), is_new };
+            let looks = self.looks.as_deref().map(|looks| contents::Compared { looks, seen: &mut self.seen });
+            contents::copy(dir, &from.path, &self.filter, &mut self.copier, looks, to)
+        });
+        copied.map_err(failed)?;
         if was_made && !self.action.dir_contents_only {
             let made = self.root.resolve_no_follow(&path).map_err(self.failed())?;
             self.copier.directory_attributes(&entry, made.dir.as_fd(), &made.name, &path).map_err(self.failed())?;
@@ -244,7 +256,7 @@ impl Copying<'_> {
     }
 
     /// The directory that receives the entries of a matched directory, its path, and whether it was made.
-    fn target_directory(&self, one: &Match, place: Place) -> Result<(std::os::fd::OwnedFd, Vec<u8>, bool), TreeError> {
+    fn target_directory(&self, one: &Match, place: Place) -> Result<(OwnedFd, Vec<u8>, bool), TreeError> {
         let exists = place.stat.is_some();
         if exists && !place.is_dir() {
             return Err(TreeError::CannotReplaceWithDirectory { path: shown(&place.path) });
@@ -267,6 +279,25 @@ impl Copying<'_> {
             return Err(TreeError::CannotReplaceWithDirectory { path: shown(&place.path) });
         }
         Ok((place.open_dir()?, place.path, false))
+    }
+
+    /// The directory at `path` where its changes lie, if there is nothing in it: then all that is copied into it is a
+    /// change, whatever lies beneath.
+    fn upper_of(&self, target: &OwnedFd, path: &[u8], was_made: bool) -> Result<Option<OwnedFd>, TreeError> {
+        let Some(upper) = self.upper else { return Ok(None) };
+        let io = |act| move |errno: rustix::io::Errno| TreeError::io(act, path)(errno);
+        if !was_made {
+            if !is_empty(target.as_fd(), path)? {
+                return Ok(None);
+            }
+            // To change it, if only to what it is, brings it up with all that it is.
+            let mode = fs::fstat(target).map_err(io("look at"))?.st_mode & 0o7777;
+            fs::fchmod(target, Mode::from_raw_mode(mode)).map_err(io("change the mode of"))?;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let found = open_beneath(upper, path, flags).map_err(io("open directory"))?;
+        // Deletions have names there.
+        Ok(is_empty(found.as_fd(), path)?.then_some(found))
     }
 
     fn copy_leaf(&mut self, entry: &Entry<'_>, to: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<(), TreeError> {
@@ -302,13 +333,13 @@ impl Copying<'_> {
     }
 }
 
-fn open(place: &Place) -> Result<std::os::fd::OwnedFd, TreeError> {
+fn open(place: &Place) -> Result<OwnedFd, TreeError> {
     crate::tree::resolve::open_dir_at(place.dir.as_fd(), &place.name)
         .map_err(TreeError::io("open directory", &place.path))
 }
 
 /// What an entry was when it was digested, if it looks as it did; notes that it was met.
-fn check_look<'a>(
+pub(super) fn check_look<'a>(
     looks: Option<&'a Looks>,
     met: &mut HashSet<Vec<u8>>,
     path: &[u8],
@@ -324,7 +355,12 @@ fn check_look<'a>(
 /// Compares what was copied to `name` in `to` with what was digested. The original must still be what it was, because its
 /// bytes and attributes were read one after the other; and where that may have changed and look the same, the copy must
 /// be what was digested.
-fn check_copy(seen: Option<&Seen>, from: &Entry<'_>, to: BorrowedFd<'_>, name: &[u8]) -> Result<(), TreeError> {
+pub(super) fn check_copy(
+    seen: Option<&Seen>,
+    from: &Entry<'_>,
+    to: BorrowedFd<'_>,
+    name: &[u8],
+) -> Result<(), TreeError> {
     let Some(seen) = seen else { return Ok(()) };
     let io = |act| move |errno: rustix::io::Errno| TreeError::io(act, from.path)(errno);
     let now = match from.name.is_empty() {
@@ -359,46 +395,4 @@ fn is_copy_of(
         _ => true,
     };
     Ok(is_content && attributes_digest(&attrs::xattrs(from.dir, from.name)?) == expected.attributes)
-}
-
-/// Takes the entries of a matched directory.
-struct Contents<'a, 'r> {
-    copier: &'a mut Copier<'r>,
-    root: BorrowedFd<'a>,
-    to: DirStack,
-    /// Path of the receiving directory from its root.
-    to_path: Vec<u8>,
-    /// Path of the matched directory in the source.
-    from_path: Vec<u8>,
-    looks: Option<&'a Looks>,
-    seen: &'a mut HashSet<Vec<u8>>,
-}
-
-impl Sink for Contents<'_, '_> {
-    type Error = TreeError;
-
-    fn enter(&mut self, name: &[u8], path: &[u8], stat: &Stat) -> Result<(), TreeError> {
-        check_look(self.looks, self.seen, &joined(&self.from_path, path), stat)?;
-        let to_path = joined(&self.to_path, path);
-        self.copier.make_directory(self.to.top(), name, &to_path)?;
-        self.to.push(name, &to_path)
-    }
-
-    fn leave(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
-        let to_path = joined(&self.to_path, entry.path);
-        self.to.pop(&to_path)?;
-        self.copier.directory_attributes(entry, self.to.top(), entry.name, &to_path)?;
-        let full = joined(&self.from_path, entry.path);
-        let seen = self.looks.and_then(|looks| looks.get(&full));
-        check_copy(seen, &Entry { path: &full, ..*entry }, self.to.top(), entry.name)
-    }
-
-    fn leaf(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
-        let full = joined(&self.from_path, entry.path);
-        let seen = check_look(self.looks, self.seen, &full, entry.stat)?;
-        let to_path = joined(&self.to_path, entry.path);
-        let named = Entry { path: &full, ..*entry };
-        self.copier.copy_leaf(&named, self.root, self.to.top(), entry.name, &to_path)?;
-        check_copy(seen, &named, self.to.top(), entry.name)
-    }
 }

@@ -4,9 +4,10 @@
 //! path is resolved beneath the root of a detached mount by descriptor; what a Dockerfile or an image says never
 //! becomes a path of the host. Deliberately absent: fetching what the operation reads.
 //!
-//! Next: [`copy`] (COPY and ADD), [`owner`] (`--chown`), [`mode`] (`--chmod`), [`archive`] (ADD).
+//! Next: [`copy`] (COPY and ADD) and `contents` (directories of it, on all cores), [`owner`] (`--chown`), [`mode`] (`--chmod`), [`archive`] (ADD).
 
 mod archive;
+mod contents;
 pub mod copy;
 pub mod mode;
 pub mod owner;
@@ -14,7 +15,7 @@ pub mod owner;
 mod tests;
 
 use std::collections::HashMap;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use solver::op::{FileAction, FileActionKind, FileOp};
@@ -88,7 +89,7 @@ impl FileError {
 }
 
 /// Where the operation finds and leaves its trees. Blocking.
-pub(crate) trait Trees {
+pub(crate) trait Trees: Sync {
     /// Why that failed.
     type Error: From<FileError>;
     /// A writable tree on top of a result.
@@ -96,6 +97,10 @@ pub(crate) trait Trees {
 
     /// Begins a tree on top of `base`, and shows it.
     fn begin(&self, base: &ResultId) -> Result<(Self::Draft, Mounted), Self::Error>;
+    /// Where the changes of a tree lie, if that is a directory apart from what is beneath.
+    fn upper(&self, _draft: &Self::Draft) -> Result<Option<OwnedFd>, Self::Error> {
+        Ok(None)
+    }
     /// Makes a layer of it; the tree is no longer mounted. `read` are the results that were copied from, `context` tells
     /// whether files of a build context came in with their times.
     fn commit(
@@ -179,10 +184,13 @@ impl<'a, T: Trees> Running<'a, T> {
             act: "change the tree".into(),
             source: TreeError::Io { act: "open", path: "/".into(), source },
         })?);
+        let upper = self.trees.upper(&draft)?;
+        let trees = self.trees;
+        let stop = move || trees.is_canceled();
         let mut context = false;
         for (&step, source) in way.iter().rev().zip(&sources) {
-            let stop = || self.trees.is_canceled();
-            context |= perform(&self.action(step)?.kind, source.as_ref(), &root, self.log, &stop)?;
+            let onto = copy::Onto { root: &root, upper: upper.as_ref().filter(|_| step == action).map(AsFd::as_fd) };
+            context |= perform(&self.action(step)?.kind, source.as_ref(), &onto, self.log, &stop)?;
         }
         drop((root, sources, mounted));
         let result = self.trees.commit(&base, draft, &read, context)?;
@@ -216,14 +224,15 @@ fn malformed(action: usize, reason: &'static str) -> FileError {
 pub(crate) fn perform(
     kind: &FileActionKind,
     source: Option<&copy::CopySource>,
-    root: &Root,
+    onto: &copy::Onto<'_>,
     log: &dyn LogSink,
-    stop: &dyn Fn() -> bool,
+    stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<bool, FileError> {
+    let root = onto.root;
     match kind {
         FileActionKind::Copy(action) => {
             let source = source.ok_or_else(|| malformed(0, "it copies from nothing"))?;
-            let plain = copy::perform_until(action, source, root, log, stop)?;
+            let plain = copy::perform_until(action, source, onto, log, stop)?;
             return Ok(plain && action.timestamp.is_none() && matches!(source, copy::CopySource::Local(..)));
         }
         FileActionKind::MkDir { path, mode, make_parents, owner, timestamp } => {

@@ -150,9 +150,11 @@ fn sockets_are_left_out_and_said_so() {
 #[test]
 fn a_copy_stops_when_it_is_told_to() {
     let bench = Bench::new(&["a=1", "b=2", "c=3"], &[]);
-    let asked = std::cell::Cell::new(0);
-    let stop = || asked.replace(asked.get() + 1) == 1;
-    let result = copy::perform_until(&action(". /"), &bench.local(&[]), &bench.root(), &Log::default(), &stop);
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let stop = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1;
+    let root = bench.root();
+    let onto = copy::Onto { root: &root, upper: None };
+    let result = copy::perform_until(&action(". /"), &bench.local(&[]), &onto, &Log::default(), &stop);
     assert!(matches!(result, Err(FileError::Tree { source: TreeError::Stopped, .. })));
     assert_eq!(bench.shown(), ["a=1"]);
 }

@@ -2,6 +2,7 @@
 
 mod attributes;
 mod hostile;
+mod many;
 mod others;
 mod parents;
 mod places;
