@@ -382,3 +382,27 @@ fn aside(file: &str, number: u32) -> String {
 fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::{OptionalExtension as _, StatementStatus};
+
+    use crate::Store;
+
+    #[test]
+    fn a_statement_is_prepared_once_whatever_is_bound_to_it() {
+        let dir = tempfile::tempdir().unwrap();
+        // One that is made, and one that is found.
+        for _ in 0..2 {
+            let store = Store::open(&dir.path().join("store")).unwrap();
+            let prepared_again = store.index().read("be asked", |connection| {
+                let mut query = connection.prepare("SELECT id FROM layers WHERE parent = ?1 AND origin = ?2")?;
+                for value in ["a", "b", "c"] {
+                    query.query_row([value, value], |row| row.get::<_, String>(0)).optional()?;
+                }
+                Ok(query.get_status(StatementStatus::RePrepare))
+            });
+            assert_eq!(prepared_again.unwrap(), 0);
+        }
+    }
+}

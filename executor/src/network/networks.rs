@@ -27,8 +27,9 @@ use crate::sandbox;
 use crate::steps::Dns;
 use crate::userns::IdMap;
 
-/// Namespaces that wait for steps. One is being made while another one is taken.
-const AHEAD: usize = 2;
+/// Namespaces that wait for steps, beside the one that is made meanwhile and waits for room. Each costs some milliseconds
+/// when it is made, and again when the build ends and none wants it.
+const AHEAD: usize = 1;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The servers that systemd's stub asks itself.
 const RESOLV_CONF_OF_STUB: &str = "/run/systemd/resolve/resolv.conf";
