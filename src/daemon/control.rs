@@ -231,7 +231,7 @@ async fn run(
         let failure = if session.lost().is_cancelled() { session::files::lost() } else { failure };
         error::status(&failure, job.hub.failed())
     })?;
-    job.hub.tell(built.warnings.iter().map(|problem| warning(problem)).collect());
+    job.hub.tell(built.warnings.iter().map(warning).collect());
     Ok(response(&built))
 }
 

@@ -193,7 +193,7 @@ async fn what_is_asked_wrongly_is_refused_with_the_proper_code() {
             "gateway.v0",
         ),
         (request("", "open"), Code::InvalidArgument, "no ref"),
-        (attribute("platform", "platform", "nonsense"), Code::Unknown, "platform"),
+        (attribute("platform", "platform", "linux"), Code::Unknown, "platform"),
         (attribute("context", "context", "/etc"), Code::Unknown, "neither the client's nor at an address"),
         (attribute("named", "context:x", "/etc"), Code::Unknown, "on no machine here"),
         (attribute("sbom", "attest:sbom", "generator=x"), Code::Unknown, "attestations are not supported"),

@@ -2,13 +2,11 @@
 //!
 //! The daemon's own are never used for a client's build. A client that has none for a registry is nobody there.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use api::filesync::CredentialsRequest;
 use api::filesync::auth_client::AuthClient;
-use oci::registry::credentials::AskCredentials;
+use oci::registry::credentials::{Answer, AskCredentials};
 use oci::registry::{Credential, Secret};
 
 use super::Session;
@@ -20,10 +18,7 @@ const METHOD: &str = "/moby.filesync.v1.Auth/Credentials";
 pub struct SessionCredentials(pub Arc<Session>);
 
 impl AskCredentials for SessionCredentials {
-    fn ask<'a>(
-        &'a self,
-        registry: &'a str,
-    ) -> Pin<Box<dyn Future<Output = Result<Option<Credential>, String>> + Send + 'a>> {
+    fn ask<'a>(&'a self, registry: &'a str) -> Answer<'a> {
         Box::pin(async move {
             if !self.0.has(METHOD) {
                 return Ok(None);

@@ -108,7 +108,6 @@ impl Entry {
 
 /// An open session; it is lost when this is dropped.
 pub struct Session {
-    pub id: String,
     /// Which directories were asked for, and how many bytes of files went.
     pub asked: Arc<Mutex<Vec<(String, usize)>>>,
     _tasks: JoinSet<()>,
@@ -151,7 +150,7 @@ pub async fn session(channel: Channel, id: &str, offer: Offer) -> Session {
             }
         }
     });
-    Session { id: id.to_owned(), asked, _tasks: tasks }
+    Session { asked, _tasks: tasks }
 }
 
 /// Asks for a build with the frontend, as an OCI archive that nobody takes is not asked for: into the store.

@@ -36,7 +36,7 @@ use ci::Job;
 use file::{AuthFile, Contents};
 use helper::Helpers;
 
-pub use ask::AskCredentials;
+pub use ask::{Answer, AskCredentials};
 pub use login::LoginKey;
 
 /// Text that is never shown.
