@@ -29,6 +29,8 @@ from session import HERE, Failed, Session
 
 # How often the start of a program is measured.
 STARTS = 20
+# What contexts, stores and registries of the largest work may take together.
+FULL_GIB, QUICK_GIB = 15, 3
 
 
 class Surroundings:
@@ -72,6 +74,9 @@ def main():
 
 
 def measured(options, surroundings):
+    free_gib = shutil.disk_usage(surroundings.work).free >> 30
+    if free_gib < (needed_gib := QUICK_GIB if options.quick else FULL_GIB):
+        sys.exit(f"compare: {options.work} has {free_gib} GiB left, and {needed_gib} may be needed: choose another --work")
     subprocess.run([HERE / "root.sh", surroundings.sid], check=True, stdout=sys.stderr)
     versions = dict(line.split() for line in Path(f"{surroundings.sid}.versions").read_text().splitlines())
     builders, missing = found(options, versions)
@@ -177,7 +182,7 @@ def arguments():
     parser.add_argument("--svg", metavar="FILE", help="write a chart here")
     parser.add_argument("--cache", default=f"{target}/compare", metavar="DIR", help="where the sid root and base images are kept")
     parser.add_argument("--work", default="/var/tmp", metavar="DIR",
-                        help="where stores and contexts lie while it runs; full sizes take about 40 GB")
+                        help="where stores and contexts lie while it runs; full sizes take up to 15 GiB")
     options = parser.parse_args()
     options.repeat = options.repeat or (3 if options.quick else 5)
     unknown = set(options.rows or []) - {work.name for work in works.ALL} - {"syncs"}

@@ -39,7 +39,6 @@ def timed(command, environment, beside, time_file, step_memory):
     for pid in beside:
         forget_peak(pid)
     before = sum(cpu(pid) for pid in beside)
-    known = set(beside)
     with tempfile.TemporaryFile() as said:
         start = time.monotonic()
         child = subprocess.Popen(["/usr/bin/time", "--quiet", "--format=%M", f"--output={time_file}", *command],
@@ -58,7 +57,7 @@ def timed(command, environment, beside, time_file, step_memory):
         client = int(file.read().split()[-1])
     if watcher:
         client = watcher.end() or client
-    after = sum(cpu(pid) for pid in known)
+    after = sum(cpu(pid) for pid in beside)
     daemons = sum(peak_kib(pid) for pid in beside[1:])
     return Sample(wall, usage.ru_utime + usage.ru_stime + after - before, (client + daemons) / 1024, child.returncode, text)
 

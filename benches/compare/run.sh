@@ -22,6 +22,7 @@ ulimit -Sn 1024
 setsid --wait unshare --mount --propagation private --pid --fork --kill-child --mount-proc \
     /usr/bin/python3 -B "$here/compare.py" "$@" &
 child=$!
+# Told to stop, it puts away what it made; should it not, nothing of it stays but a directory.
+trap 'kill -TERM -- "-$child" 2>/dev/null && wait "$child"; exit 130' INT TERM
 trap 'kill -KILL -- "-$child" 2>/dev/null || true' EXIT
-trap 'exit 130' INT TERM
 wait "$child"
