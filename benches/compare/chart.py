@@ -4,6 +4,7 @@ In: the results as of the JSON. Out: an SVG without scripts, fonts or addresses 
 reads the same wherever it is shown. Bars are linear within their group: twice as long is twice the time.
 """
 
+import textwrap
 from xml.sax.saxutils import escape
 
 import report
@@ -12,6 +13,8 @@ WIDTH, MARGIN, LABELS, VALUES = 880, 24, 232, 176
 BAR, GAP, TITLE, BETWEEN = 13, 4, 22, 16
 COLORS = {"rbuild": "#c2410c", "buildkitd": "#1e3a8a", "docker": "#1d4ed8", "docker-containerd": "#60a5fa",
           "buildah": "#57534e", "podman": "#a8a29e"}
+# How many letters of the smallest size fit into a line.
+LETTERS = 140
 FONT = "font-family=\"system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif\""
 
 
@@ -27,10 +30,23 @@ def svg(results):
     for entry in results["works"]:
         drawn, top = group(entry, top + BETWEEN)
         parts += drawn
+    top += BETWEEN
+    for line in crashes(results["crash"]):
+        top += 15
+        parts.append(text(MARGIN, top, line, 11, "#57534e"))
     height = top + MARGIN
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
             f'role="img" aria-label="Times of rbuild and other builders" {FONT}>\n'
             f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n")
+
+
+def crashes(found):
+    """What is left after a crash, said once for all that promise the same, in lines that fit."""
+    titles = {}
+    for entry in found.values():
+        titles.setdefault(entry["guarantee"], []).append(entry["title"])
+    said = [f"{', '.join(names)}: {guarantee}." for guarantee, names in titles.items()]
+    return [line for sentence in ["After a crash of the machine:", *said] for line in textwrap.wrap(sentence, LETTERS)]
 
 
 def group(entry, top):

@@ -135,10 +135,11 @@ class Reports(unittest.TestCase):
         self.assertEqual((found[0]["wall"], found[1]["wall"], found[1]["ratio"]), (2.0, 10.0, 5.0))
 
     def test_the_chart_is_one_picture_with_every_row_and_nothing_from_elsewhere(self):
-        results = {"works": [rows([1.0], [4.0])], "repeats": 1, "machine": machine.facts("/")}
+        crash = {"rbuild": {"title": "rbuild", "guarantee": "all of it"}}
+        results = {"works": [rows([1.0], [4.0])], "repeats": 1, "machine": machine.facts("/"), "crash": crash}
         drawn = chart.svg(results)
         texts = [element.text for element in ElementTree.fromstring(drawn).iter() if element.tag.endswith("text")]
-        self.assertTrue({"a work", "rbuild", "Other", "4.00 s   4.0 ×"} <= set(texts))
+        self.assertTrue({"a work", "rbuild", "Other", "4.00 s   4.0 ×", "rbuild: all of it."} <= set(texts))
         self.assertNotIn("href", drawn)
 
     def test_nothing_names_the_machine(self):

@@ -86,6 +86,7 @@ def measured(options, surroundings):
     results = {"sizes": "quick" if options.quick else "full", "repeats": options.repeat,
                "machine": machine.facts(surroundings.work), "builders": [], "missing": missing, "works": []}
     describe(results, builders, surroundings, versions)
+    results["crash"] = {builder.name: {"title": builder.title, "guarantee": builder.guarantee} for builder in builders}
     print(heading(results), flush=True)
     for kind in chosen:
         work = kind(sizes, surroundings.works)
@@ -101,9 +102,9 @@ def measured(options, surroundings):
         print("\n" + report.text(entry), flush=True)
         write(options, results)
     if "syncs" in options.rows if options.rows else not options.quick:
-        results["syncs"] = syncs.count(builders, surroundings, say)
-        print("\n" + report.sync_text(results["syncs"], builders), flush=True)
-        write(options, results)
+        results["crash"] |= syncs.count(builders, surroundings, say)
+    print("\n" + report.crash_text(results["crash"], builders), flush=True)
+    write(options, results)
     say(f"done in {time.monotonic() - started:.0f} s")
 
 

@@ -90,14 +90,17 @@ def text(entry):
     return "\n".join(lines)
 
 
-def sync_text(found, builders):
-    """The part about crashes."""
-    lines = ["After a crash of the machine, and calls that write to disk in a build of ten steps:"]
+def crash_text(found, builders):
+    """The part about crashes; calls are counted in a full run, and with `--rows syncs`."""
+    lines = ["After a crash of the machine (and how often a build of ten steps asks for writing to disk):"]
     for builder in builders:
         entry = found[builder.name]
-        calls = ", ".join(f"{number} {name}" for name, number in sorted(entry.get("calls", {}).items())) or "none"
-        lines.append(f"  {builder.title}: {entry.get('failure') or calls}")
-        lines.append(f"    {entry['guarantee']}")
+        calls = ""
+        if "failure" in entry:
+            calls = f" (not counted: {entry['failure']})"
+        elif "calls" in entry:
+            calls = f" ({', '.join(f'{number} {name}' for name, number in sorted(entry['calls'].items())) or 'never'})"
+        lines.append(f"  {builder.title}: {entry['guarantee']}{calls}")
     return "\n".join(lines)
 
 

@@ -24,13 +24,13 @@ def count(builders, surroundings, say):
     found = {}
     for builder in builders:
         say(f"syncs {builder.name}")
-        session = None
+        session, found[builder.name] = None, {"title": builder.title, "guarantee": builder.guarantee}
         try:
             session = Session(surroundings, builder)
             builder.load(session, f"/works/{surroundings.base(bases.BUSYBOX)}")
-            found[builder.name] = {"calls": of_build(session), "guarantee": builder.guarantee}
+            found[builder.name]["calls"] = of_build(session)
         except Failed as error:
-            found[builder.name] = {"failure": str(error), "guarantee": builder.guarantee}
+            found[builder.name]["failure"] = str(error)
         finally:
             if session:
                 session.end()
