@@ -117,31 +117,33 @@ impl Source {
         let (ast, mut found) = parse::parse(text);
         lint::statements(&ast, &mut found);
         let skips = lint::Skips::of(&ast, &mut found);
-        let file = group(text, &ast, &mut found);
+        let check = ast.directives.check.clone();
+        let file = group(text, ast, &mut found);
         lint::stages(text, &file, &mut found);
-        Self { file, skips, check: ast.directives.check, found }
+        Self { file, skips, check, found }
     }
 }
 
 /// Reads a Dockerfile into stages; every fault of form goes into the second half.
 pub fn read(text: &str) -> (stage::Dockerfile, Vec<Diagnostic>) {
     let (ast, mut found) = parse::parse(text);
-    let file = group(text, &ast, &mut found);
+    let file = group(text, ast, &mut found);
     (file, found)
 }
 
-fn group(text: &str, ast: &ast::Ast, found: &mut Vec<Diagnostic>) -> stage::Dockerfile {
+/// Each statement goes when it is understood: its memory serves the next one.
+fn group(text: &str, ast: ast::Ast, found: &mut Vec<Diagnostic>) -> stage::Dockerfile {
     let mut instructions = Vec::with_capacity(ast.statements.len());
-    for statement in &ast.statements {
+    for statement in ast.statements {
         let is_from = statement.keyword == ast::Keyword::From;
-        match instr::read(statement, ast.escape, found) {
+        match instr::read(&statement, ast.escape, found) {
             Some(instruction) => instructions.push(instruction),
             // A faulty FROM still starts a stage: what follows it is no second fault.
-            None if is_from => instructions.push(instr::from::placeholder(statement)),
+            None if is_from => instructions.push(instr::from::placeholder(&statement)),
             None => {}
         }
     }
     let mut file = stage::Dockerfile::group(instructions, ast.escape, found);
-    file.syntax = ast.directives.syntax.clone().or_else(|| lower::syntax::foreign(text));
+    file.syntax = ast.directives.syntax.or_else(|| lower::syntax::foreign(text));
     file
 }

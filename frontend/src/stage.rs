@@ -163,11 +163,13 @@ impl Dockerfile {
 
 impl Instruction {
     /// The names that stand for trees: `--from` of COPY, `from` of mounts.
-    pub fn references(&self) -> Vec<&Word> {
-        match &self.kind {
-            Kind::Copy(copy) => copy.from.iter().collect(),
-            Kind::Run(run) => run.mounts.iter().filter_map(|mount| mount.from()).collect(),
-            _ => Vec::new(),
-        }
+    pub fn references(&self) -> impl Iterator<Item = &Word> {
+        let (copy, run) = match &self.kind {
+            Kind::Copy(copy) => (Some(copy), None),
+            Kind::Run(run) => (None, Some(run)),
+            _ => (None, None),
+        };
+        let mounts = run.into_iter().flat_map(|run| &run.mounts);
+        copy.into_iter().flat_map(|copy| &copy.from).chain(mounts.filter_map(|mount| mount.from()))
     }
 }

@@ -137,22 +137,22 @@ impl Hashing {
     /// The same of texts, one behind the other.
     fn text_field(&mut self, texts: &[&str]) {
         let length: usize = texts.iter().map(|text| text.len()).sum();
+        let prefix = (length as u64).to_le_bytes();
         if 8 + length > RUN_BYTES - self.filled {
             self.flush();
         }
-        let prefix = (length as u64).to_le_bytes();
-        for bytes in std::iter::once(&prefix[..]).chain(texts.iter().map(|text| text.as_bytes())) {
-            match self.run.get_mut(self.filled..self.filled + bytes.len()) {
-                Some(place) => {
-                    place.copy_from_slice(bytes);
-                    self.filled += bytes.len();
-                }
-                None => {
-                    self.flush();
-                    self.hash.update(bytes);
-                }
-            }
+        let Some(place) = self.run.get_mut(self.filled..self.filled + 8 + length) else {
+            self.hash.update(prefix);
+            return texts.iter().for_each(|text| self.hash.update(text));
+        };
+        let (first, mut rest) = place.split_at_mut(8);
+        first.copy_from_slice(&prefix);
+        for text in texts {
+            let (part, behind) = rest.split_at_mut(text.len());
+            part.copy_from_slice(text.as_bytes());
+            rest = behind;
         }
+        self.filled += 8 + length;
     }
 
     fn flush(&mut self) {
@@ -216,10 +216,10 @@ impl Sink for Hashing {
 
 /// Memory for a number as text.
 #[derive(Default)]
-struct Decimal([u8; 20]);
+pub(crate) struct Decimal([u8; 20]);
 
 impl Decimal {
-    fn text(&mut self, number: usize) -> &str {
+    pub(crate) fn text(&mut self, number: usize) -> &str {
         let mut at = self.0.len();
         let mut rest = number;
         loop {

@@ -6,7 +6,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
-use crate::canon::{self, Hashing, Sink as _};
+use crate::canon::{self, Decimal, Hashing, Sink as _};
 use crate::op::{FileActionKind, Op, OpMeta, Platform};
 
 /// SHA-256 of a vertex: operation, platform, inputs.
@@ -73,8 +73,10 @@ impl Vertex {
     fn id(&self) -> VertexId {
         let mut hashing = Hashing::new("vertex");
         canon::op_parts(&self.op, self.platform.as_ref(), &mut hashing);
+        let (mut number, mut output) = (Decimal::default(), Decimal::default());
         for (i, edge) in self.inputs.iter().enumerate() {
-            hashing.push(format_args!("input[{i}]"), format_args!("{} {}", edge.vertex, edge.output));
+            let value = ["sha256:", &canon::hex(&edge.vertex.0), " ", output.text(edge.output as usize)].concat();
+            hashing.push_text(&["input[", number.text(i), "]"], &value);
         }
         VertexId(hashing.digest())
     }
@@ -102,6 +104,11 @@ impl Graph {
     /// An empty graph.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty graph with room for so many vertices.
+    pub fn with_capacity(vertices: usize) -> Self {
+        Self { nodes: Vec::with_capacity(vertices), index: HashMap::with_capacity(vertices) }
     }
 
     /// Adds a vertex and returns its id. Adding it again is fine; the first description stays, and a vertex that

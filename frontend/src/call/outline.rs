@@ -86,7 +86,7 @@ pub fn outline(text: &str, options: &PlanOptions, answers: &Answers) -> Result<O
         return Err(vec![empty]);
     }
     let (ast, mut found) = parse::parse(text);
-    let file = group(text, &ast, &mut found);
+    let file = group(text, ast.clone(), &mut found);
     let taken = lower::outline::outline(&file, options, answers, found).map_err(in_order)?;
     let document = Document::new(text, &ast);
     let name = file.stages[taken.target].from.name.as_ref().map(|name| name.text.clone()).unwrap_or_default();

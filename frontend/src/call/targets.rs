@@ -47,7 +47,7 @@ pub fn targets(text: &str, _: &PlanOptions) -> Result<Targets, Vec<Diagnostic>> 
         return Err(vec![empty]);
     }
     let (ast, mut found) = parse::parse(text);
-    let file = group(text, &ast, &mut found);
+    let file = group(text, ast.clone(), &mut found);
     if file.stages.is_empty() && found.is_empty() {
         found.push(Diagnostic::general("there are no targets: no FROM").help("start the file with `FROM image`"));
     }

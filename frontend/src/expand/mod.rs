@@ -122,6 +122,19 @@ pub fn expand(text: &str, rules: Rules, variables: &dyn Lookup, budget: &Budget)
     Ok(Expansion { text: value, unset: reader.unset })
 }
 
+/// Looks whether a word can be expanded, whatever its variables are.
+///
+/// # Errors
+/// See [`ExpandError`].
+pub fn check_form(text: &str, escape: char, budget: &Budget) -> Result<(), ExpandError> {
+    let rules = Rules { form_only: true, ..Rules::ordinary(escape) };
+    if rules.mean_nothing_in(text) {
+        crate::meter::tick(text.len());
+        return budget.spend(text.len() as u64);
+    }
+    expand(text, rules, &NoVariables, budget).map(drop)
+}
+
 /// Expands a word and cuts the value at blanks that are neither quoted nor escaped, those from variables included.
 /// Returns the words and the variables that are unset.
 ///

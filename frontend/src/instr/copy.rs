@@ -48,15 +48,9 @@ pub enum Source {
 
 impl Copy {
     /// Words whose variables are expanded.
-    pub fn expandable(&self) -> Vec<&Word> {
-        let mut words: Vec<&Word> = Vec::new();
-        words.extend(&self.chown);
-        words.extend(&self.chmod);
-        words.extend(&self.checksum);
-        words.extend(&self.exclude);
-        words.extend(self.paths());
-        words.push(&self.dest);
-        words
+    pub fn expandable(&self) -> impl Iterator<Item = &Word> {
+        let flags = self.chown.iter().chain(&self.chmod).chain(&self.checksum).chain(&self.exclude);
+        flags.chain(self.paths()).chain([&self.dest])
     }
 
     /// The sources that are paths.

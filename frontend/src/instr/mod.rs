@@ -128,7 +128,7 @@ impl Kind {
             Self::Arg(declarations) => declarations.iter().filter_map(|arg| arg.value.as_ref()).collect(),
             Self::Env(pairs) | Self::Label(pairs) => pairs.iter().flat_map(|pair| [&pair.key, &pair.value]).collect(),
             Self::Run(run) => run.mounts.iter().flat_map(MountSpec::expandable).collect(),
-            Self::Copy(copy) => copy.expandable(),
+            Self::Copy(copy) => copy.expandable().collect(),
             Self::Workdir(word) | Self::User(word) | Self::Stopsignal(word) => vec![word],
             Self::Volume(words) | Self::Expose(words) => words.iter().collect(),
         }

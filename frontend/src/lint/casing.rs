@@ -162,6 +162,6 @@ pub(super) fn stage_names(text: &str, file: &Dockerfile, found: &mut Vec<Diagnos
 fn references(command: &Instruction) -> Vec<&Word> {
     match &command.kind {
         Kind::Onbuild(_) => Vec::new(),
-        _ => command.references(),
+        _ => command.references().collect(),
     }
 }

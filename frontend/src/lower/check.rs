@@ -5,7 +5,7 @@
 use super::remote::{self, Kind as SourceKind};
 use super::{mounts, values};
 use crate::error::{Diagnostic, Refusal};
-use crate::expand::{Budget, ExpandError, NoVariables, Rules, expand};
+use crate::expand::{Budget, ExpandError, NoVariables, Rules, check_form, expand};
 use crate::instr::{Copy, Instruction, Kind, Source};
 use crate::span::Word;
 
@@ -16,8 +16,10 @@ pub fn check(instruction: &Instruction, escape: char, budget: &Budget, found: &m
         return check(&onbuild.trigger, escape, budget, found);
     }
     let before = found.len();
-    for word in instruction.kind.expandable() {
-        form(word, escape, budget, &instruction.kind, found);
+    let mut form = |word: &Word| form(word, escape, budget, &instruction.kind, found);
+    match &instruction.kind {
+        Kind::Copy(copy) => copy.expandable().for_each(&mut form),
+        kind => kind.expandable().into_iter().for_each(&mut form),
     }
     if found.len() > before {
         return;
@@ -75,8 +77,7 @@ fn check_copy(copy: &Copy, escape: char, found: &mut Vec<Diagnostic>) {
 
 /// Expands a word without variables: only its form matters.
 fn form(word: &Word, escape: char, budget: &Budget, kind: &Kind, found: &mut Vec<Diagnostic>) {
-    let rules = Rules { form_only: true, ..Rules::ordinary(escape) };
-    let Err(error) = expand(&word.text, rules, &NoVariables, budget) else { return };
+    let Err(error) = check_form(&word.text, escape, budget) else { return };
     let help = match (&error, kind) {
         (ExpandError::Quote(_), Kind::Copy(copy)) => {
             let keyword = if copy.is_add { "ADD" } else { "COPY" };

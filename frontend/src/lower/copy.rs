@@ -20,11 +20,29 @@ use crate::span::Word;
 /// Permission bits of a file that stands in the Dockerfile.
 const INLINE_MODE: u32 = 0o644;
 
-/// What one source brings to the operation.
-struct Part {
-    /// The tree that is read.
-    tree: Edge,
-    action: CopyAction,
+/// What the sources bring to the operation.
+struct Parts {
+    actions: Vec<FileAction>,
+    inputs: Inputs,
+}
+
+impl Parts {
+    /// One more source, read from `tree`.
+    fn push(&mut self, tree: Edge, action: CopyAction) {
+        let secondary_input = Some(self.inputs.index_of(tree));
+        let kind = FileActionKind::Copy(action);
+        self.actions.push(FileAction { input: None, secondary_input, output: None, kind });
+    }
+
+    /// The actions, each on what the one before made, the first on `base`; and what they need.
+    fn chained(mut self, base: Option<usize>) -> (Vec<FileAction>, Vec<Edge>) {
+        let inputs = self.inputs.into_list();
+        for (i, action) in self.actions.iter_mut().enumerate() {
+            action.input = i.checked_sub(1).map_or(base, |before| Some(inputs.len() + before));
+        }
+        self.actions.last_mut().expect("a copy has a source").output = Some(0);
+        (self.actions, inputs)
+    }
 }
 
 impl StageInProgress<'_, '_> {
@@ -67,30 +85,19 @@ impl StageInProgress<'_, '_> {
         let all = (each as u64).saturating_mul(copy.sources.len() as u64);
         self.lowering.budget.spend(all).map_err(|error| unexpandable(&copy.dest, &error))?;
 
-        let mut parts = self.paths(copy, &template, &mut created_by, origin)?;
+        let below = self.state.edge;
+        let mut parts = Parts { actions: Vec::with_capacity(copy.sources.len()), inputs: Inputs::default() };
+        let base = below.filter(|_| !linked).map(|edge| parts.inputs.index_of(edge));
+        self.paths(copy, &template, &mut created_by, origin, &mut parts)?;
         for source in &copy.sources {
             let Source::Inline(heredoc) = source else { continue };
             created_by.extend([" <<", &heredoc.name]);
             let data = self.inline_data(heredoc, origin)?;
             let tree = self.inline_file(&heredoc.name, data, INLINE_MODE, origin, instruction);
-            let action = CopyAction { src: format!("/{}", heredoc.name), ..template.clone() };
-            parts.push(Part { tree, action });
+            parts.push(tree, CopyAction { src: format!("/{}", heredoc.name), ..template.clone() });
         }
         created_by.extend([" ", &dest, " # buildkit"]);
-
-        let mut inputs = Inputs::default();
-        let below = self.state.edge;
-        let base = below.filter(|_| !linked).map(|edge| inputs.index_of(edge));
-        let copies: Vec<(usize, CopyAction)> =
-            parts.into_iter().map(|part| (inputs.index_of(part.tree), part.action)).collect();
-        let last = copies.len() - 1;
-        let actions = copies.into_iter().enumerate().map(|(i, (source, action))| FileAction {
-            input: if i == 0 { base } else { Some(inputs.len() + i - 1) },
-            secondary_input: Some(source),
-            output: (i == last).then_some(0),
-            kind: FileActionKind::Copy(action),
-        });
-        let actions: Vec<FileAction> = actions.collect();
+        let (actions, inputs) = parts.chained(base);
         let text = self.describe(&instruction.source, false, origin);
         let text = redact::addresses(&text);
         let meta = self.meta(&text, origin);
@@ -100,7 +107,7 @@ impl StageInProgress<'_, '_> {
             let text = format!("LINK {}", steps::capitals(&text));
             (below, OpMeta { description: self.steps.again(origin.is_trigger(), &text), ..meta.clone() })
         });
-        let mut edge = self.lowering.add(op, inputs.into_list(), None, meta, place.clone());
+        let mut edge = self.lowering.add(op, inputs, None, meta, place.clone());
         if let Some((below, meta)) = merged {
             edge = self.lowering.add(Op::Merge(MergeOp::default()), vec![below, edge], None, meta, place);
         }
@@ -137,7 +144,8 @@ impl StageInProgress<'_, '_> {
         template: &CopyAction,
         created_by: &mut String,
         origin: &Origin,
-    ) -> Result<Vec<Part>, Diagnostic> {
+        parts: &mut Parts,
+    ) -> Result<(), Diagnostic> {
         let known_git = copy.keep_git_dir.is_some();
         let mut texts: Vec<(&Word, String)> = Vec::new();
         for word in copy.paths() {
@@ -150,7 +158,6 @@ impl StageInProgress<'_, '_> {
             kinds.resize(copy.sources.len(), Some(remote::Kind::Local));
             remote::check_flags(copy, &kinds, checksum.as_deref())?;
         }
-        let mut parts = Vec::with_capacity(copy.sources.len());
         // What all paths are read from, once it is known.
         let mut from = None;
         for (word, text) in texts {
@@ -160,7 +167,7 @@ impl StageInProgress<'_, '_> {
             } else {
                 remote::copy_source(&text).map(|()| None)
             };
-            let part = match found.map_err(|refusal| refusal.at(word.span))? {
+            match found.map_err(|refusal| refusal.at(word.span))? {
                 Some(remote) => {
                     if remote::has_password(&text) {
                         let warning = Diagnostic::warning(word.span, "this address holds a password", "")
@@ -177,7 +184,7 @@ impl StageInProgress<'_, '_> {
                         unpack_archives: copy.unpack == Some(true),
                         ..template.clone()
                     };
-                    Part { tree, action }
+                    parts.push(tree, action);
                 }
                 None => {
                     if copy.from.is_none() {
@@ -204,12 +211,11 @@ impl StageInProgress<'_, '_> {
                         action.include_patterns.extend((!pattern.is_empty()).then_some(pattern));
                         action.src = directory;
                     }
-                    Part { tree, action }
+                    parts.push(tree, action);
                 }
-            };
-            parts.push(part);
+            }
         }
-        Ok(parts)
+        Ok(())
     }
 
     fn source_tree(&mut self, copy: &Copy, origin: &Origin) -> Result<Edge, Diagnostic> {

@@ -36,11 +36,6 @@ impl Inputs {
         at
     }
 
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.list.len()
-    }
-
     /// As the list of a vertex.
     pub fn into_list(self) -> Vec<Edge> {
         self.list

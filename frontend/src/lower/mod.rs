@@ -167,6 +167,8 @@ fn lower<'a>(
     if purpose == Purpose::Build && is_faulty(&found) {
         return Err(found);
     }
+    let needed = file.stages.iter().zip(&stages).filter(|(_, stage)| stage.needed);
+    let steps = needed.flat_map(|(stage, _)| &stage.commands).filter(|command| command.kind.makes_layer()).count();
     let mut lowering = Lowering {
         file,
         names,
@@ -177,8 +179,8 @@ fn lower<'a>(
         says_machine,
         proxy_env: globals::proxy_env(&options.build_args),
         budget,
-        graph: Graph::new(),
-        spans: HashMap::new(),
+        graph: Graph::with_capacity(steps),
+        spans: HashMap::with_capacity(steps),
         history: history::History::default(),
         states: Vec::with_capacity(last + 1),
         trees: BTreeMap::new(),
