@@ -11,13 +11,14 @@ use crate::support::raw_tar::{RawHeader, RawTar};
 use crate::support::{Context, Store};
 
 /// What may be unpacked here, and what the bombs hold.
-const SETTINGS: &str = "unpack_max_size = '8MiB'\nunpack_max_entries = 1000\n";
-const BOMB_BYTES: usize = 24 << 20;
-const BOMB_ENTRIES: usize = 20_000;
-/// What a command may take: a bomb is 24 MiB, and somebody else may use the machine.
+const SETTINGS: &str = "unpack_max_size = '2MiB'\nunpack_max_entries = 1000\n";
+const BOMB_BYTES: usize = 8 << 20;
+const BOMB_ENTRIES: usize = 4_000;
+/// What a command may take: a bomb is 8 MiB, and somebody else may use the machine.
 const PATIENCE: Duration = Duration::from_secs(60);
-const FILE_MAX_BYTES: u64 = 16 << 20;
-const STORE_MAX_BYTES: u64 = 16 << 20;
+/// Less than what is in a bomb.
+const FILE_MAX_BYTES: u64 = 5 << 20;
+const STORE_MAX_BYTES: u64 = 5 << 20;
 const MEMORY_MAX_KIB: u64 = 256 << 10;
 
 /// One file, of something that no file system leaves out as zeros.

@@ -154,7 +154,6 @@ async fn submodules_come_from_proper_addresses_or_not_at_all() {
 
 /// One entry of a tree object.
 type TreeEntry<'a> = (&'a str, &'a [u8], String);
-type OwnedEntries = Vec<(&'static str, Vec<u8>, String)>;
 
 impl Bench {
     /// Writes an object as it is, whatever git thinks of it; returns its name.
@@ -197,72 +196,58 @@ async fn trees_that_would_be_repositories_or_lead_elsewhere_write_nothing() {
     let bench = Bench::new();
     let trap = Trap::new(&bench);
     let evil = bench.path("evil.sh").display().to_string();
-    let mut number = 0;
-    let mut make = |entries: &dyn Fn(&str) -> OwnedEntries| {
-        number += 1;
-        let name = format!("a{number}");
-        bench.sh(&format!("git init -q -b main {name}"));
-        let entries = entries(&name);
-        let entries: Vec<TreeEntry<'_>> = entries.iter().map(|(m, n, o)| (*m, n.as_slice(), o.clone())).collect();
-        let tree = bench.tree(&name, &entries);
-        bench.commit_tree(&name, &tree);
-        name
+    // What the repositories have in common is made once; each is a copy of this one.
+    bench.sh("git init -q -b main common");
+    let file = |text: &str| bench.object("common", "blob", text.as_bytes());
+    let mut hostile = Vec::new();
+    let mut make = |entries: &[TreeEntry<'_>]| {
+        let name = format!("a{}", hostile.len());
+        bench.sh(&format!("cp -r common {name}"));
+        bench.commit_tree(&name, &bench.tree(&name, entries));
+        hostile.push(name);
     };
-    let file = |name: &str, text: &str| bench.object(name, "blob", text.as_bytes());
     // A `.git` of its own, in every disguise, whose settings and hooks would run a program.
     let config = format!("[core]\n\tfsmonitor = {evil}\n\tsshCommand = {evil}\n\thooksPath = .\n\tpager = {evil}\n");
-    let mut hostile = Vec::new();
-    for disguise in [".git", ".GIT", ".git ", "git~1", ".g\u{200c}it", "..", "."] {
-        hostile.push(make(&|name| {
-            let hook = file(name, &format!("#!/bin/sh\n{evil}\n"));
-            let hooks = bench.tree(name, &[("100755", b"post-checkout", hook.clone())]);
-            let head = file(name, "ref: refs/heads/main\n");
-            let entries: [TreeEntry<'_>; 4] = [
-                ("100644", b"HEAD", head),
-                ("100644", b"config", file(name, &config)),
-                ("40000", b"hooks", hooks),
-                ("100755", b"post-checkout", hook),
-            ];
-            vec![("40000", disguise.as_bytes().to_vec(), bench.tree(name, &entries))]
-        }));
-        // The file form.
-        hostile.push(make(&|name| {
-            vec![(
-                "100644",
-                disguise.as_bytes().to_vec(),
-                file(name, &format!("gitdir: {}\n", bench.path("served/a1/.git").display())),
-            )]
-        }));
-    }
+    let hook = file(&format!("#!/bin/sh\n{evil}\n"));
+    let hooks = bench.tree("common", &[("100755", b"post-checkout", hook.clone())]);
+    let own: [TreeEntry<'_>; 4] = [
+        ("100644", b"HEAD", file("ref: refs/heads/main\n")),
+        ("100644", b"config", file(&config)),
+        ("40000", b"hooks", hooks),
+        ("100755", b"post-checkout", hook),
+    ];
+    let own = bench.tree("common", &own);
+    let elsewhere = file(&format!("gitdir: {}\n", bench.path("served/common/.git").display()));
     let trap_path = trap.folder.display().to_string();
+    let (to_trap, some) = (file(&trap_path), file("F"));
+    let inner = bench.tree("common", &[("100644", b"f", some.clone())]);
+    for disguise in [".git", ".GIT", ".git ", "git~1", ".g\u{200c}it", "..", "."] {
+        make(&[("40000", disguise.as_bytes(), own.clone())]);
+        // The file form.
+        make(&[("100644", disguise.as_bytes(), elsewhere.clone())]);
+    }
     // A link and a directory of one name; a name with a slash; a link as `.gitmodules`.
-    hostile.push(make(&|name| {
-        let inner = bench.tree(name, &[("100644", b"f", file(name, "F"))]);
-        vec![("120000", b"x".to_vec(), file(name, &trap_path)), ("40000", b"x".to_vec(), inner)]
-    }));
-    hostile.push(make(&|name| {
-        vec![("120000", b"x".to_vec(), file(name, &trap_path)), ("100644", b"x/f".to_vec(), file(name, "F"))]
-    }));
-    hostile.push(make(&|name| vec![("100644", format!("{trap_path}/f").into_bytes(), file(name, "F"))]));
-    hostile.push(make(&|name| vec![("100644", b"../../trap/f".to_vec(), file(name, "F"))]));
-    hostile.push(make(&|name| {
-        vec![("120000", b".gitmodules".to_vec(), file(name, &trap_path)), ("160000", b"sub".to_vec(), "1".repeat(40))]
-    }));
+    make(&[("120000", b"x", to_trap.clone()), ("40000", b"x", inner)]);
+    make(&[("120000", b"x", to_trap.clone()), ("100644", b"x/f", some.clone())]);
+    make(&[("100644", format!("{trap_path}/f").as_bytes(), some.clone())]);
+    make(&[("100644", b"../../trap/f", some)]);
+    make(&[("120000", b".gitmodules", to_trap), ("160000", b"sub", "1".repeat(40))]);
     // git looks at what a smart server sends; what comes from a mere folder is only looked at when it is written.
     let (smart, folder) = (bench.serve(), dumb(&bench));
     for (i, name) in hostile.iter().enumerate() {
-        for (j, url) in [smart.url(&format!("/{name}")), folder.url(&format!("/{name}/.git"))].iter().enumerate() {
-            {
-                let keep_git_dir = (i + j) % 2 == 1;
-                let wanted = GitSource { keep_git_dir, ..source(url, "main") };
-                let result = bench.get(&wanted).await;
-                trap.check(name);
-                let listing = bench.sh(&format!("cd {name}; git ls-tree main"));
-                match result {
-                    // Twice the same name: git keeps one of them, which is the tree's own business.
-                    Ok((into, ..)) => assert_eq!(files(&into), ["x/", "x/f=F"], "{listing}"),
-                    Err(error) => assert!(matches!(error, GitError::Malformed { .. }), "{listing}: {}", words(&error)),
-                }
+        let wanted = |url: String, keep_git_dir| GitSource { keep_git_dir, ..source(&url, "main") };
+        let (smart, folder) = (
+            wanted(smart.url(&format!("/{name}")), i % 2 == 1),
+            wanted(folder.url(&format!("/{name}/.git")), i % 2 == 0),
+        );
+        let (smart, folder) = tokio::join!(bench.get(&smart), bench.get(&folder));
+        trap.check(name);
+        let listing = bench.sh(&format!("cd {name}; git ls-tree main"));
+        for result in [smart, folder] {
+            match result {
+                // Twice the same name: git keeps one of them, which is the tree's own business.
+                Ok((into, ..)) => assert_eq!(files(&into), ["x/", "x/f=F"], "{listing}"),
+                Err(error) => assert!(matches!(error, GitError::Malformed { .. }), "{listing}: {}", words(&error)),
             }
         }
     }
