@@ -195,7 +195,10 @@ fn show_file(out: &mut String, file: &FileOp, input: impl Fn(Option<usize>) -> S
                     options.push_str(&format!(" required {:?}", copy.required_paths));
                 }
                 if let Some(time) = copy.timestamp {
-                    options.push_str(&format!(" at {time}"));
+                    options.push_str(&format!(" at {time} ns"));
+                }
+                if copy.replace_other_types {
+                    options.push_str(" replace");
                 }
                 if !copy.exclude_patterns.is_empty() {
                     options.push_str(&format!(" exclude {:?}", copy.exclude_patterns));
@@ -223,10 +226,11 @@ fn owner(owner: &Owner) -> String {
         UserRef::Name(name) => name.clone(),
         UserRef::Id(id) => format!("#{id}"),
     };
-    match &owner.group {
+    let who = match &owner.group {
         Some(group) => format!("{}:{}", part(&owner.user), part(group)),
         None => part(&owner.user),
-    }
+    };
+    owner.names_from.map_or_else(|| who.clone(), |input| format!("{who} of input {input}"))
 }
 
 /// Findings: each with its line, the text at its place, and the advice.

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use solver::graph::{Edge, Graph, Vertex, VertexId};
 use solver::key::{ContentDigest, Key};
-use solver::op::{ExecOp, Mount, MountKind, Op, OpMeta, SourceOp};
+use solver::op::{ContentCache, ExecOp, Mount, MountKind, Op, OpMeta, SourceOp};
 use solver::run::{Solver, always};
 use solver::seam::{CacheStore, Event, Executor, Job, LogSink, Pin, Progress, Read, Record, ResultId, Selection};
 use tokio_util::sync::CancellationToken;
@@ -101,6 +101,7 @@ fn process(step: usize, inputs: usize, env: Arc<[String]>) -> ExecOp {
         output: (i == 0).then_some(0),
         readonly: i > 0,
         kind: MountKind::Bind,
+        content_cache: ContentCache::Default,
     };
     ExecOp {
         args: vec!["/bin/sh".into(), "-c".into(), format!("make step-{step}")],

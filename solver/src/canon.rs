@@ -14,8 +14,8 @@ use std::fmt::{Display, Write};
 use sha2::{Digest as _, Sha256};
 
 use crate::op::{
-    CacheSharing, CopyMode, ExecOp, FileAction, FileActionKind, Mount, MountKind, NetworkMode, Op, Owner, Platform,
-    SecurityMode, SourceOp, UserRef,
+    CacheSharing, ContentCache, CopyMode, ExecOp, FileAction, FileActionKind, Mount, MountKind, NetworkMode, Op, Owner,
+    Platform, SecurityMode, SourceOp, UserRef,
 };
 use crate::redact;
 
@@ -389,6 +389,11 @@ fn mount_parts(name: &str, mount: &Mount, what_for: For, parts: &mut impl Sink) 
         }
     };
     parts.push(format_args!("{name}.kind"), kind);
+    // It says how a result is found, not what it is.
+    if what_for == For::Identity && mount.content_cache != ContentCache::Default {
+        let word = if mount.content_cache == ContentCache::On { "on" } else { "off" };
+        parts.push(format_args!("{name}.content_cache"), word);
+    }
 }
 
 fn file_action_parts(name: &str, action: &FileAction, parts: &mut impl Sink) {
@@ -421,7 +426,10 @@ fn file_action_parts(name: &str, action: &FileAction, parts: &mut impl Sink) {
             parts.push_list(name, ".copy.include", copy.include_patterns.iter().map(String::as_str));
             parts.push_list(name, ".copy.exclude", copy.exclude_patterns.iter().map(String::as_str));
             parts.push_list(name, ".copy.required", copy.required_paths.iter().map(String::as_str));
-            parts.push_text(&[name, ".copy.timestamp"], &timestamp(copy.timestamp).to_string());
+            parts.push_text(&[name, ".copy.timestamp"], &timestamp(copy.timestamp));
+            if copy.replace_other_types {
+                parts.push_text(&[name, ".copy.replace_other_types"], "true");
+            }
         }
         FileActionKind::MkFile { path, mode, data, owner: who, timestamp: when } => {
             parts.push(format_args!("{name}.mkfile.path"), path);
@@ -467,8 +475,14 @@ fn index<T: Display>(index: Option<T>) -> OrElse<T> {
     OrElse(index, "none")
 }
 
-fn timestamp(seconds: Option<i64>) -> OrElse<i64> {
-    OrElse(seconds, "")
+/// Seconds, and what of a second is left, if anything.
+fn timestamp(nanoseconds: Option<i64>) -> String {
+    const SECOND: i64 = 1_000_000_000;
+    match nanoseconds.map(|moment| (moment.div_euclid(SECOND), moment.rem_euclid(SECOND))) {
+        None => String::new(),
+        Some((seconds, 0)) => seconds.to_string(),
+        Some((seconds, rest)) => format!("{seconds}s{rest:09}"),
+    }
 }
 
 fn owner(owner: Option<&Owner>) -> String {
@@ -480,6 +494,9 @@ fn owner(owner: Option<&Owner>) -> String {
     if let Some(owner) = owner {
         who("", &owner.user);
         owner.group.iter().for_each(|group| who(":", group));
+        if let Some(input) = owner.names_from {
+            return format!("from {input}: {text}");
+        }
     }
     text
 }
@@ -519,15 +536,15 @@ mod tests {
         // Parts that are hashed as texts, with numbers of several digits and lists.
         let copy = |i: usize| {
             let name = UserRef::Name(format!("user{i}"));
-            let owner =
-                Owner { user: if i % 2 == 0 { UserRef::Id(i as u32) } else { name.clone() }, group: Some(name) };
+            let user = if i % 2 == 0 { UserRef::Id(i as u32) } else { name.clone() };
+            let owner = Owner { user, group: Some(name), names_from: None };
             let src = "x".repeat(i * 17);
             let copy = crate::op::CopyAction {
                 src,
                 owner: (i % 3 == 0).then_some(owner),
                 mode: (i % 5 == 0).then_some(CopyMode::Bits(0o640)),
                 exclude_patterns: vec!["a".into(); i % 13],
-                timestamp: (i % 7 == 0).then_some(-3),
+                timestamp: (i % 7 == 0).then_some(-3_000_000_000),
                 ..Default::default()
             };
             FileAction {

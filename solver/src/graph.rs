@@ -205,7 +205,8 @@ fn check_indices(vertex: &Vertex) -> Result<(), GraphError> {
             match (&action.kind, action.secondary_input) {
                 (FileActionKind::Copy(_), None) => Err(GraphError::CopyFromNothing { action: i }),
                 _ => Ok(()),
-            }
+            }?;
+            check(action.names_from(), inputs, "input for names of owners")
         }),
         Op::Diff(diff) => {
             check(diff.lower, inputs, "diff lower")?;

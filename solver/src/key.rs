@@ -12,7 +12,7 @@ use std::collections::HashSet;
 
 use crate::canon::{self, Part, Parts, Sink as _};
 use crate::graph::Vertex;
-use crate::op::{CopyAction, FileActionKind, MountKind, Op};
+use crate::op::{ContentCache, CopyAction, FileActionKind, MountKind, Op};
 use crate::seam::{Pin, Read, Selection};
 
 /// A cache key: SHA-256 over everything that decides a result.
@@ -186,6 +186,7 @@ pub fn all_reads(vertex: &Vertex) -> Vec<Vec<Read>> {
                 if let (Some(i), FileActionKind::Copy(copy)) = (action.secondary_input, &action.kind) {
                     reads.add(i, Read::Selected(copied(copy)));
                 }
+                action.names_from().into_iter().for_each(|i| reads.add(i, Read::Chain));
             }
         }
         Op::Exec(exec) => {
@@ -197,6 +198,14 @@ pub fn all_reads(vertex: &Vertex) -> Vec<Vec<Read>> {
         }
     }
     reads.of
+}
+
+/// Whether a result of a vertex may be found by what its inputs hold.
+pub(crate) fn may_go_by_content(vertex: &Vertex) -> bool {
+    match &vertex.op {
+        Op::Exec(exec) => exec.mounts.iter().all(|mount| mount.content_cache != ContentCache::Off),
+        _ => true,
+    }
 }
 
 /// What is read, by input.
@@ -227,6 +236,9 @@ pub fn selections(vertex: &Vertex, index: usize) -> Vec<Selection> {
                 }
                 if let (FileActionKind::Copy(copy), true) = (&action.kind, action.secondary_input == Some(index)) {
                     read.push(copied(copy));
+                }
+                if action.names_from() == Some(index) {
+                    read.push(whole("/"));
                 }
             }
             read

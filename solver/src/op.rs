@@ -170,6 +170,20 @@ pub struct Mount {
     pub readonly: bool,
     /// What is mounted.
     pub kind: MountKind,
+    /// Whether the content of what is mounted may stand for where it comes from.
+    pub content_cache: ContentCache,
+}
+
+/// Whether a result may be found by the content of an input, however that came about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ContentCache {
+    /// As everywhere: yes.
+    #[default]
+    Default,
+    /// Asked for; the same.
+    On,
+    /// No: the operation runs again when what it stands on is defined in another way.
+    Off,
 }
 
 /// What a mount is.
@@ -249,6 +263,24 @@ pub struct FileAction {
     pub kind: FileActionKind,
 }
 
+impl FileAction {
+    /// Who owns what it makes, if it says so.
+    pub fn owner(&self) -> Option<&Owner> {
+        match &self.kind {
+            FileActionKind::Copy(copy) => copy.owner.as_ref(),
+            FileActionKind::MkFile { owner, .. }
+            | FileActionKind::MkDir { owner, .. }
+            | FileActionKind::Symlink { owner, .. } => owner.as_ref(),
+            FileActionKind::Rm { .. } => None,
+        }
+    }
+
+    /// The input in which names of owners are looked up, if it is not the tree that is changed.
+    pub fn names_from(&self) -> Option<usize> {
+        self.owner().and_then(|owner| owner.names_from)
+    }
+}
+
 /// What a file action does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FileActionKind {
@@ -264,7 +296,7 @@ pub enum FileActionKind {
         data: Vec<u8>,
         /// Owner; `None` is 0:0.
         owner: Option<Owner>,
-        /// Modification time in seconds since 1970; `None` is now.
+        /// Modification time in nanoseconds since 1970; `None` is now.
         timestamp: Option<i64>,
     },
     /// Makes a directory.
@@ -277,7 +309,7 @@ pub enum FileActionKind {
         make_parents: bool,
         /// Owner of the directories it makes; `None` is 0:0.
         owner: Option<Owner>,
-        /// Modification time in seconds since 1970; `None` is now.
+        /// Modification time in nanoseconds since 1970; `None` is now.
         timestamp: Option<i64>,
     },
     /// Removes a path.
@@ -297,7 +329,7 @@ pub enum FileActionKind {
         path: String,
         /// Owner; `None` is 0:0.
         owner: Option<Owner>,
-        /// Modification time in seconds since 1970; `None` is now.
+        /// Modification time in nanoseconds since 1970; `None` is now.
         timestamp: Option<i64>,
     },
 }
@@ -334,8 +366,10 @@ pub struct CopyAction {
     /// Paths or patterns beneath `src`, written as in `include_patterns`, of which each must be there (a pattern may
     /// match nothing only if `allow_empty_wildcard`): what `include_patterns` alone would pass over in silence.
     pub required_paths: Vec<String>,
-    /// Modification time of everything copied, in seconds since 1970; `None` keeps the source's.
+    /// Modification time of everything copied, in nanoseconds since 1970; `None` keeps the source's.
     pub timestamp: Option<i64>,
+    /// Whether a file may replace a directory, and a directory a file; otherwise that is an error.
+    pub replace_other_types: bool,
 }
 
 /// Permission bits asked for by `--chmod`.
@@ -347,13 +381,15 @@ pub enum CopyMode {
     Symbolic(String),
 }
 
-/// An owner as written: names are resolved in the tree that is changed.
+/// An owner as written: names are resolved in the tree that is changed, unless it says in which.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The user.
     pub user: UserRef,
     /// The group; `None` takes the one that `/etc/passwd` has for a name, and the same number for a number.
     pub group: Option<UserRef>,
+    /// The input of the vertex in which names are looked up; `None` is the tree that is changed.
+    pub names_from: Option<usize>,
 }
 
 /// A user or group, by name or number.
@@ -411,8 +447,19 @@ pub struct OpMeta {
     pub description: String,
     /// Whether the vertex runs even when a result is known (`--no-cache`), and with it everything that stands on it.
     pub ignore_cache: bool,
-    /// Name of the progress group, when it belongs to one.
-    pub progress_group: Option<String>,
-    /// Control-group limits by name (`memory`, `cpus`, …); how they are given never decides identity.
-    pub limits: BTreeMap<String, String>,
+    /// The progress group, when it belongs to one.
+    pub progress_group: Option<ProgressGroup>,
+    /// Whether its result goes into caches of other machines; `None` is as the cache says.
+    pub export_cache: Option<bool>,
+}
+
+/// Vertices that are shown as one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct ProgressGroup {
+    /// Which group.
+    pub id: String,
+    /// The words people see.
+    pub name: String,
+    /// Whether a vertex that is in another group too is shown there.
+    pub weak: bool,
 }

@@ -225,7 +225,7 @@ async fn discard<T: Send + 'static>(worker: &Worker, drafts: T) -> Result<(), Ex
 
 #[cfg(test)]
 mod tests {
-    use solver::op::{self, ExecOp, MountKind, NetworkMode, SecurityMode};
+    use solver::op::{self, ContentCache, ExecOp, MountKind, NetworkMode, SecurityMode};
 
     use super::{StepSettings, preview};
 
@@ -237,6 +237,7 @@ mod tests {
             output: None,
             readonly: true,
             kind: MountKind::Bind,
+            content_cache: ContentCache::Default,
         };
         ExecOp {
             args: vec!["make".into()],
@@ -263,7 +264,8 @@ mod tests {
         let text = preview(&exec(&["/cfg", "/"]), None, &StepSettings::default()).unwrap().to_string();
         let expected =
             ["root overlay of 0 layers in \"layers\"", "bind on \"/cfg\" overlay of 0 layers in \"layers\" ro"];
-        let tail = ["limit nofile 64:64", "working directory \"/src\"", "user \"bob\"", "exec [\"make\"] with TOKEN"];
+        let tail =
+            ["limit nofile 64:64", "working directory \"/src\"", "user \"bob\"", "exec [\"make\"] with TOKEN PATH"];
         for line in expected.iter().chain(&tail) {
             assert!(text.lines().any(|found| found == *line), "{line} is not in\n{text}");
         }

@@ -137,6 +137,12 @@ pub(crate) fn times(seconds: i64, nanoseconds: i64) -> Timestamps {
     Timestamps { last_access: time, last_modification: time }
 }
 
+/// A moment in nanoseconds since 1970.
+pub(crate) fn times_at(nanoseconds: i64) -> Timestamps {
+    const SECOND: i64 = 1_000_000_000;
+    times(nanoseconds.div_euclid(SECOND), nanoseconds.rem_euclid(SECOND))
+}
+
 /// The times of an entry that was looked at.
 // The types differ between architectures.
 #[allow(clippy::unnecessary_cast)]

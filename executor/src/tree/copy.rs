@@ -20,8 +20,10 @@ pub(crate) struct Rules<'a> {
     pub owner: Option<(u32, u32)>,
     /// New permission bits from the old and whether it is a directory; `None` keeps them. Never asked for links.
     pub mode: Option<&'a (dyn Fn(u32, bool) -> u32 + Sync)>,
-    /// Modification time of everything in seconds since 1970; `None` keeps it.
+    /// Modification time of everything in nanoseconds since 1970; `None` keeps it.
     pub mtime: Option<i64>,
+    /// Whether a directory may be replaced by something else, and the other way round.
+    pub replace_other_types: bool,
     /// Asked before each thing that is copied: whether to stop.
     pub stop: Option<&'a (dyn Fn() -> bool + Sync)>,
     /// Whether names that share a file share one again.
@@ -80,7 +82,10 @@ impl<'a> Copier<'a> {
         match there.map_err(TreeError::io("look at", to_path))? {
             None => {}
             Some(there) if FileType::from_raw_mode(there.st_mode).is_dir() => {
-                return Err(TreeError::CannotReplaceDirectory { path: shown(to_path) });
+                if !self.rules.replace_other_types {
+                    return Err(TreeError::CannotReplaceDirectory { path: shown(to_path) });
+                }
+                remove(to, name, to_path)?;
             }
             Some(_) => fs::unlinkat(to, name, AtFlags::empty()).map_err(TreeError::io("replace", to_path))?,
         }
@@ -129,6 +134,11 @@ impl<'a> Copier<'a> {
                 Ok(true)
             }
             Some(there) if FileType::from_raw_mode(there.st_mode).is_dir() => Ok(false),
+            Some(_) if self.rules.replace_other_types => {
+                fs::unlinkat(to, name, AtFlags::empty()).map_err(TreeError::io("replace", to_path))?;
+                fs::mkdirat(to, name, Mode::from_raw_mode(0o700)).map_err(TreeError::io("make directory", to_path))?;
+                Ok(true)
+            }
             Some(_) => Err(TreeError::CannotReplaceWithDirectory { path: shown(to_path) }),
         }
     }
@@ -171,7 +181,7 @@ impl<'a> Copier<'a> {
     }
 
     fn times_of(&self, from: &Entry<'_>) -> Timestamps {
-        self.rules.mtime.map_or_else(|| attrs::times_of(from.stat), |seconds| attrs::times(seconds, 0))
+        self.rules.mtime.map_or_else(|| attrs::times_of(from.stat), attrs::times_at)
     }
 
     /// As [`Copier::attributes`], of regular files that are open. Nearly always all but the times is so already; each

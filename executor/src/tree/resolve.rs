@@ -35,7 +35,7 @@ pub(crate) struct NewDir {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-    /// Modification time in seconds since 1970; `None` is now.
+    /// Modification time in nanoseconds since 1970; `None` is now.
     pub mtime: Option<i64>,
 }
 
@@ -257,8 +257,8 @@ pub(crate) fn make_dir_at(dir: BorrowedFd<'_>, name: &[u8], new: &NewDir) -> Res
     let made = open_dir_at(dir, name)?;
     attrs::chown(made.as_fd(), new.uid, new.gid)?;
     fs::fchmod(&made, Mode::from_raw_mode(new.mode & 0o7777))?;
-    if let Some(seconds) = new.mtime {
-        fs::futimens(&made, &attrs::times(seconds, 0))?;
+    if let Some(moment) = new.mtime {
+        fs::futimens(&made, &attrs::times_at(moment))?;
     }
     Ok(())
 }

@@ -13,7 +13,9 @@ use rbuild_executor::ops::exec::StepError;
 use rbuild_executor::source::image::{BlobFetcher, FetchError};
 use rbuild_executor::{ExecError, StepSettings, Worker, WorkerConfig};
 use solver::graph::{Edge, Vertex, VertexId};
-use solver::op::{Device, ExecOp, Mount, MountKind, NetworkMode, Op, OpMeta, Platform, SecurityMode, SourceOp};
+use solver::op::{
+    ContentCache, Device, ExecOp, Mount, MountKind, NetworkMode, Op, OpMeta, Platform, SecurityMode, SourceOp,
+};
 use solver::seam::{Executor, Job, ResultId};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -173,7 +175,15 @@ pub fn exec(script: &str) -> ExecOp {
 }
 
 pub fn bind(target: &str, input: Option<usize>, selector: &str, readonly: bool, output: Option<u32>) -> Mount {
-    Mount { target: target.into(), input, selector: selector.into(), output, readonly, kind: MountKind::Bind }
+    Mount {
+        target: target.into(),
+        input,
+        selector: selector.into(),
+        output,
+        readonly,
+        kind: MountKind::Bind,
+        content_cache: ContentCache::Default,
+    }
 }
 
 #[tokio::test]

@@ -212,14 +212,14 @@ fn action(action: &FileAction) -> Value {
             "mode": octal(*mode),
             "data": data_text(data),
             "owner": owner.as_ref().map(self::owner),
-            "timestamp": timestamp,
+            "timestamp_ns": timestamp,
         } }),
         FileActionKind::MkDir { path, mode, make_parents, owner, timestamp } => json!({ "make_directory": {
             "path": path,
             "mode": octal(*mode),
             "make_parents": make_parents,
             "owner": owner.as_ref().map(self::owner),
-            "timestamp": timestamp,
+            "timestamp_ns": timestamp,
         } }),
         FileActionKind::Rm { path, allow_not_found, allow_wildcard } => json!({ "remove": {
             "path": path,
@@ -230,7 +230,7 @@ fn action(action: &FileAction) -> Value {
             "target": target,
             "path": path,
             "owner": owner.as_ref().map(self::owner),
-            "timestamp": timestamp,
+            "timestamp_ns": timestamp,
         } }),
     };
     json!({
@@ -259,7 +259,8 @@ fn copy(copy: &CopyAction) -> Value {
         "include_patterns": copy.include_patterns,
         "exclude_patterns": copy.exclude_patterns,
         "required_paths": copy.required_paths,
-        "timestamp": copy.timestamp,
+        "timestamp_ns": copy.timestamp,
+        "replace_other_types": copy.replace_other_types,
     })
 }
 
@@ -268,7 +269,7 @@ fn owner(owner: &Owner) -> Value {
         UserRef::Name(name) => Value::from(name.clone()),
         UserRef::Id(id) => Value::from(*id),
     };
-    json!({ "user": part(&owner.user), "group": owner.group.as_ref().map(part) })
+    json!({ "user": part(&owner.user), "group": owner.group.as_ref().map(part), "names_from": owner.names_from })
 }
 
 /// Permission bits as people write them.

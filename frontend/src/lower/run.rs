@@ -5,7 +5,8 @@ mod tests;
 
 use solver::graph::Edge;
 use solver::op::{
-    ExecOp, FileAction, FileActionKind, FileOp, Mount, MountKind, NetworkMode, Op, OpMeta, Owner, SecretEnv, UserRef,
+    ContentCache, ExecOp, FileAction, FileActionKind, FileOp, Mount, MountKind, NetworkMode, Op, OpMeta, Owner,
+    SecretEnv, UserRef,
 };
 
 use super::inputs::Inputs;
@@ -52,6 +53,7 @@ impl StageInProgress<'_, '_> {
             output: Some(0),
             readonly: false,
             kind: MountKind::Bind,
+            content_cache: ContentCache::Default,
         });
         let args = self.command_of(run, &mut parts, instruction, origin);
         for spec in &run.mounts {
@@ -129,6 +131,7 @@ impl StageInProgress<'_, '_> {
                 output: None,
                 readonly: true,
                 kind: MountKind::Bind,
+                content_cache: ContentCache::Default,
             });
             return self.state.with_shell(&format!("{SCRIPTS}/{}", script.name));
         }
@@ -208,6 +211,7 @@ impl StageInProgress<'_, '_> {
             output: None,
             readonly: request.readonly,
             kind,
+            content_cache: ContentCache::Default,
         });
         Ok(())
     }
@@ -224,8 +228,11 @@ impl StageInProgress<'_, '_> {
         if request.mode.is_none() && request.uid.is_none() && request.gid.is_none() {
             return tree;
         }
-        let owner =
-            Owner { user: UserRef::Id(request.uid.unwrap_or(0)), group: Some(UserRef::Id(request.gid.unwrap_or(0))) };
+        let owner = Owner {
+            user: UserRef::Id(request.uid.unwrap_or(0)),
+            group: Some(UserRef::Id(request.gid.unwrap_or(0))),
+            names_from: None,
+        };
         let action = FileAction {
             input: tree.map(|_| 0),
             secondary_input: None,
@@ -271,6 +278,7 @@ impl StageInProgress<'_, '_> {
                 mode: request.mode.unwrap_or(0o400),
                 optional: !request.required,
             },
+            content_cache: ContentCache::Default,
         });
     }
 
@@ -296,6 +304,7 @@ impl StageInProgress<'_, '_> {
                 mode: request.mode.unwrap_or(0o600),
                 optional: !request.required,
             },
+            content_cache: ContentCache::Default,
         });
     }
 }

@@ -27,7 +27,7 @@ pub fn owner(text: &str) -> Result<Owner, Refusal> {
         (user, Some("") | None) => (reference(user)?, None),
         (user, Some(group)) => (reference(user)?, Some(reference(group)?)),
     };
-    Ok(Owner { user, group })
+    Ok(Owner { user, group, names_from: None })
 }
 
 /// `--chmod`: octal, or chmod(1)'s language.

@@ -4,8 +4,8 @@ use super::*;
 use crate::graph::{Edge, Graph, Vertex, VertexId};
 use crate::key::{self, ContentDigest, InputKey, Key};
 use crate::op::{
-    CopyAction, ExecOp, FileAction, FileActionKind, FileOp, Mount, MountKind, NetworkMode, Op, OpMeta, Platform,
-    SecurityMode, SourceOp,
+    ContentCache, CopyAction, ExecOp, FileAction, FileActionKind, FileOp, Mount, MountKind, NetworkMode, Op, OpMeta,
+    Platform, SecurityMode, SourceOp,
 };
 use crate::seam::Pin;
 
@@ -200,7 +200,7 @@ fn pair(text: &str) -> (String, u8) {
 
 fn mount(target: &str, input: Option<usize>, selector: &str, output: Option<u32>, readonly: bool) -> Mount {
     let (target, selector) = (target.into(), selector.into());
-    Mount { target, input, selector, output, readonly, kind: MountKind::Bind }
+    Mount { target, input, selector, output, readonly, kind: MountKind::Bind, content_cache: ContentCache::Default }
 }
 
 /// Why the last step of `new` is not what it was: `root: reason; reason`.

@@ -44,10 +44,13 @@ impl Schedule {
         self.compared(node);
     }
 
-    /// Without an input that has a definition key, the content key says what the definition key says.
+    /// Without an input that has a definition key, the content key says what the definition key says. And who wants none
+    /// has none.
     fn has_content_key(&self, node: usize) -> bool {
         let is_key = |input: &Option<InputKey>| matches!(input, Some(InputKey::Key(..)));
-        !self.is_source(node) && self.nodes[node].input_keys.iter().any(is_key)
+        !self.is_source(node)
+            && self.nodes[node].input_keys.iter().any(is_key)
+            && key::may_go_by_content(self.vertex(node))
     }
 
     /// Has everything digested that the content key of a vertex needs, unless it was asked for before or has no use.

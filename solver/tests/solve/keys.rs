@@ -3,8 +3,8 @@
 use solver::graph::{Edge, Vertex, VertexId};
 use solver::key::{self, ContentDigest, InputContent, InputKey, Key};
 use solver::op::{
-    CacheSharing, CopyAction, CopyMode, Device, ExecOp, FileAction, FileActionKind, FileOp, Mount, MountKind,
-    NetworkMode, Op, Owner, Platform, SecretEnv, SecurityMode, SourceOp, UserRef,
+    CacheSharing, ContentCache, CopyAction, CopyMode, Device, ExecOp, FileAction, FileActionKind, FileOp, Mount,
+    MountKind, NetworkMode, Op, Owner, Platform, SecretEnv, SecurityMode, SourceOp, UserRef,
 };
 use solver::seam::{Pin, Read};
 
@@ -17,7 +17,15 @@ enum Then {
 use Then::{Reuses, Runs};
 
 fn mount(target: &str, kind: MountKind) -> Mount {
-    Mount { target: target.into(), input: None, selector: String::new(), output: None, readonly: false, kind }
+    Mount {
+        target: target.into(),
+        input: None,
+        selector: String::new(),
+        output: None,
+        readonly: false,
+        kind,
+        content_cache: ContentCache::Default,
+    }
 }
 
 /// A process that uses everything.
@@ -59,7 +67,7 @@ fn copy() -> FileOp {
     let copy = CopyAction {
         src: "/src".into(),
         dest: "/dst".into(),
-        owner: Some(Owner { user: UserRef::Id(1), group: None }),
+        owner: Some(Owner { user: UserRef::Id(1), group: None, names_from: None }),
         mode: Some(CopyMode::Bits(0o644)),
         ..CopyAction::default()
     };
@@ -154,6 +162,7 @@ fn what_of_a_process_is_in_its_keys() {
         ("address of an extra host", |exec| exec.extra_hosts[0].1 = "10.0.0.2".into(), Reuses),
         ("ulimits", |exec| exec.ulimits.push(("core".into(), 0, 0)), Reuses),
         ("size of /dev/shm", |exec| exec.shm_size_bytes = 1 << 30, Reuses),
+        ("ways to find a result", |exec| exec.mounts[1].content_cache = ContentCache::Off, Reuses),
         ("control group", |exec| exec.cgroup_parent = "other.slice".into(), Reuses),
         (
             "name of a cache mount",
@@ -183,9 +192,16 @@ fn what_of_a_copy_is_in_its_keys() {
     let cases: &[(&str, Change)] = &[
         ("source", |copy| copy.src = "/s".into()),
         ("destination", |copy| copy.dest = "/dst/".into()),
-        ("owner", |copy| copy.owner = Some(Owner { user: UserRef::Id(2), group: None })),
-        ("owner's name", |copy| copy.owner = Some(Owner { user: UserRef::Name("1".into()), group: None })),
-        ("group", |copy| copy.owner = Some(Owner { user: UserRef::Id(1), group: Some(UserRef::Id(1)) })),
+        ("owner", |copy| copy.owner = Some(Owner { user: UserRef::Id(2), group: None, names_from: None })),
+        ("owner's name", |copy| {
+            copy.owner = Some(Owner { user: UserRef::Name("1".into()), group: None, names_from: None })
+        }),
+        ("group", |copy| {
+            copy.owner = Some(Owner { user: UserRef::Id(1), group: Some(UserRef::Id(1)), names_from: None })
+        }),
+        ("where names are looked up", |copy| copy.owner.as_mut().expect("it has one").names_from = Some(1)),
+        ("replacing what is of another type", |copy| copy.replace_other_types = true),
+        ("part of a second", |copy| copy.timestamp = Some(1)),
         ("mode", |copy| copy.mode = Some(CopyMode::Bits(0o755))),
         ("letters of a mode", |copy| copy.mode = Some(CopyMode::Symbolic("u=rw,go=r".into()))),
         ("following of links", |copy| copy.follow_symlinks = true),

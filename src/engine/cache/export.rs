@@ -160,7 +160,7 @@ impl Exports<'_> {
     }
 }
 
-/// The keys of what was made, and of what was fetched as a whole.
+/// The keys of what was made, and of what was fetched as a whole, but for what is to stay here.
 fn keys(watch: &Watch, graph: &Graph) -> Vec<Key> {
     let is_made = |vertex: &solver::graph::VertexId| {
         graph.get(vertex).is_some_and(|vertex| match &vertex.op {
@@ -169,8 +169,10 @@ fn keys(watch: &Watch, graph: &Graph) -> Vec<Key> {
             _ => true,
         })
     };
-    let mut keys: Vec<Key> =
-        watch.keys().into_iter().filter(|(vertex, _)| is_made(vertex)).map(|(_, key)| key).collect();
+    let stays =
+        |vertex: &solver::graph::VertexId| graph.meta(vertex).is_some_and(|meta| meta.export_cache == Some(false));
+    let goes = |vertex: &solver::graph::VertexId| is_made(vertex) && !stays(vertex);
+    let mut keys: Vec<Key> = watch.keys().into_iter().filter(|(vertex, _)| goes(vertex)).map(|(_, key)| key).collect();
     keys.sort();
     keys
 }

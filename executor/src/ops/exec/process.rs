@@ -9,7 +9,7 @@ use super::error::{NO_ROOT, StepError};
 use super::foreground::Provisions;
 use super::insecure;
 use super::trees::{Source, Tree};
-use crate::sandbox::{self, Bind, BindSource, Limit, Mount, ProcessSpec, RootFs, Tmpfs};
+use crate::sandbox::{self, Bind, BindSource, Limit, Mount, ProcessSpec, RootFs, Tmpfs, policy};
 
 /// The address that stands for this machine.
 pub(super) const HOST_GATEWAY: &str = "host-gateway";
@@ -84,11 +84,12 @@ fn bound(tree: &Tree) -> Option<Mount> {
     Some(Mount { target: mount.target.clone(), kind })
 }
 
-/// The step's own variables, and those proxies that it does not set itself.
+/// The step's own variables, those proxies that it does not set itself, and a `PATH` in any case.
 fn environment(own: &[String], proxies: &[String]) -> Vec<String> {
     let name = |pair: &str| pair.split('=').next().unwrap_or_default().to_owned();
     let missing = proxies.iter().filter(|proxy| !own.iter().any(|pair| name(pair) == name(proxy)));
-    own.iter().chain(missing).cloned().collect()
+    let path = (!own.iter().any(|pair| name(pair) == "PATH")).then(|| format!("PATH={}", policy::PATH));
+    own.iter().chain(missing).cloned().chain(path).collect()
 }
 
 #[cfg(test)]
@@ -99,6 +100,8 @@ mod tests {
     fn a_proxy_is_given_unless_the_step_sets_it_itself() {
         let list = |text: &str| text.split_whitespace().map(String::from).collect::<Vec<_>>();
         let both = environment(&list("A=1 http_proxy=mine"), &list("http_proxy=host https_proxy=host"));
-        assert_eq!(both, list("A=1 http_proxy=mine https_proxy=host"));
+        let path = format!("PATH={}", super::policy::PATH);
+        assert_eq!(both, list(&format!("A=1 http_proxy=mine https_proxy=host {path}")));
+        assert_eq!(environment(&list("PATH=/x"), &[]), list("PATH=/x"));
     }
 }

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
-use rustix::fs::{self, FileType, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use solver::op::CopyAction;
 use solver::seam::{LogSink, Selection};
 use solver::work::{Work, WorkKind};
@@ -65,7 +65,7 @@ pub(crate) fn perform(
     root: &Root,
     log: &dyn LogSink,
 ) -> Result<bool, FileError> {
-    perform_until(action, source, &Onto { root, upper: None }, log, &|| false)
+    perform_until(action, source, &Onto::whole(root), log, &|| false)
 }
 
 /// The tree that a copy changes.
@@ -75,6 +75,15 @@ pub(crate) struct Onto<'a> {
     /// Where all changes of it lie. Given only if nobody looks at the tree as a whole after this copy: then what has no
     /// layers beneath it is written there, which is faster than through them.
     pub upper: Option<BorrowedFd<'a>>,
+    /// Where names of owners are looked up.
+    pub names: &'a Root,
+}
+
+impl<'a> Onto<'a> {
+    /// Looked at afterwards, and with names of its own.
+    pub fn whole(root: &'a Root) -> Self {
+        Self { root, upper: None, names: root }
+    }
 }
 
 /// Performs a copy unless `stop` says so first; then a part of it is there.
@@ -86,9 +95,9 @@ pub(crate) fn perform_until(
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<bool, FileError> {
     let begun = Instant::now();
-    let root = onto.root;
+    let Onto { root, names, .. } = *onto;
     let patterns = CopyPatterns::new(&action.include_patterns, &action.exclude_patterns)?;
-    let owner = action.owner.as_ref().map(|owner| owner::resolve(owner, root)).transpose()?;
+    let owner = action.owner.as_ref().map(|owner| owner::resolve(owner, names)).transpose()?;
     let mode = action.mode.as_ref().map(ModeChange::new).transpose()?;
     let mut result = None;
     let (from, found, filter, looks) = match source {
@@ -109,6 +118,7 @@ pub(crate) fn perform_until(
         owner: if local { Some(owner.unwrap_or((0, 0))) } else { owner },
         mode: mode.is_some().then_some(&change as &(dyn Fn(u32, bool) -> u32 + Sync)),
         mtime: action.timestamp,
+        replace_other_types: action.replace_other_types,
         stop: Some(stop),
         keep_hard_links: !local,
         keep_layer_marks: false,
@@ -257,16 +267,14 @@ impl Copying<'_> {
 
     /// The directory that receives the entries of a matched directory, its path, and whether it was made.
     fn target_directory(&self, one: &Match, place: Place) -> Result<(OwnedFd, Vec<u8>, bool), TreeError> {
+        let place = self.cleared(place)?;
         let exists = place.stat.is_some();
-        if exists && !place.is_dir() {
-            return Err(TreeError::CannotReplaceWithDirectory { path: shown(&place.path) });
-        }
         let place = if exists && !self.action.dir_contents_only && !one.base.is_empty() {
             let dir = place.open_dir()?;
             let path = joined(&place.path, &one.base);
             let stat =
                 crate::tree::resolve::stat_at(dir.as_fd(), &one.base).map_err(TreeError::io("look at", &path))?;
-            Place { dir, name: one.base.clone(), path, stat }
+            self.cleared(Place { dir, name: one.base.clone(), path, stat })?
         } else {
             place
         };
@@ -275,16 +283,26 @@ impl Copying<'_> {
                 .map_err(TreeError::io("make directory", &place.path))?;
             return Ok((open(&place)?, place.path, true));
         }
-        if !place.is_dir() {
+        Ok((place.open_dir()?, place.path, false))
+    }
+
+    /// The place without what is no directory, if that may be replaced by one.
+    fn cleared(&self, place: Place) -> Result<Place, TreeError> {
+        if place.stat.is_none() || place.is_dir() {
+            return Ok(place);
+        }
+        if !self.action.replace_other_types {
             return Err(TreeError::CannotReplaceWithDirectory { path: shown(&place.path) });
         }
-        Ok((place.open_dir()?, place.path, false))
+        fs::unlinkat(&place.dir, place.name.as_slice(), AtFlags::empty())
+            .map_err(TreeError::io("replace", &place.path))?;
+        Ok(Place { stat: None, ..place })
     }
 
     /// The directory at `path` where its changes lie, if there is nothing in it: then all that is copied into it is a
     /// change, whatever lies beneath.
     fn upper_of(&self, target: &OwnedFd, path: &[u8], was_made: bool) -> Result<Option<OwnedFd>, TreeError> {
-        let Some(upper) = self.upper else { return Ok(None) };
+        let Some(upper) = self.upper.filter(|_| !self.action.replace_other_types) else { return Ok(None) };
         let io = |act| move |errno: rustix::io::Errno| TreeError::io(act, path)(errno);
         if !was_made {
             if !is_empty(target.as_fd(), path)? {

@@ -189,13 +189,34 @@ impl<'a, T: Trees> Running<'a, T> {
         let stop = move || trees.is_canceled();
         let mut context = false;
         for (&step, source) in way.iter().rev().zip(&sources) {
-            let onto = copy::Onto { root: &root, upper: upper.as_ref().filter(|_| step == action).map(AsFd::as_fd) };
-            context |= perform(&self.action(step)?.kind, source.as_ref(), &onto, self.log, &stop)?;
+            let performed = self.action(step)?;
+            let names = performed.names_from().map(|input| self.names(step, input)).transpose()?;
+            let onto = copy::Onto {
+                root: &root,
+                upper: upper.as_ref().filter(|_| step == action).map(AsFd::as_fd),
+                names: names.as_ref().unwrap_or(&root),
+            };
+            context |= perform(&performed.kind, source.as_ref(), &onto, self.log, &stop)?;
         }
         drop((root, sources, mounted));
         let result = self.trees.commit(&base, draft, &read, context)?;
         self.done.insert(action, result.clone());
         Ok(result)
+    }
+
+    /// The tree of an input, in which names of owners are looked up.
+    fn names(&self, step: usize, input: usize) -> Result<Root, T::Error> {
+        let result = self.inputs.get(input).ok_or_else(|| malformed(step, "it looks names up in nothing"))?;
+        match self.trees.open(result)? {
+            copy::CopySource::Result(mounted) => {
+                let fd = mounted.fd().try_clone_to_owned();
+                Ok(Root::new(fd.map_err(|source| FileError::Tree {
+                    act: "look names up".into(),
+                    source: TreeError::Io { act: "open", path: "/".into(), source },
+                })?))
+            }
+            copy::CopySource::Local(..) => Err(malformed(step, "it looks names up in a local directory").into()),
+        }
     }
 
     fn source_of(&mut self, step: usize) -> Result<(ResultId, copy::CopySource), T::Error> {
@@ -220,7 +241,7 @@ fn malformed(action: usize, reason: &'static str) -> FileError {
     FileError::Malformed { action, reason }
 }
 
-/// Performs one action on the tree beneath `root`. Returns whether files of a build context came in as they are.
+/// Performs one action. Returns whether files of a build context came in as they are.
 pub(crate) fn perform(
     kind: &FileActionKind,
     source: Option<&copy::CopySource>,
@@ -228,7 +249,7 @@ pub(crate) fn perform(
     log: &dyn LogSink,
     stop: &(dyn Fn() -> bool + Sync),
 ) -> Result<bool, FileError> {
-    let root = onto.root;
+    let copy::Onto { root, names, .. } = *onto;
     match kind {
         FileActionKind::Copy(action) => {
             let source = source.ok_or_else(|| malformed(0, "it copies from nothing"))?;
@@ -236,19 +257,19 @@ pub(crate) fn perform(
             return Ok(plain && action.timestamp.is_none() && matches!(source, copy::CopySource::Local(..)));
         }
         FileActionKind::MkDir { path, mode, make_parents, owner, timestamp } => {
-            let (uid, gid) = owner::resolve_or_root(owner.as_ref(), root)?;
+            let (uid, gid) = owner::resolve_or_root(owner.as_ref(), names)?;
             let new = NewDir { mode: *mode, uid, gid, mtime: *timestamp };
             make_dir(root, path, *make_parents, &new)
         }
         FileActionKind::MkFile { path, mode, data, owner, timestamp } => {
-            let (uid, gid) = owner::resolve_or_root(owner.as_ref(), root)?;
+            let (uid, gid) = owner::resolve_or_root(owner.as_ref(), names)?;
             make_file(root, path, data, &NewDir { mode: *mode, uid, gid, mtime: *timestamp })
         }
         FileActionKind::Rm { path, allow_not_found, allow_wildcard } => {
             remove_path(root, path, *allow_not_found, *allow_wildcard)
         }
         FileActionKind::Symlink { target, path, owner, timestamp } => {
-            let (uid, gid) = owner::resolve_or_root(owner.as_ref(), root)?;
+            let (uid, gid) = owner::resolve_or_root(owner.as_ref(), names)?;
             make_link(root, target, path, &NewDir { mode: 0o777, uid, gid, mtime: *timestamp })
         }
     }?;
@@ -289,7 +310,7 @@ fn make_file(root: &Root, path: &str, data: &[u8], new: &NewDir) -> Result<(), F
         }
         attrs::chown(file.as_fd(), new.uid, new.gid)?;
         fs::fchmod(&file, Mode::from_raw_mode(new.mode & 0o7777))?;
-        new.mtime.map_or(Ok(()), |seconds| fs::futimens(&file, &attrs::times(seconds, 0)))
+        new.mtime.map_or(Ok(()), |moment| fs::futimens(&file, &attrs::times_at(moment)))
     })()
     .map_err(TreeError::io("write", &place.path))
     .map_err(failed())
@@ -305,7 +326,7 @@ fn make_link(root: &Root, target: &str, path: &str, new: &NewDir) -> Result<(), 
     (|| {
         fs::symlinkat(target, dir, name)?;
         attrs::chown_at(dir, name, new.uid, new.gid)?;
-        new.mtime.map_or(Ok(()), |seconds| attrs::set_times_at(dir, name, &attrs::times(seconds, 0)))
+        new.mtime.map_or(Ok(()), |moment| attrs::set_times_at(dir, name, &attrs::times_at(moment)))
     })()
     .map_err(TreeError::io("make link", &place.path))
     .map_err(failed())

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use solver::graph::{Edge, Graph, Vertex, VertexId};
 use solver::op::{
-    CopyAction, ExecOp, FileAction, FileActionKind, FileOp, MergeOp, Mount, MountKind, Op, OpMeta, SourceOp,
+    ContentCache, CopyAction, ExecOp, FileAction, FileActionKind, FileOp, MergeOp, Mount, MountKind, Op, OpMeta,
+    SourceOp,
 };
 
 #[derive(Default)]
@@ -55,6 +56,7 @@ impl Sketch {
             output: (i == 0).then_some(0),
             readonly: i > 0,
             kind: MountKind::Bind,
+            content_cache: ContentCache::Default,
         });
         let mut exec = ExecOp {
             args: vec!["/bin/sh".into(), "-c".into(), name.into()],
@@ -93,6 +95,7 @@ impl Sketch {
             output: Some(1),
             readonly: false,
             kind: MountKind::Bind,
+            content_cache: ContentCache::Default,
         };
         let both = |exec: &mut ExecOp| {
             exec.mounts.push(written);

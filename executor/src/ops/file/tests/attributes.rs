@@ -92,9 +92,9 @@ fn times_are_kept_to_the_nanosecond_or_set() {
     assert_eq!(mtime(&bench.path("root/x/l")), (BUILT, 0));
     assert_eq!(mtime(&bench.path("root/n")), (-1, 0));
     let bench = Bench::new(source, &[]);
-    bench.copy(&bench.local(&[]), "--time=5 d /p/x").unwrap();
+    bench.copy(&bench.local(&[]), "--time=5000000007 d /p/x").unwrap();
     for path in ["p/x/e", "p/x/f", "p/x/l"] {
-        assert_eq!(mtime(&bench.path("root").join(path)), (5, 0), "{path}");
+        assert_eq!(mtime(&bench.path("root").join(path)), (5, 7), "{path}");
     }
 }
 
@@ -153,7 +153,7 @@ fn a_copy_stops_when_it_is_told_to() {
     let asked = std::sync::atomic::AtomicUsize::new(0);
     let stop = || asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 1;
     let root = bench.root();
-    let onto = copy::Onto { root: &root, upper: None };
+    let onto = copy::Onto::whole(&root);
     let result = copy::perform_until(&action(". /"), &bench.local(&[]), &onto, &Log::default(), &stop);
     assert!(matches!(result, Err(FileError::Tree { source: TreeError::Stopped, .. })));
     assert_eq!(bench.shown(), ["a=1"]);

@@ -37,7 +37,7 @@ fn they_become_the_same_tree_whoever_copies_them_and_wherever_to() {
         assert!(expected.len() > 1700);
         let from = if from_stage { bench.result() } else { bench.local(&[]) };
         let root = bench.root();
-        let onto = copy::Onto { root: &root, upper: has_upper.then(|| root.fd()) };
+        let onto = copy::Onto { upper: has_upper.then(|| root.fd()), ..copy::Onto::whole(&root) };
         copy::perform_until(&action(line), &from, &onto, &Log::default(), &|| false).unwrap();
         let found = if line.ends_with('a') { bench.path("root/a") } else { bench.path("root") };
         let found = show(open(&found).as_fd(), true);
@@ -74,7 +74,7 @@ fn a_copy_of_them_stops_when_it_is_told_to() {
     let asked = AtomicUsize::new(0);
     let stop = || asked.fetch_add(1, Ordering::Relaxed) >= 500;
     let root = bench.root();
-    let onto = copy::Onto { root: &root, upper: None };
+    let onto = copy::Onto::whole(&root);
     let result = copy::perform_until(&action(". /"), &bench.local(&[]), &onto, &Log::default(), &stop);
     assert!(matches!(result, Err(FileError::Tree { source: TreeError::Stopped, .. })));
     let copied = bench.shown().iter().filter(|line| line.contains('=')).count();

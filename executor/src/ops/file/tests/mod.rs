@@ -44,8 +44,9 @@ fn action(line: &str) -> CopyAction {
                 action.include_patterns.push(path.into());
                 action.required_paths.push(path.into());
             }
-            ("--time", seconds) => action.timestamp = Some(seconds.parse().unwrap()),
+            ("--time", nanoseconds) => action.timestamp = Some(nanoseconds.parse().unwrap()),
             ("--add", _) => action.unpack_archives = true,
+            ("--replace", _) => action.replace_other_types = true,
             ("--whole", _) => action.dir_contents_only = false,
             ("--no-follow", _) => action.follow_symlinks = false,
             ("--no-wildcard", _) => action.allow_wildcard = false,
@@ -62,7 +63,7 @@ fn action(line: &str) -> CopyAction {
 fn owner_of(text: &str) -> Owner {
     let reference = |text: &str| text.parse().map_or_else(|_| UserRef::Name(text.into()), UserRef::Id);
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
-    Owner { user: reference(user), group: group.map(reference) }
+    Owner { user: reference(user), group: group.map(reference), names_from: None }
 }
 
 /// A source and a destination, with a canary beside them.

@@ -5,7 +5,7 @@ use super::*;
 fn perform_on(bench: &Bench, kind: &FileActionKind) -> Result<Vec<String>, String> {
     let before = fingerprint(&bench.path("canary"));
     let root = bench.root();
-    let onto = copy::Onto { root: &root, upper: None };
+    let onto = copy::Onto::whole(&root);
     let result = perform(kind, None, &onto, &Log::default(), &|| false);
     assert_eq!(fingerprint(&bench.path("canary")), before, "the canary: {kind:?}");
     result.map(|_| bench.shown()).map_err(|error| words(&error))

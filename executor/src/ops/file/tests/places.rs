@@ -71,6 +71,17 @@ fn where_a_directory_goes() {
 }
 
 #[test]
+fn what_is_of_another_type_is_replaced_only_when_asked() {
+    let all = &["new/", "new/e/", "new/e/y=Y", "new/x=X 755", "new/z/"][..];
+    for root in [&["new/", "new/x/", "new/x/deep=1"][..], &["new/", "new/e=old"], &["new=old"], &["new/", "new/e -> z"]]
+    {
+        check("--replace d /new", SOURCE, root, all);
+        let bench = Bench::new(SOURCE, root);
+        assert!(bench.copy(&bench.local(&[]), "d /new").is_err(), "{root:?}");
+    }
+}
+
+#[test]
 fn wildcards_choose_names() {
     for (line, expected) in [
         ("*.txt /", &["a.txt=A", "b.txt=B 600"][..]),
