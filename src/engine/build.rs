@@ -198,7 +198,7 @@ fn measure(worker: &Worker, plans: &Plans, progress: &Arc<dyn Progress>) {
 }
 
 /// Whether it runs in a network of its own.
-fn wants_network(op: &Op) -> bool {
+pub(super) fn wants_network(op: &Op) -> bool {
     matches!(op, Op::Exec(exec) if exec.network == NetworkMode::Default)
 }
 

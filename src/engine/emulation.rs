@@ -78,8 +78,13 @@ struct Refused {
     error: EmulateError,
 }
 
-/// The platforms of steps that can run here, and those that cannot.
-fn sort(graph: &Graph, way: impl Fn(&Platform) -> Result<Way, EmulateError>) -> (Vec<Platform>, Vec<Refused>) {
+/// The platforms of a graph's steps, each once.
+pub fn platforms(graph: &Graph) -> impl Iterator<Item = Platform> {
+    steps(graph).into_iter().map(|(platform, _)| platform)
+}
+
+/// The steps of a graph by platform.
+fn steps(graph: &Graph) -> Vec<(Platform, Vec<VertexId>)> {
     let mut platforms: Vec<(Platform, Vec<VertexId>)> = Vec::new();
     for (id, vertex, _) in graph.iter() {
         let (Op::Exec(_), Some(platform)) = (&vertex.op, &vertex.platform) else { continue };
@@ -89,8 +94,13 @@ fn sort(graph: &Graph, way: impl Fn(&Platform) -> Result<Way, EmulateError>) -> 
             None => platforms.push((platform, vec![id])),
         }
     }
+    platforms
+}
+
+/// The platforms of steps that can run here, and those that cannot.
+fn sort(graph: &Graph, way: impl Fn(&Platform) -> Result<Way, EmulateError>) -> (Vec<Platform>, Vec<Refused>) {
     let (mut runs, mut refused) = (Vec::new(), Vec::new());
-    for (platform, steps) in platforms {
+    for (platform, steps) in steps(graph) {
         match way(&platform) {
             Ok(_) => runs.push(platform),
             Err(error) => refused.push(Refused { steps, error }),

@@ -9,6 +9,7 @@ use std::ops::Range;
 use executor::StepSettings;
 use executor::steps::Grants;
 use frontend::Plan;
+use solver::graph::{Graph, VertexId};
 use solver::op::{ExecOp, NetworkMode, Op, SecurityMode};
 
 use super::{Failure, FailureKind, Problem, Text};
@@ -22,11 +23,9 @@ pub fn check(plan: &Plan, settings: &StepSettings, place: &Text) -> Result<(), F
     for (id, vertex, _) in plan.graph.iter() {
         let Op::Exec(exec) = &vertex.op else { continue };
         let span = plan.spans.get(&id);
-        for Missing { what, flag, remove } in missing(exec, &settings.grants) {
-            let mut problem = Problem::new(format!("{what} is not allowed"));
+        for missing in missing(exec, &settings.grants) {
+            let mut problem = missing.problem();
             problem.snippet = span.map(|span| place.snippet(span.clone(), ""));
-            problem.notes.push(remove.to_owned());
-            problem.help = Some(format!("if you trust this step, build with `{flag}`"));
             found.push((span, problem));
         }
     }
@@ -37,11 +36,30 @@ pub fn check(plan: &Plan, settings: &StepSettings, place: &Text) -> Result<(), F
     Err(Failure { kind: FailureKind::Build, problems: found.into_iter().map(|(_, problem)| problem).collect() })
 }
 
+/// What steps of a graph without a text ask for and are not granted, with the vertex that does.
+pub fn problems(graph: &Graph, settings: &StepSettings) -> Vec<(VertexId, Problem)> {
+    let mut found = Vec::new();
+    for (id, vertex, _) in graph.iter() {
+        let Op::Exec(exec) = &vertex.op else { continue };
+        found.extend(missing(exec, &settings.grants).iter().map(|missing| (id, missing.problem())));
+    }
+    found
+}
+
 /// Something that is asked for and not granted.
 struct Missing {
     what: String,
     flag: String,
     remove: &'static str,
+}
+
+impl Missing {
+    fn problem(&self) -> Problem {
+        let mut problem = Problem::new(format!("{} is not allowed", self.what));
+        problem.notes.push(self.remove.to_owned());
+        problem.help = Some(format!("if you trust this step, build with `{}`", self.flag));
+        problem
+    }
 }
 
 fn missing(exec: &ExecOp, grants: &Grants) -> Vec<Missing> {

@@ -21,7 +21,10 @@ mod emulation;
 mod epoch;
 mod export;
 pub mod foresee;
+// Clients of the daemon send graphs.
 mod grants;
+#[allow(dead_code)]
+pub mod graph;
 pub mod history;
 mod index;
 pub mod load;

@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const NOTES: &str = "tag";
 
 /// Who is asked what a tag means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ask {
     /// The store for what was made here, the registry for what is the registry's, and the store again when the registry
     /// is out of reach.

@@ -7,6 +7,7 @@ use executor::StepSettings;
 use executor::chroot::{Lack, lacks};
 use executor::isolation::Rung;
 use frontend::Plan;
+use solver::graph::{Graph, VertexId};
 use solver::op::Op;
 
 use super::{Failure, FailureKind, Problem, Text};
@@ -43,6 +44,23 @@ pub fn check(plan: &Plan, rung: Rung, settings: &StepSettings, place: &Text) -> 
         return Ok(());
     }
     Err(Failure { kind: FailureKind::Build, problems: found.into_iter().map(|(_, _, problem)| problem).collect() })
+}
+
+/// What steps of a graph without a text ask for and cannot have, with the vertex that does.
+pub fn problems(graph: &Graph, rung: Rung, settings: &StepSettings) -> Vec<(VertexId, Problem)> {
+    if rung != Rung::Chroot {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for (id, vertex, _) in graph.iter() {
+        let Op::Exec(exec) = &vertex.op else { continue };
+        for lack in lacks(exec, |id| settings.secrets.contains_key(id)) {
+            let mut problem = Problem::new(format!("{lack} cannot be had with `--isolation=chroot`"));
+            problem.help = Some(lack.hint().to_owned());
+            found.push((id, problem));
+        }
+    }
+    found
 }
 
 #[cfg(test)]
