@@ -18,8 +18,16 @@ pub fn lines(text: &str) -> Cow<'_, str> {
 
 /// A value as JSON for programs, ended by a line break. What drives a terminal is written by number.
 pub fn json(value: &impl serde::Serialize) -> String {
+    numbered(&serde_json::to_string_pretty(value).expect("texts, numbers, lists and objects are JSON"))
+}
+
+/// The same in a single line.
+pub fn json_line(value: &impl serde::Serialize) -> String {
+    numbered(&serde_json::to_string(value).expect("texts, numbers, lists and objects are JSON"))
+}
+
+fn numbered(text: &str) -> String {
     use std::fmt::Write as _;
-    let text = serde_json::to_string_pretty(value).expect("texts, numbers, lists and objects are JSON");
     let mut out = String::with_capacity(text.len() + 1);
     for c in text.chars() {
         if !drives(c) {

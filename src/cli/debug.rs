@@ -16,6 +16,8 @@ pub enum DebugWhat {
     Graph,
     /// The acts of every RUN step
     Steps,
+    /// The operations as a definition of the low-level builder
+    Llb,
 }
 
 /// How it is printed.
@@ -30,6 +32,8 @@ pub enum DebugFormat {
     Dot,
     /// For Markdown
     Mermaid,
+    /// For clients of BuildKit
+    Pb,
 }
 
 /// Flags of `rbuild debug`.
@@ -45,16 +49,18 @@ Examples:
   rbuild debug steps .                                  what the sandbox would do for each RUN
   rbuild debug plan --target test --build-arg V=1 .     what a build would do
   rbuild debug graph --format dot . | dot -Tsvg > g.svg
-  rbuild debug graph --format mermaid --offline . > graph.mmd"
+  rbuild debug graph --format mermaid --offline . > graph.mmd
+  rbuild debug llb . | jq -r .Digest                    the operations, one a line
+  rbuild debug llb --format pb . | buildctl build …     the same, for BuildKit"
 )]
 pub struct DebugArgs {
-    /// ast: the statements of the Dockerfile; plan: the operations and the image; graph: stages and steps; steps: the acts of RUN
+    /// ast: the statements of the Dockerfile; plan: the operations and the image; graph: stages and steps; steps: the acts of RUN; llb: a definition for BuildKit
     #[arg(value_name = "WHAT", value_enum, hide_possible_values = true)]
     pub what: DebugWhat,
     /// What is looked at.
     #[command(flatten)]
     pub input: InputArgs,
-    /// How it is printed: text or json; a graph also as dot or mermaid
+    /// How it is printed: text or json; a graph also as dot or mermaid, a definition as json or pb
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t, hide_possible_values = true)]
     pub format: DebugFormat,
     /// How registries are met.

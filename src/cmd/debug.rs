@@ -1,5 +1,6 @@
 //! `rbuild debug`: the stages between a Dockerfile and its image, printed.
 
+mod llb;
 mod steps;
 
 use executor::StepSettings;
@@ -22,6 +23,9 @@ pub async fn debug(hall: &Hall<'_>, args: &DebugArgs) -> Result<u8, Failure> {
     if args.what != DebugWhat::Graph && matches!(args.format, DebugFormat::Dot | DebugFormat::Mermaid) {
         return Err(Failure::new("only a graph is drawn").help("write `rbuild debug graph`, or `--format json`"));
     }
+    if args.what != DebugWhat::Llb && args.format == DebugFormat::Pb {
+        return Err(Failure::new("only a definition is written as `pb`").help("write `rbuild debug llb --format pb`"));
+    }
     let input = options::input::input(&args.input, &hall.config, hall.environment)?;
     if args.what == DebugWhat::Ast {
         return ast(hall, &input, args.format);
@@ -41,6 +45,9 @@ pub async fn debug(hall: &Hall<'_>, args: &DebugArgs) -> Result<u8, Failure> {
         let plan = async |progress, cancel| inspect::plan(settings, &input, &given, progress, cancel).await;
         hall.under_display(hall.mode()?, plan).await?
     };
+    if args.what == DebugWhat::Llb {
+        return llb::print(&dockerfile, &plan, args.format);
+    }
     let drawing = || Drawing::of(&dockerfile.text, &plan);
     let shown = StepSettings { rung: settings.rung, ..StepSettings::default() };
     super::print(&match (args.what, args.format) {
