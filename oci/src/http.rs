@@ -112,11 +112,24 @@ fn provide_tls() {
     }
 }
 
-/// Whether a certificate was the reason, anywhere in the chain of causes.
+/// Whether the other end's certificate was the reason, anywhere in the chain of causes.
 pub fn is_certificate(error: &reqwest::Error) -> bool {
+    is_tls(error, |error| matches!(error, rustls::Error::InvalidCertificate(_)))
+}
+
+/// Whether the reason was that the other end saw no certificate of ours, or one that it does not know.
+pub fn is_own_certificate(error: &reqwest::Error) -> bool {
+    use rustls::AlertDescription as Alert;
+    is_tls(error, |error| {
+        let of_ours = [Alert::CertificateRequired, Alert::BadCertificate, Alert::CertificateUnknown, Alert::UnknownCA];
+        matches!(error, rustls::Error::AlertReceived(alert) if of_ours.contains(alert))
+    })
+}
+
+fn is_tls(error: &reqwest::Error, is_it: impl Fn(&rustls::Error) -> bool) -> bool {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = cause {
-        if let Some(rustls::Error::InvalidCertificate(_)) = error.downcast_ref::<rustls::Error>() {
+        if error.downcast_ref::<rustls::Error>().is_some_and(&is_it) {
             return true;
         }
         // An io::Error hides what it wraps: its source is the source of what it wraps.

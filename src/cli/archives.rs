@@ -11,6 +11,11 @@ use crate::options::load::EngineKind;
 
 /// Flags of `rbuild import`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rbuild import rootfs.tar.xz base:1
+  tar -C rootfs -c . | rbuild import - base:1
+  rbuild import --platform linux/arm64 arm64.tar base:arm64    of another machine")]
 pub struct ImportArgs {
     /// A tar of a root file system, compressed or not; - is standard input
     #[arg(value_name = "FILE")]
@@ -38,8 +43,14 @@ pub enum SaveFormat {
 
 /// Flags of `rbuild save`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rbuild save -o app.tar app:1                 an OCI archive; of several platforms with all of them
+  rbuild save --format docker app:1 | docker load
+  rbuild save --to containerd app:1            into an engine: only the layers that it lacks
+  rbuild save --platform linux/arm64 -o arm64.tar app:1")]
 pub struct SaveArgs {
-    /// Names of images
+    /// Names or ids of images
     #[arg(value_name = "IMAGE", required = true, value_parser = values::image)]
     pub images: Vec<Reference>,
     /// Write into this file [default: standard output]
@@ -62,6 +73,10 @@ pub struct SaveArgs {
 
 /// Flags of `rbuild load`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rbuild load -i app.tar                       of rbuild, docker, podman, skopeo or buildx
+  docker save app:1 | rbuild load")]
 pub struct LoadArgs {
     /// Read this archive or OCI layout folder [default: standard input]
     #[arg(short, long, value_name = "FILE|DIR")]

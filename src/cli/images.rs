@@ -19,6 +19,7 @@ pub struct ImagesArgs {
 
 /// Flags of `rbuild rmi`.
 #[derive(Debug, Args)]
+#[command(after_help = "The layers stay for the cache until they are pruned: `rbuild prune`, `rbuild du`.")]
 pub struct RmiArgs {
     /// Names or ids of images
     #[arg(value_name = "IMAGE", required = true)]
@@ -30,6 +31,10 @@ pub struct RmiArgs {
 
 /// Flags of `rbuild tag`.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  rbuild tag app:1 app:latest r.example/team/app:1
+  rbuild tag 12ab34cd app:1                     by the beginning of its id")]
 pub struct TagArgs {
     /// A name or an id
     #[arg(value_name = "IMAGE")]

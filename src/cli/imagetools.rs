@@ -84,7 +84,13 @@ pub struct ImagetoolsCreateArgs {
 
 /// Flags of `rbuild imagetools inspect`.
 #[derive(Debug, Args)]
-#[command(args_override_self = true)]
+#[command(
+    args_override_self = true,
+    after_help = "\
+Examples:
+  rbuild imagetools inspect debian:12                         platforms and digests
+  rbuild imagetools inspect --format json debian:12 | jq -r .manifest.digest"
+)]
 pub struct ImagetoolsInspectArgs {
     /// The name
     #[arg(value_name = "NAME", value_parser = values::in_registry)]

@@ -1,7 +1,7 @@
 //! Where an image goes beside the local store: registries, archives, directories.
 //!
 //! In comes an assembled image, out go bytes; layers are compressed here at the latest ([`form`]), once, and remembered,
-//! and go to registries as soon as each is ready ([`push`]). Before that [`ahead`] compresses them while later steps still
+//! and go to registries as soon as each is ready ([`push`], [`super::sender`]). Before that [`ahead`] compresses them while later steps still
 //! run. Images of several platforms go as one index. A file is written aside and renamed, so nobody sees half of one; see [`super::destination`]. Manifests are pushed
 //! last of all, an index after its images. Trees are [`tree`]'s. A layer of a cache that is neither here nor where it should be is [`Unsent::Lost`]: the build can make it.
 
@@ -207,11 +207,12 @@ impl Exporter<'_> {
             let product = of(form);
             let digest = product.top().digest;
             let targets = pushes.iter().flatten().filter(|target| target.is_of(&Look::of(form), *push));
-            for target in targets.filter(|target| form.names.contains(&target.name)) {
-                if named.contains(&(&target.name, digest, push.by_digest)) {
+            for target in targets.filter(|target| form.names.contains(&target.to.name)) {
+                let goal = (&target.to.name, digest, push.by_digest);
+                if named.contains(&goal) {
                     continue;
                 }
-                named.push((&target.name, digest, push.by_digest));
+                named.push(goal);
                 let name = self.push_manifests(target, product, task).await?;
                 sent.wrote.push(format!("pushed {name}"));
                 let image = pushed.get_or_insert_with(|| SentImage {
@@ -220,7 +221,7 @@ impl Exporter<'_> {
                     names: Vec::new(),
                 });
                 if image.manifest.digest == digest {
-                    image.names.push(target.name.clone());
+                    image.names.push(target.to.name.clone());
                 }
             }
         }
@@ -269,13 +270,6 @@ impl Exporter<'_> {
         let log = VertexLog { vertex: task, progress: &**self.progress };
         let unpacked = self.worker.ensure_trees(&top_of(image), &log, self.cancel).await;
         unpacked.map_err(|error| unsent(&error))
-    }
-
-    /// Brings the layers that are not here.
-    async fn bring(&self, image: &Assembled, task: VertexId) -> Result<(), Unsent> {
-        let log = VertexLog { vertex: task, progress: &**self.progress };
-        let brought = self.worker.ensure_blobs(&top_of(image), &log, self.cancel).await;
-        brought.map_err(|error| unsent(&error))
     }
 }
 

@@ -34,6 +34,7 @@ mod pressure;
 mod resolve;
 mod run;
 mod rung;
+mod sender;
 mod settings;
 mod space;
 mod task;

@@ -4,6 +4,7 @@
 //! not ask for faults (`tests/engines.sh`).
 
 mod faults;
+mod network;
 mod programs;
 mod several;
 

@@ -1,5 +1,7 @@
 //! Several platforms in one build: one index, the same everywhere, in the order of their mention.
 
+mod moved;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 

@@ -18,6 +18,7 @@ pub mod compare;
 pub mod dockerd;
 pub mod fake;
 pub mod flatten;
+pub mod front;
 pub mod git;
 #[path = "../../oci/tests/support/registry/mod.rs"]
 pub mod hosted;

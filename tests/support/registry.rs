@@ -18,8 +18,10 @@ const HTPASSWD: &str = "builder:$2b$04$Z4NtyllzVcNne3Od5umqN.KvNa6kP/1yGFB5l9j5Q
 
 /// The certificate of the authority that vouches for registries with TLS, in PEM form.
 pub const AUTHORITY: &[u8] = include_bytes!("../../oci/tests/support/tls/authority.pem");
-const CERTIFICATE: &[u8] = include_bytes!("../../oci/tests/support/tls/localhost.pem");
-const KEY: &[u8] = include_bytes!("../../oci/tests/support/tls/localhost-key.pem");
+/// That of such a registry, for loopback.
+pub const CERTIFICATE: &[u8] = include_bytes!("../../oci/tests/support/tls/localhost.pem");
+/// Its key.
+pub const KEY: &[u8] = include_bytes!("../../oci/tests/support/tls/localhost-key.pem");
 const TOKEN_SERVER: &str = include_str!("token_server.py");
 
 /// Whom a registry lets in, and how.
@@ -144,7 +146,7 @@ impl Drop for Registry {
 const SERVICE: &str = "test registry";
 
 /// A key and a certificate that vouches for itself.
-fn make_signer(key: &Path, certificate: &Path) {
+pub fn make_signer(key: &Path, certificate: &Path) {
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=signer", "-keyout"])
         .arg(key)

@@ -1,20 +1,18 @@
-//! Manifests and blobs one by one, for what is no image: caches, for example.
+//! Questions about what is no image: caches, for example.
 //!
-//! In: a name, and bytes or a digest. Out: the same from, or to, the registry. A manifest that is read here is checked
-//! against the digest that was asked for and nothing else: what it means is the caller's business. distribution-spec,
-//! "Pulling manifests", "Pushing Manifests".
+//! In: a name or a digest. Out: a manifest, checked against the digest that was asked for and nothing else (what it means
+//! is the caller's business); whether a blob is there. distribution-spec, "Pulling manifests". Deliberately absent:
+//! writing ([`super::push`], [`super::put`]).
 
 use reqwest::header::{ACCEPT, HeaderMap, HeaderValue};
 use reqwest::{Method, StatusCode};
 
 use super::auth::Access;
 use super::error::RegistryError;
-use super::push::{PushBlob, PushImage, Upload};
 use super::retry::Attempts;
 use super::transport::{Outgoing, Payload};
-use super::{Client, push, resolve};
-use crate::content::ContentStore;
-use crate::model::{Descriptor, Digest, Reference};
+use super::{Client, resolve};
+use crate::model::{Digest, Reference};
 
 impl Client {
     /// The manifest or index of that name, of any kind, at most `max_bytes` long; `None`: the registry has none.
@@ -89,30 +87,5 @@ impl Client {
                 Err(error) => attempts.pause(error).await?,
             }
         }
-    }
-
-    /// Takes one blob to the repository, unless it is there or can be mounted from a neighbour. `progress` is told how
-    /// many bytes are there so far.
-    ///
-    /// # Errors
-    /// [`RegistryError::Missing`] if it must be sent and `from` does not have it.
-    pub async fn push_blob(
-        &self,
-        name: &Reference,
-        blob: &PushBlob,
-        from: &dyn ContentStore,
-        progress: &(dyn Fn(&Digest, u64) + Send + Sync),
-    ) -> Result<(), RegistryError> {
-        let (site, name) = &self.shared.origin(name).await?;
-        self.shared.push_blob(&Upload { site, image: name, blob, from, progress }).await
-    }
-
-    /// Gives the name a manifest, whose blobs are all there.
-    pub async fn push_manifest(&self, name: &Reference, media_type: &str, bytes: &[u8]) -> Result<(), RegistryError> {
-        let (site, name) = &self.shared.origin(name).await?;
-        let manifest = Descriptor::new(media_type, Digest::of(bytes), bytes.len() as u64);
-        let what = PushImage { manifest, manifest_bytes: bytes.to_vec(), blobs: Vec::new() };
-        let place = push::manifest_name(name, what.manifest.digest);
-        self.shared.push_manifest(site, name, &place, &what).await
     }
 }

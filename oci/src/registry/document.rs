@@ -1,22 +1,18 @@
-//! Manifests and indexes as they stand in a registry: their exact bytes, what these say, and the names they are under.
+//! Manifests and indexes as they stand in a registry: their exact bytes, and what these say.
 //!
 //! In: a name, or an entry of an index. Out: a [`Document`], checked against its digest and readable in one way only.
-//! Nothing is left out of an index here, for who reads one may write it again. The other way, [`Client::put_document`]
-//! gives a name a document, on a condition where the registry heeds any: most do not, and
-//! [`Client::put_by_digest`] finds out without harm. distribution-spec, "Pulling manifests", "Pushing Manifests";
-//! RFC 9110, section 13. Deliberately absent: what is done with them; images for one platform ([`super::resolve`]).
+//! Nothing is left out of an index here, for who reads one may write it again. distribution-spec, "Pulling manifests".
+//! Deliberately absent: what is done with them; images for one platform ([`super::resolve`]); writing ([`super::put`]).
 
-use reqwest::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderValue, IF_MATCH, IF_NONE_MATCH};
+use reqwest::header::ETAG;
 use reqwest::{Method, StatusCode};
 
-use super::auth::{Access, Site};
+use super::auth::Access;
 use super::error::RegistryError;
-use super::push::{PushImage, is_refusal, manifest_name};
 use super::resolve::{Kind, MANIFEST_MAX_BYTES, malformed, read};
 use super::retry::Attempts;
 use super::route::Place;
-use super::transport::{Answer, Outgoing, Payload};
-use super::upload::same_digest;
+use super::transport::Answer;
 use super::{Client, Shared};
 use crate::hosts::Act;
 use crate::model::{Descriptor, Digest, Index, Manifest, Reference};
@@ -34,7 +30,7 @@ pub struct Document {
     pub bytes: Vec<u8>,
     /// What they say.
     pub content: Content,
-    /// What the registry calls this state of the name, for a [`Condition`].
+    /// What the registry calls this state of the name, for a [`super::Condition`].
     pub etag: Option<String>,
 }
 
@@ -58,26 +54,6 @@ pub enum Asked {
     ToPush,
 }
 
-/// When a name gets a document.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Condition {
-    /// Whatever it means now.
-    Always,
-    /// If its state is still this [`Document::etag`].
-    Still(String),
-    /// If it means nothing.
-    Absent,
-}
-
-/// What became of a document that was to have a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
-    /// The name means it.
-    Done,
-    /// The name means something else by now, and nothing was changed.
-    Overtaken,
-}
-
 impl Client {
     /// The manifest or index of that name.
     ///
@@ -94,47 +70,6 @@ impl Client {
     /// As [`Client::document`], and for bytes that are not the entry's.
     pub async fn entry(&self, name: &Reference, entry: &Descriptor, asked: Asked) -> Result<Document, RegistryError> {
         self.through(&name.at_digest(entry.digest), asked, Some(entry)).await
-    }
-
-    /// Gives the name a document whose parts are all there, if the condition holds. A registry that heeds no conditions
-    /// does it in any case: see [`Client::put_by_digest`].
-    pub async fn put_document(
-        &self,
-        name: &Reference,
-        document: &Descriptor,
-        bytes: &[u8],
-        condition: &Condition,
-    ) -> Result<Put, RegistryError> {
-        let (site, name) = &self.shared.origin(name).await?;
-        let header = match condition {
-            Condition::Always => None,
-            Condition::Still(etag) => Some((IF_MATCH, etag.clone())),
-            Condition::Absent => Some((IF_NONE_MATCH, "*".to_owned())),
-        };
-        let place = manifest_name(name, document.digest);
-        self.shared.put(site, name, &place, document, bytes, header).await
-    }
-
-    /// Puts a document there under its digest alone, and tells whether the registry heeds conditions: it is asked to do
-    /// it only if a state is there that cannot be. One that does it all the same has done what was wanted.
-    pub async fn put_by_digest(
-        &self,
-        name: &Reference,
-        document: &Descriptor,
-        bytes: &[u8],
-    ) -> Result<bool, RegistryError> {
-        let (site, name) = &self.shared.origin(name).await?;
-        let place = document.digest.to_string();
-        let impossible = (IF_MATCH, format!("\"{}\"", Digest::from_bytes([0; 32])));
-        match self.shared.put(site, name, &place, document, bytes, Some(impossible)).await {
-            Ok(Put::Done) => return Ok(false),
-            Ok(Put::Overtaken) => {}
-            Err(error) if is_refusal(&error) => tracing::debug!(%error, "a condition is refused"),
-            Err(error) => return Err(error),
-        }
-        let what = PushImage { manifest: document.clone(), manifest_bytes: bytes.to_vec(), blobs: Vec::new() };
-        self.shared.push_manifest(site, name, &place, &what).await?;
-        Ok(true)
     }
 
     async fn through(
@@ -196,59 +131,6 @@ impl Shared {
             };
             match once.await {
                 Ok(document) => return Ok(document),
-                Err(error) => attempts.pause(error).await?,
-            }
-        }
-    }
-
-    async fn put(
-        &self,
-        site: &Site,
-        image: &Reference,
-        place: &str,
-        document: &Descriptor,
-        bytes: &[u8],
-        condition: Option<(reqwest::header::HeaderName, String)>,
-    ) -> Result<Put, RegistryError> {
-        let Some((header, value)) = condition else {
-            let what = PushImage { manifest: document.clone(), manifest_bytes: bytes.to_vec(), blobs: Vec::new() };
-            self.push_manifest(site, image, place, &what).await?;
-            return Ok(Put::Done);
-        };
-        let text = |text: &str| {
-            HeaderValue::try_from(text).map_err(|_| RegistryError::Push {
-                image: Box::new(image.clone()),
-                reason: "its media type, or the state of its name, cannot stand in a header".to_owned(),
-            })
-        };
-        let headers = HeaderMap::from_iter([(CONTENT_TYPE, text(&document.media_type)?), (header, text(&value)?)]);
-        let outgoing = Outgoing {
-            method: Method::PUT,
-            url: site.url(&format!("{}/manifests/{place}", image.repository()))?,
-            headers,
-            payload: Payload::Bytes(bytes.to_vec()),
-        };
-        let access = Access::push(image.repository());
-        let mut attempts = Attempts::new(&*self.pace);
-        loop {
-            let once = async {
-                let answer = self.ask(site, &access, &outgoing).await?;
-                match answer.status().as_u16() {
-                    200..=299 => same_digest(&answer, document.digest).map(|()| Put::Done),
-                    412 => {
-                        answer.drain().await;
-                        Ok(Put::Overtaken)
-                    }
-                    _ => Err(self.refusal(answer).await),
-                }
-            };
-            match once.await {
-                Ok(put) => return Ok(put),
-                Err(error)
-                    if is_refusal(&error) && self.is_named(site, &access, &outgoing.url, document.digest).await =>
-                {
-                    return Ok(Put::Done);
-                }
                 Err(error) => attempts.pause(error).await?,
             }
         }

@@ -1,12 +1,12 @@
 //! A client for registries: OCI distribution-spec 1.1 over HTTP.
 //!
 //! Names and descriptors come in, bytes go into a [`ContentStore`] or out of one. [`Client::resolve`] turns a name and
-//! a platform into a verified manifest and config, [`Client::fetch_blob`] brings a layer, [`Client::push`] takes an
-//! image there. Whatever arrives is checked against its digest and size before it is committed, and what does not
+//! a platform into a verified manifest and config, [`Client::fetch_blob`] brings a layer, [`Client::push_blob`] takes one
+//! there, and [`Client::put_document`] gives the name its manifest. Whatever arrives is checked against its digest and size before it is committed, and what does not
 //! match leaves nothing behind. The layers of this folder, outermost first:
 //!
 //! - [`route`]: mirrors first, then the registry itself, as [`crate::hosts`] says;
-//! - [`resolve`], [`fetch`], [`push`]: the three acts, each with its own loop of tries; [`upload`]: the bytes of one
+//! - [`resolve`], [`fetch`], [`push`], [`put`]: the acts, each with its own loop of tries; [`upload`]: the bytes of one
 //!   blob; [`artifact`]: what is no image; [`document`]: manifests and indexes as they are; [`relay`]: blobs from one
 //!   repository to another; [`login`]: who is let in;
 //! - [`auth`]: challenges answered, tokens kept; [`credentials`]: whose name and password; [`challenge`]: their grammar;
@@ -29,6 +29,8 @@ mod upload;
 mod artifact;
 
 mod document;
+
+mod put;
 
 mod relay;
 
@@ -55,17 +57,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use credentials::{Credential, Credentials, Found, LoginKey, Secret, Through, whose};
-pub use document::{Asked, Condition, Content, Document, INDEX_ENTRIES_MAX, Put};
+pub use document::{Asked, Content, Document, INDEX_ENTRIES_MAX};
 pub use error::{CredentialsUsed, RegistryError, RequestName};
 pub use login::Login;
-pub use push::{PushBlob, PushImage, PushIndex};
+pub use push::PushBlob;
+pub use put::{Condition, Put};
 pub use resolve::Resolved;
 pub use retry::{Pace, RealPace, Tell, Watched};
 pub use route::ReadHosts;
 
 use crate::content::ContentStore;
 use crate::hosts::Endpoint;
-use crate::model::{Descriptor, Digest, Platform, Reference};
+use crate::model::{Descriptor, Platform, Reference};
 use auth::Site;
 use transport::Wire;
 
@@ -198,32 +201,6 @@ impl Client {
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), RegistryError> {
         self.shared.fetch_blob(reference, descriptor, into, progress).await
-    }
-
-    /// Takes an image to the repository: blobs side by side, those already there or in a neighbouring repository not
-    /// sent again, the manifest last, so that the tag never names an incomplete image. `progress` is told per blob how
-    /// many bytes are there so far; a blob that needed no sending is reported whole at once. Returns the manifest's
-    /// digest. distribution-spec, "Push".
-    pub async fn push(
-        &self,
-        reference: &Reference,
-        image: &PushImage,
-        from: &dyn ContentStore,
-        progress: &(dyn Fn(&Digest, u64) + Send + Sync),
-    ) -> Result<Digest, RegistryError> {
-        self.shared.push(reference, image, from, progress).await
-    }
-
-    /// The same for an index: the blobs of all its images, then their manifests by digest, then the index under the
-    /// name. Returns the index's digest. distribution-spec, "Push".
-    pub async fn push_index(
-        &self,
-        reference: &Reference,
-        index: &PushIndex,
-        from: &dyn ContentStore,
-        progress: &(dyn Fn(&Digest, u64) + Send + Sync),
-    ) -> Result<Digest, RegistryError> {
-        self.shared.push_index(reference, index, from, progress).await
     }
 }
 

@@ -1,43 +1,27 @@
-//! An image, or an index of images, into a registry.
+//! A blob into a registry.
 //!
-//! A manifest, its blobs' descriptors and a store to read them from come in; the manifest's digest goes out. For each
-//! blob: is it there? can it be mounted from a neighbouring repository? else it is sent ([`super::upload`]). Blobs go
-//! side by side, as many as the registry's connections allow; the manifest goes after them and an index after its
-//! manifests, so a tag never names what is incomplete, and a push that died sends only what is missing.
-//! distribution-spec, "Push". Deliberately absent: deletion of sessions that came to nothing (registries expire them).
+//! A blob's descriptor and a store to read it from come in. Is it there? can it be mounted from a neighbouring repository?
+//! else it is sent ([`super::upload`]). As many go side by side as the registry's connections allow. A push that died
+//! sends only what is missing. distribution-spec, "Push". Deliberately absent: manifests ([`super::put`]); the order of
+//! things, which is its caller's: blobs, manifests, then what names them; deletion of sessions that came to nothing
+//! (registries expire them).
 
-use std::collections::BTreeSet;
-use std::future::Future;
-use std::pin::Pin;
+use reqwest::Method;
+use reqwest::header::HeaderMap;
 
-use futures_util::stream::{FuturesUnordered, TryStreamExt as _};
-use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
-use reqwest::{Method, StatusCode, Url};
-
-use super::Shared;
 use super::auth::{Access, Site};
 use super::error::RegistryError;
 use super::retry::Attempts;
 use super::transport::{Answer, Outgoing, Payload};
-use super::upload::{Session, Unsent, same_digest};
+use super::upload::{Session, Unsent};
+use super::{Client, Shared};
 use crate::content::ContentStore;
 use crate::model::{Descriptor, Digest, Reference};
 
 /// Neighbours that are asked for one blob: each costs a request.
 const NEIGHBOURS_MAX: usize = 4;
 
-/// What is pushed.
-#[derive(Clone, Debug)]
-pub struct PushImage {
-    /// The manifest's descriptor; its media type becomes the `Content-Type`.
-    pub manifest: Descriptor,
-    /// The manifest's bytes, as the digest has them.
-    pub manifest_bytes: Vec<u8>,
-    /// Config and layers. A blob that stands twice is sent once.
-    pub blobs: Vec<PushBlob>,
-}
-
-/// One blob of it.
+/// A blob that is pushed.
 #[derive(Clone, Debug)]
 pub struct PushBlob {
     /// Digest and size.
@@ -45,17 +29,6 @@ pub struct PushBlob {
     /// Names under which it may already be in a registry: where a base layer came from. Those that are other
     /// repositories of the registry pushed to are offered for a mount, the first four of them.
     pub mount_from: Vec<Reference>,
-}
-
-/// An index and its images, of several platforms for example.
-#[derive(Clone, Debug)]
-pub struct PushIndex {
-    /// The index's descriptor; its media type becomes the `Content-Type`.
-    pub index: Descriptor,
-    /// The index's bytes, as the digest has them.
-    pub index_bytes: Vec<u8>,
-    /// The images that it names and that are to be there. A blob of several is sent once.
-    pub images: Vec<PushImage>,
 }
 
 /// What one upload needs to know.
@@ -75,66 +48,25 @@ enum Opened {
     Session(Session),
 }
 
-impl Shared {
-    pub(super) async fn push(
-        &self,
-        image: &Reference,
-        what: &PushImage,
-        from: &dyn ContentStore,
-        progress: &(dyn Fn(&Digest, u64) + Send + Sync),
-    ) -> Result<Digest, RegistryError> {
-        check(image, &what.manifest, &what.manifest_bytes)?;
-        let (site, image) = &self.origin(image).await?;
-        self.push_blobs(site, image, what.blobs.iter(), from, progress).await?;
-        self.push_manifest(site, image, &manifest_name(image, what.manifest.digest), what).await?;
-        progress(&what.manifest.digest, what.manifest.size);
-        Ok(what.manifest.digest)
-    }
-
-    pub(super) async fn push_index(
+impl Client {
+    /// Takes one blob to the repository, unless it is there or can be mounted from a neighbour. `progress` is told how
+    /// many bytes are there so far.
+    ///
+    /// # Errors
+    /// [`RegistryError::Missing`] if it must be sent and `from` does not have it.
+    pub async fn push_blob(
         &self,
         name: &Reference,
-        what: &PushIndex,
-        from: &dyn ContentStore,
-        progress: &(dyn Fn(&Digest, u64) + Send + Sync),
-    ) -> Result<Digest, RegistryError> {
-        check(name, &what.index, &what.index_bytes)?;
-        let (site, name) = &self.origin(name).await?;
-        for image in &what.images {
-            check(&name.clone().with_digest(image.manifest.digest), &image.manifest, &image.manifest_bytes)?;
-        }
-        self.push_blobs(site, name, what.images.iter().flat_map(|image| &image.blobs), from, progress).await?;
-        for image in &what.images {
-            self.push_manifest(site, name, &image.manifest.digest.to_string(), image).await?;
-            progress(&image.manifest.digest, image.manifest.size);
-        }
-        let index =
-            PushImage { manifest: what.index.clone(), manifest_bytes: what.index_bytes.clone(), blobs: Vec::new() };
-        self.push_manifest(site, name, &manifest_name(name, what.index.digest), &index).await?;
-        progress(&what.index.digest, what.index.size);
-        Ok(what.index.digest)
-    }
-
-    /// Each blob once, all side by side.
-    async fn push_blobs<'a>(
-        &self,
-        site: &Site,
-        image: &Reference,
-        blobs: impl Iterator<Item = &'a PushBlob> + Send,
+        blob: &PushBlob,
         from: &dyn ContentStore,
         progress: &(dyn Fn(&Digest, u64) + Send + Sync),
     ) -> Result<(), RegistryError> {
-        let mut seen = BTreeSet::new();
-        let uploads = blobs.filter(|blob| seen.insert(blob.descriptor.digest)).map(|blob| {
-            let upload = Upload { site, image, blob, from, progress };
-            let future: Pin<Box<dyn Future<Output = Result<(), RegistryError>> + Send + '_>> =
-                Box::pin(async move { self.push_blob(&upload).await });
-            future
-        });
-        // All start at once; the site's connections bound how many are on the wire.
-        uploads.collect::<FuturesUnordered<_>>().try_collect::<()>().await
+        let (site, image) = &self.shared.origin(name).await?;
+        self.shared.push_blob(&Upload { site, image, blob, from, progress }).await
     }
+}
 
+impl Shared {
     pub(super) async fn push_blob(&self, upload: &Upload<'_>) -> Result<(), RegistryError> {
         let descriptor = &upload.blob.descriptor;
         let mut attempts = Attempts::new(&*self.pace);
@@ -221,91 +153,11 @@ impl Shared {
         }
     }
 
-    /// Puts a manifest there under a tag or its digest. distribution-spec, "Pushing Manifests".
-    pub(super) async fn push_manifest(
-        &self,
-        site: &Site,
-        image: &Reference,
-        name: &str,
-        what: &PushImage,
-    ) -> Result<(), RegistryError> {
-        let digest = what.manifest.digest;
-        let media_type = HeaderValue::try_from(&what.manifest.media_type).map_err(|_| RegistryError::Push {
-            image: Box::new(image.clone()),
-            reason: "its media type cannot stand in a header".to_owned(),
-        })?;
-        let outgoing = Outgoing {
-            method: Method::PUT,
-            url: site.url(&format!("{}/manifests/{name}", image.repository()))?,
-            headers: HeaderMap::from_iter([(CONTENT_TYPE, media_type)]),
-            payload: Payload::Bytes(what.manifest_bytes.clone()),
-        };
-        let access = Access::push(image.repository());
-        let mut attempts = Attempts::new(&*self.pace);
-        loop {
-            let once = async {
-                let answer = self.ask(site, &access, &outgoing).await?;
-                match answer.status().as_u16() {
-                    200..=299 => same_digest(&answer, digest),
-                    _ => Err(self.refusal(answer).await),
-                }
-            };
-            match once.await {
-                Ok(()) => return Ok(()),
-                Err(error) if is_refusal(&error) && self.is_named(site, &access, &outgoing.url, digest).await => {
-                    tracing::info!(%error, "the name means this already");
-                    return Ok(());
-                }
-                Err(error) => attempts.pause(error).await?,
-            }
-        }
-    }
-
-    /// Whether a manifest is there already under its name: registries whose tags cannot change refuse even what changes
-    /// nothing.
-    pub(super) async fn is_named(&self, site: &Site, access: &Access, url: &Url, digest: Digest) -> bool {
-        let head = Outgoing {
-            method: Method::HEAD,
-            url: url.clone(),
-            headers: HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(super::resolve::ACCEPTED))]),
-            payload: Payload::Empty,
-        };
-        match self.ask(site, access, &head).await {
-            Ok(answer) => answer.status() == StatusCode::OK && answer.content_digest() == Some(digest),
-            Err(error) => {
-                tracing::debug!(%error, "what the name means is not known");
-                false
-            }
-        }
-    }
-
     /// An answer that is an error.
     pub(super) async fn refusal(&self, mut answer: Answer) -> RegistryError {
         let (words, retry_after) = answer.words(self.pace.now()).await;
         let (request, status) = (answer.request.clone(), answer.status().as_u16());
         RegistryError::Status { request, status, words, retry_after, attempts: 1 }
-    }
-}
-
-/// Whether a registry does not want a name changed, or something else that it could say so.
-pub(super) fn is_refusal(error: &RegistryError) -> bool {
-    matches!(error, RegistryError::Denied { .. } | RegistryError::Status { status: 400 | 409 | 412, .. })
-}
-
-/// Where a manifest is put: under the tag, or else under its digest.
-pub(super) fn manifest_name(image: &Reference, digest: Digest) -> String {
-    image.tag().map_or_else(|| digest.to_string(), str::to_owned)
-}
-
-fn check(image: &Reference, manifest: &Descriptor, bytes: &[u8]) -> Result<(), RegistryError> {
-    let wrong = |reason: String| Err(RegistryError::Push { image: Box::new(image.clone()), reason });
-    let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
-    if digest != manifest.digest || size != manifest.size {
-        return wrong(format!("its manifest has the digest `{digest}` and {size} bytes, not those of its descriptor"));
-    }
-    match image.digest() {
-        Some(pinned) if pinned != digest => wrong(format!("the image has the digest `{digest}`")),
-        _ => Ok(()),
     }
 }
 

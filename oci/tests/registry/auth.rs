@@ -179,7 +179,7 @@ async fn a_mount_asks_for_the_neighbour_too() {
     registry.put_blob("base", &image.layer);
     let client = with(&registry, bob());
     let what = image.to_push(&[name(&registry, "base:1")]);
-    client.push(&name(&registry, "app:2"), &what, &image.store(), &|_, _| {}).await.unwrap();
+    push_image(&client, &name(&registry, "app:2"), &what, &image.store(), &|_, _| {}).await.unwrap();
     let mount = registry.seen().into_iter().find(|request| request.param("mount").is_some()).unwrap();
     let scopes = mount.header("authorization").unwrap();
     assert!(scopes.contains("repository:app:pull+push") && scopes.contains("repository:base:pull"), "{scopes}");

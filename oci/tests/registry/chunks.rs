@@ -172,7 +172,7 @@ async fn what_has_rotted_in_the_store_is_never_finished() {
     let store = super::push::Spoilt(image.store());
     let mut what = image.to_push(&[]);
     what.blobs.remove(0);
-    let result = client.push(&name(&registry, "app:1"), &what, &store, &|_, _| {}).await;
+    let result = push_image(&client, &name(&registry, "app:1"), &what, &store, &|_, _| {}).await;
     check("spoilt", result, Err(&["cannot read `sha256:", "from the store", "was promised"]));
     assert_eq!(registry.count("PUT", ""), 0);
 }
@@ -189,43 +189,9 @@ async fn progress_of_chunks_counts_the_whole_blob() {
             told.lock().unwrap().push(bytes);
         }
     };
-    client.push(&name(&registry, "app:1"), &image.to_push(&[]), &image.store(), &tell).await.unwrap();
+    push_image(&client, &name(&registry, "app:1"), &image.to_push(&[]), &image.store(), &tell).await.unwrap();
     let told = told.into_inner().unwrap();
     assert!(told.is_sorted() && told.last() == Some(&(LAYER as u64)), "{told:?}");
-}
-
-#[tokio::test]
-async fn an_index_comes_after_its_manifests_and_a_blob_of_several_is_sent_once() {
-    use rbuild_oci::registry::PushIndex;
-    let registry = start();
-    let (client, _) = client(|_| {});
-    let images = [Image::for_platform("a", "amd64", ""), Image::for_platform("a", "arm64", "v8")];
-    let entries: Vec<String> = images.iter().map(|image| json(&image.manifest_descriptor())).collect();
-    let bytes =
-        format!(r#"{{"schemaVersion":2,"mediaType":"{}","manifests":[{}]}}"#, media_type::OCI_INDEX, entries.join(","))
-            .into_bytes();
-    let what = PushIndex {
-        index: descriptor(media_type::OCI_INDEX, &bytes),
-        index_bytes: bytes.clone(),
-        images: images.iter().map(|image| image.to_push(&[])).collect(),
-    };
-    let store = images[0].store();
-    put_bytes(&store, &images[1].config).unwrap();
-    let digest = client.push_index(&name(&registry, "app:1"), &what, &store, &|_, _| {}).await.unwrap();
-    assert_eq!(digest, Digest::of(&bytes));
-    assert_eq!(registry.manifest("app", "1"), Some(bytes));
-    let manifests: Vec<String> = registry.log().into_iter().filter(|line| line.contains("/manifests/")).collect();
-    let put = |image: &Image| format!("PUT /v2/app/manifests/{}", digest_of(&image.manifest));
-    assert_eq!(manifests, [put(&images[0]), put(&images[1]), "PUT /v2/app/manifests/1".to_owned()]);
-    assert!(registry.log().ends_with(&manifests), "blobs come first: {:?}", registry.log());
-    assert_eq!(registry.count("PUT", "/blobs/"), 3, "two configs and one layer");
-    // What contradicts its descriptor is not begun.
-    registry.forget();
-    let mut wrong = what.clone();
-    wrong.images[1].manifest_bytes.push(b' ');
-    let result = client.push_index(&name(&registry, "app:1"), &wrong, &store, &|_, _| {}).await;
-    check("wrong", result, Err(&["not those of its descriptor"]));
-    assert_eq!(registry.count("PUT", ""), 0);
 }
 
 #[tokio::test]
@@ -238,7 +204,9 @@ async fn every_neighbour_is_asked_and_the_last_session_is_used() {
     let neighbours: Vec<Reference> =
         ["first:1", "second:1", "first:2", "third:1"].iter().map(|rest| name(&registry, rest)).collect();
     let push = async |neighbours: &[Reference]| {
-        client.push(&name(&registry, "app:1"), &image.to_push(neighbours), &image.store(), &|_, _| {}).await.unwrap();
+        push_image(&client, &name(&registry, "app:1"), &image.to_push(neighbours), &image.store(), &|_, _| {})
+            .await
+            .unwrap();
         let asked: Vec<_> = registry.seen().iter().filter_map(|request| request.param("from")).collect();
         (asked, registry.count("POST", ""), registry.count("PUT", "/blobs/"))
     };
@@ -248,7 +216,7 @@ async fn every_neighbour_is_asked_and_the_last_session_is_used() {
     let image = Image::new("b");
     registry.put_blob("app", &image.config);
     let what = image.to_push(&neighbours[..2]);
-    client.push(&name(&registry, "app:1"), &what, &image.store(), &|_, _| {}).await.unwrap();
+    push_image(&client, &name(&registry, "app:1"), &what, &image.store(), &|_, _| {}).await.unwrap();
     assert_eq!((registry.count("POST", ""), registry.count("PUT", "/blobs/")), (2, 1), "no third session is opened");
     assert_eq!(registry.blob("app", &digest_of(&image.layer)), Some(image.layer));
 }

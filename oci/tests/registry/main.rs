@@ -21,15 +21,17 @@ mod server;
 #[path = "../support/tls.rs"]
 mod tls;
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, TryStreamExt as _};
 use rbuild_oci::content::{ContentStore, MemoryStore, put_bytes};
 use rbuild_oci::model::{Descriptor, Digest, Platform, Reference, media_type};
-use rbuild_oci::registry::{Client, Pace, PushBlob, PushImage, RegistryError, Resolved, Settings};
+use rbuild_oci::registry::{Client, Condition, Pace, PushBlob, RegistryError, Resolved, Settings};
 use server::Registry;
 
 /// Waits for nothing, and remembers for how long it would have waited.
@@ -193,8 +195,32 @@ async fn fetch(client: &Client, reference: &Reference, image: &Image) -> Result<
     }
 }
 
+/// An image that is pushed.
+#[derive(Clone, Debug)]
+struct PushImage {
+    manifest: Descriptor,
+    manifest_bytes: Vec<u8>,
+    blobs: Vec<PushBlob>,
+}
+
 async fn push(client: &Client, reference: &Reference, image: &Image) -> Result<Digest, RegistryError> {
-    client.push(reference, &image.to_push(&[]), &image.store(), &|_, _| {}).await
+    push_image(client, reference, &image.to_push(&[]), &image.store(), &|_, _| {}).await
+}
+
+/// Blobs side by side, each once, then the manifest: as whoever uses the client does it.
+async fn push_image(
+    client: &Client,
+    reference: &Reference,
+    what: &PushImage,
+    from: &dyn ContentStore,
+    progress: &(dyn Fn(&Digest, u64) + Send + Sync),
+) -> Result<Digest, RegistryError> {
+    let mut seen = BTreeSet::new();
+    let blobs = what.blobs.iter().filter(|blob| seen.insert(blob.descriptor.digest));
+    let sending = blobs.map(|blob| client.push_blob(reference, blob, from, progress));
+    sending.collect::<FuturesUnordered<_>>().try_collect::<()>().await?;
+    client.put_document(reference, &what.manifest, &what.manifest_bytes, &Condition::Always).await?;
+    Ok(what.manifest.digest)
 }
 
 /// An error with all its causes and its help, as a user might see it.

@@ -106,7 +106,7 @@ async fn mounts_are_asked_for_and_never_in_the_way() {
             let from = name(&hosted.registry, &format!("{neighbour}:1"));
             let reference = name(&hosted.registry, if is_there { "team/app:2" } else { "team/app:1" });
             let image = if is_there { &image } else { &other };
-            let pushed = client.push(&reference, &image.to_push(&[from]), &image.store(), &|_, _| {}).await;
+            let pushed = push_image(&client, &reference, &image.to_push(&[from]), &image.store(), &|_, _| {}).await;
             pushed.unwrap_or_else(|error| panic!("{profile:?} {neighbour}: {}", words(&error)));
             let layer = digest_of(&image.layer);
             assert_eq!(hosted.registry.blob("team/app", &layer).as_ref(), Some(&image.layer), "{profile:?}");

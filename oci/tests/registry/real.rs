@@ -108,7 +108,7 @@ async fn round_trip(registry: &RealRegistry, client: &Client, auth: &RegistryAut
     // Again: nothing is missing. Under another name: mounted.
     push(client, &reference, &image).await.unwrap();
     let what = image.to_push(std::slice::from_ref(&reference));
-    client.push(&registry.name("team/copy:1"), &what, &image.store(), &|_, _| {}).await.unwrap();
+    push_image(client, &registry.name("team/copy:1"), &what, &image.store(), &|_, _| {}).await.unwrap();
 
     for name in ["team/app:1", "team/copy:1"] {
         let theirs: oci_client::Reference = registry.name(name).to_string().parse().unwrap();
@@ -145,7 +145,7 @@ async fn docker_registry_open_to_all() {
     let image = Image::new("a");
     let mut what = image.to_push(&[]);
     what.manifest.media_type = "text/plain".into();
-    let result = client.push(&registry.name("app:1"), &what, &image.store(), &|_, _| {}).await;
+    let result = push_image(&client, &registry.name("app:1"), &what, &image.store(), &|_, _| {}).await;
     check("media type", result, Err(&["PUT", "/v2/app/manifests/1` was answered with 4"]));
 }
 

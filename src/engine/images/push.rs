@@ -1,29 +1,27 @@
 //! `push`: what the local store holds under a name, into a registry.
 //!
-//! In: an image, or an index of images, of the store, and where it goes. Out: its digest there. Blobs go as soon as each
-//! is ready, those that are only known to be in another repository from there ([`Client::copy_blob`]); manifests follow,
-//! then the index, then the name: it never means what is incomplete. With `join` the name's index keeps what it has, and
-//! gets these images too ([`super::super::imagetools`]). What was pushed where is noted (kind `pushed`), for
-//! [`super::inspect`]. Deliberately absent: how layers become blobs ([`super::whole`], [`crate::engine::export`]).
+//! In: an image, or an index of images, of the store, and where it goes. Out: its digest there. With `join` the name's
+//! index keeps what it has, and gets these images too ([`super::super::imagetools`]). What was pushed where is noted (kind
+//! `pushed`), for [`super::inspect`]. Deliberately absent: sending ([`crate::engine::sender`]); how layers become blobs
+//! ([`super::whole`], [`crate::engine::export`]).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use executor::{StepSettings, Worker};
-use futures_util::stream::{FuturesUnordered, StreamExt as _, TryStreamExt as _};
 use oci::layer::Codec;
 use oci::model::{Descriptor, Digest, Index, Platform, Reference, media_type};
-use oci::registry::{Client, Condition, PushBlob, RegistryError};
 use solver::graph::VertexId;
 use solver::seam::{Event, Progress, VertexLog};
 use store::{FoundImage, ImageRecord, Store};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio_util::sync::CancellationToken;
 
 use super::find;
 use super::whole::Whole;
 use crate::engine::export::compress;
 use crate::engine::imagetools::{self, Joined};
+use crate::engine::sender::{Absent, Destination, Sender};
 use crate::engine::task::Task;
 use crate::engine::{Failure, Settings, words};
 use crate::options::annotation::Annotations;
@@ -69,6 +67,13 @@ pub struct PushedImage {
     pub platform: Platform,
 }
 
+impl PushedImage {
+    /// What an index says of it.
+    fn entry(&self) -> Descriptor {
+        Descriptor { platform: Some(self.platform.clone()), ..self.manifest.clone() }
+    }
+}
+
 /// Pushes the images that are meant, one after the other.
 ///
 /// # Errors
@@ -96,13 +101,14 @@ pub async fn push(
     let mut pushed = Vec::new();
     for (found, name) in meant {
         let task = Task::start(&format!("[internal] push {}", name.familiar()), &progress);
-        let sender = Sender { store: &store, client: &client, worker: &worker, name: &name, progress: &progress };
-        let meant = meant_by(found, &name, &*progress)?;
-        let pushing = sender.push(meant, options, task.vertex, &cancel);
+        let sender = Sender { store: &store, progress: &progress, task: task.vertex };
+        let to = Destination { client: client.clone(), name };
+        let meant = meant_by(found, &to.name, &*progress)?;
+        let pushing = Pushing { sender, worker: &worker, to: &to, options, cancel: &cancel };
         let outcome = tokio::select! {
             biased;
             () = cancel.cancelled() => Err(words::canceled()),
-            outcome = pushing => outcome,
+            outcome = pushing.push(meant) => outcome,
         };
         pushed.push(task.end(outcome)?);
     }
@@ -178,13 +184,13 @@ fn meant_by(found: FoundImage, name: &Reference, progress: &dyn Progress) -> Res
     Ok(Meant { images, index, local })
 }
 
-/// Sends to one name.
-struct Sender<'a> {
-    store: &'a Store,
-    client: &'a Client,
+/// One name gets what is meant.
+struct Pushing<'a> {
+    sender: Sender<'a>,
     worker: &'a Worker,
-    name: &'a Reference,
-    progress: &'a Arc<dyn Progress>,
+    to: &'a Destination,
+    options: &'a PushOptions,
+    cancel: &'a CancellationToken,
 }
 
 /// An image whose blobs are all there.
@@ -195,39 +201,32 @@ struct Sent {
     local: Digest,
 }
 
-impl Sender<'_> {
-    async fn push(
-        &self,
-        meant: Meant,
-        options: &PushOptions,
-        task: VertexId,
-        cancel: &CancellationToken,
-    ) -> Result<Pushed, Failure> {
+impl Pushing<'_> {
+    async fn push(&self, meant: Meant) -> Result<Pushed, Failure> {
+        let Self { sender, to, options, .. } = self;
         let mut sent = Vec::with_capacity(meant.images.len());
         for record in &meant.images {
-            sent.push(self.image(record, options, task, cancel).await?);
-        }
-        let failed = |error: RegistryError| words::registry(&error);
-        let alone = meant.index.is_none() && !options.join;
-        let mut entries = Vec::with_capacity(sent.len());
-        for Sent { image, bytes, .. } in &sent {
-            let manifest = &image.manifest;
-            let name = if alone { self.checked(manifest)? } else { self.name.at_digest(manifest.digest) };
-            self.client.put_document(&name, manifest, bytes, &Condition::Always).await.map_err(failed)?;
-            self.report(task, &manifest.digest, manifest.size, manifest.size);
-            entries.push(Descriptor { platform: Some(image.platform.clone()), ..manifest.clone() });
+            sent.push(self.image(record).await?);
         }
         let mut joined = None;
+        let documents = || sent.iter().map(|sent| (&sent.image.manifest, &sent.bytes[..]));
+        let entries: Vec<Descriptor> = sent.iter().map(|sent| sent.image.entry()).collect();
         let document = match meant.index {
             _ if options.join => {
+                sender.members(to, documents()).await?;
                 let entries = meant.index.map_or(entries.clone(), |(index, _)| renewed(index, &entries).manifests);
-                let now = imagetools::join(self.client, self.name, entries, self.progress, task).await?;
+                let now = imagetools::join(&to.client, &to.name, entries, sender.progress, sender.task).await?;
                 let document = now.index.clone();
                 joined = Some(now);
                 document
             }
-            None => sent[0].image.manifest.clone(),
+            None => {
+                let (manifest, bytes) = documents().next().expect("there is always an image");
+                sender.name(to, manifest, bytes).await?;
+                manifest.clone()
+            }
             Some((index, text)) => {
+                sender.members(to, documents()).await?;
                 let kind = index.media_type.clone().unwrap_or_else(|| media_type::OCI_INDEX.to_owned());
                 let same = index.manifests.iter().zip(&entries).all(|(own, new)| own.digest == new.digest);
                 let bytes = match same && !text.is_empty() {
@@ -235,8 +234,7 @@ impl Sender<'_> {
                     false => serde_json::to_vec(&renewed(index, &entries)).expect("an index becomes JSON"),
                 };
                 let document = Descriptor::new(kind, Digest::of(&bytes), bytes.len() as u64);
-                let name = self.checked(&document)?;
-                self.client.put_document(&name, &document, &bytes, &Condition::Always).await.map_err(failed)?;
+                sender.name(to, &document, &bytes).await?;
                 document
             }
         };
@@ -247,37 +245,20 @@ impl Sender<'_> {
             self.note(&meant.local, &document.digest)?;
         }
         let images = sent.into_iter().map(|sent| sent.image).collect();
-        Ok(Pushed { name: self.name.clone(), document, images, joined })
-    }
-
-    /// The name, if what has a digest there has this one.
-    fn checked(&self, document: &Descriptor) -> Result<Reference, Failure> {
-        match self.name.digest().filter(|pinned| *pinned != document.digest) {
-            None => Ok(self.name.clone()),
-            Some(pinned) => {
-                let digest = document.digest;
-                Err(Failure::new(format!("cannot push to `{}`: what is pushed has the digest `{digest}`", self.name))
-                    .note(format!("the name says `{pinned}`"))
-                    .help("leave out what follows `@`, or name a tag"))
-            }
-        }
+        Ok(Pushed { name: to.name.clone(), document, images, joined })
     }
 
     /// Takes all blobs of an image there.
-    async fn image(
-        &self,
-        record: &ImageRecord,
-        options: &PushOptions,
-        task: VertexId,
-        cancel: &CancellationToken,
-    ) -> Result<Sent, Failure> {
+    async fn image(&self, record: &ImageRecord) -> Result<Sent, Failure> {
+        let Self { sender, worker, to, options, cancel } = self;
         let local = record.manifest.digest;
-        let log = VertexLog { vertex: task, progress: &**self.progress };
-        let anew = options.anew.then_some(self.name);
-        let whole = Whole::of(self.store, self.worker, record, anew, &log).await?;
+        let log = VertexLog { vertex: sender.task, progress: &**sender.progress };
+        let anew = options.anew.then_some(&to.name);
+        let whole = Whole::of(sender.store, worker, record, anew, &log).await?;
         let config = whole.config()?;
         let platform = Platform::normalised(&config.os, &config.architecture, &config.variant);
         let (ready, blobs) = unbounded_channel();
+        let sending = sender.blobs(std::slice::from_ref(to), blobs, Absent::Streamed);
         let (manifest, bytes, config) = match whole {
             Whole::AsItIs(image) => {
                 for blob in image.manifest.layers.iter().chain([&image.manifest.config]) {
@@ -287,80 +268,31 @@ impl Sender<'_> {
                     }
                 }
                 drop(ready);
-                self.send(blobs, task).await?;
+                sending.await?;
                 (image.descriptor.clone(), image.manifest_bytes.clone(), image.manifest.config.digest)
             }
             Whole::Layers { image, annotations } => {
                 let annotations = Annotations::of_manifest(annotations);
                 let form = ImageForm { codec: options.codec, force: options.anew, annotations, ..ImageForm::default() };
-                let made = compress(self.store, self.worker, &image, &form, Some(ready), cancel);
-                let (written, ()) = tokio::try_join!(made, self.send(blobs, task))?;
+                let made = compress(sender.store, worker, &image, &form, Some(ready), cancel);
+                let (written, ()) = tokio::try_join!(made, async { sending.await.map_err(Failure::from) })?;
                 (written.manifest, written.manifest_bytes, written.config)
             }
         };
         Ok(Sent { image: PushedImage { manifest, config, platform }, bytes, local })
     }
 
-    /// Sends blobs until no more come.
-    async fn send(&self, mut blobs: UnboundedReceiver<Descriptor>, task: VertexId) -> Result<(), Failure> {
-        let mut sending = FuturesUnordered::new();
-        let mut seen = HashSet::new();
-        loop {
-            tokio::select! {
-                blob = blobs.recv() => match blob {
-                    // All start at once; the registry's connections bound how many are on the wire.
-                    Some(blob) => if seen.insert(blob.digest) {
-                        sending.push(self.blob(blob, task));
-                    },
-                    None => break,
-                },
-                Some(sent) = sending.next(), if !sending.is_empty() => sent?,
-            }
-        }
-        sending.try_collect::<()>().await
-    }
-
-    async fn blob(&self, descriptor: Descriptor, task: VertexId) -> Result<(), Failure> {
-        let sources = self.store.blob_sources(&descriptor.digest).map_err(|error| words::store(&error))?;
-        let total = descriptor.size;
-        let report = |digest: &Digest, sent: u64| self.report(task, digest, sent, total);
-        let blob = PushBlob { descriptor, mount_from: sources.clone() };
-        let mut pushed = self.client.push_blob(self.name, &blob, self.store.blobs(), &report).await;
-        if let Err(RegistryError::Missing { .. }) = &pushed {
-            for source in &sources {
-                pushed = self.client.copy_blob(source, self.name, &blob.descriptor, &report).await;
-                match &pushed {
-                    Ok(()) => break,
-                    Err(error) => tracing::info!(%error, %source, "a blob is not had there"),
-                }
-            }
-        }
-        pushed.map_err(|error| words::registry(&error))?;
-        self.store.add_blob_source(&blob.descriptor.digest, self.name).map_err(|error| words::store(&error))?;
-        Ok(())
-    }
-
-    fn report(&self, task: VertexId, digest: &Digest, sent_bytes: u64, total_bytes: u64) {
-        self.progress.event(Event::Progress {
-            vertex: task,
-            name: format!("pushing {digest}"),
-            current_bytes: sent_bytes,
-            total_bytes: Some(total_bytes),
-            done: total_bytes == sent_bytes,
-        });
-    }
-
     /// Remembers where the image is now.
     fn note(&self, local: &Digest, there: &Digest) -> Result<(), Failure> {
-        let name = self.name.at_digest(*there).to_string();
-        let mut known = noted(self.store, local)?;
+        let (store, name) = (self.sender.store, self.to.name.at_digest(*there).to_string());
+        let mut known = noted(store, local)?;
         if known.contains(&name) {
             return Ok(());
         }
         known.insert(0, name);
         known.truncate(NOTED_MAX);
         let text = serde_json::to_string(&known).expect("texts are JSON");
-        self.store.set_note(NOTES, &local.to_string(), &text).map_err(|error| words::store(&error))
+        store.set_note(NOTES, &local.to_string(), &text).map_err(|error| words::store(&error))
     }
 }
 

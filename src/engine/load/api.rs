@@ -229,6 +229,9 @@ impl Api {
             let failure = Failure::new(format!("{}: its certificate is not trusted", self.name)).note(why);
             return Absent::Unusable(failure.help("`DOCKER_CERT_PATH` names the folder with its `ca.pem`"));
         }
+        if oci::http::is_own_certificate(error) {
+            return Absent::Unusable(self.broken(error));
+        }
         Absent::Nobody(why)
     }
 
@@ -263,6 +266,11 @@ impl Api {
     }
 
     fn broken(&self, error: &reqwest::Error) -> Failure {
+        if oci::http::is_own_certificate(error) {
+            return Failure::new(format!("{} wants to see a certificate that it knows", self.name))
+                .note(innermost(error))
+                .help("`DOCKER_CERT_PATH` names the folder with the client's `cert.pem` and `key.pem`");
+        }
         Failure::new(format!("the connection to {} broke", self.name)).note(innermost(error))
     }
 }

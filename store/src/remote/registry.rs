@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use oci::content::ContentError;
-use oci::model::{Descriptor, Reference, media_type};
-use oci::registry::{Client, PushBlob, RegistryError};
+use oci::model::{Descriptor, Digest, Reference, media_type};
+use oci::registry::{Client, Condition, PushBlob, RegistryError};
 
 use super::{Answer, PATIENCE, Remote, RemoteError};
 use crate::{Blobs, Store};
@@ -87,8 +87,9 @@ impl Remote for RegistryCache {
 
     fn set_manifest<'a>(&'a self, bytes: &'a [u8]) -> Answer<'a, ()> {
         Box::pin(async move {
-            let kind = media_type::OCI_MANIFEST;
-            self.client.push_manifest(&self.name, kind, bytes).await.map_err(self.error("write to"))
+            let manifest = Descriptor::new(media_type::OCI_MANIFEST, Digest::of(bytes), bytes.len() as u64);
+            let put = self.client.put_document(&self.name, &manifest, bytes, &Condition::Always).await;
+            put.map(drop).map_err(self.error("write to"))
         })
     }
 }
