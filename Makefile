@@ -47,10 +47,12 @@ bench: setup release
 	benches/run.sh $(RBUILD)
 	benches/transfer.sh $(RBUILD)
 	benches/export.sh $(RBUILD)
+	$(CARGO) bench --locked --package rbuild --bench micro
 	$(CARGO) bench --locked --package rbuild-executor --bench step
 	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD))
 	$(CARGO) bench --locked --package rbuild-frontend --bench large
 	$(CARGO) bench --locked --package rbuild-solver --bench schedule
+	$(CARGO) bench --locked --package rbuild-store --bench cached_rebuild
 
 # Options of benches/compare/run.sh.
 compare: setup release
