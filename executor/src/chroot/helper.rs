@@ -121,6 +121,7 @@ fn step(
             handed,
             users: None,
             born: false,
+            ahead: Default::default(),
             socket,
             helper: &helper,
         }),

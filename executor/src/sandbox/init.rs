@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::ahead::Ahead;
 use super::cgroup;
 use super::perform::{Begun, perform};
 use super::plan::{Act, Namespace};
@@ -93,7 +94,7 @@ impl Helper {
                     self.begin(&order, socket);
                     // While the step is set up.
                     if self.spare.is_none() && Spare::is_possible(&order) {
-                        self.prepare(&order.namespaces);
+                        self.prepare(&order);
                     }
                 }
                 // No more orders, or nobody to have more from.
@@ -155,7 +156,9 @@ impl Helper {
             Ok(Cloned::Child) => {
                 self.let_go();
                 let Received { plan, stdin, stdout, stderr, handed } = received;
-                perform(Begun { plan, stdin, stdout, stderr, handed, users, born, socket: &socket, helper: &self.this })
+                let ahead = Ahead::default();
+                let helper = &self.this;
+                perform(Begun { plan, stdin, stdout, stderr, handed, users, born, ahead, socket: &socket, helper })
             }
             Ok(Cloned::Parent { pid, pidfd }) => self.begun(socket, pid, pidfd, received.handed),
             Err(error) => failed(Act::Namespaces(order.namespaces.clone()).to_string(), error),
@@ -170,15 +173,15 @@ impl Helper {
         self.steps.push(Step { socket, pid, pidfd, killed: false, handed });
     }
 
-    /// Has a process wait in these namespaces. If that fails, the next step's own will, and says why.
-    fn prepare(&mut self, namespaces: &[Namespace]) {
+    /// Has a process wait that would serve such an order. If that fails, the next step's own will, and says why.
+    fn prepare(&mut self, Order { namespaces, ahead, .. }: &Order) {
         let Ok((ours, theirs)) = spare::pair() else { return };
         // SAFETY: nothing before `init_if_asked` starts a thread, and nothing here has.
         match unsafe { sys::clone_into(clone_flags(namespaces)) } {
             Ok(Cloned::Child) => {
                 drop(ours);
                 self.let_go();
-                spare::become_step(theirs, &self.this)
+                spare::become_step(theirs, &self.this, Ahead::make(ahead))
             }
             Ok(Cloned::Parent { pid, pidfd }) => self.spare = Some(Spare::new(namespaces, ours, pid, pidfd)),
             Err(_) => {}

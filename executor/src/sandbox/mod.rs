@@ -29,6 +29,7 @@
 //! [`init`] and `perform` (the acts done), [`beneath`] (paths inside a hostile root), [`helper`] and [`run`] (the
 //! builder's side).
 
+mod ahead;
 pub(crate) mod beneath;
 mod cgroup;
 mod error;

@@ -133,12 +133,14 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Makes it, with its empty directory.
+    /// Makes it, and attaches it.
     pub fn new() -> Result<Self, MountError> {
-        let options = [("size", STAGE_SIZE), ("mode", "0755")].map(|(n, v)| (n.to_owned(), v.to_owned()));
-        let directory = file_system("tmpfs", &options, Flags { nosuid: true, nodev: true, ..Flags::default() })?;
+        Self::of(stage()?)
+    }
+
+    /// Attaches what one is made of.
+    pub fn of(directory: OwnedFd) -> Result<Self, MountError> {
         over_host_root(&directory)?;
-        rustix::fs::mkdirat(&directory, EMPTY, Mode::from_raw_mode(0o555))?;
         Ok(Self { directory, mounts: 0 })
     }
 
@@ -173,6 +175,14 @@ impl Stage {
         self.mounts += 1;
         self.mounts.to_string()
     }
+}
+
+/// What a [`Stage`] is made of, with its empty directory.
+pub fn stage() -> Result<OwnedFd, MountError> {
+    let options = [("size", STAGE_SIZE), ("mode", "0755")].map(|(n, v)| (n.to_owned(), v.to_owned()));
+    let directory = file_system("tmpfs", &options, Flags { nosuid: true, nodev: true, ..Flags::default() })?;
+    rustix::fs::mkdirat(&directory, EMPTY, Mode::from_raw_mode(0o555))?;
+    Ok(directory)
 }
 
 /// Stacks a mount on the host's root directory. Lookups of `/` keep finding the host's until the pivot.

@@ -16,6 +16,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, Uid, move_into_link_name_space};
 
+use super::ahead::Ahead;
 use super::beneath::{Root, file_type};
 use super::execute::execute;
 use super::hide::{self, Covers};
@@ -50,6 +51,8 @@ pub struct Begun<'a> {
     pub users: Option<Made>,
     /// Whether it was born in its control group.
     pub born: bool,
+    /// What it mounted while it waited.
+    pub ahead: Ahead,
     /// The way to the builder.
     pub socket: &'a OwnedFd,
     /// The helper, by a pidfd.
@@ -58,10 +61,11 @@ pub struct Begun<'a> {
 
 /// Performs the plan and does not return: either this process becomes the command, or it reports and exits.
 pub fn perform(begun: Begun<'_>) -> ! {
-    let Begun { plan, stdin, stdout, stderr, handed, users, born, socket, helper } = begun;
+    let Begun { plan, stdin, stdout, stderr, handed, users, born, ahead, socket, helper } = begun;
     let mut step = Step {
         socket,
         born,
+        ahead,
         users: Users::of(users),
         helper,
         stdin,
@@ -102,6 +106,7 @@ fn read(plan: OwnedFd, stdout: OwnedFd, stderr: OwnedFd) -> Result<Plan, Trouble
 struct Step<'a> {
     socket: &'a OwnedFd,
     born: bool,
+    ahead: Ahead,
     users: Users,
     helper: &'a OwnedFd,
     stdin: Option<OwnedFd>,
@@ -142,7 +147,10 @@ impl Step<'_> {
         match act {
             Act::Namespaces(_) | Act::UserNamespace(_) | Act::Handlers(_) => {} // The helper's, done.
             Act::FilesOfItsRoot(ids) => self.users.own_files(ids)?,
-            Act::JoinItsNetwork => self.users.join_network()?,
+            Act::JoinItsNetwork => {
+                self.ahead.network_is_left();
+                self.users.join_network()?;
+            }
             Act::ControlGroup(group) => cgroup::enter(group, self.handed, self.born)?,
             Act::JoinControlGroup(group) => cgroup::join(group, self.handed)?,
             Act::ChangeRoot(tree) => self.root = Some(crate::chroot::change_root(tree)?),
@@ -150,19 +158,19 @@ impl Step<'_> {
             Act::NewSession => drop(rustix::process::setsid()?),
             Act::PrivateMounts => mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?,
             Act::JoinNetwork(namespace) => {
+                self.ahead.network_is_left();
                 let namespace = self.handed(*namespace)?;
                 move_into_link_name_space(namespace, Some(LinkNameSpaceType::Network))?;
             }
             Act::Loopback => sys::loopback_up()?,
             Act::Hostname(name) => rustix::system::sethostname(name.as_bytes())?,
-            Act::Stage => self.stage = Some(Stage::new()?),
+            Act::Stage => self.stage = Some(Stage::of(self.ahead.stage()?)?),
             Act::Root(root) => self.mount_root(root)?,
             Act::FileSystem(file_system) => self.mount_file_system(file_system)?,
             Act::ControlGroups { readonly } => groups::show(self.root(), *readonly)?,
-            Act::Device { name, major, minor } => self.make_device(name, *major, *minor)?,
+            Act::Device { .. } | Act::DeviceLink { .. } => self.make_in_dev(act)?,
             Act::HostDevice { name, major, minor } => host::bind_device(self.dev(), name, *major, *minor)?,
             Act::HostSys => host::bind_sys(self.real_directory("/sys")?)?,
-            Act::DeviceLink { name, target } => rustix::fs::symlinkat(target.as_str(), self.dev(), name.as_str())?,
             Act::GeneratedFile { target, text } => self.bind_generated(target, text)?,
             Act::Bind { target, bind } => self.bind(target, bind)?,
             Act::SecretFile { target, file } => {
@@ -259,8 +267,7 @@ impl Step<'_> {
     }
 
     fn mount_file_system(&mut self, wanted: &FileSystem) -> Result<(), Trouble> {
-        let tree = mount::file_system(&wanted.kind, &wanted.options, wanted.flags)
-            .map_err(|error| host::explain(&wanted.kind, error))?;
+        let tree = self.ahead.file_system(wanted)?;
         let place = if wanted.no_links {
             self.real_directory(&wanted.target)?
         } else {
@@ -310,10 +317,9 @@ impl Step<'_> {
         Ok(place)
     }
 
-    fn make_device(&mut self, name: &str, major: u32, minor: u32) -> Result<(), Trouble> {
-        let device = rustix::fs::makedev(major, minor);
-        rustix::fs::mknodat(self.dev(), name, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)?;
-        Ok(())
+    fn make_in_dev(&mut self, wanted: &Act) -> Result<(), Trouble> {
+        let dev = self.dev.as_ref().expect("a plan mounts /dev before anything in it");
+        Ok(self.ahead.in_dev(dev, wanted)?)
     }
 
     /// `/dev/null` of the new `/dev`, proven to be it.

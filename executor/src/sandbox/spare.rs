@@ -3,8 +3,8 @@
 //! The kernel takes about as long to clone, and to make namespaces, as a step's set-up does to mount: a step that finds a
 //! process waiting need not wait for that. In: the kinds of namespaces of the last step, as the next is likely to want
 //! the same; one that wants others, a control group to be born in, or a user namespace, gets a process of its own. It
-//! has done nothing, read nothing and holds nothing but a socket to the helper; it serves one step, and ends with the
-//! helper. Until it begins, its mounts follow the host's as far as these are shared. Deliberately absent: what a step
+//! has read nothing and holds nothing but a socket to the helper and what it mounted for itself ([`super::ahead`]); it
+//! serves one step, and ends with the helper. Until it begins, its mounts follow the host's as far as these are shared. Deliberately absent: what a step
 //! does (`perform`).
 
 use std::io;
@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::ahead::Ahead;
 use super::init::{Received, receive};
 use super::perform::{Begun, perform};
 use super::plan::Namespace;
@@ -70,7 +71,7 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 }
 
 /// The process itself: waits for its step at `from`, and becomes it.
-pub fn become_step(from: OwnedFd, helper: &OwnedFd) -> ! {
+pub fn become_step(from: OwnedFd, helper: &OwnedFd, ahead: Ahead) -> ! {
     let next = || {
         let socket = wire::receive(&from, &mut [0])?.1.into_iter().next().ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok::<_, io::Error>((socket, receive(&from)?))
@@ -79,5 +80,5 @@ pub fn become_step(from: OwnedFd, helper: &OwnedFd) -> ! {
     let Ok((socket, received)) = next() else { sys::exit_now(1) };
     drop(from);
     let Received { plan, stdin, stdout, stderr, handed } = received;
-    perform(Begun { plan, stdin, stdout, stderr, handed, users: None, born: false, socket: &socket, helper })
+    perform(Begun { plan, stdin, stdout, stderr, handed, users: None, born: false, ahead, socket: &socket, helper })
 }

@@ -19,11 +19,11 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::cgroup;
 use super::plan::{Act, Namespace, Plan};
 use super::spec::Handed;
 use super::stub::Stub;
 use super::userns::UserNamespace;
+use super::{ahead, cgroup};
 use crate::emulate::Emulator;
 
 /// The longest report is a failure that quotes two paths of 4 KiB, escaped.
@@ -46,6 +46,8 @@ pub struct Order {
     pub emulators: Vec<Emulator>,
     /// The control group of version 2 that it may be born in.
     pub group: Option<Handed>,
+    /// What the process of the next step may mount before it knows of its step.
+    pub ahead: Vec<Act>,
 }
 
 impl Order {
@@ -68,6 +70,7 @@ impl Order {
             users,
             emulators: emulators.unwrap_or_default(),
             group: cgroup::birthplace(&plan.0),
+            ahead: ahead::wanted(&plan.0),
         }
     }
 }
