@@ -189,8 +189,11 @@ pub struct Layers {
     meter: Arc<Meter>,
     /// The last results whose layers were asked for: the next step stands on one of them, and a chain is not followed
     /// down again for every step. What is leased keeps its trees, and so does what it stands on.
-    lowers: Arc<Mutex<VecDeque<(ResultId, Vec<Arc<str>>)>>>,
+    lowers: Arc<Mutex<VecDeque<(ResultId, TreeNames)>>>,
 }
+
+/// Names of the trees that a result consists of, topmost first.
+type TreeNames = Vec<Arc<str>>;
 
 /// As many steps as may be under way at once, and more.
 const LOWERS_KEPT: usize = 64;
@@ -249,13 +252,13 @@ impl Layers {
         Ok(names.iter().map(|name| name.to_string()).collect())
     }
 
-    fn known_lowers(&self, result: &ResultId) -> Option<Vec<Arc<str>>> {
+    fn known_lowers(&self, result: &ResultId) -> Option<TreeNames> {
         let kept = self.lowers.lock().unwrap_or_else(PoisonError::into_inner);
         kept.iter().find(|(known, _)| known == result).map(|(_, names)| names.clone())
     }
 
     /// Those of a result with a tree on one whose layers are known.
-    fn lowers_by_parent(&self, result: &ResultId) -> Result<Option<Vec<Arc<str>>>, LayersError> {
+    fn lowers_by_parent(&self, result: &ResultId) -> Result<Option<TreeNames>, LayersError> {
         let Some(layer) = self.store.layer(result)? else { return Ok(None) };
         let Some(mut names) = layer.parent.as_ref().and_then(|parent| self.known_lowers(parent)) else {
             return Ok(None);

@@ -536,15 +536,15 @@ mod tests {
         // Parts that are hashed as texts, with numbers of several digits and lists.
         let copy = |i: usize| {
             let name = UserRef::Name(format!("user{i}"));
-            let user = if i % 2 == 0 { UserRef::Id(i as u32) } else { name.clone() };
+            let user = if i.is_multiple_of(2) { UserRef::Id(i as u32) } else { name.clone() };
             let owner = Owner { user, group: Some(name), names_from: None };
             let src = "x".repeat(i * 17);
             let copy = crate::op::CopyAction {
                 src,
-                owner: (i % 3 == 0).then_some(owner),
-                mode: (i % 5 == 0).then_some(CopyMode::Bits(0o640)),
+                owner: i.is_multiple_of(3).then_some(owner),
+                mode: i.is_multiple_of(5).then_some(CopyMode::Bits(0o640)),
                 exclude_patterns: vec!["a".into(); i % 13],
-                timestamp: (i % 7 == 0).then_some(-3_000_000_000),
+                timestamp: i.is_multiple_of(7).then_some(-3_000_000_000),
                 ..Default::default()
             };
             FileAction {

@@ -102,6 +102,9 @@ impl llb_bridge_server::LlbBridge for Bridge {
         if request.definition.as_ref().is_some_and(|definition| !definition.def.is_empty()) {
             return absent("solving definitions (LLB)");
         }
+        if request.source_policies.iter().any(|policy| !policy.rules.is_empty()) {
+            return absent("source policies");
+        }
         if request.frontend != frontend::NAME {
             return absent(&format!("the frontend `{}`", request.frontend.escape_debug()));
         }

@@ -209,7 +209,8 @@ async fn run(
     };
     // Whoever only wanted to know what the daemon can has learned it.
     let Some(asked) = asked else { return Ok(std::collections::BTreeMap::new()) };
-    if request.source_policy.as_ref().is_some_and(|policy| !policy.rules.is_empty()) {
+    let policy = request.source_policy.as_ref().is_some_and(|policy| !policy.rules.is_empty());
+    if policy || !request.source_policy_session.is_empty() {
         return Err(Status::unimplemented("source policies are not supported by this version of rbuild"));
     }
     let session = daemon.sessions.find(&request.session).await?;

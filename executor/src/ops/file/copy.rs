@@ -234,12 +234,13 @@ impl Copying<'_> {
         }
         let (target, path, was_made) = self.target_directory(one, place).map_err(self.failed())?;
         let failed = self.failed();
-        let (target, is_new) = match self.upper_of(&target, &path, was_made).map_err(self.failed())? {
-            Some(upper) => (upper, true),
-            None => (target, false),
-        };
+        let upper = self.upper_of(&target, &path, was_made).map_err(self.failed())?;
+        let is_new = upper.is_some();
+        // Names of one file are names in one mount.
+        let root = self.upper.filter(|_| is_new).unwrap_or(self.root.fd());
+        let target = upper.unwrap_or(target);
         let copied = from.open_dir().and_then(|dir| {
-            let to = contents::Target { dir: target, path: &path, root: self.root.fd(), is_new };
+            let to = contents::Target { dir: target, path: &path, root, is_new };
             let looks = self.looks.as_deref().map(|looks| contents::Compared { looks, seen: &mut self.seen });
             contents::copy(dir, &from.path, &self.filter, &mut self.copier, looks, to)
         });

@@ -105,6 +105,14 @@ pub struct Xattr {
     pub value: Vec<u8>,
 }
 
+/// What ends at that byte: what is shorter than a header is something else.
+fn ended(offset: u64) -> String {
+    match offset {
+        ..512 => format!("that is no tar archive: it has {offset} bytes, and the shortest one 512"),
+        _ => format!("the archive ends early, at byte {offset}"),
+    }
+}
+
 /// Why an archive could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
@@ -129,7 +137,7 @@ pub enum TarError {
         reason: String,
     },
     /// It ends in the middle, or without its end marker.
-    #[error("the archive ends early, at byte {offset}")]
+    #[error("{}", ended(*offset))]
     Truncated {
         /// Where.
         offset: u64,

@@ -243,8 +243,8 @@ fn actions() -> impl Strategy<Value = Vec<FileAction>> {
     vec(action, 1..5).prop_map(|actions| {
         let last = actions.len() - 1;
         let mut outputs = 0..;
-        let action =
-            |(i, (input, from, keeps, names_from, mut kind)): (usize, (Option<u8>, u8, bool, Option<u8>, _))| {
+        let mut action =
+            |i: usize, input: Option<u8>, from: u8, keeps: bool, names_from: Option<u8>, mut kind: FileActionKind| {
                 if let FileActionKind::Copy(CopyAction { owner: Some(owner), .. })
                 | FileActionKind::MkFile { owner: Some(owner), .. }
                 | FileActionKind::MkDir { owner: Some(owner), .. }
@@ -256,7 +256,8 @@ fn actions() -> impl Strategy<Value = Vec<FileAction>> {
                 let output = (keeps || i == last).then(|| outputs.next().expect("there is no end"));
                 FileAction { input: input.map(usize::from), secondary_input, output, kind }
             };
-        actions.into_iter().enumerate().map(action).collect()
+        let parts = actions.into_iter().enumerate();
+        parts.map(|(i, (input, from, keeps, names, kind))| action(i, input, from, keeps, names, kind)).collect()
     })
 }
 
