@@ -8,7 +8,7 @@
 
 use std::cell::LazyCell;
 use std::ops::Deref;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -72,7 +72,7 @@ fn compare(name: &str, store: &Store, buildah: &impl Deref<Target = Buildah>) ->
     let exceptions = Exceptions::parse(&text("exceptions"));
 
     let ours = built(store, &context, &options).map_err(|outcome| format!("--- {name}: rbuild fails\n{outcome}"))?;
-    let known = room().join("oracle").join(format!("{}.json", state(&case)));
+    let known = room().join("oracle").join(format!("{}.json", state(&case, context.path())));
     let theirs = match std::fs::read(&known) {
         Ok(bytes) => serde_json::from_slice(&bytes).expect("it was written whole"),
         Err(_) => {
@@ -94,8 +94,8 @@ fn compare(name: &str, store: &Store, buildah: &impl Deref<Target = Buildah>) ->
     if differences.is_empty() { Ok(()) } else { Err(format!("--- {name}\n{}", differences.join("\n"))) }
 }
 
-/// A digest of all that decides what buildah makes of a case.
-fn state(case: &Path) -> String {
+/// A digest of all that decides what buildah makes of a case: the case, and what its context became.
+fn state(case: &Path, context: &Path) -> String {
     static OF_ALL: OnceLock<Vec<u8>> = OnceLock::new();
     let of_all = OF_ALL.get_or_init(|| {
         let version = Outcome::of(Command::new("buildah").arg("--version")).ok().stdout;
@@ -104,8 +104,8 @@ fn state(case: &Path) -> String {
         [version, bytes].concat().into_bytes()
     });
     let mut bytes = of_all.clone();
-    let mut folders = vec![case.to_owned()];
-    while let Some(folder) = folders.pop() {
+    let mut folders = vec![(case, case.to_owned()), (context, context.to_owned())];
+    while let Some((top, folder)) = folders.pop() {
         let entries = std::fs::read_dir(&folder).expect("the case can be read");
         let mut paths: Vec<PathBuf> = entries.map(|entry| entry.expect("the case can be read").path()).collect();
         paths.sort();
@@ -114,12 +114,13 @@ fn state(case: &Path) -> String {
             let content = match (meta.is_symlink(), meta.is_dir()) {
                 (true, _) => std::fs::read_link(&path).expect("it is a link").into_os_string().into_encoded_bytes(),
                 (_, true) => Vec::new(),
-                _ => std::fs::read(&path).expect("the case can be read"),
+                _ if meta.is_file() => std::fs::read(&path).expect("the case can be read"),
+                _ => Vec::new(),
             };
-            let kind = (meta.is_symlink(), meta.is_dir(), meta.permissions().mode() & 0o100 != 0);
-            bytes.extend(format!("\n{path:?} {kind:?} {}\n", content.len()).into_bytes());
+            let name = path.strip_prefix(top).expect("it is beneath");
+            bytes.extend(format!("\n{name:?} {:o} {}\n", meta.mode(), content.len()).into_bytes());
             bytes.extend(content);
-            folders.extend(meta.is_dir().then_some(path));
+            folders.extend(meta.is_dir().then_some((top, path)));
         }
     }
     archive::hex(&bytes)
@@ -172,6 +173,8 @@ fn context(case: &Path) -> Context {
     if case.join("prepare").exists() {
         let mut command = Command::new("bash");
         command.args(["-euo", "pipefail"]).arg(case.join("prepare")).current_dir(context.path());
+        // The same archives every time.
+        command.env("TAR_OPTIONS", "--mtime=@1000000000");
         Outcome::of(&mut command).ok();
     }
     context
