@@ -77,14 +77,16 @@ mkfs.ext4 -q -F -d "$given" "$disk"
 
 # A paravirtual KVM (kvm_pvm) runs only kernels that were made for it.
 fast=(-accel "tcg,thread=multi" -cpu max)
+seconds=3600
 if [ -w /dev/kvm ] && [ ! -e /sys/module/kvm_pvm ]; then
     fast=(-accel kvm -cpu host)
+    seconds=900
 else
     echo "run.sh: no KVM that runs Debian's kernel: the machine is emulated, which takes long" >&2
 fi
 console=$vm/console
 # The disk of the system is only read: what is written to it goes when the machine does.
-timeout --kill-after=10 "${VM_SECONDS:-900}" qemu-system-x86_64 "${fast[@]}" -m 4G -smp 2 -nographic -no-reboot -nodefaults \
+timeout --kill-after=10 "${VM_SECONDS:-$seconds}" qemu-system-x86_64 "${fast[@]}" -m 4G -smp 2 -nographic -no-reboot -nodefaults \
     -serial stdio -kernel "$vm/vmlinuz" -initrd "$vm/initrd" \
     -drive "file=$vm/root.ext4,if=virtio,format=raw,snapshot=on" -drive "file=$disk,if=virtio,format=raw,readonly=on" \
     -append "console=ttyS0 root=/dev/vda rw quiet loglevel=3 cgroup_no_v1=all init=/vm/init" </dev/null |
