@@ -6,6 +6,9 @@
 #   make lint      formatting, clippy, licences and sources of the dependencies
 #   make bench     speed and memory, printed
 #   make compare   rbuild beside Docker, buildah and podman from Debian sid; COMPARE=--quick for small sizes
+#   make growth    how the cost of a build grows with steps, files and bytes; GROWTH=--full for the largest
+#   make instructions  instructions of the hot paths, compared with benches/instructions.txt;
+#                  make instructions-update writes that file
 #   make soak      the fuzz targets, builds that are killed, crowds of builds and a changing
 #                  context for SOAK_SECONDS each, SOAK_CASES random builds, what has limits, with them,
 #                  caches in a bucket of garage, if that is installed (GARAGE=PATH), and images into
@@ -17,7 +20,7 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 RBUILD := $(TARGET)/release/rbuild
 
-.PHONY: all demo test test-vm lint bench compare soak install clean setup release
+.PHONY: all demo test test-vm lint bench growth compare instructions instructions-update soak install clean setup release
 
 all: release
 
@@ -47,12 +50,24 @@ bench: setup release
 	benches/run.sh $(RBUILD)
 	benches/transfer.sh $(RBUILD)
 	benches/export.sh $(RBUILD)
-	$(CARGO) bench --locked --package rbuild --bench micro
+	$(CARGO) bench --locked --package rbuild-micro --bench micro
 	$(CARGO) bench --locked --package rbuild-executor --bench step
 	$(CARGO) bench --locked --package rbuild-executor --bench context -- --rbuild $(abspath $(RBUILD))
 	$(CARGO) bench --locked --package rbuild-frontend --bench large
 	$(CARGO) bench --locked --package rbuild-solver --bench schedule
 	$(CARGO) bench --locked --package rbuild-store --bench cached_rebuild
+
+growth: release
+	benches/growth.sh $(RBUILD) $(GROWTH)
+
+# Flags for compilers from outside would change what is counted. COUNTS chooses cases by parts of their names.
+COUNT := env --unset=RUSTFLAGS --unset=CARGO_ENCODED_RUSTFLAGS --unset=CFLAGS \
+	$(CARGO) bench --locked --profile counted --package rbuild-micro --bench micro -- --instructions
+instructions: setup
+	$(COUNT) $(COUNTS)
+
+instructions-update: setup
+	$(COUNT) --update $(COUNTS)
 
 # Options of benches/compare/run.sh.
 compare: setup release

@@ -7,6 +7,7 @@
 pub mod allow;
 pub mod annotation;
 pub mod args;
+pub mod attest;
 pub mod build;
 pub mod cache;
 pub mod context;
@@ -83,6 +84,8 @@ pub struct BuildOptions {
     pub labels: BTreeMap<String, String>,
     /// `--annotation`, and those of outputs into the local store.
     pub annotations: annotation::Annotations,
+    /// `--provenance`, `--attest`: what is told of the images beside them.
+    pub provenance: Option<attest::Provenance>,
     /// `--network`; `None` when not given.
     pub network: Option<NetworkMode>,
     /// `--no-cache`.
@@ -111,6 +114,8 @@ pub struct BuildOptions {
     pub cache_from: Vec<cache::CacheFrom>,
     /// `--cache-to`, in order.
     pub cache_to: Vec<cache::CacheTo>,
+    /// Which client of the daemon asked for it, for the history.
+    pub client: Option<store::history::Client>,
 }
 
 /// `rbuild run`.

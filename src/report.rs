@@ -1,14 +1,16 @@
 //! Failures and warnings as people see them: what, where, what to do.
 //!
 //! In come [`Problem`]s, out comes text in the style of rustc. All of it that others wrote is escaped first.
-//! [`github`], [`sarif`] and [`buildkit`] write the same for programs, [`diff`] what was changed. Deliberately absent:
-//! deciding what is said (the engine does) and exit codes (`main`).
+//! [`github`], [`sarif`] and [`buildkit`] write the same for programs, [`diff`] what was changed, [`call`] what a Dockerfile
+//! was asked. Deliberately absent: deciding what is said (the engine does) and exit codes (`main`).
 
 pub mod buildkit;
+pub mod call;
 pub mod diff;
 pub mod github;
 pub mod place;
 pub mod sarif;
+pub mod table;
 
 mod source;
 

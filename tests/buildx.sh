@@ -89,8 +89,8 @@ say "the builder is there"
 
 build --build-arg WHO=me --secret "id=token,src=$work/token" -t app:1 -o "type=docker,dest=$work/app.tar" "$app"
 grep -q 'built for me with 12 bytes' "$work/out"
-tar -tf "$work/app.tar" | grep -q manifest.json
-tar -xOf "$work/app.tar" manifest.json | grep -q 'app:1'
+tar -xOf "$work/app.tar" manifest.json >"$work/out"
+grep -q 'app:1' "$work/out"
 say "a build with secret and argument, as an archive"
 
 build --build-arg WHO=me --secret "id=token,src=$work/token" -o "type=local,dest=$work/tree" --metadata-file "$work/meta" "$app"
@@ -101,16 +101,19 @@ grep -q 'CACHED' "$work/out"
 say "the same again from the cache, as a tree"
 
 build --target build --secret "id=token,src=$work/token" -o "type=tar,dest=$work/tree.tar" "$app"
-tar -tf "$work/tree.tar" | grep -q 'src/file'
-if tar -tf "$work/tree.tar" | grep -q 'src/ignored'; then echo 'an ignored file was sent' >&2; exit 1; fi
+tar -tf "$work/tree.tar" >"$work/out"
+grep -q 'src/file' "$work/out"
+if grep -q 'src/ignored' "$work/out"; then echo 'an ignored file was sent' >&2; exit 1; fi
 say "a stage as a tar, without what is ignored"
 
 build --secret "id=token,src=$work/token" -t kept:1 -o type=image "$app"
-"$rbuild" --root "$work/store" images 2>/dev/null | grep -q 'kept'
+"$rbuild" --root "$work/store" images >"$work/out" 2>/dev/null
+grep -q 'kept' "$work/out"
 say "an image in the store"
 
 build --secret "id=token,src=$work/token" -o "type=oci,dest=$work/a.tar" -o "type=local,dest=$work/b" "$app"
-tar -tf "$work/a.tar" | grep -q oci-layout
+tar -tf "$work/a.tar" >"$work/out"
+grep -q oci-layout "$work/out"
 [ -e "$work/b/out" ]
 say "several outputs at once"
 
@@ -133,6 +136,20 @@ build -f "$work/Named" --build-context "other=$app/sub" -o "type=local,dest=$wor
 printf 'FROM base:1\nRUN echo from-stdin >/x\n' | buildx build --progress plain -f - -o "type=local,dest=$work/stdin" "$app" >"$work/out" 2>&1
 [ "$(cat "$work/stdin/x")" = from-stdin ]
 say "named contexts, a Dockerfile on standard input"
+
+fails 'UndefinedVar' build --check "$app"
+buildx build --call=targets,format=json "$app" >"$work/out" 2>/dev/null
+grep -q '"name": "build"' "$work/out"
+buildx history ls >"$work/out" 2>&1
+grep -q 'Completed' "$work/out" && grep -q 'Error' "$work/out"
+say "questions, and the builds of the past"
+
+build --provenance=mode=max,builder-id=https://ci.example/7 --secret "id=token,src=$work/token" \
+    -o "type=oci,dest=$work/told.tar" "$app"
+mkdir "$work/told"
+tar -C "$work/told" -xf "$work/told.tar"
+grep -rqF 'https://ci.example/7' "$work/told/blobs"
+say "a provenance"
 
 buildx du >"$work/out" 2>&1
 grep -q 'Total' "$work/out"

@@ -18,6 +18,7 @@ packages=(
     iproute2 nftables                   # networks of tests, and firewalls in them
     passt slirp4netns                   # ways out of a network namespace
     strace time                         # counting system calls and memory
+    valgrind                            # counting instructions of the hot paths
     qemu-system-x86 e2fsprogs           # the virtual machine of tests/vm
     qemu-user-static                    # steps of other architectures
 )

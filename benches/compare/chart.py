@@ -1,7 +1,8 @@
 """The chart: per work a group of bars, one per builder, each group as wide as its slowest, with times and ratios in words.
 
-In: the results as of the JSON. Out: an SVG without scripts, fonts or addresses of elsewhere, on a white ground, so that it
-reads the same wherever it is shown. Bars are linear within their group: twice as long is twice the time.
+In: the results as of the JSON. Out: an SVG without scripts, fonts or addresses of elsewhere, on a ground of its own: white,
+or dark where the reader's screen is, so that it can be read wherever it is shown. Bars are linear within their group:
+twice as long is twice the time.
 """
 
 import textwrap
@@ -11,8 +12,13 @@ import report
 
 WIDTH, MARGIN, LABELS, VALUES = 880, 24, 232, 176
 BAR, GAP, TITLE, BETWEEN = 13, 4, 22, 16
+INK, SOFT, FAINT, GROUND = "#1c1917", "#57534e", "#78716c", "#ffffff"
 COLORS = {"rbuild": "#c2410c", "buildkitd": "#1e3a8a", "docker": "#1d4ed8", "docker-containerd": "#60a5fa",
-          "buildah": "#57534e", "podman": "#a8a29e"}
+          "buildah": "#44403c", "podman": "#a8a29e"}
+# What each colour is on a dark ground.
+DARK = {INK: "#e6edf3", SOFT: "#9da7b3", FAINT: "#7d8590", GROUND: "#0d1117",
+        "#c2410c": "#f97316", "#1e3a8a": "#2f5fd0", "#1d4ed8": "#3b82f6", "#60a5fa": "#93c5fd",
+        "#44403c": "#8b949e", "#a8a29e": "#57606a"}
 # How many letters of the smallest size fit into a line.
 LETTERS = 140
 FONT = "font-family=\"system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif\""
@@ -25,7 +31,7 @@ def svg(results):
     top += 20
     where = results["machine"]
     parts.append(text(MARGIN, top, f"{where['processor']}, {where['cores']} cores, Linux {where['kernel']}; median of "
-                      f"{results['repeats']}, turn by turn, each store on a new ext4", 12, "#57534e"))
+                      f"{results['repeats']}, turn by turn, each store on a new ext4", 12, SOFT))
     top += 18
     for entry in results["works"]:
         drawn, top = group(entry, top + BETWEEN)
@@ -33,11 +39,17 @@ def svg(results):
     top += BETWEEN
     for line in crashes(results["crash"]):
         top += 15
-        parts.append(text(MARGIN, top, line, 11, "#57534e"))
+        parts.append(text(MARGIN, top, line, 11, SOFT))
     height = top + MARGIN
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
             f'role="img" aria-label="Times of rbuild and other builders" {FONT}>\n'
-            f'<rect width="{WIDTH}" height="{height}" fill="#fff"/>\n' + "\n".join(parts) + "\n</svg>\n")
+            f'<style>@media (prefers-color-scheme: dark) {{{dark()}}}</style>\n'
+            f'<rect width="{WIDTH}" height="{height}" rx="6" fill="{GROUND}"/>\n' + "\n".join(parts) + "\n</svg>\n")
+
+
+def dark():
+    """The rules that turn every colour into its dark one."""
+    return "".join(f'[fill="{light}"]{{fill:{dark}}}' for light, dark in DARK.items())
 
 
 def crashes(found):
@@ -58,22 +70,22 @@ def group(entry, top):
     for row in entry["rows"]:
         base = top + BAR - 2.5
         own = row["kind"] == "rbuild"
-        parts.append(text(left - 8, base, row["title"], 12, "#1c1917" if own else "#57534e", 600 if own else 400, "end"))
+        parts.append(text(left - 8, base, row["title"], 12, INK if own else SOFT, 600 if own else 400, "end"))
         if "wall" in row:
             length = max(1.5, room * row["wall"] / slowest)
             parts.append(f'<rect x="{left}" y="{top}" width="{length:.1f}" height="{BAR}" rx="2" '
-                         f'fill="{COLORS.get(row["builder"], "#78716c")}"/>')
+                         f'fill="{COLORS.get(row["builder"], FAINT)}"/>')
             ratio = f"   {row['ratio']:.1f} ×" if "ratio" in row and not own else ""
             noisy = "  (noisy)" if row["spread"] > report.NOISY else ""
             parts.append(text(left + length + 7, base, report.shown(row["wall"]) + ratio + noisy, 12,
                               weight=600 if own else 400))
         else:
-            parts.append(text(left, base, "not counted", 12, "#a8a29e"))
+            parts.append(text(left, base, "not counted", 12, FAINT))
         top += BAR + GAP
     return parts, top
 
 
-def text(x, y, content, size, fill="#1c1917", weight=400, anchor="start"):
+def text(x, y, content, size, fill=INK, weight=400, anchor="start"):
     """One line of text; blanks in it are kept."""
     return (f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" fill="{fill}" font-weight="{weight}" text-anchor="{anchor}" '
             f'xml:space="preserve">{escape(content)}</text>')

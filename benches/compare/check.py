@@ -141,6 +141,8 @@ class Reports(unittest.TestCase):
         texts = [element.text for element in ElementTree.fromstring(drawn).iter() if element.tag.endswith("text")]
         self.assertTrue({"a work", "rbuild", "Other", "4.00 s   4.0 ×", "rbuild: all of it."} <= set(texts))
         self.assertNotIn("href", drawn)
+        used = {element.get("fill") for element in ElementTree.fromstring(drawn).iter()} - {None}
+        self.assertTrue(used and used | set(chart.COLORS.values()) <= chart.DARK.keys(), "a colour without a dark one")
 
     def test_nothing_names_the_machine(self):
         name = Path("/proc/sys/kernel/hostname").read_text().strip()

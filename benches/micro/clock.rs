@@ -14,7 +14,7 @@ const TIME_MIN: Duration = Duration::from_millis(500);
 pub fn measure<'a>(cases: impl Iterator<Item = &'a Case>) {
     println!("{:<24} {:>12} {:>12} {:>16} {:>6}", "", "minimum", "median", "per unit", "runs");
     for case in cases {
-        let scratch = Scratch::new();
+        let scratch = Scratch::default();
         let mut work = (case.prepare)(&scratch);
         // What is done once per process is not what is measured.
         work();

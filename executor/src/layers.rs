@@ -12,6 +12,7 @@ pub mod arriving;
 mod blob;
 mod check;
 mod digest;
+pub(crate) mod packing;
 mod parallel;
 
 pub use blob::{DIFF_ID, take_diff_id};
@@ -425,7 +426,13 @@ impl Layers {
             None => None,
         };
         // A derived layer's tar is its origin's but for times: neither depends on what the derived one stands on.
-        let owner = origin.as_ref().unwrap_or(layer);
+        let mut owner = origin.as_ref().unwrap_or(layer).clone();
+        if layer.times.is_some() && owner.name.is_none() {
+            // Times are those of a tree.
+            self.lowers(&owner.id)?;
+            owner = self.layer(&owner.id)?;
+        }
+        let owner = &owner;
         match &owner.name {
             Some(name) => {
                 let tree = open_directory(&self.store.layers_dir().join(name))?;

@@ -40,4 +40,5 @@ pub use error::ExecError;
 pub use limits::StepLimits;
 pub use snapshot::copy_tree_out;
 pub use steps::StepSettings;
+pub use sys::give_back_memory;
 pub use worker::{Worker, WorkerConfig};

@@ -11,7 +11,7 @@
 //! Deliberately absent: the difference of two trees of which one does not stand on the other; it would have to compare.
 
 use solver::seam::ResultId;
-use store::Layer;
+use store::{Layer, StoreError};
 
 use crate::error::ExecError;
 use crate::layers::{Layers, SCRATCH};
@@ -24,9 +24,13 @@ pub(crate) fn merge(
     on_base: bool,
 ) -> Result<ResultId, ExecError> {
     let Some((first, others)) = inputs.split_first() else { return Ok(scratch()) };
-    // It must be a tree of the store.
-    layers.chain(first)?;
     let mut top = (first.as_str() != SCRATCH).then(|| first.clone());
+    // It must be a tree of the store.
+    if let Some(id) = &top
+        && store.layer(id)?.is_none()
+    {
+        return Err(StoreError::NoSuchLayer { id: id.clone() }.into());
+    }
     let mut on_base = on_base || top.is_none();
     for input in others {
         for layer in layers.chain(input)? {

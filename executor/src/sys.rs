@@ -42,6 +42,33 @@ pub(crate) fn interrupt<T>(thread: &JoinHandle<T>) -> io::Result<()> {
     }
 }
 
+/// Gives memory that nothing uses back to the system: what the allocator keeps of what was freed, and this program's own
+/// text, which is read again from the kernel's cache as it is needed. For a process that has done much and waits now.
+pub fn give_back_memory() -> io::Result<()> {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes the allocator's own locks, and frees only what is free.
+    unsafe {
+        libc::malloc_trim(0)
+    };
+    let program = std::fs::read_link("/proc/self/exe")?;
+    let program = program.to_str().unwrap_or_default();
+    for line in std::fs::read_to_string("/proc/self/maps")?.lines() {
+        // `START-END r-xp OFFSET DEVICE INODE  PATH`; proc(5). What may be written to, or was while it was relocated, is
+        // no copy of a file.
+        let mut words = line.split_ascii_whitespace();
+        let (Some(range), Some("r-xp")) = (words.next(), words.next()) else { continue };
+        let (true, Some((start, end))) = (words.nth(3) == Some(program), range.split_once('-')) else { continue };
+        let number = |text| usize::from_str_radix(text, 16).map_err(io::Error::other);
+        let (start, end) = (number(start)?, number(end)?);
+        // SAFETY: nothing ever wrote to these pages: they are the file's, and come back as the same bytes when the next
+        // instruction is fetched, which may be that of this very loop.
+        if unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 /// Gives the calling thread a new network namespace; for helper processes, which have a single thread.
 pub(crate) fn unshare_network() -> io::Result<()> {
     // SAFETY: CLONE_NEWNET touches no descriptor; sockets stay in the namespace that they were opened in.

@@ -17,7 +17,7 @@
 //! ```
 //! Also here: what a step must note about itself for that, [`Heritage`].
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use jiff::Timestamp;
 use solver::op::SourceOp;
@@ -116,19 +116,27 @@ pub(crate) struct Heritage {
 }
 
 impl Heritage {
-    /// What comes with `result`.
-    pub fn of(store: &Store, result: &ResultId) -> Result<Self, StoreError> {
-        let mut heritage = Self::default();
-        if result.as_str() == SCRATCH {
-            return Ok(heritage);
-        }
-        for layer in store.chain(result)?.iter().rev() {
-            if !layer.pulled && !layer.empty {
-                heritage = heritage.and(Self { since: Some(layer.started), from_context: layer.from_context });
-            }
-            if layer.on_base {
+    /// What comes with `result`. What is `known` of results beneath it is not found out again, and what is found out is
+    /// added: so a build goes down to its base once.
+    pub fn of(store: &Store, result: &ResultId, known: &mut HashMap<ResultId, Self>) -> Result<Self, StoreError> {
+        let (mut heritage, mut way) = (Self::default(), Vec::new());
+        let mut next = Some(result.clone()).filter(|result| result.as_str() != SCRATCH);
+        while let Some(id) = next.take() {
+            if let Some(known) = known.get(&id) {
+                heritage = *known;
                 break;
             }
+            let layer = store.layer(&id)?.ok_or_else(|| StoreError::NoSuchLayer { id: id.clone() })?;
+            let own = match layer.pulled || layer.empty {
+                true => Self::default(),
+                false => Self { since: Some(layer.started), from_context: layer.from_context },
+            };
+            way.push((id, own));
+            next = layer.parent.filter(|_| !layer.on_base);
+        }
+        for (id, own) in way.into_iter().rev() {
+            heritage = heritage.and(own);
+            known.insert(id, heritage);
         }
         Ok(heritage)
     }

@@ -13,7 +13,7 @@ mod job;
 mod sources;
 mod supply;
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use jiff::Timestamp;
 use oci::model::Platform;
+use solver::graph::VertexId;
 use solver::key::ContentDigest;
 use solver::op::{Op, SourceOp};
 use solver::seam::{Executor, Job, LogSink, Pin, Read, ResultId, Selection};
@@ -54,7 +55,7 @@ use crate::source::given::Given;
 use crate::source::image::{self, BlobFetcher};
 use crate::source::local::LocalPatterns;
 use crate::steps::StepSettings;
-use crate::times::is_image;
+use crate::times::{Heritage, is_image};
 use crate::userns::UsernsError;
 use sources::{Local, refuse_local, unknown_kind};
 
@@ -97,6 +98,8 @@ struct Inner {
     clock: fn() -> Timestamp,
     /// What results hold.
     contents: Contents,
+    /// What comes with results that steps stood on.
+    heritages: Mutex<HashMap<ResultId, Heritage>>,
     /// Who brings blobs of layers that other machines made.
     supplier: OnceLock<Arc<dyn store::remote::Supplier>>,
     /// One per core, for our own work.
@@ -115,6 +118,8 @@ struct Inner {
     foreign_layers: AtomicBool,
     /// Images that steps of this build will stand on or read.
     expected_trees: OnceLock<HashSet<String>>,
+    /// Copies whose results are only put out.
+    may_pack: OnceLock<HashSet<VertexId>>,
     /// Where trees are not mounted, one process at a time has one for its root.
     root_turn: Arc<tokio::sync::Mutex<()>>,
     /// Whether steps can have user namespaces; tried before the first one.
@@ -158,12 +163,14 @@ impl Worker {
                 wants_network: AtomicBool::new(false),
                 foreign_layers: AtomicBool::new(false),
                 expected_trees: OnceLock::new(),
+                may_pack: OnceLock::new(),
                 emulation: Emulation::new(&config.steps),
                 steps: config.steps,
                 root_turn: Arc::default(),
                 sandbox: OnceLock::new(),
                 clock: config.clock,
                 contents: Contents::default(),
+                heritages: Mutex::default(),
                 supplier: OnceLock::new(),
                 cores: cores::all(),
             }),
@@ -217,6 +224,12 @@ impl Worker {
         }
         notices.iter().for_each(|text| log.notice(text));
         Ok(emulated)
+    }
+
+    /// Says that the graph is solved: what only steps need is taken down beside what comes now. A step that comes all the
+    /// same has it made again.
+    pub async fn no_more_steps(&self) {
+        self.inner.networks.end().await;
     }
 
     pub(crate) fn wants_network(&self) -> bool {

@@ -126,10 +126,21 @@ pub fn is_own_certificate(error: &reqwest::Error) -> bool {
     })
 }
 
+/// Whether a new connection ended before anything of the request was sent. Why, is known only to who asks again: the other
+/// end may say what it has against us after we think that all is well (RFC 8446 section 4.4.2.4), and to be told of
+/// it and to send are a race.
+pub fn is_unsent(error: &reqwest::Error) -> bool {
+    is_caused_by(error, hyper::Error::is_canceled)
+}
+
 fn is_tls(error: &reqwest::Error, is_it: impl Fn(&rustls::Error) -> bool) -> bool {
+    is_caused_by(error, is_it)
+}
+
+fn is_caused_by<E: StdError + 'static>(error: &reqwest::Error, is_it: impl Fn(&E) -> bool) -> bool {
     let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
     while let Some(error) = cause {
-        if error.downcast_ref::<rustls::Error>().is_some_and(&is_it) {
+        if error.downcast_ref::<E>().is_some_and(&is_it) {
             return true;
         }
         // An io::Error hides what it wraps: its source is the source of what it wraps.

@@ -21,6 +21,11 @@ impl VertexId {
         Self(hashing.digest())
     }
 
+    /// Another's name for a vertex: the SHA-256 by which it is known there.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

@@ -136,6 +136,10 @@ pub struct BuildArgs {
     #[arg(long, help_heading = "Display", value_name = "MODE", value_enum, hide_possible_values = true)]
     pub progress: Option<ProgressArg>,
 
+    /// What is told of the images.
+    #[command(flatten)]
+    pub attest: AttestArgs,
+
     /// How registries are met.
     #[command(flatten)]
     pub registry: RegistryArgs,
@@ -146,6 +150,22 @@ pub struct BuildArgs {
     /// Flags of other builders that change nothing here.
     #[command(flatten)]
     pub inert: InertArgs,
+}
+
+/// What is told of the images beside them.
+#[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Results")]
+pub struct AttestArgs {
+    /// Tell beside the image how it was made: true, false (the default), or mode=min|max, builder-id=URL,
+    /// reproducible=true with commas between. Stands in what is pushed and in OCI archives
+    #[arg(long, value_name = "FIELDS")]
+    pub provenance: Option<String>,
+    /// Only `false`: no SBOM is made
+    #[arg(long, value_name = "false")]
+    pub sbom: Option<String>,
+    /// The same as --provenance: type=provenance and its fields with commas between
+    #[arg(long, value_name = "type=TYPE,…", action = ArgAction::Append)]
+    pub attest: Vec<String>,
 }
 
 /// Flags of other builders that change nothing here.
@@ -164,13 +184,4 @@ pub struct InertArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
         hide_possible_values = true)]
     pub compress: Option<bool>,
-    /// Only `false`: there is no provenance yet
-    #[arg(long, value_name = "false")]
-    pub provenance: Option<String>,
-    /// Only `false`: there is no SBOM yet
-    #[arg(long, value_name = "false")]
-    pub sbom: Option<String>,
-    /// Only with `disabled=true`: there are no attestations yet
-    #[arg(long, value_name = "type=TYPE,disabled=true", action = ArgAction::Append)]
-    pub attest: Vec<String>,
 }

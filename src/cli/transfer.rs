@@ -45,7 +45,7 @@ pub struct PushArgs {
         default_value = "gzip"
     )]
     pub compression: Compression,
-    /// How hard: gzip and estargz 0 to 9, zstd 1 to 22 [default: 6; zstd 3]
+    /// How hard: gzip and estargz 0 to 9, zstd 1 to 22 [default: 5; zstd 3]
     #[arg(long, help_heading = "Form", value_name = "N", allow_negative_numbers = true)]
     pub compression_level: Option<i32>,
     /// Compress all layers so, also those that are compressed already: then the image has another digest

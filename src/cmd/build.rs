@@ -27,7 +27,7 @@ pub async fn build(hall: &Hall<'_>, args: &BuildArgs) -> Result<u8, Failure> {
         Call::Build => {}
         wanted => return call::call(hall, &args.input, wanted),
     }
-    let inert = options::build::inert(args)?;
+    let inert = options::build::inert(args);
     let mut options = options::build::build(args, &hall.config, hall.environment)?;
     if let Place::Path(path) = &options.input.context {
         check_for_verb(path)?;
@@ -221,6 +221,7 @@ mod tests {
             tags: Vec::new(),
             labels: std::collections::BTreeMap::new(),
             annotations: options::annotation::Annotations::default(),
+            provenance: None,
             network: None,
             no_cache: false,
             no_cache_stages: Vec::new(),
@@ -235,6 +236,7 @@ mod tests {
             provisions: options::provisions::Provisions::default(),
             cache_from: Vec::new(),
             cache_to: Vec::new(),
+            client: None,
         }
     }
 

@@ -5,7 +5,8 @@ use crate::cli::{CheckArgs, CheckFormat};
 use crate::engine::{self, Checked, Checker, Failure, Mended};
 use crate::escape;
 use crate::options;
-use crate::report::{self, Reporter, Severity, Style, buildkit, diff, github, sarif};
+use crate::report::call::{counts, findings, summary};
+use crate::report::{self, buildkit, diff, github, sarif};
 
 /// Something was found.
 const FOUND: u8 = 1;
@@ -82,28 +83,6 @@ fn code(checked: &Checked) -> u8 {
     if checked.findings.is_empty() { 0 } else { FOUND }
 }
 
-/// All findings for people, then what is in doubt, each followed by an empty line.
-fn findings(checked: &Checked, style: Style) -> String {
-    let mut reporter = Reporter::new(style);
-    let problems = checked.problems().map(|(severity, problem)| (Some(severity.into()), problem));
-    let all = problems.chain(checked.doubts().map(|problem| (None, problem)));
-    all.map(|(severity, problem)| match severity {
-        Some(severity) => reporter.problem(severity, &problem) + "\n",
-        None => reporter.note(&problem) + "\n",
-    })
-    .collect()
-}
-
-/// `3 warnings, 1 error; 2 can be mended with --fix`
-fn summary(checked: &Checked) -> String {
-    if checked.findings.is_empty() {
-        return "no findings\n".into();
-    }
-    let mendable = checked.findings.iter().filter(|found| !found.fix.is_empty()).count();
-    let mendable = if mendable == 0 { String::new() } else { format!("; {mendable} can be mended with --fix") };
-    format!("{}{mendable}\n", counts(checked))
-}
-
 /// `2 mended; left: 1 warning`
 fn closing(Mended { count, left }: &Mended) -> String {
     match (count, left.findings.is_empty()) {
@@ -112,20 +91,6 @@ fn closing(Mended { count, left }: &Mended) -> String {
         (count, true) => format!("{count} mended; nothing left\n"),
         (count, false) => format!("{count} mended; left: {}\n", counts(left)),
     }
-}
-
-/// `3 warnings, 1 error`
-fn counts(checked: &Checked) -> String {
-    let count = |wanted: Severity, one: &str| {
-        let number = checked.findings.iter().filter(|found| Severity::from(checked.severity(found)) == wanted).count();
-        match number {
-            0 => None,
-            1 => Some(format!("1 {one}")),
-            number => Some(format!("{number} {one}s")),
-        }
-    };
-    let counts = [count(Severity::Warning, "warning"), count(Severity::Error, "error")];
-    counts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 /// In GitHub Actions, whoever reads the log also wants the findings beside the code.

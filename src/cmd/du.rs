@@ -123,6 +123,7 @@ fn reason(used: &Used, now: Timestamp) -> String {
         Some(Holder::Tag(name)) if used.kind == Kind::Image => format!("tag {}", escape::line(name)),
         Some(Holder::Tag(name)) => format!("beneath tag {}", escape::line(name)),
         Some(Holder::Build) => "running build".into(),
+        Some(Holder::Pin) => "pinned".into(),
         None => match (used.used_at, used.dependants) {
             (_, 1) => "beneath 1 other".into(),
             (_, count @ 2..) => format!("beneath {count} others"),

@@ -29,7 +29,6 @@ mod rmi;
 mod run;
 mod save;
 mod serve;
-mod table;
 mod tag;
 mod verify;
 mod verify_build;
@@ -54,7 +53,12 @@ use crate::environment::Environment;
 use crate::hosts::HostSources;
 use crate::options;
 use crate::progress::{Display, Mode};
-use crate::report::Style;
+use crate::report::{Style, table};
+
+/// Threads at most for work that blocks; steps wait on some of them.
+const BLOCKING_MAX: usize = 512;
+/// The same for the many builds of a daemon, of which no one may wait for another's threads.
+const SERVING_BLOCKING_MAX: usize = 8192;
 
 /// What every verb needs.
 struct Hall<'a> {
@@ -137,7 +141,7 @@ pub fn run(cli: Cli, environment: &Environment) -> Result<u8, Failure> {
             if !only_looks {
                 hall.standing = enter::enter(&hall, &verb)?;
             }
-            let runtime = runtime()?;
+            let runtime = runtime(if let Verb::Serve(_) = verb { SERVING_BLOCKING_MAX } else { BLOCKING_MAX })?;
             let code = runtime.block_on(obey(&hall, verb));
             // Whoever was stopped does not wait for a compression or a copy that nobody wants any more; what it made
             // is aside, and the next start sweeps it.
@@ -229,8 +233,9 @@ fn write_file(path: &std::path::Path, text: &str) -> Result<(), Failure> {
         .map_err(|error| Failure::new(format!("cannot write `{}`", path.display())).note(error.to_string()))
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+fn runtime(blocking: usize) -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
+        .max_blocking_threads(blocking)
         .enable_all()
         .build()
         .map_err(|error| Failure::new("the threads that do the work cannot be started").note(error.to_string()))

@@ -65,7 +65,7 @@ fn kinds(word: &str) -> Result<Vec<Kind>, Failure> {
     Ok(match word {
         "exec.cachemount" => vec![Kind::Mount],
         "source.git.checkout" => vec![Kind::Git],
-        "source.local" => vec![Kind::Context],
+        "source.local" => vec![Kind::Client, Kind::Context],
         "regular" => vec![Kind::Layer, Kind::Key, Kind::Blob],
         _ => match word.parse() {
             Ok(kind) => vec![kind],

@@ -7,28 +7,34 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 
 use api::control::{
-    BuildHistoryEvent, BuildHistoryRequest, BytesMessage, DiskUsageRequest, DiskUsageResponse, InfoRequest,
-    InfoResponse, ListWorkersRequest, ListWorkersResponse, PruneRequest, SolveRequest, SolveResponse, StatusRequest,
-    StatusResponse, UpdateBuildHistoryRequest, UpdateBuildHistoryResponse, UsageRecord, VertexWarning, control_server,
+    BuildHistoryEvent, BuildHistoryEventType, BuildHistoryRequest, BytesMessage, DiskUsageRequest, DiskUsageResponse,
+    InfoRequest, InfoResponse, ListWorkersRequest, ListWorkersResponse, PruneRequest, SolveRequest, SolveResponse,
+    StatusRequest, StatusResponse, UpdateBuildHistoryRequest, UpdateBuildHistoryResponse, UsageRecord, VertexWarning,
+    control_server,
 };
 use api::pb;
 use api::worker::{BuildkitVersion, WorkerRecord};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::{Stream, StreamExt as _};
 use solver::graph::VertexId;
 use solver::seam::Progress;
+use store::history::Outcome;
+use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::definition::{self, Defined, Results};
 use super::frontend::{self, Asked};
-use super::job::{Job, Returned};
+use super::gateway::{Wanted, guest};
+use super::job::{Asking, Job, Returned, Running};
+use super::question::{Answer, Question};
 use super::session::auth::SessionCredentials;
 use super::session::{self, Session};
-use super::{Daemon, error, space};
-use crate::engine::{self, Built, Problem, Settings};
-use crate::options::BuildOptions;
+use super::{Daemon, Silent, error, history, in_background, received, space};
+use crate::engine::{self, Built, Failure, FailureKind, Problem, Settings};
 use crate::report::place::Places;
+
+/// Where an answer says what time it is here.
+const NOW: &str = "buildkit-current-timestamp";
 
 /// The service.
 #[derive(Debug)]
@@ -63,26 +69,35 @@ impl control_server::Control for Control {
     async fn solve(&self, request: Request<SolveRequest>) -> Result<Response<SolveResponse>, Status> {
         let request = request.into_inner();
         let name = request.r#ref.clone();
-        let job = self.0.jobs.begin(&name)?;
-        let daemon = self.0.clone();
+        let asking = Asking {
+            session: request.session.clone(),
+            entitlements: request.entitlements.clone(),
+            cache: request.cache.clone().unwrap_or_default(),
+        };
+        let job = self.0.jobs.begin(&name, asking)?;
         // When the client hangs up, this call is dropped, and the build stops.
-        let hung_up = job.cancel.clone().drop_guard();
-        // A thread of its own: not everything of a build may move from thread to thread.
-        let runtime = tokio::runtime::Handle::current();
-        let building = tokio::task::spawn_blocking(move || {
-            runtime.block_on(async {
-                let outcome = run(&daemon, &job, request).await;
-                daemon.jobs.finished(name, &job);
-                outcome
-            })
-        });
-        let outcome = building.await.unwrap_or_else(|error| Err(Status::internal(error.to_string())));
+        let (cancel, hung_up) = (job.cancel.clone(), job.cancel.clone().drop_guard());
+        let running = Running { daemon: self.0.clone(), job, name };
+        let build = || async move {
+            let outcome = run(&running.daemon, &running.job, request).await;
+            tell_end(&running.daemon, &running.name);
+            outcome
+        };
+        let outcome = self.0.jobs.places.run(&cancel, build).await;
         hung_up.disarm();
         outcome.map(|exporter_response| Response::new(SolveResponse { exporter_response }))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Result<Response<Self::StatusStream>, Status> {
-        let job = self.0.jobs.find(&request.into_inner().r#ref).await?;
+        let name = request.into_inner().r#ref;
+        if !self.0.jobs.has(&name) {
+            let (settings, name) = (self.0.config.settings.clone(), name.clone());
+            let past = in_background(move || history::find(&settings, &name)).await?;
+            if let Some((store, entry)) = past.filter(|(_, entry)| entry.head.outcome != Outcome::Running) {
+                return Ok(Response::new(received(history::replay(store, entry)).boxed()));
+            }
+        }
+        let job = self.0.jobs.find(&name).await?;
         Ok(Response::new(job.hub.clone().read().boxed()))
     }
 
@@ -121,29 +136,72 @@ impl control_server::Control for Control {
         request: Request<BuildHistoryRequest>,
     ) -> Result<Response<Self::ListenBuildHistoryStream>, Status> {
         let request = request.into_inner();
-        // Past builds are told by `rbuild history`; there is nothing to say here yet, and nothing will come.
-        if request.early_exit || request.active_only {
-            return Ok(Response::new(futures_util::stream::empty().boxed()));
-        }
-        let stop = self.0.stop.clone();
-        Ok(Response::new(futures_util::stream::pending().take_until(stop.cancelled_owned()).boxed()))
+        // Before the list is made, so that nothing falls between the two.
+        let news = self.0.news.listen();
+        let (settings, wanted, early_exit) =
+            (self.0.config.settings.clone(), request.r#ref.clone(), request.early_exit);
+        let known = in_background(move || history::list(&settings, &request)).await?;
+        let known = futures_util::stream::iter(known.into_iter().map(Ok));
+        let mut answer: Response<Self::ListenBuildHistoryStream> = if early_exit {
+            Response::new(known.boxed())
+        } else {
+            let is_wanted = move |event: &BuildHistoryEvent| {
+                wanted.is_empty() || event.record.as_ref().is_some_and(|record| record.r#ref == wanted)
+            };
+            let stop = self.0.stop.clone();
+            let news = heard(news, is_wanted).map(Ok).take_until(stop.cancelled_owned());
+            Response::new(known.chain(news).boxed())
+        };
+        // Clients tell by it how long a build has been running.
+        let now = jiff::Timestamp::now().to_string();
+        answer.metadata_mut().insert(NOW, now.try_into().expect("a time is plain ASCII"));
+        Ok(answer)
     }
 
     async fn update_build_history(
         &self,
         request: Request<UpdateBuildHistoryRequest>,
     ) -> Result<Response<UpdateBuildHistoryResponse>, Status> {
-        let name = request.into_inner().r#ref;
-        Err(Status::not_found(format!("there is no build {name} in the history of this daemon")))
+        let (settings, request) = (self.0.config.settings.clone(), request.into_inner());
+        let event = in_background(move || history::update(&settings, &request)).await?;
+        if let Some(record) = event.record {
+            self.0.news.tell(event.r#type.try_into().unwrap_or_default(), record);
+        }
+        Ok(Response::new(UpdateBuildHistoryResponse {}))
     }
 }
 
-/// Nobody watches.
-struct Silent;
+/// What is told, as it comes; a listener who is too slow misses some.
+fn heard(
+    news: tokio::sync::broadcast::Receiver<BuildHistoryEvent>,
+    is_wanted: impl Fn(&BuildHistoryEvent) -> bool + Send,
+) -> impl Stream<Item = BuildHistoryEvent> + Send {
+    futures_util::stream::unfold((news, is_wanted), |(mut news, is_wanted)| async move {
+        loop {
+            match news.recv().await {
+                Ok(event) if is_wanted(&event) => return Some((event, (news, is_wanted))),
+                Ok(_) => {}
+                Err(RecvError::Lagged(count)) => tracing::debug!(count, "a listener of the history missed some"),
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    })
+}
 
-impl Progress for Silent {
-    fn event(&self, event: solver::seam::Event) {
-        tracing::debug!(?event, "nobody watches");
+/// Tells listeners how a build ended, if it is on record.
+fn tell_end(daemon: &Daemon, name: &str) {
+    if !daemon.news.is_heard() {
+        return;
+    }
+    match history::find(&daemon.config.settings, name) {
+        Ok(Some((_, entry))) => {
+            let event = history::event(&entry);
+            if let Some(record) = event.record {
+                daemon.news.tell(BuildHistoryEventType::Complete, record);
+            }
+        }
+        Ok(None) => {}
+        Err(status) => tracing::debug!(status = status.message(), "nobody is told of the end of a build"),
     }
 }
 
@@ -189,64 +247,128 @@ async fn run(
     job: &Arc<Job>,
     request: SolveRequest,
 ) -> Result<std::collections::BTreeMap<String, String>, Status> {
-    let exporters = exporters(&request);
-    let asked = match (request.frontend.as_str(), &request.definition) {
+    let mut request = request;
+    request.frontend = guest::asked(&request.frontend, &mut request.frontend_attrs);
+    let mut exporters = exporters(&request);
+    let mut metadata = definition::Metadata::new();
+    for exporter in &mut exporters {
+        metadata.append(&mut definition::metadata_of(&mut exporter.attrs));
+    }
+    let wanted = match (request.frontend.as_str(), &request.definition) {
         (frontend::NAME, None) => {
             let imports = imports_of(&request.frontend_attrs);
-            Some(Asked { attributes: request.frontend_attrs.clone(), imports })
+            Some(Wanted::Dockerfile(Asked { attributes: request.frontend_attrs.clone(), imports }))
         }
         ("", None) => returned(job).await?,
-        ("", Some(_)) => {
-            return Err(Status::unimplemented("definitions (LLB) are not solved by this version of rbuild"));
+        ("", Some(definition)) => {
+            untold(&request.frontend_attrs)?;
+            let results = Results::One(Some(definition::read(daemon, definition)?));
+            let imports = imports_of(&request.frontend_attrs);
+            Some(Wanted::Results { results, metadata: definition::Metadata::new(), imports })
+        }
+        (guest::NAME, None) => {
+            // What it asks for is the build's, so it must be known before anything runs.
+            policies(&request)?;
+            untold(&request.frontend_attrs)?;
+            let (attributes, inputs) = (request.frontend_attrs.clone(), request.frontend_inputs.clone());
+            let imports = imports_of(&attributes);
+            let result = guest::run(daemon, job, guest::Wanted { attributes, inputs, depth: 0 }).await?;
+            let mut references = job.references.lock().unwrap_or_else(PoisonError::into_inner);
+            references.import(imports);
+            references.wanted(result)?
         }
         (other, _) => {
             return Err(Status::unimplemented(format!(
-                "the frontend `{}` is not known by this version of rbuild: {} is",
+                "the frontend `{}` is not known by this version of rbuild: {} and {} are",
                 other.escape_debug(),
-                frontend::NAME
+                frontend::NAME,
+                guest::NAME
             )));
         }
     };
     // Whoever only wanted to know what the daemon can has learned it.
-    let Some(asked) = asked else { return Ok(std::collections::BTreeMap::new()) };
-    let policy = request.source_policy.as_ref().is_some_and(|policy| !policy.rules.is_empty());
-    if policy || !request.source_policy_session.is_empty() {
-        return Err(Status::unimplemented("source policies are not supported by this version of rbuild"));
+    let Some(wanted) = wanted else { return Ok(std::collections::BTreeMap::new()) };
+    if let Wanted::Dockerfile(asked) = &wanted
+        && let Some(question) = Question::of(&asked.attributes)?
+    {
+        let answer = ask(daemon, job, asked, question).await?;
+        let answer = answer.into_iter().map(|(key, value)| (key, String::from_utf8_lossy(&value).into_owned()));
+        return Ok(answer.collect());
     }
+    policies(&request)?;
     let session = daemon.sessions.find(&request.session).await?;
-    let wanted = frontend::Request {
+    let (asked, defined) = match wanted {
+        Wanted::Dockerfile(asked) => (asked, None),
+        Wanted::Results { results, metadata: mut told, imports } => {
+            // What the client says of its output counts before what its frontend says.
+            told.append(&mut metadata);
+            let defined = definition::define(daemon, job, &session, &results, &told).await?;
+            (Asked { attributes: defined.attributes.clone(), imports }, Some(defined))
+        }
+    };
+    let client = history::client(&request.r#ref, &asked, &exporters);
+    let request = frontend::Request {
         exporters,
         cache: request.cache.unwrap_or_default(),
         entitlements: request.entitlements,
         session: session.clone(),
     };
-    let options =
-        frontend::options(&daemon.config, &asked, &wanted).map_err(|failure| error::status(&failure, None))?;
-    let mut settings = daemon.config.settings.clone();
-    settings.registries.asked = Some(Arc::new(SessionCredentials(session.clone())));
-    settings.registries.credential = None;
+    let mut options =
+        frontend::options(&daemon.config, &asked, &request).map_err(|failure| error::status(&failure, None))?;
+    daemon.news.tell(BuildHistoryEventType::Started, history::begun(&client));
+    options.client = Some(client);
+    let settings = settings_for(daemon, &session);
     let stopped = stops(job.cancel.clone(), session.lost().clone());
-    let outcome = build(&settings, &options, job, stopped.clone()).await;
+    let outcome = match &defined {
+        None => engine::build(&settings, &options, job.hub.clone(), stopped.clone()).await,
+        Some(Defined { definition, images, .. }) => {
+            engine::build_definition(&settings, &options, (definition, images), job.told(), stopped.clone()).await
+        }
+    };
     stopped.cancel();
     let built = outcome.map_err(|failure| {
-        let failure = if session.lost().is_cancelled() { session::files::lost() } else { failure };
+        let failure = match (daemon.stop.is_cancelled(), session.lost().is_cancelled()) {
+            (true, _) => Failure { kind: FailureKind::Canceled, ..Failure::new("the daemon ends") },
+            (false, true) => session::files::lost(),
+            (false, false) => failure,
+        };
         error::status(&failure, job.hub.failed())
     })?;
     job.hub.tell(built.warnings.iter().map(warning).collect());
     Ok(response(&built))
 }
 
-async fn build(
-    settings: &Settings,
-    options: &BuildOptions,
-    job: &Job,
-    cancel: CancellationToken,
-) -> Result<Built, engine::Failure> {
-    engine::build(settings, options, job.hub.clone(), cancel).await
+/// Refuses rules that nobody here obeys.
+fn policies(request: &SolveRequest) -> Result<(), Status> {
+    let has_rules = request.source_policy.as_ref().is_some_and(|policy| !policy.rules.is_empty());
+    if has_rules || !request.source_policy_session.is_empty() {
+        return Err(Status::unimplemented("source policies are not supported by this version of rbuild"));
+    }
+    Ok(())
+}
+
+/// The daemon's settings, with the credentials of a client.
+pub fn settings_for(daemon: &Daemon, session: &Arc<Session>) -> Settings {
+    let mut settings = daemon.config.settings.clone();
+    settings.registries.asked = Some(Arc::new(SessionCredentials(session.clone())));
+    settings.registries.credential = None;
+    settings
+}
+
+/// The answer to a question about a Dockerfile, for which the client's files are fetched as for a build.
+pub async fn ask(daemon: &Arc<Daemon>, job: &Arc<Job>, asked: &Asked, question: Question) -> Result<Answer, Status> {
+    let session = daemon.sessions.find(&job.asking.session).await?;
+    let options = frontend::options(&daemon.config, asked, &frontend::Request::of(session.clone()));
+    let options = options.map_err(|failure| error::status(&failure, None))?;
+    let stopped = stops(job.cancel.clone(), session.lost().clone());
+    let hub: Arc<dyn Progress> = job.hub.clone();
+    let answer = question.answer(&settings_for(daemon, &session), &options, &hub, &stopped).await;
+    stopped.cancel();
+    answer
 }
 
 /// Fires with either; fired, it lets go of both.
-fn stops(one: CancellationToken, other: CancellationToken) -> CancellationToken {
+pub fn stops(one: CancellationToken, other: CancellationToken) -> CancellationToken {
     let both = one.child_token();
     let fires = both.clone();
     tokio::spawn(async move {
@@ -280,6 +402,17 @@ fn exporters(request: &SolveRequest) -> Vec<api::control::Exporter> {
     }]
 }
 
+/// What is told of images is of those that a Dockerfile makes: nothing more may be asked for.
+fn untold(attributes: &std::collections::BTreeMap<String, String>) -> Result<(), Status> {
+    match frontend::provenance(attributes) {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) => Err(Status::unimplemented(
+            "`attest:provenance`: a provenance is told of what a Dockerfile makes, and of no other definition",
+        )),
+        Err(failure) => Err(super::error::status(&failure, None)),
+    }
+}
+
 /// Caches that stand among a frontend's attributes.
 pub fn imports_of(attributes: &std::collections::BTreeMap<String, String>) -> Vec<api::control::CacheOptionsEntry> {
     #[derive(serde::Deserialize)]
@@ -306,14 +439,7 @@ pub fn imports_of(attributes: &std::collections::BTreeMap<String, String>) -> Ve
 fn response(built: &Built) -> std::collections::BTreeMap<String, String> {
     let serde_json::Value::Object(metadata) = &built.metadata else { return std::collections::BTreeMap::new() };
     let pairs = metadata.iter().filter(|(key, _)| !key.starts_with("vnd.rbuild."));
-    let pairs = pairs.map(|(key, value)| {
-        let text = match value {
-            serde_json::Value::String(text) => text.clone(),
-            value => BASE64.encode(value.to_string()),
-        };
-        (key.clone(), text)
-    });
-    pairs.collect()
+    pairs.map(|(key, value)| (key.clone(), history::text(value))).collect()
 }
 
 /// A remark of the frontend.

@@ -20,7 +20,9 @@ use super::session::files::SessionFiles;
 use super::session::secrets::SessionSecrets;
 use crate::cli::StepArgs;
 use crate::engine::Failure;
+use crate::options::attest::{self, Provenance};
 use crate::options::context::{self, DockerfileFrom, NamedSource, NamedValue, Place};
+use crate::options::outputs::check_told;
 use crate::options::theirs::{Files, TheirDirectory};
 use crate::options::{BuildOptions, InputOptions, allow, annotation, cache, provisions};
 
@@ -29,11 +31,9 @@ pub const NAME: &str = "dockerfile.v0";
 /// More than there are kinds of machines.
 const PLATFORMS_MAX: usize = 32;
 /// Attributes that ask for what this version does not do.
-const REFUSED: [(&str, &str); 4] = [
-    ("requestid", "questions about a Dockerfile (`--call`, `--check`) are not answered by the daemon yet"),
+const REFUSED: [(&str, &str); 2] = [
     ("cgroup-parent", "steps have control groups of their own"),
     ("contextsubdir", "a context is its whole directory"),
-    ("build-arg:BUILDKIT_SYNTAX", "external frontends are not run by this version of rbuild"),
 ];
 
 /// What a frontend is asked for.
@@ -58,6 +58,13 @@ pub struct Request {
     pub session: Arc<Session>,
 }
 
+impl Request {
+    /// One that only asks.
+    pub fn of(session: Arc<Session>) -> Self {
+        Self { exporters: Vec::new(), cache: CacheOptions::default(), entitlements: Vec::new(), session }
+    }
+}
+
 /// What is to be built.
 ///
 /// # Errors
@@ -70,10 +77,6 @@ pub fn options(config: &Config, asked: &Asked, request: &Request) -> Result<Buil
             return Err(Failure::new(format!("the frontend's option `{key}` is not supported: {why}")));
         }
     }
-    if let Some((key, value)) = attributes.iter().find(|(key, value)| is_attestation(key, value)) {
-        return Err(Failure::new(format!("`{key}={value}`: attestations are not supported by this version of rbuild"))
-            .help("leave it out, or say `--provenance=false --sbom=false`"));
-    }
     let input = input(config, attributes, &request.session)?;
     let mut annotations = annotation::Annotations::default();
     let Outputs { outputs, tags, epoch } =
@@ -82,6 +85,10 @@ pub fn options(config: &Config, asked: &Asked, request: &Request) -> Result<Buil
         if let crate::options::output::Output::Image(image) = output {
             annotations.or(&image.form.annotations);
         }
+    }
+    let provenance = provenance(attributes)?;
+    if provenance.is_some() {
+        check_told(&outputs)?;
     }
     let step_args = StepArgs {
         ulimits: list(get("ulimit")),
@@ -106,6 +113,7 @@ pub fn options(config: &Config, asked: &Asked, request: &Request) -> Result<Buil
         tags,
         labels: prefixed(attributes, "label:"),
         annotations,
+        provenance,
         network,
         no_cache: no_cache.is_some_and(String::is_empty),
         no_cache_stages: list(no_cache.map(String::as_str)),
@@ -121,14 +129,19 @@ pub fn options(config: &Config, asked: &Asked, request: &Request) -> Result<Buil
         provisions: provisions::provisions(&step_args)?,
         cache_from: cache_from(config, asked, &request.cache)?,
         cache_to: cache_to(config, &request.cache)?,
+        client: None,
     })
 }
 
-/// Whether it asks for an attestation. What clients add unasked, `inline-only`, is for images that have some anyway.
-fn is_attestation(key: &str, value: &str) -> bool {
-    key.starts_with("attest:")
-        && !value.split(',').any(|part| matches!(part.trim(), "disabled=true" | "disabled=1" | "inline-only=true"))
-        && !matches!(value, "false" | "0")
+/// What is to be told of the images.
+pub fn provenance(attributes: &BTreeMap<String, String>) -> Result<Option<Provenance>, Failure> {
+    let mut found = None;
+    for (key, value) in attributes {
+        if let Some(kind) = key.strip_prefix("attest:") {
+            found = attest::one(key, kind, value)?.or(found);
+        }
+    }
+    Ok(found)
 }
 
 fn prefixed(attributes: &BTreeMap<String, String>, prefix: &str) -> BTreeMap<String, String> {

@@ -2,18 +2,22 @@
 //!
 //! A status may be asked for before its build is, and a frontend may speak of its build before either: whoever looks a
 //! build up waits for it, but not for long. A build that has ended stays for a while, for readers who are late. The build
-//! runs in a task of its own: when the call that asked for it ends, it is stopped, and ends cleanly.
+//! runs on a thread of its own ([`super::thread`]): when the call that asked for it ends, it is stopped, and ends cleanly.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use api::control::CacheOptions;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::frontend::Asked;
+use super::Daemon;
+use super::gateway::{References, Wanted};
+use super::names::{Names, Told};
 use super::status::Hub;
+use super::thread::Places;
 
 /// How long somebody waits for a build that is not there.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,7 +27,18 @@ const KEPT: Duration = Duration::from_secs(10);
 const JOBS_MAX: usize = 4096;
 
 /// What a client that is its own frontend wants built.
-pub type Returned = Result<Option<Asked>, Status>;
+pub type Returned = Result<Option<Wanted>, Status>;
+
+/// What its client said of the whole build.
+#[derive(Clone, Debug, Default)]
+pub struct Asking {
+    /// The session that files and secrets come from.
+    pub session: String,
+    /// What steps may ask for.
+    pub entitlements: Vec<String>,
+    /// Caches.
+    pub cache: CacheOptions,
+}
 
 /// One build.
 #[derive(Debug)]
@@ -32,12 +47,23 @@ pub struct Job {
     pub hub: Arc<Hub>,
     /// Stops it.
     pub cancel: CancellationToken,
-    /// What its frontend has asked for so far, by the ids that it knows.
-    pub asked: Mutex<HashMap<String, Asked>>,
+    /// What its client said.
+    pub asking: Asking,
+    /// How its operations are called there.
+    pub names: Arc<Names>,
+    /// What its frontend has asked for so far.
+    pub references: Mutex<References>,
     /// Takes what its frontend returns, once; it may come before anybody waits for it.
     pub returned: Mutex<Option<oneshot::Sender<Returned>>>,
     /// Waits for that.
     pub returning: Mutex<Option<oneshot::Receiver<Returned>>>,
+}
+
+impl Job {
+    /// Who hears of its operations.
+    pub fn told(&self) -> Arc<Told> {
+        Arc::new(Told { hub: self.hub.clone(), names: self.names.clone() })
+    }
 }
 
 /// All builds by name.
@@ -47,6 +73,28 @@ pub struct Jobs {
     changed: watch::Sender<()>,
     running: watch::Sender<usize>,
     ended: CancellationToken,
+    /// Where they run.
+    pub places: Places,
+}
+
+/// A build that has begun; it has ended when this is dropped, be it because a bug of ours ended its thread.
+#[derive(Debug)]
+pub struct Running {
+    /// Whose it is.
+    pub daemon: Arc<Daemon>,
+    /// The build.
+    pub job: Arc<Job>,
+    /// Its name.
+    pub name: String,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Whatever its frontend still asks for.
+        self.job.cancel.cancel();
+        *self.job.references.lock().unwrap_or_else(PoisonError::into_inner) = References::default();
+        self.daemon.jobs.finished(std::mem::take(&mut self.name), &self.job);
+    }
 }
 
 impl Jobs {
@@ -54,7 +102,7 @@ impl Jobs {
     ///
     /// # Errors
     /// When there is one of that name, or too many.
-    pub fn begin(&self, name: &str) -> Result<Arc<Job>, Status> {
+    pub fn begin(&self, name: &str, asking: Asking) -> Result<Arc<Job>, Status> {
         if name.is_empty() {
             return Err(Status::invalid_argument("the build has no ref"));
         }
@@ -62,7 +110,9 @@ impl Jobs {
         let job = Arc::new(Job {
             hub: Arc::default(),
             cancel: self.ended.child_token(),
-            asked: Mutex::default(),
+            asking,
+            names: Arc::default(),
+            references: Mutex::default(),
             returned: Mutex::new(Some(returned)),
             returning: Mutex::new(Some(returning)),
         });
@@ -82,14 +132,31 @@ impl Jobs {
     }
 
     /// It has ended.
-    pub fn finished(&self, name: String, job: &Job) {
+    fn finished(&self, name: String, job: &Job) {
         job.hub.end();
         self.running.send_modify(|count| *count -= 1);
-        let known = self.known.clone();
+        let (known, running) = (self.known.clone(), self.running.subscribe());
         tokio::spawn(async move {
             tokio::time::sleep(KEPT).await;
-            known.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            let is_last = {
+                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                known.remove(&name);
+                known.is_empty() && *running.borrow() == 0
+            };
+            if is_last {
+                // Nobody has asked for anything for a while.
+                match tokio::task::spawn_blocking(executor::give_back_memory).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::debug!(%error, "memory is not given back"),
+                    Err(error) => tracing::debug!(%error, "memory is not given back"),
+                }
+            }
         });
+    }
+
+    /// Whether there is a build of that name.
+    pub fn has(&self, name: &str) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains_key(name)
     }
 
     /// The build of that name, waited for if it is not there yet.

@@ -2,24 +2,33 @@
 //!
 //! A socket of a path appears under its name when it can be connected to, never before; one that is there and that nobody
 //! answers on is replaced, one that somebody answers on is not. It is removed at the end, if it is still this one.
-//! `fd://` is what a service manager opened (sd_listen_fds(3)). Deliberately absent: `tcp://`.
+//! `fd://` is what a service manager opened (sd_listen_fds(3)). Deliberately absent: `tcp://`. Next: [`super::opening`].
 
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::Stream;
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 
+use super::opening::{self, Opening};
 use crate::engine::Failure;
 
 /// The first descriptor that a service manager hands over. sd_listen_fds(3).
 const FIRST_DESCRIPTOR: i32 = 3;
 /// Who may connect: root's group too, as with other daemons.
 const SOCKET_MODE: u32 = 0o660;
+
+/// Connections of one socket at once; more are closed at once. Each takes a descriptor, which builds need too.
+const CONNECTIONS_MAX: usize = 1024;
+/// After an error of accept(2): it is descriptors that are short, as a rule, and they come back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,10 +82,22 @@ impl Drop for Held {
 
 impl Listener {
     /// Its connections, and what holds its name.
-    pub fn incoming(self) -> (impl Stream<Item = io::Result<UnixStream>>, Option<Held>) {
-        let incoming = futures_util::stream::unfold(self.listener, |listener| async {
-            let accepted = listener.accept().await.map(|(stream, _)| stream);
-            Some((accepted, listener))
+    pub fn incoming(self) -> (impl Stream<Item = io::Result<Opening<UnixStream>>> + Send + 'static, Option<Held>) {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let incoming = futures_util::stream::unfold((self.listener, places), |(listener, places)| async {
+            loop {
+                match (listener.accept().await, places.clone().try_acquire_owned()) {
+                    (Ok((stream, _)), Ok(place)) => {
+                        let opening = Opening::new(stream, opening::PATIENCE, Some(place));
+                        return Some((Ok(opening), (listener, places)));
+                    }
+                    (Ok(_), Err(_)) => tracing::warn!("there are {CONNECTIONS_MAX} connections: one more is closed"),
+                    (Err(error), _) => {
+                        tracing::warn!(%error, "no connection could be taken");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
         });
         (incoming, self.held)
     }

@@ -49,7 +49,7 @@ fn kinds(word: &str) -> Result<Vec<Kind>, Status> {
     Ok(match word {
         "exec.cachemount" => vec![Kind::Mount],
         "source.git.checkout" => vec![Kind::Git],
-        "source.local" => vec![Kind::Context],
+        "source.local" => vec![Kind::Client, Kind::Context],
         "regular" => vec![Kind::Layer, Kind::Key, Kind::Blob],
         "internal" | "frontend" => vec![Kind::Note],
         _ => vec![word.parse().map_err(|()| {
@@ -78,7 +78,7 @@ pub fn record(used: &Used) -> UsageRecord {
     let record_type = match used.kind {
         Kind::Mount => "exec.cachemount",
         Kind::Git => "source.git.checkout",
-        Kind::Context => "source.local",
+        Kind::Client | Kind::Context => "source.local",
         Kind::Note => "internal",
         _ => "regular",
     };

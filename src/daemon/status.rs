@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use api::control::{StatusResponse, Vertex, VertexLog, VertexStatus, VertexWarning};
+use api::pb::ProgressGroup;
 use futures_util::Stream;
 use prost_types::Timestamp;
 use solver::graph::VertexId;
@@ -56,6 +57,11 @@ impl Hub {
         if !warnings.is_empty() {
             self.push(StatusResponse { warnings, ..StatusResponse::default() });
         }
+    }
+
+    /// From now on the vertex is told of as one of a group.
+    pub fn group(&self, vertex: VertexId, group: ProgressGroup) {
+        self.lock().known(vertex).progress_group = Some(group);
     }
 
     /// Nothing more is told.
@@ -115,13 +121,14 @@ impl Hub {
 }
 
 impl Inner {
+    fn known(&mut self, id: VertexId) -> &mut Vertex {
+        let unheard = || Vertex { digest: id.to_string(), name: id.to_string(), ..Vertex::default() };
+        self.vertices.entry(id).or_insert_with(unheard)
+    }
+
     /// The vertex as it is told, after a change.
     fn vertex(&mut self, id: VertexId, change: impl FnOnce(&mut Vertex)) -> StatusResponse {
-        let vertex = self.vertices.entry(id).or_insert_with(|| Vertex {
-            digest: id.to_string(),
-            name: id.to_string(),
-            ..Vertex::default()
-        });
+        let vertex = self.known(id);
         change(vertex);
         StatusResponse { vertexes: vec![vertex.clone()], ..StatusResponse::default() }
     }

@@ -2,7 +2,7 @@
 //!
 //! The order of things: texts are read, the frontend plans for every platform (asking for images until it knows enough,
 //! [`super::plans`]), the solver solves all of it at once, layers become images, the images go out ([`finish`]), and only
-//! then are they tagged and the build reported.
+//! then are they tagged and the build reported. What a client defined ([`super::definition`]) is planned already.
 
 mod finish;
 mod keep;
@@ -15,7 +15,7 @@ use executor::source::given::Given;
 use frontend::Answers;
 use oci::model::{Digest, Reference};
 use serde_json::Value;
-use solver::graph::VertexId;
+use solver::graph::{Edge, VertexId};
 use solver::op::{NetworkMode, Op};
 use solver::run::SolveError;
 use solver::seam::{Event, Progress};
@@ -24,8 +24,10 @@ use store::history::Build;
 use tokio_util::sync::CancellationToken;
 
 use self::finish::{Finish, Finished, top_of};
+use super::attest::Told;
 use super::cache::{Exports, LOSSES_MAX, LayersWanted, Remotes, Solving, Wanted};
 use super::context::{Context, Opener};
+use super::definition::{DefinedImage, Definition};
 use super::emulation;
 use super::export::{Ahead, Exporter, Unsent};
 use super::history::steps::{self, Measured};
@@ -70,12 +72,36 @@ pub async fn build(
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
 ) -> Result<Built, Failure> {
+    build_any(settings, options, None, progress, cancel).await
+}
+
+/// Builds what a client defined: these images, whose edges are of its graph.
+///
+/// # Errors
+/// As [`build()`].
+pub async fn build_definition(
+    settings: &Settings,
+    options: &BuildOptions,
+    defined: (&Definition, &[DefinedImage]),
+    progress: Arc<dyn Progress>,
+    cancel: CancellationToken,
+) -> Result<Built, Failure> {
+    build_any(settings, options, Some(defined), progress, cancel).await
+}
+
+async fn build_any(
+    settings: &Settings,
+    options: &BuildOptions,
+    defined: Option<(&Definition, &[DefinedImage])>,
+    progress: Arc<dyn Progress>,
+    cancel: CancellationToken,
+) -> Result<Built, Failure> {
     let store = settings.open_store(&progress)?;
     let recorder = Recorder::begin(&store, settings.history, options, &progress, &cancel);
     let is_measured = options.metadata_file.is_some() || options.timings.is_some();
     let measured = is_measured.then(|| Arc::new(Measured::new(recorder.listener())));
     let asked = history::head(options);
-    let built = recorded(settings, options, &store, &recorder, measured.as_ref(), &cancel).await;
+    let built = recorded(settings, options, defined, &store, &recorder, measured.as_ref(), &cancel).await;
     let record = recorder.end(&built, &cancel);
     let built = match (&options.timings, measured) {
         (Some(dest), Some(measured)) => {
@@ -98,19 +124,35 @@ pub async fn build(
 async fn recorded(
     settings: &Settings,
     options: &BuildOptions,
+    defined: Option<(&Definition, &[DefinedImage])>,
     store: &Store,
     recorder: &Recorder,
     measured: Option<&Arc<Measured>>,
     cancel: &CancellationToken,
 ) -> Result<Built, Failure> {
+    let began = jiff::Timestamp::now();
     let progress = measured.map_or_else(|| recorder.listener(), |measured| measured.clone() as Arc<dyn Progress>);
     let registry = settings.registry(&progress)?;
     let connectivity = settings.connectivity();
     let given = Given::of(&options.steps);
     let for_contexts = given.for_contexts(options.input.own_agent.clone());
     let opener = Opener { store, progress: &progress, connectivity, given: &for_contexts, cancel };
-    let mut context = opener.open(&options.input).await?;
-    let plans = plan(settings, options, &context, store, &registry, &progress, &mut Answers::new()).await?;
+    let (mut context, plans) = match defined {
+        None => {
+            let context = opener.open(&options.input).await?;
+            let plans = plan(settings, options, &context, store, &registry, &progress, &mut Answers::new()).await?;
+            (context, plans)
+        }
+        Some((definition, images)) => {
+            let wants: Vec<Edge> = images.iter().filter_map(|image| image.edge).collect();
+            let prepared = definition.prepare(&wants, settings, options, &opener, &registry);
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(words::canceled()),
+                prepared = prepared => prepared?.plans(images, options),
+            }
+        }
+    };
     recorder.planned(&context.dockerfile, &plans);
     if let Some(measured) = measured {
         measured.planned(steps::Planned::of(&context.dockerfile, &plans));
@@ -128,6 +170,10 @@ async fn recorded(
         worker.expect_network();
     }
     worker.expect_trees(super::trees::images_to_unpack(&plans.graph));
+    // Other times are given to trees.
+    if plans.outputs().all(|output| output.epoch.is_none()) {
+        worker.expect_packed(super::trees::copies_to_pack(&plans.graph, &options.outputs));
+    }
     emulation::expect(emulation::Before {
         worker: &worker,
         store,
@@ -142,11 +188,21 @@ async fn recorded(
     let solving = Solving { worker: &worker, store, remotes: &remotes, ahead: ahead.clone(), jobs, cancel };
     let wanted = plans.outputs().map(|output| Wanted { edge: output.edge, layers: LayersWanted::of(options, output) });
     let wanted: Vec<Wanted> = wanted.collect();
-    let exporter = Exporter { settings, store, registry: &registry, worker: &worker, progress: &progress, cancel };
+    let told = options.provenance.as_ref().map(|asked| Told {
+        options,
+        asked,
+        dockerfile: &context.dockerfile,
+        plans: &plans,
+        machine: &settings.native_platform,
+        began,
+    });
+    let exporter =
+        Exporter { settings, store, registry: &registry, worker: &worker, progress: &progress, cancel, told };
     let finish = Finish { options, plans: &plans, remotes: &remotes, ahead: ahead.as_ref(), exporter };
     let (mut exporting, mut losses) = (None, 0);
     let (solution, finished) = loop {
         let solution = solving.solve(&plans.graph, &wanted).await.map_err(|error| unsolved(error, &context, &plans))?;
+        worker.no_more_steps().await;
         let exporting = exporting.get_or_insert_with(|| Task::start(EXPORTING, &progress));
         let finished = tokio::select! {
             biased;
@@ -209,7 +265,12 @@ pub(super) fn unsolved(
 ) -> Failure {
     match error {
         SolveError::Failed { vertex, source } => {
-            let failure = words::at(words::step(&source, context), &context.dockerfile, plans.spans.get(&vertex));
+            let span = plans.spans.get(&vertex);
+            let mut failure = words::at(words::step(&source, context), &context.dockerfile, span);
+            // A client's operation may have no place in any text.
+            if let (true, None, Some(meta)) = (plans.is_of_client, span, plans.graph.meta(&vertex)) {
+                failure = failure.note(format!("the operation is `{}`", meta.description));
+            }
             match plans.needed_for(&vertex) {
                 Some(text) => failure.note(text),
                 None => failure,

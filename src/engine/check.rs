@@ -1,4 +1,5 @@
-//! Looking at a Dockerfile without building it: nothing runs, nothing is fetched, no store is made.
+//! Looking at a Dockerfile without building it: nothing runs, nothing is fetched, no store is made; only what lies with a
+//! client of the daemon, or where a client says, is brought here ([`Checker::fetch`]).
 //!
 //! In come options; out come findings, the same file mended, what it can be asked for. Images are looked up in the local
 //! store if there is one; what it does not know stays unknown, and then the frontend claims nothing about it.
@@ -8,17 +9,23 @@ mod replace;
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
+use executor::StepSettings;
+use executor::source::given::Given;
 use frontend::call::{Outline, Targets};
 use frontend::{Answers, Asked, Diagnostic, PlanOptions, Severity};
 use oci::model::Platform;
+use solver::seam::Progress;
 use store::Store;
+use tokio_util::sync::CancellationToken;
 
 pub use replace::replace;
 
 use super::context::archive::{Stream, sniff};
 use super::context::named::Named;
 use super::context::text::{self, Ignore};
+use super::context::{Context, Opener};
 use super::{Failure, Problem, Settings, Text, resolve, words};
 use crate::options::InputOptions;
 use crate::options::context::{DockerfileFrom, Place};
@@ -94,6 +101,35 @@ impl Checker {
             Some(path) => text::named_ignore(path)?,
             None => ignore,
         };
+        Self::of(settings, input, dockerfile, ignore, existing(&settings.root))
+    }
+
+    /// The same of a Dockerfile that lies elsewhere, which is fetched as for a build, with what `steps` give for it.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub async fn fetch(
+        settings: &Settings,
+        input: &InputOptions,
+        steps: &StepSettings,
+        progress: &Arc<dyn Progress>,
+        cancel: &CancellationToken,
+    ) -> Result<Self, Failure> {
+        let store = settings.open_store(progress)?;
+        let given = Given::of(steps).for_contexts(input.own_agent.clone());
+        let connectivity = settings.connectivity();
+        let opener = Opener { store: &store, progress, connectivity, given: &given, cancel };
+        let Context { tree, dockerfile, .. } = opener.open(input).await?;
+        Self::of(settings, input, dockerfile, tree.ignore, Some(store.clone()))
+    }
+
+    fn of(
+        settings: &Settings,
+        input: &InputOptions,
+        dockerfile: Text,
+        ignore: Option<Ignore>,
+        store: Option<Store>,
+    ) -> Result<Self, Failure> {
         let options = PlanOptions {
             target: input.target.clone(),
             build_args: input.build_args.clone(),
@@ -105,7 +141,7 @@ impl Checker {
             ..PlanOptions::default()
         };
         let others = input.platforms[1..].to_vec();
-        Ok(Self { dockerfile, options, others, store: existing(&settings.root) })
+        Ok(Self { dockerfile, options, others, store })
     }
 
     /// What the frontend is told.

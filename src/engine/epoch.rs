@@ -14,14 +14,25 @@ use store::{Layer, TimeRule};
 
 use super::{Failure, words};
 
-/// The top of the image: `top` itself without an epoch.
-pub async fn top(worker: &Worker, top: Option<ResultId>, output: &PlanOutput) -> Result<Option<ResultId>, Failure> {
+/// The top of the image: `top` itself without an epoch. Of what a client defined, the build made what was not pulled.
+pub async fn top(
+    worker: &Worker,
+    top: Option<ResultId>,
+    output: &PlanOutput,
+    is_of_client: bool,
+) -> Result<Option<ResultId>, Failure> {
     let (Some(epoch), Some(result)) = (output.epoch, &top) else { return Ok(top) };
     if result.as_str() == SCRATCH {
         return Ok(top);
     }
-    let (result, made) = (result.clone(), super::assemble::records_made(output));
-    let derived = worker.blocking(move |worker| derive(worker, &result, made, epoch));
+    let (result, planned) = (result.clone(), super::assemble::records_made(output));
+    let derived = worker.blocking(move |worker| {
+        let made = match is_of_client {
+            true => super::graph::image::records_made(&worker.layers().chain(&result)?),
+            false => planned,
+        };
+        derive(worker, &result, made, epoch)
+    });
     derived.await.map(Some).map_err(|error| words::exec(&error))
 }
 

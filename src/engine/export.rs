@@ -28,6 +28,7 @@ pub use self::ahead::Ahead;
 pub use self::form::{Written, as_oci, as_stored, compress};
 
 use super::assemble::Assembled;
+use super::attest::Told;
 use super::cache::Lost;
 use super::destination::{send_to, write_to};
 use super::index::{self, AssembledIndex};
@@ -55,6 +56,8 @@ pub struct Exporter<'a> {
     pub progress: &'a Arc<dyn Progress>,
     /// The user may stop it.
     pub cancel: &'a CancellationToken,
+    /// What is told of the images beside them.
+    pub told: Option<Told<'a>>,
 }
 
 /// What was sent.
@@ -114,7 +117,9 @@ struct Look {
 struct Product {
     /// One per platform.
     images: Vec<Written>,
-    /// What points to them, if they go out as one.
+    /// What is told of each, if it is.
+    told: Vec<Written>,
+    /// What points to all of these, if they go out as one.
     index: Option<AssembledIndex>,
 }
 
@@ -154,7 +159,8 @@ impl Exporter<'_> {
             for image in images {
                 written.push(self.write(image, form, &targets, task).await?);
             }
-            products.push((look, self.product(options, images, written, form)?));
+            let told = self.tell(images, &written, form, &targets, task).await?;
+            products.push((look, self.product(options, images, (written, told), form)?));
             pushes.push(targets);
         }
         let of = |form: &ImageForm| {
@@ -234,16 +240,17 @@ impl Exporter<'_> {
         &self,
         options: &BuildOptions,
         images: &[Assembled],
-        written: Vec<Written>,
+        (written, told): (Vec<Written>, Vec<Written>),
         form: &ImageForm,
     ) -> Result<Product, Failure> {
-        if !options.input.makes_index() {
-            return Ok(Product { images: written, index: None });
+        if !options.input.makes_index() && told.is_empty() {
+            return Ok(Product { images: written, told, index: None });
         }
         let entries = images.iter().zip(&written).map(|(image, made)| (image.platform.clone(), made.manifest.clone()));
-        let index = index::assemble(&entries.collect::<Vec<_>>(), &form.annotations, form.dialect);
+        let descriptors: Vec<_> = told.iter().map(|told| told.manifest.clone()).collect();
+        let index = index::assemble(&entries.collect::<Vec<_>>(), &descriptors, &form.annotations, form.dialect);
         oci::content::put_bytes(self.store.blobs(), index.text.as_bytes()).map_err(|error| words::content(&error))?;
-        Ok(Product { images: written, index: Some(index) })
+        Ok(Product { images: written, told, index: Some(index) })
     }
 
     async fn archive(

@@ -3,7 +3,10 @@
 //!
 //! In: a graph with what is wanted of it. Out: first [`Pinned`], the graph that is solved, whose vertices have other ids
 //! wherever a name was replaced by a digest; then [`Solved`], a result per want and who can read it. Deliberately absent:
-//! where the graph comes from, whose directories `local://` means, what becomes of the results.
+//! where the graph comes from. [`directories`] says what `local://` means, [`image`] what becomes of a result.
+
+pub mod directories;
+pub mod image;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
@@ -12,12 +15,12 @@ use std::sync::Arc;
 use executor::isolation::Rung;
 use executor::source::given::Given;
 use executor::{StepSettings, Worker};
-use frontend::ImageQuestion;
+use frontend::{ImageAnswer, ImageQuestion};
 use oci::model::{Digest, Platform, Reference};
 use oci::registry::Client;
 use solver::graph::{Edge, Graph, Vertex, VertexId};
 use solver::op::{Op, SourceOp};
-use solver::run::{Solution, SolveError};
+use solver::run::SolveError;
 use solver::seam::{Progress, ResultId};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -62,20 +65,43 @@ pub async fn pin(
     }
     let mut seen = HashSet::new();
     questions.retain(|question| seen.insert(question.clone()));
-    let resolver = |ask| Resolver::new(store.clone(), registry.clone(), ask, progress.clone());
-    let usual = Ask::of(false, settings.offline);
     let answers = questions.into_iter().map(|(ask, question)| async move {
-        let asked = resolver(if settings.offline { usual } else { ask }).answer_one(&question).await;
-        let answer = match asked {
-            // Preferred here does not mean that it must be here.
-            Err(_) if ask == Ask::Nobody => resolver(usual).answer_one(&question).await,
-            asked => asked,
-        };
+        let answer = answer(ask, &question, settings, store, registry, progress).await;
         Ok::<_, Failure>(((ask, question), answer?.digest))
     });
     let answers: Vec<_> = futures_util::future::join_all(answers).await;
     let digests: HashMap<_, Digest> = answers.into_iter().collect::<Result<_, _>>()?;
     with_digests(graph, wants, native, &digests)
+}
+
+/// Whom to ask what a name means, as an attribute says it.
+pub fn ask_of(mode: Option<&str>) -> Ask {
+    match mode {
+        Some("pull") => Ask::Registry,
+        Some("local") => Ask::Nobody,
+        _ => Ask::Usual,
+    }
+}
+
+/// Asks about an image.
+///
+/// # Errors
+/// When it cannot be had.
+pub async fn answer(
+    ask: Ask,
+    question: &ImageQuestion,
+    settings: &Settings,
+    store: &Store,
+    registry: &Client,
+    progress: &Arc<dyn Progress>,
+) -> Result<ImageAnswer, Failure> {
+    let resolver = |ask| Resolver::new(store.clone(), registry.clone(), ask, progress.clone());
+    let usual = Ask::of(false, settings.offline);
+    match resolver(if settings.offline { usual } else { ask }).answer_one(question).await {
+        // Preferred here does not mean that it must be here.
+        Err(_) if ask == Ask::Nobody => resolver(usual).answer_one(question).await,
+        asked => asked,
+    }
 }
 
 /// What is asked about a vertex, and whom, if it is an image. The same name asked for in two ways may mean two things.
@@ -84,11 +110,7 @@ fn question(vertex: &Vertex, native: &Platform) -> Result<Option<(Ask, ImageQues
     if source.scheme() != "docker-image" {
         return Ok(None);
     }
-    let ask = match source.attrs.get(RESOLVE_MODE).map(String::as_str) {
-        Some("pull") => Ask::Registry,
-        Some("local") => Ask::Nobody,
-        _ => Ask::Usual,
-    };
+    let ask = ask_of(source.attrs.get(RESOLVE_MODE).map(String::as_str));
     let reference: Reference = source.reference().parse().map_err(|error| Failure::from_error(&error))?;
     let platform = vertex.platform.as_ref().map_or_else(|| native.clone(), executor::emulate::platform_of);
     Ok(Some((ask, ImageQuestion { reference, platform, layout: None })))
@@ -171,8 +193,6 @@ pub struct With<'a> {
 pub struct Solved {
     /// The results, in the order of the wants.
     pub results: Vec<ResultId>,
-    /// Results and figures.
-    pub solution: Solution,
     /// Reads the results.
     pub worker: Worker,
 }
@@ -199,7 +219,7 @@ pub async fn solve(pinned: &Pinned, with: With<'_>) -> Result<Solved, Failure> {
     let wanted: Vec<Wanted> = pinned.wants.iter().map(|want| Wanted { edge: Some(*want), layers }).collect();
     let solution = solving.solve(graph, &wanted).await.map_err(|error| unsolved(&error, graph))?;
     let results = pinned.wants.iter().map(|want| solution.results[want].clone()).collect();
-    Ok(Solved { results, solution, worker })
+    Ok(Solved { results, worker })
 }
 
 /// The platforms of steps that can run here; of others, the step itself says why not.

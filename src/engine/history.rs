@@ -157,6 +157,7 @@ pub fn head(options: &BuildOptions) -> Head {
     head.dockerfile = dockerfile;
     head.target.clone_from(&options.input.target);
     head.tags = options.tags.iter().map(oci::model::Reference::familiar).collect();
+    head.client.clone_from(&options.client);
     head.no_cache = options.no_cache || !options.no_cache_stages.is_empty();
     head
 }
@@ -197,9 +198,15 @@ pub fn ended(head: Head, steps: &[StepRecord], outcome: &Result<Built, Failure>,
         count += 1;
         cached += usize::from(step.fate == Fate::Cached);
     }
-    let head = Head { ended: Some(jiff::Timestamp::now()), steps: count, cached, ..head };
+    let mut head = Head { ended: Some(jiff::Timestamp::now()), steps: count, cached, ..head };
     match outcome {
-        Ok(built) => Head { outcome: Outcome::Ok, image: Some(built.image_id.to_string()), ..head },
+        Ok(built) => {
+            if let (Some(client), Some(told)) = (&mut head.client, built.metadata.as_object()) {
+                let told = told.iter().filter(|(key, _)| !key.starts_with("vnd.rbuild."));
+                client.response = told.map(|(key, value)| (key.clone(), value.clone())).collect();
+            }
+            Head { outcome: Outcome::Ok, image: Some(built.image_id.to_string()), ..head }
+        }
         Err(failure) => {
             let canceled = failure.kind == FailureKind::Canceled || cancel.is_cancelled();
             let error = failure.problems.first().map(|problem| problem.message.clone());

@@ -19,8 +19,13 @@ pub struct AssembledIndex {
     pub text: String,
 }
 
-/// Puts images together.
-pub fn assemble(entries: &[(Platform, Descriptor)], annotations: &Annotations, dialect: Dialect) -> AssembledIndex {
+/// Puts images together; what is `told` of them stands behind them as it is.
+pub fn assemble(
+    entries: &[(Platform, Descriptor)],
+    told: &[Descriptor],
+    annotations: &Annotations,
+    dialect: Dialect,
+) -> AssembledIndex {
     let kind = match dialect {
         Dialect::Oci => media_type::OCI_INDEX,
         Dialect::Docker => media_type::DOCKER_INDEX,
@@ -34,7 +39,7 @@ pub fn assemble(entries: &[(Platform, Descriptor)], annotations: &Annotations, d
         media_type: Some(kind.to_owned()),
         annotations: annotations.of_all(Level::Index),
         extra: BTreeMap::new(),
-        ..Index::new(manifests.collect())
+        ..Index::new(manifests.chain(told.iter().cloned()).collect())
     };
     let text = serde_json::to_string(&index).expect("an index holds nothing that JSON cannot say");
     let descriptor = Descriptor::new(kind, Digest::of(text.as_bytes()), text.len() as u64);
@@ -58,7 +63,7 @@ mod tests {
             "index-descriptor:x=1",
         ];
         let said = annotations(&said.map(str::to_owned)).expect("annotations");
-        let index = assemble(&[entry("linux/arm64"), entry("linux/amd64")], &said, Dialect::Oci);
+        let index = assemble(&[entry("linux/arm64"), entry("linux/amd64")], &[], &said, Dialect::Oci);
         let digests = [Digest::of(b"linux/arm64"), Digest::of(b"linux/amd64")];
         let expected = format!(
             r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{}","size":7,"annotations":{{"d":"2"}},"platform":{{"os":"linux","architecture":"arm64"}}}},{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{}","size":7,"annotations":{{"d":"1"}},"platform":{{"os":"linux","architecture":"amd64"}}}}],"annotations":{{"i":"1"}}}}"#,
@@ -66,7 +71,7 @@ mod tests {
         );
         assert_eq!(index.text, expected);
         assert_eq!(index.descriptor.digest, Digest::of(expected.as_bytes()));
-        let docker = assemble(&[entry("linux/arm64")], &Annotations::default(), Dialect::Docker);
+        let docker = assemble(&[entry("linux/arm64")], &[], &Annotations::default(), Dialect::Docker);
         assert_eq!(docker.descriptor.media_type, media_type::DOCKER_INDEX);
     }
 }

@@ -11,20 +11,22 @@ mod failure;
 mod form;
 
 mod assemble;
+mod attest;
 mod build;
 mod cache;
 mod check;
 mod context;
+mod definition;
 mod destination;
 pub mod doctor;
 mod emulation;
 mod epoch;
+mod evaluate;
 mod export;
 pub mod foresee;
-// Clients of the daemon send graphs.
 mod grants;
-#[allow(dead_code)]
-pub mod graph;
+mod graph;
+mod guest;
 pub mod history;
 mod index;
 pub mod load;
@@ -50,10 +52,13 @@ pub mod inspect;
 pub mod past;
 pub mod verify_build;
 
-pub use build::{Built, build};
+pub use build::{Built, build, build_definition};
 pub use check::{Checked, Checker, Mended, replace};
 pub use context::Text;
+pub use definition::{DefinedImage, Definition};
+pub use evaluate::{Evaluated, evaluate, image_config};
 pub use failure::{Failure, FailureKind, Problem, Snippet};
+pub use guest::{Guest, run as run_guest};
 pub use history::HistorySettings;
 pub use run::run;
 pub use settings::{RegistrySettings, Settings};

@@ -31,6 +31,8 @@ pub struct Plans {
     pub spans: HashMap<VertexId, Range<usize>>,
     /// What is probably not meant.
     pub warnings: Vec<Diagnostic>,
+    /// Whether a client made it: then configs and histories are its own, and fitted to the layers.
+    pub is_of_client: bool,
 }
 
 /// The image for a platform.
@@ -57,7 +59,7 @@ impl Plans {
             warnings.extend(news);
         }
         let (graph, images, spans, warnings) = all;
-        Self { graph: Arc::new(graph), images, spans, warnings }
+        Self { graph: Arc::new(graph), images, spans, warnings, is_of_client: false }
     }
 
     /// What is made of the results, in the order of the platforms.

@@ -30,7 +30,11 @@ pub struct Task<'a> {
 impl<'a> Task<'a> {
     /// Shows it as begun.
     pub fn start(name: &str, progress: &'a Arc<dyn Progress>) -> Self {
-        let vertex = VertexId::of_name(name);
+        Self::of(VertexId::of_name(name), name, progress)
+    }
+
+    /// What an operation needs before it is solved, shown as that operation.
+    pub fn of(vertex: VertexId, name: &str, progress: &'a Arc<dyn Progress>) -> Self {
         progress.event(Event::Declared { vertex, name: name.to_owned(), inputs: Vec::new() });
         progress.event(Event::Started(vertex));
         Self { vertex, progress }

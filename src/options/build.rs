@@ -8,7 +8,7 @@ use solver::op::NetworkMode;
 
 use super::annotation::annotations;
 use super::output::Output;
-use super::{BuildOptions, allow, args as build_args, cache, outputs, provisions, secrets, steps};
+use super::{BuildOptions, allow, args as build_args, attest, cache, outputs, provisions, secrets, steps};
 use crate::cli::BuildArgs;
 use crate::config::Config;
 use crate::engine::Failure;
@@ -24,6 +24,11 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
     let mut annotations = annotations(&args.annotations)?;
     let outputs::Outputs { outputs, tags, epoch } = outputs::outputs(args, &input, &annotations, environment)?;
     check_timings(args, &outputs)?;
+    let provenance =
+        attest::provenance(args.attest.provenance.as_deref(), args.attest.sbom.as_deref(), &args.attest.attest)?;
+    if provenance.is_some() {
+        outputs::check_told(&outputs)?;
+    }
     for output in &outputs {
         if let Output::Image(image) = output {
             annotations.or(&image.form.annotations);
@@ -38,6 +43,7 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
         tags,
         labels: labels(&args.labels)?,
         annotations,
+        provenance,
         network: config.network.value,
         no_cache: args.no_cache,
         no_cache_stages: args.no_cache_filter.iter().filter(|stage| !stage.is_empty()).cloned().collect(),
@@ -52,6 +58,7 @@ pub fn build(args: &BuildArgs, config: &Config, environment: &Environment) -> Re
         provisions: provisions::provisions(&args.steps)?,
         cache_from: cache_from(args, environment)?,
         cache_to: args.cache_to.iter().map(|text| cache::to(text, environment)).collect::<Result<_, _>>()?,
+        client: None,
     })
 }
 
@@ -74,35 +81,10 @@ fn grants(args: &BuildArgs, config: &Config) -> Result<Grants, Failure> {
 }
 
 /// The flags that were given and change nothing, as written.
-///
-/// # Errors
-/// For those that ask for what this version does not do.
-pub fn inert(args: &BuildArgs) -> Result<Vec<String>, Failure> {
+pub fn inert(args: &BuildArgs) -> Vec<String> {
     let inert = &args.inert;
-    let mut given = Vec::new();
     let switches = [("--rm", inert.rm), ("--force-rm", inert.force_rm), ("--compress", inert.compress)];
-    given.extend(switches.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| (*name).to_owned()));
-    let off = |value: &str| {
-        matches!(value, "false" | "0")
-            || value.split(',').any(|part| matches!(part.trim(), "disabled=true" | "disabled=1"))
-    };
-    let provenance = inert.provenance.iter().map(|value| ("--provenance", value));
-    let sbom = inert.sbom.iter().map(|value| ("--sbom", value));
-    let attest = inert.attest.iter().map(|value| ("--attest", value));
-    for (name, value) in provenance.chain(sbom).chain(attest) {
-        if !off(value) {
-            let message = format!("`{name}={value}`: attestations are not supported by this version of rbuild");
-            return Err(Failure::new(message).help(format!(
-                "leave it out, or say that there are none: `{}`",
-                match name {
-                    "--attest" => "--attest type=TYPE,disabled=true".to_owned(),
-                    name => format!("{name}=false"),
-                }
-            )));
-        }
-        given.push(format!("{name}={value}"));
-    }
-    Ok(given)
+    switches.iter().filter(|(_, value)| value.is_some()).map(|(name, _)| (*name).to_owned()).collect()
 }
 
 /// What RUN steps may do, get and use; what is given on the command line stands above what the config files give.
@@ -178,7 +160,7 @@ mod tests {
             ..Flags::default()
         };
         let config = config::load(flags, &environment)?;
-        Ok((build(&args, &config, &environment)?, inert(&args)?))
+        Ok((build(&args, &config, &environment)?, inert(&args)))
     }
 
     #[test]
@@ -212,11 +194,7 @@ mod tests {
         let check = |words: &str, expected: &[&str]| assert_eq!(asked(words, &[]).expect(words).1, expected, "{words}");
         check(".", &[]);
         check("--rm --force-rm --compress --load .", &["--rm", "--force-rm", "--compress"]);
-        check("--rm=false --provenance=false --sbom false .", &["--rm", "--provenance=false", "--sbom=false"]);
-        check(
-            "--attest type=provenance,disabled=true --provenance mode=min,disabled=true .",
-            &["--provenance=mode=min,disabled=true", "--attest=type=provenance,disabled=true"],
-        );
+        check("--rm=false --provenance=false --sbom false .", &["--rm"]);
     }
 
     #[test]
@@ -225,9 +203,9 @@ mod tests {
             let failure = asked(words, variables).expect_err(words);
             assert!(failure.problems[0].message.contains(expected), "{words}: {failure:?}");
         };
-        check("--provenance=true .", &[], "attestations are not supported");
-        check("--sbom=true .", &[], "attestations are not supported");
-        check("--attest type=sbom .", &[], "attestations are not supported");
+        check("--provenance=mode=mid .", &[], "`mode=mid` is neither min nor max");
+        check("--sbom=true .", &[], "no SBOM is made");
+        check("--provenance=true -o type=docker,dest=x .", &[], "cannot hold a provenance");
         check("--push .", &[], "no name to push to");
         check("--pull --offline .", &[], "`--pull` asks the registries, and `--offline` allows no connection");
         check("--push -t a .", &[("RBUILD_OFFLINE", "1")], "`--push` sends to them, and `RBUILD_OFFLINE`");

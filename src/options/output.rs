@@ -358,13 +358,17 @@ fn form(given: &mut Attributes) -> Result<ImageForm, Failure> {
                 .help("leave out `oci-mediatypes=false`"));
         }
     }
-    for (key, why) in [
-        ("oci-artifact", "there are no attestations yet"),
-        ("attestation-inline", "there are no attestations yet"),
-        ("prefer-nondist-layers", "layers that must not be distributed are not pulled in the first place"),
-    ] {
+    for (key, why) in
+        [("prefer-nondist-layers", "layers that must not be distributed are not pulled in the first place")]
+    {
         if given.switch(key)? == Some(true) {
             return Err(given.wrong(format!("`{key}=true` is not supported: {why}")).help("leave it out"));
+        }
+    }
+    // An attestation is an artifact where the media types know them, and stands in the image's index.
+    for (key, only) in [("oci-artifact", dialect == Dialect::Oci), ("attestation-inline", true)] {
+        if given.switch(key)?.is_some_and(|asked| asked != only) {
+            return Err(given.wrong(format!("`{key}={}` is not supported", !only)).help("leave it out"));
         }
     }
     // With an epoch the build's own times are always rewritten, without one never: see docs/outputs.md.
@@ -421,7 +425,7 @@ fn tree(given: &mut Attributes, kind: Kind, around: Surroundings) -> Result<Tree
         }
     };
     if given.take("attestation-prefix").is_some_and(|prefix| !prefix.is_empty()) {
-        return Err(given.wrong("there are no attestations yet").help("leave out `attestation-prefix`"));
+        return Err(given.wrong("no attestations are written to folders").help("leave out `attestation-prefix`"));
     }
     let split = given.switch("platform-split")?.unwrap_or(around.several);
     if around.several && !split {

@@ -149,10 +149,25 @@ fn kept(outputs: &[Output], given: Vec<Reference>) -> Vec<Reference> {
     if is_image { tags } else { given }
 }
 
+/// What is told of an image stands in an index.
+///
+/// # Errors
+/// For archives that have none.
+pub fn check_told(outputs: &[Output]) -> Result<(), Failure> {
+    if outputs.iter().any(is_docker_archive) {
+        return Err(Failure::new("`type=docker` with `dest` cannot hold a provenance: its form has no index")
+            .help("write `type=oci`, or leave out `--provenance`"));
+    }
+    Ok(())
+}
+
+fn is_docker_archive(output: &Output) -> bool {
+    matches!(output, Output::Archive(out) if out.format == ArchiveFormat::Docker)
+}
+
 /// Docker's archives list images, not indexes.
 fn check_archives(outputs: &[Output]) -> Result<(), Failure> {
-    let is_docker = |output: &Output| matches!(output, Output::Archive(out) if out.format == ArchiveFormat::Docker);
-    if !outputs.iter().any(is_docker) {
+    if !outputs.iter().any(is_docker_archive) {
         return Ok(());
     }
     Err(Failure::new("`type=docker` with `dest` cannot take images for several platforms: its form has no index")

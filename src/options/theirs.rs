@@ -18,7 +18,9 @@ use crate::engine::Failure;
 pub struct Wanted<'a> {
     /// Which directory, by the name that they gave it.
     pub name: &'a str,
-    /// Only these paths, with what links among them lead to; empty is all.
+    /// Only what matches one of these patterns of an ignore file, if there are any.
+    pub including: &'a [String],
+    /// Only these paths, with what links among them lead to, beside what is included; without either it is all.
     pub only: &'a [String],
     /// Without what these patterns of an ignore file match.
     pub without: &'a [String],
@@ -26,7 +28,12 @@ pub struct Wanted<'a> {
 
 /// Their directories.
 pub trait Files: Send + Sync {
-    /// Brings a directory into `into`, which is empty. What was brought so far stays there when it fails.
+    /// Under which name a directory may be kept from build to build: 64 hexadecimal digits that stand for whose it is and
+    /// for all that is wanted of it. `None`: it is not to be kept.
+    fn kept_as(&self, wanted: Wanted<'_>) -> Option<String>;
+
+    /// Brings a directory into `into`, which is empty, or holds what came under the same name before: what has not
+    /// changed stays. What was brought so far stays there when it fails.
     fn bring<'a>(
         &'a self,
         wanted: Wanted<'a>,

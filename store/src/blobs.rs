@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use oci::content::{BlobReader, BlobWriter, ContentError, ContentStore};
 use oci::model::Digest;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{Advice, AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
@@ -24,6 +24,9 @@ use crate::{StoreError, trash};
 /// A blob up to this size that is there already is hashed again when it is put again, which is cheaper than an fsync;
 /// a larger one is replaced.
 const COMPARED_MAX_BYTES: u64 = 1 << 20;
+/// After so many bytes the kernel is asked to write them to the disk: who makes a blob mostly has something else to do
+/// for the disk's time, and does not wait for all of it in the end.
+const WRITTEN_AT_ONCE_BYTES: u64 = 8 << 20;
 /// A read buffer that keeps SHA-256 busy.
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -121,7 +124,7 @@ impl Blobs {
             // A sweep may have come between the two calls and taken it for a dead one's.
             if try_flock(&file, &path).map_err(content_error)? && self.layout.tmp.has(&name).map_err(content_error)? {
                 let blobs = self.clone();
-                return Ok(Writer { blobs, file, name, path, hash: Sha256::new(), size: 0, renamed: false });
+                return Ok(Writer { blobs, file, name, path, hash: Sha256::new(), size: 0, begun: 0, renamed: false });
             }
         }
     }
@@ -186,12 +189,24 @@ struct Writer {
     path: PathBuf,
     hash: Sha256,
     size: u64,
+    /// So much of it is on its way to the disk.
+    begun: u64,
     renamed: bool,
 }
 
 impl Writer {
     fn failed(&self, act: &str, source: impl Into<io::Error>) -> ContentError {
         ContentError::Io { act: format!("{act} `{}`", self.path.display()), source: source.into() }
+    }
+
+    /// Lets the disk begin. What goes wrong there is told by the sync before the commit.
+    fn begin_writing(&mut self) {
+        let new = std::num::NonZeroU64::new(self.size - self.begun);
+        // Dirty pages are not dropped by this, but written.
+        if let Err(error) = rustix::fs::fadvise(&self.file, self.begun, new, Advice::DontNeed) {
+            tracing::debug!(%error, path = %self.path.display(), "the disk does not begin early");
+        }
+        self.begun = self.size;
     }
 
     /// Whether a small blob of that digest is here and whole, so that it need not be written again.
@@ -206,6 +221,9 @@ impl Write for Writer {
         let count = self.file.write(bytes)?;
         self.hash.update(&bytes[..count]);
         self.size += count as u64;
+        if self.size - self.begun >= WRITTEN_AT_ONCE_BYTES {
+            self.begin_writing();
+        }
         Ok(count)
     }
 

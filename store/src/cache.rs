@@ -139,30 +139,41 @@ impl Store {
         Ok(true)
     }
 
-    /// Whether a result has a tree, or blobs to make it of. Beneath a tree of its own everything is there.
+    /// Whether a result has a tree, or blobs to make it of. Beneath a tree of its own everything is there; and what this
+    /// process has once found here beneath others stays, with all that it stands on.
     fn is_there(&self, id: &ResultId, elsewhere: &dyn Fn(&Digest) -> bool) -> Result<bool, StoreError> {
         let mut next = Some(id.clone());
-        let mut seen = HashSet::new();
-        while let Some(id) = next {
-            let Some(layer) = self.layer(&id)?.filter(|_| seen.insert(id)) else { return Ok(false) };
+        let (mut seen, mut is_here) = (HashSet::new(), true);
+        // The result itself is looked at whatever was found.
+        while let Some(at) = next.filter(|at| at == id || !self.lease().has_found(at)) {
+            let Some(layer) = self.layer(&at)?.filter(|_| seen.insert(at)) else { return Ok(false) };
             let origin = layer.origin.as_ref().map(|origin| self.layer(origin)).transpose()?.flatten();
             let has_tree = layer.name.is_some() || origin.as_ref().is_some_and(|origin| origin.name.is_some());
             if has_tree && origin.is_none() {
-                return Ok(true);
+                break;
             }
-            if !layer.empty && !has_tree && !self.has_blob_of(&layer, elsewhere)? {
-                return Ok(false);
+            if !layer.empty && !has_tree {
+                match self.has_blob_of(&layer, elsewhere)? {
+                    None => return Ok(false),
+                    Some(here) => is_here &= here,
+                }
             }
             next = layer.parent;
+        }
+        if is_here {
+            self.lease().found(seen);
         }
         Ok(true)
     }
 
-    /// Whether the blob of a layer is here or can be brought.
-    fn has_blob_of(&self, layer: &Layer, elsewhere: &dyn Fn(&Digest) -> bool) -> Result<bool, StoreError> {
-        let Some(blob) = &layer.blob else { return Ok(false) };
-        let here = self.blobs().size(&blob.digest).is_ok_and(|size| size == Some(blob.size));
-        Ok(here || elsewhere(&blob.digest) || !self.blob_sources(&blob.digest)?.is_empty())
+    /// Whether the blob of a layer is here (`true`) or can be brought.
+    fn has_blob_of(&self, layer: &Layer, elsewhere: &dyn Fn(&Digest) -> bool) -> Result<Option<bool>, StoreError> {
+        let Some(blob) = &layer.blob else { return Ok(None) };
+        if self.blobs().size(&blob.digest).is_ok_and(|size| size == Some(blob.size)) {
+            return Ok(Some(true));
+        }
+        let comes = elsewhere(&blob.digest) || !self.blob_sources(&blob.digest)?.is_empty();
+        Ok(comes.then_some(false))
     }
 
     /// What a key was made of, if it is known.

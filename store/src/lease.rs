@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
+use solver::seam::ResultId;
 
 use crate::layout::{Layout, fresh_name, try_flock};
 use crate::{Store, StoreError};
@@ -59,13 +60,15 @@ pub enum Kind {
     Note,
     /// What is known of the files of a build context: the name of its file.
     Context,
+    /// A client's directory as it came last: the name of its directory.
+    Client,
     /// The record of a build: the name of its directory.
     Build,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Image,
         Self::Key,
         Self::Layer,
@@ -75,6 +78,7 @@ impl Kind {
         Self::Git,
         Self::Note,
         Self::Context,
+        Self::Client,
         Self::Build,
     ];
 
@@ -90,6 +94,7 @@ impl Kind {
             Self::Git => "git",
             Self::Note => "note",
             Self::Context => "context",
+            Self::Client => "client",
             Self::Build => "build",
         }
     }
@@ -135,6 +140,8 @@ struct State {
     /// Made by the first touch: who only looks around leaves nothing.
     file: Option<LeaseFile>,
     held: Names,
+    /// Results that were found to be here with all that they stand on, which stays while it is held.
+    found: HashSet<ResultId>,
 }
 
 #[derive(Debug)]
@@ -186,6 +193,16 @@ impl Lease {
         Ok(())
     }
 
+    /// Notes results that are held, and here with all that they stand on.
+    pub(crate) fn found(&self, results: impl IntoIterator<Item = ResultId>) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).found.extend(results);
+    }
+
+    /// Whether that was noted of a result.
+    pub(crate) fn has_found(&self, result: &ResultId) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).found.contains(result)
+    }
+
     /// The names of all things of a kind that this process relies on.
     pub(crate) fn names_of(&self, kind: Kind) -> HashSet<String> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -205,6 +222,7 @@ impl Lease {
     /// Lets everything go, and remembers that it was used. What is touched from now on is held again.
     pub(crate) fn end(&self) -> Result<(), StoreError> {
         let state = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.found.clear();
         let Some(LeaseFile { name, file, .. }) = state.file.take() else { return Ok(()) };
         let mut held: Vec<_> = std::mem::take(&mut state.held).into_iter().collect();
         held.sort();

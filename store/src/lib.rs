@@ -17,6 +17,7 @@
 //!   images/<hex>.json     what the index knows of a tag or of an image without one, likewise
 //!   notes/<kind>/         small texts that may be lost, see `notes`
 //!   contexts/<hex>        what is remembered of the files of a build context, see `contexts`
+//!   clients/<hex>/        directories of the daemon's clients, as they came last, see `clients`
 //!   git/                  repositories of git sources; the executor's, drawn there
 //!   history/              the last builds, drawn in `history`
 //!   mounts/<name>/        a cache mount: fs/ and about.json, see `mounts`; flocked while used
@@ -29,14 +30,15 @@
 //!
 //! Read in this order: [`layout`] the folders and their locks, [`draft`] how a tree is made aside, [`blobs`] how bytes
 //! are, [`store`] how a store is opened, [`layers`], [`derived`], [`images`], [`cache`] what it remembers, [`flight`] who works on
-//! it, [`lease`] who relies on what, [`mounts`] what steps keep for later builds, [`notes`] and [`contexts`] what
-//! it may forget, [`nodes`] what digests were made of, [`index`] the database, [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss
+//! it, [`lease`] who relies on what, [`mounts`] what steps keep for later builds, [`notes`], [`contexts`] and [`clients`]
+//! what it may forget, [`nodes`] what digests were made of, [`index`] the database, [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss
 //! may take, [`gc`] what is given back, [`verify`] what is damaged, [`trash`] how trees go, [`remote`] caches elsewhere.
 
 #![forbid(unsafe_code)]
 
 mod blobs;
 mod cache;
+mod clients;
 mod contexts;
 mod derived;
 mod draft;
@@ -64,6 +66,7 @@ mod usage;
 mod verify;
 
 pub use blobs::{Blob, Blobs};
+pub use clients::ClientTree;
 pub use contexts::ContextFile;
 pub use derived::TimeRule;
 pub use draft::Draft;

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::Command;
 
-use crate::support::{Context, Outcome, Store, readers, tree};
+use crate::support::{Archive, Context, Outcome, Store, readers, tree};
 
 /// Builds and gives what is in the image, without times, as `path kind mode uid:gid …`.
 fn check(context: &Context, expected: &[&str]) {
@@ -206,4 +206,32 @@ fn more_things_are_copied_than_files_may_be_open_and_steps_keep_the_limit() {
     limited.arg("--nofile=128:256").arg(build.get_program()).args(build.get_args()).env_clear();
     limited.envs(build.get_envs().filter_map(|(name, value)| Some((name, value?))));
     Outcome::of(&mut limited).ok().says(&["it is 4100 1200 of 128:256"]);
+}
+
+#[test]
+fn an_image_that_ends_with_a_copy_of_many_files_is_like_any_other() {
+    const FILES: usize = 1_500;
+    let store = Store::with_busybox();
+    let dockerfile = "FROM busybox\nCOPY --chown=7:8 files /opt/files\n";
+    let context = Context::new(dockerfile);
+    for n in 0..FILES {
+        context.write(&format!("files/d{}/f{n}", n % 9), n.to_string());
+    }
+    let id = store.image_id(&context, ["-t", "app:1"]);
+    assert_eq!(store.image_id(&context, ["-t", "app:1"]), id);
+    let file = store.path("out.tar");
+    store.build(&context, ["-o", &format!("type=oci,dest={}", file.display())]).ok();
+    let archive = Archive::read(&file);
+    assert_eq!(archive.names(archive.len() - 1).len(), FILES + 9 + 2, "files, their directories, and the way there");
+    store.rbuild(["verify"]).ok();
+    let count = "find /opt/files -type f -user 7 -group 8 | wc -l";
+    let ran = store.rbuild(["run", "--network=none", "app:1", "sh", "-c", count]).ok();
+    assert_eq!(ran.stdout.trim(), FILES.to_string());
+    store.rbuild(["verify"]).ok();
+    // One file, and then a step that looks into it.
+    context.write("files/d3/f3", "changed");
+    store.build(&context, ["-t", "app:1"]).ok();
+    context.write("Dockerfile", format!("{dockerfile}RUN echo there are $({count}), one $(cat /opt/files/d3/f3)\n"));
+    let built = store.build(&context, ["-t", "app:2"]).ok();
+    built.says(&["there are 1500, one changed", " CACHED"]);
 }

@@ -20,6 +20,7 @@ mod contexts;
 mod copy;
 mod crowd;
 mod debug;
+mod definition;
 mod emulate;
 mod epoch;
 mod examples;

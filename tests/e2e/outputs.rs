@@ -4,6 +4,7 @@ mod ahead;
 mod forms;
 mod killed;
 mod pushes;
+mod told;
 mod trees;
 
 use serde_json::Value;

@@ -1,6 +1,15 @@
 //! `rbuild serve`, asked by a client of ours in every order, and by one that lies. `tests/buildx.sh` asks it by docker's.
 
-mod client;
+mod asks;
+pub mod client;
+mod cost;
+mod crowd;
+mod kept;
+mod past;
+mod process;
+mod stop;
+mod strange;
+mod transfer;
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +53,12 @@ async fn solve(channel: &Channel, request: SolveRequest) -> Result<Vec<String>, 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_builds_from_its_own_files_in_whatever_order_it_asks() {
-    let store = Store::with_busybox();
+    for store in Store::everybodys() {
+        builds_in_whatever_order(store).await;
+    }
+}
+
+async fn builds_in_whatever_order(store: Store) {
     let daemon = Daemon::start(&store);
     let channel = daemon.connect().await;
     let dockerfile = "FROM busybox\nCOPY d/f /f\nRUN cat /f\n";
@@ -186,17 +200,23 @@ async fn what_is_asked_wrongly_is_refused_with_the_proper_code() {
     let entitled = SolveRequest { entitlements: vec!["security.insecure".into()], ..request("entitled", "open") };
     let exporter = api::control::Exporter { r#type: "docker".into(), attrs: [("dest".into(), "/etc/x".into())].into() };
     let written = SolveRequest { exporters: vec![exporter], ..request("written", "open") };
+    let told = SolveRequest {
+        frontend: String::new(),
+        definition: Some(api::pb::Definition::default()),
+        ..attribute("told", "attest:provenance", "mode=max")
+    };
     for (request, code, words) in [
         (
-            SolveRequest { frontend: "gateway.v0".into(), ..request("gateway", "open") },
+            SolveRequest { frontend: "gateway.v1".into(), ..request("gateway", "open") },
             Code::Unimplemented,
-            "gateway.v0",
+            "gateway.v1",
         ),
         (request("", "open"), Code::InvalidArgument, "no ref"),
         (attribute("platform", "platform", "linux"), Code::Unknown, "platform"),
         (attribute("context", "context", "/etc"), Code::Unknown, "neither the client's nor at an address"),
         (attribute("named", "context:x", "/etc"), Code::Unknown, "on no machine here"),
-        (attribute("sbom", "attest:sbom", "generator=x"), Code::Unknown, "attestations are not supported"),
+        (attribute("sbom", "attest:sbom", "generator=x"), Code::Unknown, "no SBOM is made"),
+        (told, Code::Unimplemented, "of no other definition"),
         (attribute("ulimit", "ulimit", "nothing=1"), Code::Unknown, "is no limit"),
         (entitled, Code::Unknown, "not granted by this daemon"),
         (written, Code::Unknown, "the client's own business"),

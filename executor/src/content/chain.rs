@@ -11,9 +11,9 @@ use solver::seam::ResultId;
 use store::{Layer, StoreError};
 use tokio_util::sync::CancellationToken;
 
-use super::entries;
+use super::{entries, locked};
 use crate::error::ExecError;
-use crate::layers::LayersError;
+use crate::layers::{LayersError, SCRATCH};
 use crate::snapshot::{SnapshotError, open_directory};
 use crate::tree::TreeError;
 use crate::worker::Worker;
@@ -22,10 +22,12 @@ const FORM: &[u8] = b"rbuild chain content 1";
 
 /// A chain by who made it.
 struct Parts {
-    /// Chain id of the image beneath, if it has layers.
-    image: Option<oci::model::Digest>,
-    /// The build's own records, bottom first.
+    /// The digest of what is known already: the image beneath, or all but the top.
+    begun: Sha256,
+    /// The build's own records that are not in it, bottom first.
     built: Vec<Layer>,
+    /// Whether what stands on it may go on from its digest.
+    is_built: bool,
 }
 
 impl Worker {
@@ -35,17 +37,11 @@ impl Worker {
         cancel: &CancellationToken,
     ) -> Result<Option<ContentDigest>, ExecError> {
         let id = result.clone();
-        let parts = self.blocking(move |worker| worker.parts(worker.layers().chain(&id)?)).await?;
-        let Some(Parts { image, built }) = parts else { return Ok(None) };
-        let mut hash = Sha256::new();
-        hash.update(FORM);
-        match &image {
-            None => hash.update([0]),
-            Some(chain_id) => {
-                hash.update([1]);
-                hash.update(chain_id.as_bytes());
-            }
-        }
+        let parts = self.blocking(move |worker| match worker.parts_on_parent(&id)? {
+            Some(parts) => Ok(Some(parts)),
+            None => worker.parts(worker.layers().chain(&id)?),
+        });
+        let Some(Parts { begun: mut hash, built, is_built }) = parts.await? else { return Ok(None) };
         for layer in built {
             match self.layer_content(layer, cancel).await? {
                 None => hash.update([2]),
@@ -55,7 +51,24 @@ impl Worker {
                 }
             }
         }
+        if is_built {
+            locked(&self.contents().chains).insert(result.clone(), hash.clone());
+        }
         Ok(Some(ContentDigest(hash.finalize().into())))
+    }
+
+    /// Those of a result on one whose digest was made: so a build does not go down to its base for every step. Blocking.
+    fn parts_on_parent(&self, result: &ResultId) -> Result<Option<Parts>, ExecError> {
+        if result.as_str() == SCRATCH {
+            return Ok(None);
+        }
+        let Some(layer) = self.store().layer(result)? else { return Ok(None) };
+        let begun = layer.parent.as_ref().and_then(|parent| locked(&self.contents().chains).get(parent).cloned());
+        let Some(begun) = begun.filter(|_| !layer.on_base && !layer.pulled) else { return Ok(None) };
+        if self.is_image(layer.chain_id.as_ref())? {
+            return Ok(None);
+        }
+        Ok(Some(Parts { begun, built: vec![layer], is_built: true }))
     }
 
     /// `None`: where the build's own layers begin cannot be told. Blocking.
@@ -71,7 +84,17 @@ impl Worker {
         if image.is_none() && chain.iter().any(|layer| !layer.empty) {
             return Ok(None);
         }
-        Ok(Some(Parts { image, built }))
+        let mut begun = Sha256::new();
+        begun.update(FORM);
+        match &image {
+            None => begun.update([0]),
+            Some(chain_id) => {
+                begun.update([1]);
+                begun.update(chain_id.as_bytes());
+            }
+        }
+        let is_built = !built.is_empty();
+        Ok(Some(Parts { begun, built, is_built }))
     }
 
     /// The digest of a layer, made and remembered if there was none; `None` if it is empty.

@@ -31,6 +31,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use oci::model::Digest;
+use sha2::Sha256;
 use solver::key::ContentDigest;
 use solver::seam::{Read, ResultId, Selection};
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,8 @@ use crate::worker::Worker;
 pub(crate) struct Contents {
     selected: Mutex<HashMap<(ResultId, Selection), ContentDigest>>,
     images: Mutex<Images>,
+    /// Digests of chains that end in a record of the build, unfinished, for what stands on them.
+    chains: Mutex<HashMap<ResultId, Sha256>>,
     /// Who digests what: the same is not digested twice at once.
     busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
 }

@@ -20,6 +20,7 @@ use store::Layer;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ExecError;
+use crate::layers::LayersError;
 use crate::worker::Worker;
 
 /// Notes of what a copy took, by its result.
@@ -31,10 +32,10 @@ impl Worker {
         Ok(self.store().set_note(NOTES, result.as_str(), &selected_text(selected))?)
     }
 
-    /// Whether it is noted of two results of one operation that they took something else. Blocking.
-    fn took_others(&self, one: &ResultId, other: &ResultId) -> Result<bool, ExecError> {
+    /// Whether two results of one operation took the same, if that is noted of both. Blocking.
+    fn took_same(&self, one: &ResultId, other: &ResultId) -> Result<Option<bool>, ExecError> {
         let (one, other) = (self.store().note(NOTES, one.as_str())?, self.store().note(NOTES, other.as_str())?);
-        Ok(one.is_some() && other.is_some() && one != other)
+        Ok(one.zip(other).map(|(one, other)| one == other))
     }
 
     /// As [`solver::seam::Executor::settle`] says.
@@ -75,7 +76,7 @@ impl Worker {
             Ok(Some(comparable))
         });
         let Some(pairs) = comparable.await? else { return Ok(false) };
-        for (fresh, known) in pairs {
+        for (fresh, known) in pairs.into_iter().flatten() {
             if self.layer_content(fresh, cancel).await? != self.layer_content(known, cancel).await? {
                 return Ok(false);
             }
@@ -83,18 +84,33 @@ impl Worker {
         Ok(true)
     }
 
-    /// The two records, if all but their content is the same. Blocking.
-    fn comparable(&self, fresh: &ResultId, known: &ResultId) -> Result<Option<(Layer, Layer)>, ExecError> {
+    /// The two records, if all but their content is the same, unless that is known to be the same too. Blocking.
+    fn comparable(&self, fresh: &ResultId, known: &ResultId) -> Result<Option<Option<(Layer, Layer)>>, ExecError> {
         let (Some(fresh), Some(known)) = (self.store().layer(fresh)?, self.store().layer(known)?) else {
             return Ok(None);
         };
         let look = |layer: &Layer| (layer.parent.clone(), layer.empty, layer.pulled, layer.times);
         let made = |layer: &Layer| (layer.on_base, layer.from_context);
-        // Without a tree it would have to be fetched, and the fresh one is here.
+        if look(&fresh) != look(&known) || made(&fresh) != made(&known) {
+            return Ok(None);
+        }
+        // Without a tree it would have to be fetched, and the fresh one is here; unless it is a tar that is here as well.
         let is_here = known.empty || known.name.is_some();
-        let same = is_here && look(&fresh) == look(&known) && made(&fresh) == made(&known);
-        let same = same && !self.took_others(&fresh.id, &known.id)?;
-        Ok(same.then_some((fresh, known)))
+        let is_tar = !is_here && known.blob.is_some() && known.came_as().is_none();
+        Ok(match self.took_same(&fresh.id, &known.id)? {
+            Some(false) => None,
+            Some(true) if is_tar && self.is_whole(&known)? => Some(None),
+            _ if is_here => Some(Some((fresh, known))),
+            _ => None,
+        })
+    }
+
+    /// Whether the blob of a layer is here. Blocking.
+    fn is_whole(&self, layer: &Layer) -> Result<bool, ExecError> {
+        let Some(blob) = &layer.blob else { return Ok(false) };
+        let act = "look at";
+        let failed = |source| LayersError::Content { act, layer: layer.id.clone(), source };
+        Ok(self.store().blobs().size(&blob.digest).map_err(failed)? == Some(blob.size))
     }
 
     async fn exchange(&self, fresh: Vec<ResultId>, known: &[ResultId]) -> Result<Vec<ResultId>, ExecError> {

@@ -49,7 +49,8 @@ impl Layers {
     ) -> Result<Descriptor, LayersError> {
         let layer = self.layer(id)?;
         let verified = layer.diff_id.map(|diff_id| self.store.blob_variant(&diff_id, TRUE_BLOB)).transpose()?.flatten();
-        let came_as = verified.as_ref().or(layer.blob.as_ref());
+        let is_plain = codec.compression() == Compression::None;
+        let came_as = verified.as_ref().or(layer.came_as()).or(layer.blob.as_ref().filter(|_| is_plain));
         if let Some(blob) = came_as.filter(|blob| !force || is_made_by(blob, codec)) {
             let content = |source| LayersError::Content { act: "look at", layer: id.clone(), source };
             if self.store.blobs().size(&blob.digest).map_err(content)? == Some(blob.size) {

@@ -1,6 +1,7 @@
-//! The digest of what is written, made by a thread of its own, so that reading files and hashing them take turns no more.
+//! What is written, taken by a thread of its own, so that reading files and what is made of them take turns no more.
 //!
-//! In: bytes. Out: their SHA-256 and number. A few pieces are under way at once, whatever comes.
+//! In: bytes. Out: whatever the thread has made of them: their SHA-256 ([`Digesting`]), a file ([`super::packing`]). A few
+//! pieces are under way at once, whatever comes.
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
@@ -11,38 +12,51 @@ use sha2::{Digest as _, Sha256};
 
 /// Large enough that passing it on costs nothing, small enough for the cache of a core.
 const PIECE_BYTES: usize = 256 * 1024;
-/// Pieces that wait to be hashed.
+/// Pieces that wait to be taken.
 const WAITING_MAX: usize = 2;
 
-/// Takes bytes for their digest.
-pub(super) struct Digesting {
+/// Gives bytes to a thread that has `T`.
+pub(super) struct Pieces<T> {
     piece: Vec<u8>,
     bytes: u64,
     pieces: Option<SyncSender<Vec<u8>>>,
-    /// Pieces that were hashed, to be filled again.
+    /// Pieces that were taken, to be filled again.
     emptied: Receiver<Vec<u8>>,
-    thread: Option<JoinHandle<Digest>>,
+    thread: Option<JoinHandle<io::Result<T>>>,
 }
 
-impl Digesting {
-    /// Nothing yet.
+impl<T> Drop for Pieces<T> {
+    /// Nothing of it is left when it is gone.
+    fn drop(&mut self) {
+        self.pieces = None;
+        if self.thread.take().is_some_and(|thread| !matches!(thread.join(), Ok(Ok(_)))) {
+            tracing::debug!("what a thread was given came to nothing, and nobody wanted it");
+        }
+    }
+}
+
+impl<T: Send + 'static> Pieces<T> {
+    /// Nothing yet; `take` is given every piece.
     ///
     /// # Errors
     /// When there can be no more threads.
-    pub fn start() -> io::Result<Self> {
+    pub fn start(
+        name: &str,
+        mut into: T,
+        mut take: impl FnMut(&mut T, &[u8]) -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
         let (pieces, received) = sync_channel::<Vec<u8>>(WAITING_MAX);
         let (give_back, emptied) = channel();
-        let thread = std::thread::Builder::new().name("digest".into()).spawn(move || {
-            let mut hash = Sha256::new();
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             for mut piece in received {
-                hash.update(&piece);
+                take(&mut into, &piece)?;
                 piece.clear();
                 if give_back.send(piece).is_err() {
                     // Whoever writes has given up.
                     break;
                 }
             }
-            Digest::from_bytes(hash.finalize().into())
+            Ok(into)
         })?;
         let piece = Vec::with_capacity(PIECE_BYTES);
         Ok(Self { piece, bytes: 0, pieces: Some(pieces), emptied, thread: Some(thread) })
@@ -52,27 +66,30 @@ impl Digesting {
         let next = self.emptied.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE_BYTES));
         let piece = std::mem::replace(&mut self.piece, next);
         let sent = self.pieces.as_ref().is_some_and(|pieces| pieces.send(piece).is_ok());
-        if sent { Ok(()) } else { Err(ended_early()) }
+        if sent { Ok(()) } else { Err(self.end().err().unwrap_or_else(ended_early)) }
     }
 
-    /// The digest of all bytes, and how many there were.
-    pub fn finish(mut self) -> io::Result<(DiffId, u64)> {
-        self.send()?;
+    fn end(&mut self) -> io::Result<T> {
         self.pieces = None;
-        let joined = self.thread.take().map(JoinHandle::join);
-        match joined {
-            Some(Ok(digest)) => Ok((DiffId(digest), self.bytes)),
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(ended)) => ended,
             Some(Err(panic)) => std::panic::resume_unwind(panic),
             None => Err(ended_early()),
         }
     }
+
+    /// What has become of all bytes, and how many there were.
+    pub fn finish(mut self) -> io::Result<(T, u64)> {
+        self.send()?;
+        Ok((self.end()?, self.bytes))
+    }
 }
 
 fn ended_early() -> io::Error {
-    io::Error::other("a thread that digests ended early; this is a bug in rbuild")
+    io::Error::other("a thread that takes what is written ended early; this is a bug in rbuild")
 }
 
-impl Write for Digesting {
+impl<T: Send + 'static> Write for Pieces<T> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = bytes.len().min(PIECE_BYTES - self.piece.len());
         self.piece.extend_from_slice(&bytes[..taken]);
@@ -81,6 +98,39 @@ impl Write for Digesting {
             self.send()?;
         }
         Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Takes bytes for their digest.
+pub(super) struct Digesting(Pieces<Sha256>);
+
+impl Digesting {
+    /// Nothing yet.
+    ///
+    /// # Errors
+    /// When there can be no more threads.
+    pub fn start() -> io::Result<Self> {
+        let take = |hash: &mut Sha256, piece: &[u8]| {
+            hash.update(piece);
+            Ok(())
+        };
+        Pieces::start("digest", Sha256::new(), take).map(Self)
+    }
+
+    /// The digest of all bytes, and how many there were.
+    pub fn finish(self) -> io::Result<(DiffId, u64)> {
+        let (hash, bytes) = self.0.finish()?;
+        Ok((DiffId(Digest::from_bytes(hash.finalize().into())), bytes))
+    }
+}
+
+impl Write for Digesting {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -103,5 +153,14 @@ mod tests {
                 assert_eq!((digest.0, count), (Digest::of(&bytes), size as u64), "{size} by {at_once}");
             }
         }
+    }
+
+    #[test]
+    fn why_the_thread_has_ended_is_told_to_whoever_writes() {
+        let full = |_: &mut (), _: &[u8]| Err(io::Error::from(io::ErrorKind::StorageFull));
+        let mut pieces = Pieces::start("full", (), full).unwrap();
+        let bytes = vec![0; 16 * PIECE_BYTES];
+        let failed = pieces.write_all(&bytes).unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::StorageFull);
     }
 }

@@ -2,7 +2,8 @@
 //! ahead of them.
 //!
 //! In come [`NetworkSettings`], out goes a [`StepNetwork`] per step. A thread keeps a few namespaces ready, so that a
-//! step does not wait for one. When the last user of a [`Networks`] goes, everything is removed before the drop returns.
+//! step does not wait for one. When the last user of a [`Networks`] goes, everything is removed before the drop returns;
+//! [`Networks::end`] lets that begin while other things are done.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -10,7 +11,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -44,7 +45,9 @@ pub struct Networks {
     shared: OnceCell<bool>,
     /// The ids of the user namespaces that they belong to, if steps have some.
     users: OnceLock<IdMap>,
-    started: OnceCell<Started>,
+    started: Mutex<Option<Arc<Started>>>,
+    /// Networks that are being taken down.
+    ending: std::sync::Mutex<Vec<Arc<Started>>>,
 }
 
 /// A step's own network: a namespace with a way out.
@@ -66,7 +69,14 @@ impl StepNetwork {
 impl Networks {
     /// For one build.
     pub fn new(settings: NetworkSettings, dns: Dns) -> Self {
-        Self { settings, dns, users: OnceLock::new(), shared: OnceCell::new(), started: OnceCell::new() }
+        Self {
+            settings,
+            dns,
+            users: OnceLock::new(),
+            shared: OnceCell::new(),
+            started: Mutex::default(),
+            ending: std::sync::Mutex::default(),
+        }
     }
 
     /// For steps that have user namespaces of their own with these ids, if any.
@@ -123,10 +133,21 @@ impl Networks {
         Ok(StepNetwork { namespace, resolv_conf: Arc::clone(&started.resolv_conf), host: started.host })
     }
 
-    async fn started(&self, helper: &sandbox::Settings) -> Result<&Started, NetworkError> {
-        self.started
-            .get_or_try_init(|| Started::start(&self.settings, &self.dns, self.users.get().cloned(), helper))
-            .await
+    /// Begins to take down what there is, as no step is expected any more; the end of this waits for it. A step that comes
+    /// all the same gets a new network.
+    pub async fn end(&self) {
+        let Some(started) = self.started.lock().await.take() else { return };
+        started.end().await;
+        self.ending.lock().unwrap_or_else(PoisonError::into_inner).push(started);
+    }
+
+    async fn started(&self, helper: &sandbox::Settings) -> Result<Arc<Started>, NetworkError> {
+        let mut started = self.started.lock().await;
+        if let Some(started) = &*started {
+            return Ok(Arc::clone(started));
+        }
+        let new = Started::start(&self.settings, &self.dns, self.users.get().cloned(), helper).await?;
+        Ok(Arc::clone(started.insert(Arc::new(new))))
     }
 }
 
@@ -182,11 +203,22 @@ impl Started {
     }
 }
 
+/// The thread's next namespace finds nobody, it lets go of the socket, and the helper cleans up and ends.
+fn close(ahead: &mut mpsc::Receiver<Result<OwnedFd, NetworkError>>) {
+    ahead.close();
+    while ahead.try_recv().is_ok() {}
+}
+
+impl Started {
+    /// Lets the helper clean up, and does not wait for it.
+    async fn end(&self) {
+        close(&mut *self.ahead.lock().await);
+    }
+}
+
 impl Drop for Started {
     fn drop(&mut self) {
-        // The thread's next namespace finds nobody, it lets go of the socket, and the helper cleans up and ends.
-        self.ahead.get_mut().close();
-        while self.ahead.get_mut().try_recv().is_ok() {}
+        close(self.ahead.get_mut());
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::debug!("network: the thread that makes namespaces ahead failed");
         }

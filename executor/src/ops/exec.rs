@@ -27,7 +27,7 @@ use solver::seam::{Job, LogSink, ResultId};
 use tokio_util::sync::CancellationToken;
 
 pub use error::StepError;
-pub use foreground::{Provisions, RunSpec, Volume, run_image};
+pub use foreground::{Provisions, RunSpec, Volume, run_guest, run_image};
 
 use crate::devices;
 use crate::emulate;

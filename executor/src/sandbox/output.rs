@@ -36,6 +36,12 @@ impl<'a> Pump<'a> {
         Ok((pump, stdout_end.into(), stderr_end.into()))
     }
 
+    /// Of the standard error alone.
+    pub fn of_stderr(log: &'a dyn LogSink) -> io::Result<(Self, OwnedFd)> {
+        let (pump, _, stderr_end) = Self::new(log)?;
+        Ok((Self { stdout: None, ..pump }, stderr_end))
+    }
+
     /// Whether there may be more.
     pub fn is_open(&self) -> bool {
         self.stdout.is_some() || self.stderr.is_some()

@@ -138,6 +138,8 @@ pub enum Stdin {
 pub enum Output<'a> {
     /// To a log.
     Log(&'a dyn LogSink),
+    /// What it says to this, and what it complains about to a log.
+    Descriptor(OwnedFd, &'a dyn LogSink),
     /// To the builder's standard output and error.
     Inherit,
     /// To a terminal of its own, which is relayed to the builder's.
@@ -251,6 +253,7 @@ pub async fn run_with(
 
     let (mut pump, stdout, stderr) = match io.output {
         Output::Log(log) => Pump::new(log).map(|(pump, stdout, stderr)| (Some(pump), stdout, stderr)),
+        Output::Descriptor(stdout, log) => Pump::of_stderr(log).map(|(pump, stderr)| (Some(pump), stdout, stderr)),
         Output::Inherit => own_output().map(|(stdout, stderr)| (None, stdout, stderr)),
         Output::Terminal => nowhere().map(|(stdout, stderr)| (None, stdout, stderr)),
     }

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Committed, LAYERS_MAX, Mounted, SnapshotError, Snapshotter, commit, open_directory};
 use crate::sys;
+use crate::tree::walk::is_empty;
 use crate::tree::{TreeError, attrs};
 
 /// Most lower directories of one overlay (Linux, `OVL_MAX_STACK`).
@@ -365,7 +366,15 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn commit(&self, lowers: &[String], upper: &Path) -> Result<Committed, SnapshotError> {
-        let below = if lowers.is_empty() { None } else { Some(self.view(lowers)?) };
-        commit::reduce(open_directory(upper)?, below.as_ref().map(Mounted::fd), commit::Form::Diff)
+        let upper = open_directory(upper)?;
+        let below = match lowers {
+            [] => None,
+            // Nothing has namesakes: all that may differ is the root, which the topmost layer has.
+            [top, ..] if is_empty(upper.as_fd(), b"")? => {
+                Some(Mounted::new(open_directory(&self.layers_path.join(top))?))
+            }
+            _ => Some(self.view(lowers)?),
+        };
+        commit::reduce(upper, below.as_ref().map(Mounted::fd), commit::Form::Diff)
     }
 }

@@ -124,6 +124,16 @@ impl<'a> Copier<'a> {
         }
     }
 
+    /// Owner, group, permission bits and second of modification of the copy of an entry.
+    // The types of times differ between architectures.
+    #[allow(clippy::unnecessary_cast)]
+    pub fn look_of(&self, from: &Entry<'_>) -> (u32, u32, u32, i64) {
+        let (uid, gid) = self.owner_of(from);
+        // A link's own mode is nobody's to change.
+        let mode = if from.kind() == FileType::Symlink { 0o777 } else { self.mode_of(from) };
+        (uid, gid, mode, self.times_of(from).last_modification.tv_sec as i64)
+    }
+
     /// Makes the directory `name` in `to` unless it is there, for entries to be copied into; its attributes come
     /// afterwards, by [`Copier::directory_attributes`]. Returns whether it was made.
     pub fn make_directory(&self, to: BorrowedFd<'_>, name: &[u8], to_path: &[u8]) -> Result<bool, TreeError> {
@@ -239,7 +249,7 @@ impl<'a> Copier<'a> {
     }
 
     /// Refuses what would mean something else in a layer: image-spec layer.md, "Whiteouts".
-    fn check_representable(&self, name: &[u8], path: &[u8], stat: Option<&Stat>) -> Result<(), TreeError> {
+    pub fn check_representable(&self, name: &[u8], path: &[u8], stat: Option<&Stat>) -> Result<(), TreeError> {
         let refuse = |reason| Err(TreeError::Unrepresentable { path: shown(path), reason });
         if self.rules.keep_layer_marks {
             return Ok(());

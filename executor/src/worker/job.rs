@@ -7,6 +7,8 @@ use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use jiff::Timestamp;
+use oci::content::ContentError;
 use solver::key::ContentDigest;
 use solver::op::{FileActionKind, FileOp};
 use solver::seam::{Job, LogSink, ResultId, Stream};
@@ -18,6 +20,7 @@ use super::sources::LOCAL;
 use super::{Inner, Worker};
 use crate::error::ExecError;
 use crate::layers::SCRATCH;
+use crate::layers::packing::{Packed, Packing};
 use crate::ops::file::{self, copy::CopySource};
 use crate::snapshot::{Mounted, open_directory};
 use crate::times::{Heritage, is_image};
@@ -43,7 +46,8 @@ impl Worker {
         if inputs.images.contains(result) {
             return Ok(Heritage::default());
         }
-        Ok(Heritage::of(&self.inner.store, result)?)
+        let mut known = self.inner.heritages.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Heritage::of(&self.inner.store, result, &mut known)?)
     }
 
     pub(super) async fn run_file(
@@ -54,7 +58,8 @@ impl Worker {
         cancel: &CancellationToken,
     ) -> Result<Vec<ResultId>, ExecError> {
         let inputs = job.inputs.clone();
-        let trees = JobTrees { worker: self.clone(), cancel: cancel.clone(), inputs: Inputs::of(job) };
+        let packs = self.mounts() && self.inner.may_pack.get().is_some_and(|vertices| vertices.contains(&job.id));
+        let trees = JobTrees { worker: self.clone(), cancel: cancel.clone(), inputs: Inputs::of(job), packs };
         let (results, told) = self
             .on_core(cancel, move |_| {
                 let told = Notices::default();
@@ -79,16 +84,21 @@ impl Inner {
     fn commit(&self, parent: &ResultId, draft: Draft, inputs: &Inputs, read: Heritage) -> Result<ResultId, ExecError> {
         let committed = self.snapshots.commit(&self.lowers(parent)?, draft.fs())?;
         let created = (self.clock)();
-        let begun = draft.begun();
-        let made = Made {
-            created,
-            started: read.since.map_or(begun, |since| since.min(begun)),
-            from_context: read.from_context,
-            on_base: parent.as_str() == SCRATCH || inputs.images.contains(parent),
-        };
+        let made = made(parent, &draft, created, inputs, read);
         let parent = (parent.as_str() != SCRATCH).then_some(parent);
         let draft = committed.changed.then(|| draft.with_bytes(committed.bytes));
         Ok(self.store.add_built_layer(parent, draft, made)?)
+    }
+}
+
+/// How a layer on `parent` was made.
+fn made(parent: &ResultId, draft: &Draft, created: Timestamp, inputs: &Inputs, read: Heritage) -> Made {
+    let begun = draft.begun();
+    Made {
+        created,
+        started: read.since.map_or(begun, |since| since.min(begun)),
+        from_context: read.from_context,
+        on_base: parent.as_str() == SCRATCH || inputs.images.contains(parent),
     }
 }
 
@@ -111,6 +121,8 @@ struct JobTrees {
     worker: Worker,
     cancel: CancellationToken,
     inputs: Inputs,
+    /// Whether nothing of the build is going to look into what it makes.
+    packs: bool,
 }
 
 impl file::Trees for JobTrees {
@@ -137,6 +149,28 @@ impl file::Trees for JobTrees {
             heritage = heritage.and(self.worker.heritage(result, &self.inputs)?);
         }
         self.worker.inner.commit(base, draft, &self.inputs, heritage)
+    }
+
+    fn may_pack(&self) -> bool {
+        self.packs
+    }
+
+    fn packing(&self) -> Result<Packing, ContentError> {
+        Packing::start(self.worker.store())
+    }
+
+    fn commit_packed(
+        &self,
+        base: &ResultId,
+        draft: Draft,
+        packed: Packed,
+        context: bool,
+    ) -> Result<ResultId, ExecError> {
+        self.check()?;
+        let read = Heritage { since: None, from_context: context };
+        let made = made(base, &draft, (self.worker.inner.clock)(), &self.inputs, read);
+        let parent = (base.as_str() != SCRATCH).then_some(base);
+        Ok(self.worker.store().add_packed_layer(parent, &packed.blob, made)?)
     }
 
     fn is_canceled(&self) -> bool {

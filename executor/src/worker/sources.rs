@@ -100,6 +100,11 @@ impl Worker {
         self.inner.expected_trees.get_or_init(|| images);
     }
 
+    /// Says of which copies nothing of this build looks into the results: their layers may be tars, and trees later.
+    pub fn expect_packed(&self, copies: HashSet<VertexId>) {
+        self.inner.may_pack.get_or_init(|| copies);
+    }
+
     /// `in_registry` says whether blobs that are not here can be fetched under that name, `as_tree` whether what is
     /// fetched is unpacked meanwhile, `owner` for whom its layers are.
     async fn fetch_image(

@@ -15,6 +15,7 @@ use solver::op::{BuildOp, CopyAction, DiffOp, FileAction, FileActionKind, FileOp
 mod arriving;
 mod content;
 mod derived;
+mod packed;
 
 use super::*;
 use crate::layers::SCRATCH;

@@ -124,7 +124,12 @@ async fn the_end_of_the_command_is_the_end_of_all_that_it_started() {
 async fn a_killed_helper_takes_the_step_along_and_is_named() {
     let rig = Rig::new();
     let (step, _) = started(rig.overlay(&stubborn(98_703)), 98_703, &CancellationToken::new()).await;
-    let helpers = children_called(std::process::id(), "rbuild-init");
+    let mut helpers = Vec::new();
+    // The kernel shows no command line of a process while it cannot look at its memory.
+    until("the helper's name", || {
+        helpers = children_called(std::process::id(), "rbuild-init");
+        !helpers.is_empty()
+    });
     assert_eq!(helpers.len(), 1);
     kill(helpers[0]);
     let result = step.await.unwrap();

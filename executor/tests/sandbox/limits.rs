@@ -140,14 +140,15 @@ async fn a_fork_bomb_is_held_and_named_while_other_steps_go_on() {
 async fn processors_are_shared_out_and_chosen() {
     let cpu = Some(CpuQuota { quota_us: Some(20_000), period_us: 100_000 });
     if let Some(bench) = limited("cpu", StepLimits { cpu, cpu_shares: Some(512), ..quiet() }) {
-        let script = "n=0; while [ $n -lt 60000 ]; do n=$((n+1)); done";
+        let script = "n=0; while [ $n -lt 120000 ]; do n=$((n+1)); done";
         let (result, log) = {
             let begun = Instant::now();
             let (result, log) = bench.run(Op::Exec(Box::new(exec(script))), vec![bench.base.clone()]).await;
             let usage = log.usage.lock().unwrap().expect("a process uses something");
             let (used, took) = (usage.user + usage.system, begun.elapsed());
-            // A fifth of one processor, but for the first and the last period.
-            assert!(used <= took / 5 + Duration::from_millis(60), "{used:?} of {took:?}");
+            // A fifth of one processor, but for the first and the last period, and for what newer kernels let it use
+            // before it is back in its own code.
+            assert!(used <= took / 5 + Duration::from_millis(100), "{used:?} of {took:?}");
             (result, log)
         };
         result.unwrap_or_else(|error| panic!("{error} {log:?}"));
@@ -270,7 +271,12 @@ async fn groups_go_with_their_steps_and_those_of_dead_builders_with_the_next_sta
     fs::write(left.join("cgroup.procs"), inside.id().to_string()).unwrap();
     drop(held);
     let again = limited("pids", StepLimits { pids: Pids::Max(64), ..quiet() }).unwrap();
-    assert!(!left.exists(), "a dead builder's group is swept");
+    // By this builder, or by another that starts at the same time and is not done yet.
+    let begun = Instant::now();
+    while left.exists() {
+        assert!(begun.elapsed() < WITHIN, "a dead builder's group is swept");
+        std::thread::yield_now();
+    }
     assert!(!inside.wait().unwrap().success(), "what was in it is killed");
     let (_, out) = again.step("echo fine", Vec::new(), &[&again.base]).await.unwrap();
     assert_eq!(out, "fine\n");

@@ -1,8 +1,9 @@
 //! The blobs of images, each once, and how they stand in an archive.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::Write;
 
+use super::ahead;
 use super::error::ExportError;
 use crate::content::{ContentError, ContentStore, open_verified};
 use crate::image::{Document, read_document};
@@ -68,9 +69,9 @@ impl Blobs {
         }
         for (digest, descriptor) in self.found.iter().filter(|(digest, _)| is_wanted(digest)) {
             let path = path_of(digest);
-            let mut blob = open_verified(store, descriptor)?;
+            let blob = open_verified(store, descriptor)?;
             tar.begin(&entry(&path, Kind::File { size: descriptor.size, sparse: None }))?;
-            io::copy(&mut blob, tar).map_err(|source| match source.downcast::<ContentError>() {
+            ahead::copy(blob, descriptor.size, tar).map_err(|source| match source.downcast::<ContentError>() {
                 Ok(content) => ExportError::Content(content),
                 Err(source) => ExportError::Io { act: "copy", path: path.clone(), source },
             })?;

@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, Dir, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use super::ahead;
 use super::archive::{check_layout, small};
 use super::blobs::{Blobs, path_of};
 use super::error::ExportError;
@@ -55,11 +56,11 @@ pub fn add(
     }
     sync(&sha256, "blobs/sha256")?;
     if known.is_none() {
-        put(&lock, LAYOUT_FILE, LAYOUT_FILE, &mut &*oci_layout::LAYOUT)?;
+        put(&lock, LAYOUT_FILE, LAYOUT_FILE, oci_layout::LAYOUT, oci_layout::LAYOUT.len() as u64)?;
     }
     let index = merged(known, oci_layout::index_of(images));
     let bytes = serde_json::to_vec(&index).expect("an index holds nothing that JSON cannot say");
-    put(&lock, INDEX_FILE, INDEX_FILE, &mut &*bytes)?;
+    put(&lock, INDEX_FILE, INDEX_FILE, &*bytes, bytes.len() as u64)?;
     sync(&lock, ".")
 }
 
@@ -107,18 +108,17 @@ fn put_blob(sha256: &OwnedFd, store: &dyn ContentStore, descriptor: &Descriptor)
         Ok(_) | Err(Errno::NOENT) => {}
         Err(errno) => return Err(failed("look at", &path)(errno)),
     }
-    let mut blob = open_verified(store, descriptor)?;
-    put(sha256, &name, &path, &mut blob)
+    put(sha256, &name, &path, open_verified(store, descriptor)?, descriptor.size)
 }
 
-/// Writes a file aside, syncs and renames it.
-fn put(dir: &OwnedFd, name: &str, path: &str, bytes: &mut dyn Read) -> Result<(), ExportError> {
+/// Writes a file of `size` bytes aside, syncs and renames it.
+fn put(dir: &OwnedFd, name: &str, path: &str, bytes: impl Read + Send, size: u64) -> Result<(), ExportError> {
     static COUNT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
     let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let aside = format!("{ASIDE}{}-{number}", std::process::id());
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir, &*aside, flags, Mode::from_raw_mode(0o644)).map_err(failed("make", path))?;
-    let written = fill(File::from(file), path, bytes)
+    let written = fill(File::from(file), path, bytes, size)
         .and_then(|()| rustix::fs::renameat(dir, &*aside, dir, name).map_err(failed("rename", path)));
     if written.is_err()
         && let Err(errno) = rustix::fs::unlinkat(dir, &*aside, AtFlags::empty())
@@ -128,9 +128,9 @@ fn put(dir: &OwnedFd, name: &str, path: &str, bytes: &mut dyn Read) -> Result<()
     written
 }
 
-fn fill(mut file: File, path: &str, bytes: &mut dyn Read) -> Result<(), ExportError> {
+fn fill(mut file: File, path: &str, bytes: impl Read + Send, size: u64) -> Result<(), ExportError> {
     let failed = |source: io::Error| ExportError::Io { act: "write", path: path.to_owned(), source };
-    io::copy(bytes, &mut file).map_err(|source| match source.downcast::<ContentError>() {
+    ahead::copy(bytes, size, &mut file).map_err(|source| match source.downcast::<ContentError>() {
         Ok(content) => ExportError::Content(content),
         Err(source) => failed(source),
     })?;

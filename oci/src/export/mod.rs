@@ -17,6 +17,7 @@ pub mod docker_archive;
 pub mod oci_layout;
 pub mod plain;
 
+mod ahead;
 mod blobs;
 mod error;
 

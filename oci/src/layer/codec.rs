@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::str::FromStr;
 
 use super::estargz;
-use super::gzip::{CHUNK_BYTES, GzipEncoder};
+use super::gzip::{BLOCK_BYTES, GzipEncoder};
 use super::help::Help;
 use super::zstd::{JOB_BYTES, ZstdEncoder};
 use crate::model::media_type;
@@ -108,11 +108,12 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// The usual level: gzip and eStargz 6, zstd 3.
+    /// The usual level: zstd 3; gzip and eStargz 5, at which layers become about as small as by gzip -6, in a third of its
+    /// time.
     pub const fn new(compression: Compression) -> Self {
         let level = match compression {
             Compression::None => 0,
-            Compression::Gzip | Compression::Estargz => 6,
+            Compression::Gzip | Compression::Estargz => 5,
             Compression::Zstd => 3,
         };
         Self { compression, level }
@@ -146,9 +147,9 @@ impl Codec {
     pub fn encoder_version(&self) -> String {
         match self.compression {
             Compression::None => "1".to_owned(),
-            Compression::Gzip => format!("3 zlib-rs {ZLIB_RS_VERSION} chunks {CHUNK_BYTES}"),
+            Compression::Gzip => format!("4 libdeflate {LIBDEFLATE_VERSION} blocks {BLOCK_BYTES}"),
             Compression::Estargz => {
-                format!("{} zlib-rs {ZLIB_RS_VERSION} pieces {}", estargz::FORM, estargz::FORM_CHUNK_BYTES)
+                format!("{} libdeflate {LIBDEFLATE_VERSION} pieces {}", estargz::FORM, estargz::FORM_CHUNK_BYTES)
             }
             Compression::Zstd => format!("1 libzstd {} jobs {JOB_BYTES}", zstd::zstd_safe::version_number()),
         }
@@ -190,7 +191,7 @@ pub(super) fn threads() -> usize {
 
 /// The deflate library decides the bytes, so its version is part of [`Codec::encoder_version`]; a test compares it
 /// with the lock file.
-const ZLIB_RS_VERSION: &str = "0.6.8";
+const LIBDEFLATE_VERSION: &str = "1.26.1";
 
 /// Compresses what is written to it. Nothing is complete before [`Encoder::finish`].
 pub enum Encoder<W: Write> {
@@ -238,8 +239,8 @@ mod tests {
     #[test]
     fn encoder_version_names_the_locked_deflate_library() {
         let lock = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock")).unwrap();
-        let wanted = format!("name = \"zlib-rs\"\nversion = \"{ZLIB_RS_VERSION}\"\n");
-        assert!(lock.contains(&wanted), "zlib-rs moved: set ZLIB_RS_VERSION, the digests of new layers change");
+        let wanted = format!("name = \"libdeflate-sys\"\nversion = \"{LIBDEFLATE_VERSION}\"\n");
+        assert!(lock.contains(&wanted), "libdeflate moved: set LIBDEFLATE_VERSION, the digests of new layers change");
     }
 
     #[test]

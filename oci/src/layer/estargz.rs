@@ -20,15 +20,15 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::{self, BufWriter, Read, Write};
-use std::sync::mpsc::Receiver;
 
 use base64::Engine as _;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use super::encode::Hashing;
-use super::gzip::{Chunk, Piece, Workers, deflate_whole, header as gzip_header};
+use super::gzip::{Block, Packing, Workers};
 use super::help::Help;
+use super::member::{Members, Packer};
 use super::tar::{EndMarker, Entry, Kind, Limits, TarError, TarReader, TarWriter, Time, printable};
 use crate::model::{DiffId, Digest};
 
@@ -49,7 +49,7 @@ const FOOTER_HEAD: [u8; 16] = [0x1f, 0x8b, 8, 4, 0, 0, 0, 0, 0, 255, 26, 0, b'S'
 const FOOTER_TAIL: [u8; 13] = [1, 0, 0, 0xff, 0xff, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Changes with whatever moves the bytes, beside the deflate library.
-pub(super) const FORM: u32 = 2;
+pub(super) const FORM: u32 = 3;
 pub(super) const FORM_CHUNK_BYTES: usize = CHUNK_BYTES;
 
 /// What was written.
@@ -100,7 +100,7 @@ pub enum EstargzError {
 /// # Errors
 /// For tars that cannot be written so; then part of it stands in `out`.
 pub fn write(tar: impl Read, level: u32, threads: usize, help: &Help, out: impl Write) -> Result<Facts, EstargzError> {
-    let mut members = Members::new(BufWriter::with_capacity(1 << 17, out), level, threads, help)?;
+    let mut members = Layout::new(BufWriter::with_capacity(1 << 17, out), level, threads, help)?;
     let tee = Tee { tar: Hashing::new(tar), whole: Sha256::new(), passed: Vec::with_capacity(CHUNK_BYTES / 4) };
     // Every archive may lack its end marker here: the digest says whether it is whole.
     let mut tar = TarReader::new(tee, Limits { total_bytes: u64::MAX, ..Limits::default() }, EndMarker::Optional);
@@ -259,18 +259,20 @@ fn rfc3339(time: Time) -> String {
 
 /// A member on its way, and the row whose payload it begins with.
 struct Flying {
-    piece: Receiver<io::Result<Piece>>,
-    plain_bytes: u64,
+    member: Packing,
     starts: Option<usize>,
 }
 
 /// Members going out in order, and the table growing.
-struct Members<W: Write> {
+struct Layout<W: Write> {
     out: Counted<W>,
-    level: u32,
     threads: usize,
+    /// Of the table, and with one thread of everything.
+    packer: Packer,
     workers: Option<Workers>,
     in_flight: VecDeque<Flying>,
+    /// Memory to be used again.
+    spare: Vec<Block>,
     rows: Vec<Item>,
     /// The row whose payload the member being filled begins with.
     begun: Option<usize>,
@@ -288,16 +290,17 @@ impl<W: Write> Counted<W> {
     }
 }
 
-impl<W: Write> Members<W> {
+impl<W: Write> Layout<W> {
     fn new(out: W, level: u32, threads: usize, help: &Help) -> io::Result<Self> {
         let threads = threads.clamp(1, THREADS_MAX);
-        let workers = if threads > 1 { Some(Workers::start(threads, level.min(9), help)?) } else { None };
+        let workers = if threads > 1 { Some(Workers::start(threads, level, Members::One, help)?) } else { None };
         Ok(Self {
             out: Counted { out, bytes: 0 },
-            level: level.min(9),
             threads,
+            packer: Packer::new(level),
             workers,
             in_flight: VecDeque::new(),
+            spare: Vec::new(),
             rows: Vec::new(),
             begun: None,
         })
@@ -343,18 +346,17 @@ impl<W: Write> Members<W> {
         if passed.is_empty() {
             return Ok(());
         }
-        let fresh = Vec::with_capacity(passed.len().min(CHUNK_BYTES + (1 << 16)));
-        let bytes = std::mem::replace(passed, fresh);
-        let (plain_bytes, starts) = (bytes.len() as u64, self.begun.take());
-        let chunk = Chunk { bytes, dictionary: Vec::new(), last: true };
+        let mut block = self.spare.pop().unwrap_or_default();
+        std::mem::swap(passed, &mut block.bytes);
+        let starts = self.begun.take();
         match &self.workers {
             None => {
-                let piece = deflate_whole(self.level, &chunk)?;
-                self.emit(piece, plain_bytes, starts)
+                block.pack(&mut self.packer, Members::One)?;
+                self.emit(block, starts)
             }
             Some(workers) => {
-                let piece = workers.deflate(chunk)?;
-                self.in_flight.push_back(Flying { piece, plain_bytes, starts });
+                let member = workers.pack(block)?;
+                self.in_flight.push_back(Flying { member, starts });
                 self.drain(self.threads + 1)
             }
         }
@@ -362,22 +364,21 @@ impl<W: Write> Members<W> {
 
     fn drain(&mut self, in_flight_max: usize) -> io::Result<()> {
         while self.in_flight.len() > in_flight_max {
-            let Some(Flying { piece, plain_bytes, starts }) = self.in_flight.pop_front() else { break };
-            let piece = piece.recv().map_err(|_| io::Error::other("a compression thread ended early"))??;
-            self.emit(piece, plain_bytes, starts)?;
+            let Some(Flying { member, starts }) = self.in_flight.pop_front() else { break };
+            let block = member.recv().map_err(|_| io::Error::other("a compression thread ended early"))??;
+            self.emit(block, starts)?;
         }
         Ok(())
     }
 
-    fn emit(&mut self, piece: Piece, plain_bytes: u64, starts: Option<usize>) -> io::Result<()> {
+    fn emit(&mut self, mut block: Block, starts: Option<usize>) -> io::Result<()> {
         if let Some(row) = starts {
             self.rows[row].offset = self.out.bytes;
         }
-        self.out.put(&gzip_header(self.level))?;
-        self.out.put(&piece.deflated)?;
-        self.out.put(&piece.checksum.finalize().to_le_bytes())?;
-        // RFC 1952, "ISIZE": the input size modulo 2^32.
-        self.out.put(&(plain_bytes as u32).to_le_bytes())
+        self.out.put(&block.packed)?;
+        block.bytes.clear();
+        self.spare.push(block);
+        Ok(())
     }
 
     /// The table and the footer; the digest of the one, and how long it is as a tar.
@@ -406,8 +407,9 @@ impl<W: Write> Members<W> {
         let (bytes, table_bytes) = tar.finish()?;
         whole.update(&bytes);
         let starts_at = self.out.bytes;
-        let piece = deflate_whole(self.level, &Chunk { bytes, dictionary: Vec::new(), last: true })?;
-        self.emit(piece, table_bytes, None)?;
+        let mut block = Block { bytes, packed: Vec::new() };
+        block.pack(&mut self.packer, Members::One)?;
+        self.emit(block, None)?;
         self.out.put(&footer(starts_at))?;
         self.out.out.flush()?;
         Ok((Digest::of(&json), table_bytes))

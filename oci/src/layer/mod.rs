@@ -30,6 +30,7 @@ pub mod decompress;
 pub mod estargz;
 pub mod gzip;
 mod help;
+mod member;
 pub mod zstd;
 
 pub use apply::{ApplyFacts, ApplyOptions, apply_layer, apply_layer_on};

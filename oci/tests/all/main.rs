@@ -4,6 +4,7 @@
 mod support;
 
 mod archives;
+mod encoders;
 mod images;
 mod layer_hostile;
 mod layer_oracles;

@@ -6,6 +6,7 @@ use super::*;
 use crate::cli::{self, Request, Verb};
 use crate::config::{self, Flags};
 use crate::environment::Environment;
+use crate::report::Style;
 
 /// A Dockerfile with two findings that can be mended, and words that would break every format.
 const TEXT: &str = "\u{feff}FROM scratch\r\nENV ü b%:,\x1b[2J\r\nEXPOSE 80/TCP\r\n";

@@ -74,6 +74,23 @@ pub const SUPPORTED: &[&str] = &[
     "source.ocilayout",
 ];
 
+/// What a client may ask for that is no operation's: exporters and caches. Clients that are told of
+/// `exporter.image.attestations` ask for a provenance; an SBOM is refused when it is asked for.
+const AROUND: &[&str] = &[
+    "cache.s3",
+    "exporter.image.annotations",
+    "exporter.image.attestations",
+    "exporter.multiple",
+    "exporter.sourcedateepoch",
+];
+/// What can be read and written, and not be had of a client.
+const UNSOLVED: &[&str] = &["source.ocilayout"];
+
+/// What clients are told.
+pub fn told() -> Vec<&'static str> {
+    SUPPORTED.iter().filter(|cap| !UNSOLVED.contains(cap)).chain(AROUND).copied().collect()
+}
+
 /// The first capability that is asked for and not there.
 pub(super) fn missing(asked: &BTreeMap<String, bool>) -> Option<&str> {
     let is_missing = |cap: &&String| SUPPORTED.binary_search(&cap.as_str()).is_err();

@@ -29,6 +29,6 @@ mod write;
 mod tests;
 
 pub use bounds::Limits;
-pub use error::{Code, Fault, LlbError, Place};
-pub use read::{Llb, Operation, Options, read};
-pub use write::{Dockerfile, Written, write};
+pub use error::{Code, LlbError};
+pub use read::{Llb, Options, read};
+pub use write::{Dockerfile, write};

@@ -54,8 +54,6 @@ pub struct Operation {
     pub name: String,
     /// All that was said beside it.
     pub meta: pb::OpMetadata,
-    /// What it asks of the worker that does it. There is one, so nobody chooses by this.
-    pub constraints: Vec<String>,
 }
 
 impl Llb {
@@ -261,7 +259,6 @@ impl Reading<'_> {
             inputs: inputs.iter().map(|input| self.raw[*input].digest).collect(),
             name: shown,
             meta,
-            constraints: op.constraints.as_ref().map(|constraints| constraints.filter.clone()).unwrap_or_default(),
         })
     }
 }

@@ -1,7 +1,8 @@
 //! Directories of a client, fetched when the engine wants them: `FileSync.DiffCopy`.
 //!
 //! In: what is wanted. Out: a directory of the store's with it, by [`super::receive`] on a thread of its own, so that
-//! writing files holds up nobody. The engine's words about it are those of the errors here.
+//! writing files holds up nobody. The engine's words about it are those of the errors here. What a client gives a shared
+//! key is kept under that, with all that decides what comes of it.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use api::filesync::file_sync_client::FileSyncClient;
 use api::fsutil::Packet;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use oci::model::Digest;
 use solver::seam::LogSink;
 use tokio::sync::mpsc;
 use tonic::Request;
@@ -30,6 +32,16 @@ const METHOD: &str = "/moby.filesync.v1.FileSync/DiffCopy";
 pub struct SessionFiles(pub Arc<Session>);
 
 impl Files for SessionFiles {
+    fn kept_as(&self, wanted: Wanted<'_>) -> Option<String> {
+        let key = &self.0.shared_key;
+        if key.is_empty() {
+            return None;
+        }
+        let all = (key, wanted.name, wanted.including, wanted.only, wanted.without);
+        let text = serde_json::to_vec(&all).expect("texts and lists are JSON");
+        Some(Digest::of(&text).hex())
+    }
+
     fn bring<'a>(
         &'a self,
         wanted: Wanted<'a>,
@@ -128,6 +140,7 @@ async fn bring(
 /// What is wanted, as the call's metadata says it.
 fn describe(metadata: &mut MetadataMap, wanted: Wanted<'_>) {
     append(metadata, "dir-name", &[wanted.name.to_owned()]);
+    append(metadata, "include-patterns", wanted.including);
     append(metadata, "exclude-patterns", wanted.without);
     append(metadata, "followpaths", wanted.only);
 }

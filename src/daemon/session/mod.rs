@@ -3,8 +3,9 @@
 //! In: the hijacked stream of `Control.Session`, inside of which the daemon is the client of an HTTP/2 connection
 //! ([`pipe`]). Out: [`Session`]s by their id. A build may come before its session, so whoever looks one up waits for it,
 //! but not for long. A session whose stream ends is lost; builds that stand on it end ([`Session::lost`]). Next:
-//! [`files`] and [`receive`] for contexts, [`send`] for results, [`auth`] and [`secrets`] for what nobody else may know.
+//! [`alive`] for clients that only seem to be there, [`files`] and [`receive`] for contexts, [`send`] for results, [`auth`] and [`secrets`] for what nobody else may know.
 
+mod alive;
 pub mod auth;
 pub mod files;
 mod mode;
@@ -30,6 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Of one client; each has a connection and some tasks.
 const SESSIONS_MAX: usize = 1024;
 const ID: &str = "x-docker-expose-session-uuid";
+const SHARED_KEY: &str = "x-docker-expose-session-sharedkey";
 const METHOD: &str = "x-docker-expose-session-grpc-method";
 
 /// What a client offers.
@@ -37,6 +39,8 @@ const METHOD: &str = "x-docker-expose-session-grpc-method";
 pub struct Session {
     /// Its name.
     pub id: String,
+    /// What the client calls whatever it shares with its other sessions, mostly its directory; may be empty.
+    pub shared_key: String,
     methods: HashSet<String>,
     channel: Channel,
     lost: CancellationToken,
@@ -52,9 +56,10 @@ impl Session {
         if id.is_empty() {
             return Err(Status::invalid_argument("a session has no id"));
         }
+        let shared_key = metadata.get(SHARED_KEY).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
         let methods = metadata.get_all(METHOD).iter().filter_map(|value| value.to_str().ok());
         let methods = methods.map(str::to_ascii_lowercase).collect();
-        Ok(Self { id, methods, channel, lost })
+        Ok(Self { id, shared_key, methods, channel, lost })
     }
 
     /// Whether the client has this method: `/moby.filesync.v1.FileSync/DiffCopy`.
@@ -100,6 +105,7 @@ impl Sessions {
         self.changed.send_replace(());
         let (sessions, gone) = (self.clone(), session.clone());
         tokio::spawn(async move {
+            alive::watch(gone.clone(), alive::EVERY, alive::PATIENCE).await;
             gone.lost.cancelled().await;
             sessions.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&gone.id);
         });

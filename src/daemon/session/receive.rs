@@ -6,10 +6,16 @@
 //! ```
 //! The number of a file is its place in the list. The list is somebody else's word: paths are relative and plain, each
 //! stands behind the one before it and in a directory that came, so none comes twice and none goes through a link; a file
-//! has the size that was said. Whatever is not so ends the transfer. Deliberately absent: the stream ([`super::files`]).
+//! has the size that was said. Whatever is not so ends the transfer. What the directory holds from the last time stays
+//! where it is the same, and is not asked for; what does not come any more goes ([`before`]). Files are never changed, but
+//! made anew, and get their time when they are whole: so a transfer that broke off leaves nothing that looks whole and is
+//! not. Deliberately absent: the stream ([`super::files`]).
+
+mod before;
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, VecDeque};
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -17,7 +23,9 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use api::fsutil::packet::PacketType;
 use api::fsutil::{Packet, Stat};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Timespec, Timestamps, XattrFlags};
+use rustix::io::Errno;
 
+use self::before::Before;
 use super::mode;
 
 /// Files that are on their way at once. The sender takes 128 requests before it has to wait for this side.
@@ -106,12 +114,21 @@ struct Made {
     times: Timestamps,
 }
 
+/// A directory that the next entry may be in.
+struct Parent {
+    path: String,
+    fd: OwnedFd,
+    before: Before,
+}
+
 /// Takes one directory.
 pub struct Receiver {
     root: OwnedFd,
+    /// What was in it before.
+    before: Before,
     last: Option<String>,
-    /// The directories that the next entry may be in, outermost first.
-    parents: Vec<(String, OwnedFd)>,
+    /// Outermost first.
+    parents: Vec<Parent>,
     entries: u32,
     list_ended: bool,
     finished: bool,
@@ -130,13 +147,14 @@ struct Wanted {
 }
 
 impl Receiver {
-    /// Into an empty directory.
+    /// Into a directory that is empty, or that one came into before.
     ///
     /// # Errors
-    /// When there are no more descriptors.
+    /// When it cannot be read, or there are no more descriptors.
     pub fn new(root: BorrowedFd<'_>) -> io::Result<Self> {
         Ok(Self {
             root: root.try_clone_to_owned()?,
+            before: Before::of(root)?,
             last: None,
             parents: Vec::new(),
             entries: 0,
@@ -165,7 +183,11 @@ impl Receiver {
             }
             Ok(PacketType::PacketStat) => match packet.stat {
                 Some(stat) => self.entry(stat, out)?,
-                None => self.list_ended = true,
+                None => {
+                    self.leave(|_| true)?;
+                    self.before.end(self.root.as_fd()).map_err(io_error("clear", "."))?;
+                    self.list_ended = true;
+                }
             },
             Ok(PacketType::PacketData) => self.data(packet.id, &packet.data, out)?,
             Ok(PacketType::PacketFin) if self.finished => return Ok(true),
@@ -200,17 +222,37 @@ impl Receiver {
             return Err(wrong("does not stand behind the one before it"));
         }
         let (parent, name) = stat.path.rsplit_once('/').unwrap_or(("", &stat.path));
-        while self.parents.last().is_some_and(|(open, _)| !is_in(parent, open)) {
-            self.parents.pop();
-        }
-        if self.parents.last().map_or("", |(open, _)| open) != parent {
+        self.leave(|open| !is_in(parent, open))?;
+        if self.parents.last().map_or("", |open| &open.path) != parent {
             return Err(wrong("is in no directory that came"));
         }
-        let dir = self.parents.last().map_or(self.root.as_fd(), |(_, fd)| fd.as_fd());
+        let reached = match self.parents.last_mut() {
+            Some(open) => open.before.reach(open.fd.as_fd(), name),
+            None => self.before.reach(self.root.as_fd(), name),
+        };
+        let was_there = reached.map_err(io_error("clear what was in front of", &stat.path))?;
+        let dir = self.parents.last().map_or(self.root.as_fd(), |open| open.fd.as_fd());
         let times = times(stat.mod_time);
         let kind = stat.mode & mode::TYPES;
         if kind != 0 && !stat.linkname.is_empty() && kind != mode::SYMLINK {
             return Err(ReceiveError::Kind { path: stat.path, what: "a link and something else" });
+        }
+        if was_there {
+            let stays = match kind {
+                0 if stat.linkname.is_empty() => before::is_same(dir, name, &stat),
+                mode::DIR => rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)
+                    .map(|facts| FileType::from_raw_mode(facts.st_mode) == FileType::Directory),
+                _ => Ok(false),
+            };
+            let stays = stays.map_err(io_error("look at", &stat.path))?;
+            if stays && kind == 0 {
+                self.last = Some(stat.path);
+                return Ok(());
+            }
+            if !stays {
+                let old = CString::new(name).map_err(|_| wrong("has a zero byte"))?;
+                before::remove(dir, &old).map_err(io_error("remove what was", &stat.path))?;
+            }
         }
         match kind {
             0 if !stat.linkname.is_empty() => self.link(&stat, dir, name)?,
@@ -231,14 +273,27 @@ impl Receiver {
                 }
             }
             mode::DIR => {
-                rustix::fs::mkdirat(dir, name, Mode::RWXU).map_err(io_error("make", &stat.path))?;
-                let made = rustix::fs::openat(dir, name, DIRECTORY, Mode::empty());
+                let (made, before) = match rustix::fs::mkdirat(dir, name, Mode::RWXU) {
+                    Ok(()) => (open_directory(dir, name), Before::default()),
+                    Err(Errno::EXIST) if was_there => {
+                        // Whoever may not pass all doors opens this one first.
+                        rustix::fs::chmodat(dir, name, Mode::RWXU, AtFlags::empty())
+                            .map_err(io_error("open", &stat.path))?;
+                        let kept = open_directory(dir, name).map_err(io_error("open", &stat.path))?;
+                        for name in before::counted(kept.as_fd()).map_err(io_error("look at", &stat.path))? {
+                            rustix::fs::fremovexattr(&kept, name).map_err(io_error("clear", &stat.path))?;
+                        }
+                        let before = Before::of(kept.as_fd()).map_err(io_error("list", &stat.path))?;
+                        (Ok(kept), before)
+                    }
+                    Err(errno) => return Err(io_error("make", &stat.path)(errno)),
+                };
                 let made = made.map_err(io_error("open", &stat.path))?;
                 set_xattrs(made.as_fd(), &stat)?;
                 if self.parents.len() >= DEPTH_MAX {
                     return Err(wrong("is in too many directories"));
                 }
-                self.parents.push((stat.path.clone(), made));
+                self.parents.push(Parent { path: stat.path.clone(), fd: made, before });
                 self.made.push(Made { path: stat.path.clone(), mode: stat.mode, times });
             }
             mode::SYMLINK => {
@@ -257,10 +312,22 @@ impl Receiver {
         Ok(())
     }
 
+    /// Goes out of directories to which nothing more comes.
+    fn leave(&mut self, is_done: impl Fn(&str) -> bool) -> Result<(), ReceiveError> {
+        while let Some(mut done) = self.parents.pop_if(|open| is_done(&open.path)) {
+            done.before.end(done.fd.as_fd()).map_err(io_error("clear", &done.path))?;
+        }
+        Ok(())
+    }
+
     /// Another name of a file that came.
     fn link(&self, stat: &Stat, dir: BorrowedFd<'_>, name: &str) -> Result<(), ReceiveError> {
         let wrong = |why| ReceiveError::Path { path: stat.linkname.clone(), why };
         check_path(&stat.linkname).map_err(wrong)?;
+        // What stands behind it may be there from the last time.
+        if order(&stat.linkname, &stat.path) != Ordering::Less {
+            return Err(wrong("is linked to and did not come"));
+        }
         let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let target = rustix::fs::openat2(&self.root, stat.linkname.as_str(), flags, Mode::empty(), beneath)
@@ -312,7 +379,6 @@ impl Receiver {
 
     /// Modes and times of directories, the innermost first: making a file changes its directory's time.
     fn finish_directories(&mut self) -> Result<(), ReceiveError> {
-        self.parents.clear();
         for Made { path, mode, times } in self.made.drain(..).rev() {
             let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
             let dir = rustix::fs::openat2(&self.root, path.as_str(), DIRECTORY, Mode::empty(), beneath)
@@ -349,18 +415,26 @@ fn times(nanoseconds: i64) -> Timestamps {
 /// Extended attributes that mean something in an image; no mark of an overlay, no label of this machine.
 fn set_xattrs(file: BorrowedFd<'_>, stat: &Stat) -> Result<(), ReceiveError> {
     for (name, value) in &stat.xattrs {
-        let counts = name == "security.capability" || (name.starts_with("user.") && !name.starts_with("user.overlay."));
-        if !counts {
+        if !counts(name) {
             continue;
         }
         match rustix::fs::fsetxattr(file, name.as_str(), value, XattrFlags::empty()) {
             Ok(()) => {}
             // A file system without them has no use for them.
-            Err(rustix::io::Errno::OPNOTSUPP) => tracing::debug!(path = stat.path, name, "not kept"),
+            Err(Errno::OPNOTSUPP) => tracing::debug!(path = stat.path, name, "not kept"),
             Err(errno) => return Err(io_error("set an attribute of", &stat.path)(errno)),
         }
     }
     Ok(())
+}
+
+/// Whether an extended attribute means something in an image.
+fn counts(name: &str) -> bool {
+    name == "security.capability" || (name.starts_with("user.") && !name.starts_with("user.overlay."))
+}
+
+fn open_directory(dir: BorrowedFd<'_>, name: &str) -> rustix::io::Result<OwnedFd> {
+    rustix::fs::openat(dir, name, DIRECTORY, Mode::empty())
 }
 
 fn check_path(path: &str) -> Result<(), &'static str> {

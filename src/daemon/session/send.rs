@@ -372,7 +372,8 @@ fn not_text(path: &str) -> io::Error {
     )
 }
 
-fn stat(path: String, facts: &rustix::fs::Stat, linkname: String) -> Stat {
+/// An entry, as fsutil has it.
+pub fn stat(path: String, facts: &rustix::fs::Stat, linkname: String) -> Stat {
     let kind = FileType::from_raw_mode(facts.st_mode);
     let device = |kind: u32| (kind, rustix::fs::major(facts.st_rdev), rustix::fs::minor(facts.st_rdev));
     let (kind_bits, major, minor) = match kind {

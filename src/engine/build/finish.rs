@@ -17,7 +17,7 @@ use crate::engine::cache::{self, Remotes};
 use crate::engine::export::{Ahead, Exporter, Sent, SentImage, Unsent};
 use crate::engine::plans::{PlannedImage, Plans};
 use crate::engine::task::in_background;
-use crate::engine::{epoch, words};
+use crate::engine::{epoch, graph, words};
 use crate::options::BuildOptions;
 use crate::options::annotation::Level;
 
@@ -81,12 +81,16 @@ impl Finish<'_> {
     ) -> Result<(Assembled, ImageRecord), Unsent> {
         let Exporter { store, worker, cancel, .. } = self.exporter;
         let PlannedImage { platform, output } = planned;
-        let top = epoch::top(worker, result.clone(), output).await?;
+        let top = epoch::top(worker, result.clone(), output, self.plans.is_of_client).await?;
         let mut compressing = self.options.outputs.iter().filter(|output| output.compresses());
         let codec = compressing.find_map(|output| output.form()).map(|form| form.codec);
         let chain = chain_with_diff_ids(worker, top.as_ref(), codec, cancel).await?;
         let annotations = self.options.annotations.of(Level::Manifest, platform);
-        let mut image = Assembled { annotations, platform: platform.clone(), ..assemble(output, &chain)? };
+        let assembled = match self.plans.is_of_client {
+            true => graph::image::assemble(output, &chain)?,
+            false => assemble(output, &chain)?,
+        };
+        let mut image = Assembled { annotations, platform: platform.clone(), ..assembled };
         if self.remotes.is_inline_wanted(self.options, output) {
             let graph = &self.plans.graph;
             let cache = cache::inline(store, &self.remotes.watch, graph, result.as_ref(), &chain)?;

@@ -81,7 +81,7 @@ pub fn local_index(options: &BuildOptions, images: &[(Assembled, ImageRecord)]) 
     options.input.makes_index().then(|| {
         let entries: Vec<_> =
             images.iter().map(|(image, record)| (image.platform.clone(), record.manifest.clone())).collect();
-        index::assemble(&entries, &options.annotations, Dialect::Oci)
+        index::assemble(&entries, &[], &options.annotations, Dialect::Oci)
     })
 }
 

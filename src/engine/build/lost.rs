@@ -54,6 +54,22 @@ fn notices(options: &BuildOptions) -> Vec<String> {
                 .into(),
         );
     }
+    if options.provenance.is_some() && !options.outputs.iter().any(holds_index) {
+        notices.push(
+            "a provenance stands in what is pushed and in OCI archives; neither is asked for (`--push`, `-o type=oci`)"
+                .into(),
+        );
+    }
     notices.extend(crate::engine::load::lost_form(&options.outputs));
     notices
+}
+
+/// Whether what goes out there can be an index.
+fn holds_index(output: &Output) -> bool {
+    match output {
+        Output::Image(image) => image.push.is_some(),
+        Output::Archive(_) => true,
+        Output::Load(load) => load.keeps_blobs(),
+        Output::Tree(_) => false,
+    }
 }

@@ -138,7 +138,7 @@ impl Exports<'_> {
         let wanted = [Dialect::Oci, Dialect::Docker].map(|dialect| to.codec.compression().layer_media_type(dialect));
         let mut blobs = HashMap::new();
         for layer in selection.layers() {
-            let known = layer.blob.clone().map(crate::engine::export::as_oci);
+            let known = layer.came_as().cloned().map(crate::engine::export::as_oci);
             let taken = known.filter(|blob| !to.force_compression || wanted.contains(&blob.media_type.as_str()));
             // A tree was made of it, so it is right; else it is checked when it is brought.
             if let Some(blob) = taken {

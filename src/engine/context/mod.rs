@@ -27,7 +27,7 @@ use executor::source::Connectivity;
 use executor::source::given::Given;
 use frontend::PlanOptions;
 use solver::seam::Progress;
-use store::{Draft, Store};
+use store::{ClientTree, Draft, Store};
 use tokio_util::sync::CancellationToken;
 
 pub use text::{Ignore, Text};
@@ -108,8 +108,19 @@ pub struct Tree {
     pub empty: Option<String>,
     /// Where its files still lie.
     pending: Option<TheirDirectory>,
-    /// Holds the directory, if it is the store's.
-    _draft: Option<Draft>,
+    /// Holds the directory.
+    held: Held,
+}
+
+/// Whose the directory of a tree is.
+#[derive(Debug)]
+enum Held {
+    /// The user's.
+    User,
+    /// The store's, as long as the build lasts.
+    Draft(#[expect(dead_code, reason = "it is there until it is dropped")] Draft),
+    /// A client's, kept for its next build; nobody else has it until the build ends.
+    Kept(#[expect(dead_code, reason = "it is locked until it is dropped")] ClientTree),
 }
 
 /// What opens contexts: where trees are kept, who watches, who stops it.
@@ -366,17 +377,23 @@ impl Tree {
     fn of_user(path: &Path) -> Result<Self, Failure> {
         let dir = fs::canonicalize(path).map_err(|error| no_context(path, &error))?;
         let shown = format!("`{}`", path.display());
-        Ok(Self { dir, shown, ignore: None, time: None, empty: None, pending: None, _draft: None })
+        Ok(Self { dir, shown, ignore: None, time: None, empty: None, pending: None, held: Held::User })
     }
 
     /// A tree of the store, which goes when this value does.
     fn of_draft(draft: Draft, shown: String, time: Option<i64>, empty: Option<String>) -> Self {
-        Self { dir: draft.fs().to_owned(), shown, ignore: None, time, empty, pending: None, _draft: Some(draft) }
+        Self { dir: draft.fs().to_owned(), shown, ignore: None, time, empty, pending: None, held: Held::Draft(draft) }
+    }
+
+    /// A client's directory, which stays when this value goes.
+    fn of_client(kept: ClientTree, shown: String) -> Self {
+        let dir = kept.fs().to_owned();
+        Self { dir, shown, ignore: None, time: None, empty: None, pending: None, held: Held::Kept(kept) }
     }
 
     /// Whether it is a directory of the user.
     fn is_of_user(&self) -> bool {
-        self._draft.is_none()
+        matches!(self.held, Held::User)
     }
 
     /// The patterns of its ignore file.

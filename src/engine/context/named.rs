@@ -46,6 +46,11 @@ impl Named {
         Ok(Self { sources: sources.to_vec(), trees })
     }
 
+    /// Trees that are there, and nothing else.
+    pub fn of_trees(trees: BTreeMap<String, Tree>) -> Self {
+        Self { sources: Vec::new(), trees }
+    }
+
     /// What the frontend must know of them.
     pub fn for_plan(&self) -> BTreeMap<String, NamedContext> {
         let context = |NamedSource { name, value }: &NamedSource| match value {

@@ -2,18 +2,23 @@
 //!
 //! The Dockerfile and the ignore file come first, each alone, so that nothing is sent that the ignore file leaves out; the
 //! files come when the plan is made, if steps read any, and only those ([`Context::fetch_for`]). What comes is somebody else's tree:
-//! links lead nowhere outside of it.
+//! links lead nowhere outside of it. What has a name of its own there ([`Files::kept_as`]) stays for the next build of the
+//! same, to which only what changed is sent; while one build has it, others get all of it anew.
+//!
+//! [`Files::kept_as`]: crate::options::theirs::Files::kept_as
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use solver::graph::{Graph, VertexId};
 use solver::key::selections;
 use solver::op::Op;
-use store::Draft;
+use store::{ClientTree, Draft};
 
 use super::text;
 use super::{Context, MAIN, Named, Opener, Tree};
+use crate::engine::graph::directories::{Directory, Patterns};
 use crate::engine::task::Task;
 use crate::engine::{Failure, Text, words};
 use crate::options::context::DockerfileFrom;
@@ -102,9 +107,8 @@ impl Opener<'_> {
         without: &[String],
         task: &Task<'_>,
     ) -> Result<(), Failure> {
-        use std::os::fd::AsFd as _;
         let log = task.log();
-        let wanted = Wanted { name: &theirs.name, only, without };
+        let wanted = Wanted { name: &theirs.name, including: &[], only, without };
         tokio::select! {
             biased;
             () = self.cancel.cancelled() => Err(words::canceled()),
@@ -112,14 +116,69 @@ impl Opener<'_> {
         }
     }
 
+    /// A directory of a definition, shown as the operation that means it.
+    async fn their_part(&self, directory: &Directory) -> Result<Tree, Failure> {
+        let Directory { vertex, description, theirs, patterns, .. } = directory;
+        let Patterns { include, exclude, follow } = patterns;
+        let wanted = Wanted { name: &theirs.name, including: include, only: follow, without: exclude };
+        let task = Task::of(*vertex, description, self.progress);
+        let outcome = self.brought(theirs, wanted, &task).await;
+        task.end(outcome)
+    }
+
     /// All of a named context of theirs.
     pub(super) async fn their_tree(&self, theirs: &TheirDirectory, task: &Task<'_>) -> Result<Tree, Failure> {
-        let draft = self.bring(theirs, &[], &[], task).await?;
-        Ok(Tree::of_draft(draft, shown(theirs), None, None))
+        self.brought(theirs, Wanted { name: &theirs.name, including: &[], only: &[], without: &[] }, task).await
+    }
+
+    /// A tree with what is wanted of a directory of theirs.
+    async fn brought(&self, theirs: &TheirDirectory, wanted: Wanted<'_>, task: &Task<'_>) -> Result<Tree, Failure> {
+        let tree = match self.kept(theirs, wanted)? {
+            Some(kept) => Tree::of_client(kept, shown(theirs)),
+            None => {
+                let draft = self.store.draft().map_err(|error| words::store(&error))?;
+                Tree::of_draft(draft, shown(theirs), None, None)
+            }
+        };
+        let into = std::fs::File::open(&tree.dir).map_err(|error| unreadable(&tree.dir, &error))?;
+        let log = task.log();
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => return Err(words::canceled()),
+            brought = theirs.files.bring(wanted, into.as_fd(), &log) => brought?,
+        }
+        Ok(tree)
+    }
+
+    /// What came of a directory the last time, or where it may stay this time; `None` if it is not kept, or if another
+    /// build has it.
+    fn kept(&self, theirs: &TheirDirectory, wanted: Wanted<'_>) -> Result<Option<ClientTree>, Failure> {
+        let kept = theirs.files.kept_as(wanted).map(|name| self.store.client_tree(&name)).transpose();
+        Ok(kept.map_err(|error| words::store(&error))?.flatten())
     }
 }
 
 impl Context {
+    /// What a definition starts from: its text, and its directories, which are all brought at once.
+    ///
+    /// # Errors
+    /// When one cannot be had.
+    pub async fn of_directories(text: Text, directories: &[Directory], opener: &Opener<'_>) -> Result<Self, Failure> {
+        let brought = directories
+            .iter()
+            .map(async |directory| Ok::<_, Failure>((directory.name.clone(), opener.their_part(directory).await?)));
+        let mut trees: BTreeMap<String, Tree> =
+            futures_util::future::try_join_all(brought).await?.into_iter().collect();
+        let tree = match trees.remove(MAIN) {
+            Some(tree) => tree,
+            None => {
+                let draft = opener.store.draft().map_err(|error| words::store(&error))?;
+                Tree::of_draft(draft, "the empty context".into(), None, None)
+            }
+        };
+        Ok(Self { tree, dockerfile: text, named: Named::of_trees(trees) })
+    }
+
     /// Brings the files of a context that lies elsewhere, if the graph reads any.
     ///
     /// # Errors
@@ -129,9 +188,12 @@ impl Context {
         let Some(theirs) = self.tree.pending.take() else { return Ok(()) };
         let Some(only) = read_paths(graph) else { return Ok(()) };
         let task = Task::start("[internal] receive build context", opener.progress);
-        let dir = std::fs::File::open(&self.tree.dir).map_err(|error| unreadable(&self.tree.dir, &error))?.into();
-        let brought = opener.bring_into(&dir, &theirs, &only, &self.tree.ignore_patterns(), &task).await;
-        task.end(brought)
+        let without = self.tree.ignore_patterns();
+        let wanted = Wanted { name: &theirs.name, including: &[], only: &only, without: &without };
+        let brought = opener.brought(&theirs, wanted, &task).await;
+        let Tree { dir, held, .. } = task.end(brought)?;
+        (self.tree.dir, self.tree.held) = (dir, held);
+        Ok(())
     }
 }
 

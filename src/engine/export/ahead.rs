@@ -249,7 +249,7 @@ impl Shared {
         };
         for layer in layers.iter().filter(|layer| !layer.empty) {
             // It lies in a cache elsewhere, and may stay there.
-            if layer.name.is_none() && layer.blob.is_some() {
+            if layer.name.is_none() && layer.came_as().is_some() {
                 continue;
             }
             for (codec, force) in wanted {

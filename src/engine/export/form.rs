@@ -50,7 +50,7 @@ pub async fn compress(
     let mut diff_ids = Vec::with_capacity(image.layers.len());
     for layer in &image.layers {
         let force = is_forced(form, layer);
-        let mut blob = match &layer.blob {
+        let mut blob = match layer.came_as() {
             // It is not here and nobody unpacked it: where it came from, or goes to, has it.
             Some(blob) if layer.name.is_none() && !force => blob.clone(),
             _ => {

@@ -82,6 +82,20 @@ impl Exporter<'_> {
         Ok(written)
     }
 
+    /// What is told of the images, which goes where they go.
+    pub(super) async fn tell(
+        &self,
+        images: &[Assembled],
+        written: &[Written],
+        form: &ImageForm,
+        targets: &[Target],
+        task: VertexId,
+    ) -> Result<Vec<Written>, Unsent> {
+        let Some(told) = self.told else { return Ok(Vec::new()) };
+        let to: Vec<&Destination> = targets.iter().map(|target| &target.to).collect();
+        told.tell(images, written, form, (&self.sender(task), &to)).await
+    }
+
     /// Gives the name its manifest, whose blobs are all there; an index after the manifests that it names, which get no
     /// name. Returns the name with the digest.
     pub(super) async fn push_manifests(
@@ -99,7 +113,11 @@ impl Exporter<'_> {
         match &product.index {
             None => sender.name(&to, top, &product.images[0].manifest_bytes).await?,
             Some(index) => {
-                let manifests = product.images.iter().map(|image| (&image.manifest, &image.manifest_bytes[..]));
+                let manifests = product
+                    .images
+                    .iter()
+                    .chain(&product.told)
+                    .map(|image| (&image.manifest, &image.manifest_bytes[..]));
                 sender.members(&to, manifests).await?;
                 sender.name(&to, top, index.text.as_bytes()).await?;
             }

@@ -47,7 +47,7 @@ impl Whole {
             Some(top) => chain(worker, top).await?,
             None => Vec::new(),
         };
-        let made_here = layers.iter().any(|layer| layer.blob.is_none());
+        let made_here = layers.iter().any(|layer| layer.came_as().is_none());
         let unknown = opened.manifest.layers.iter().find_map(|blob| match is_known(store, blob) {
             Ok(true) => None,
             Ok(false) => Some(Ok(blob.digest)),

@@ -25,6 +25,8 @@ use crate::options::load::{EngineKind, Keeps, Place, Tls, Way};
 
 /// A list of images, or all of one.
 const ANSWER_MAX_BYTES: usize = 16 << 20;
+/// How often something is asked of which nothing was sent.
+const ASKED_MAX: usize = 4;
 /// Questions at a time.
 const QUESTIONS_AT_ONCE: usize = 8;
 /// How often is looked whether anything moves.
@@ -201,7 +203,17 @@ impl Api {
     }
 
     async fn question(&self, method: Method, path: &str, query: &[(&str, &str)]) -> Result<Response, Absent> {
-        let asking = self.client.request(method, format!("{}{path}", self.base)).query(query).send();
+        let asking = async {
+            let ask = || self.client.request(method.clone(), format!("{}{path}", self.base)).query(query).send();
+            let mut answer = ask().await;
+            for _ in 1..ASKED_MAX {
+                match &answer {
+                    Err(error) if oci::http::is_unsent(error) => answer = ask().await,
+                    _ => break,
+                }
+            }
+            answer
+        };
         match timeout(self.patience.question, asking).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) if error.is_connect() => Err(self.nobody(&error)),

@@ -460,7 +460,7 @@ fn as_index(store: &Store, manifests: &[Descriptor], place: &str) -> Result<Desc
         }
         entries.push((platform, manifest.clone()));
     }
-    let made = index::assemble(&entries, &Annotations::default(), Dialect::Oci);
+    let made = index::assemble(&entries, &[], &Annotations::default(), Dialect::Oci);
     put_bytes(store.blobs(), made.text.as_bytes()).map_err(|error| words::content(&error))?;
     Ok(made.descriptor)
 }

@@ -145,12 +145,13 @@ fn what_is_no_output_is_refused_with_advice() {
     check("type=local,dest=x,annotation.a=1", "annotations are for an image");
     check("type=local,dest=x,mode=delete", "--allow buildx.local.delete");
     check("type=local,dest=x,mode=move", "neither copy nor delete");
-    check("type=local,dest=x,attestation-prefix=y", "no attestations yet");
+    check("type=local,dest=x,attestation-prefix=y", "no attestations are written to folders");
     check("type=oci,dest=x,oci-mediatypes=false,compression=zstd", "Docker's media types know no compression=zstd");
     check("type=oci,dest=x,oci-mediatypes=false,compression=estargz", "know no compression=estargz");
     check("type=oci,dest=x,oci-mediatypes=false,annotation.a=1", "know no annotations");
     check("type=oci,dest=x,prefer-nondist-layers=true", "`prefer-nondist-layers=true` is not supported");
-    check("type=oci,dest=x,oci-artifact=true", "no attestations yet");
+    check("type=oci,dest=x,oci-artifact=false", "`oci-artifact=false` is not supported");
+    check("type=oci,dest=x,attestation-inline=false", "`attestation-inline=false` is not supported");
     check("type=oci,dest=x,annotation-index[linux/amd64].a=1", "an annotation is none");
     check("type=oci,dest=x,name=A", "lower case");
     check("type=oci,dest=x,source-date-epoch=now", "is no number");

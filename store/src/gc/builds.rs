@@ -16,7 +16,11 @@ pub(crate) fn list(store: &Store) -> Result<Vec<Thing>, StoreError> {
             label: format!("record of build {id}"),
             bytes: measured(&store.layout().history, &name)?,
             used_at,
-            holder: runs.then_some(Holder::Build),
+            holder: match runs {
+                true => Some(Holder::Build),
+                false if store.build_is_pinned(&name)? == Some(true) => Some(Holder::Pin),
+                false => None,
+            },
             ..thing(Kind::Build, name)
         });
     }

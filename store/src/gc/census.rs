@@ -26,8 +26,10 @@ const MANIFEST_MAX_BYTES: u64 = 4 << 20;
 /// A row's own columns and its share of the database's indices, roughly.
 const ROW_BYTES: u64 = 200;
 /// Folders whose contents are things, and files that are counted by what they hold.
-const COUNTED: [&str; 11] =
-    ["blobs", "layers", "records", "images", "git", "notes", "contexts", "mounts", "leases", "flights", "history"];
+const COUNTED: [&str; 12] = [
+    "blobs", "layers", "records", "images", "git", "notes", "contexts", "clients", "mounts", "leases", "flights",
+    "history",
+];
 
 /// Everything under the store's root.
 #[derive(Debug, Default)]
@@ -258,11 +260,15 @@ impl Census {
             let label = format!("note about {kind}");
             self.add(Thing { label, bytes: measure::of_stat(&stat), used_at: stat.st_mtime, ..note });
         }
-        for kind in [Kind::Context, Kind::Git] {
+        for kind in [Kind::Context, Kind::Client, Kind::Git] {
             for (folder, name) in super::files::list(layout, kind)? {
                 let Some(stat) = look(&folder, &name)? else { continue };
                 let bytes = measured(&folder, &name)?;
-                let label = if kind == Kind::Git { "git repository" } else { "what is known of a context's files" };
+                let label = match kind {
+                    Kind::Git => "git repository",
+                    Kind::Client => "directory of a client",
+                    _ => "what is known of a context's files",
+                };
                 self.add(Thing { label: label.into(), bytes, used_at: stat.st_mtime, ..thing(kind, name) });
             }
         }
@@ -297,7 +303,10 @@ impl Census {
         }
         for thing in &mut self.things {
             if thing.tick == 0
-                && matches!(thing.kind, Kind::Blob | Kind::Git | Kind::Note | Kind::Context | Kind::Build)
+                && matches!(
+                    thing.kind,
+                    Kind::Blob | Kind::Git | Kind::Note | Kind::Context | Kind::Client | Kind::Build
+                )
             {
                 let before = counted.partition_point(|(at, _)| *at <= thing.used_at);
                 thing.tick = before.checked_sub(1).map_or(0, |last| counted[last].1);

@@ -1,6 +1,6 @@
-//! Things that are files and folders of their own: notes, contexts, git repositories.
+//! Things that are files and folders of their own: notes, contexts, directories of clients, git repositories.
 //!
-//! Each may be deleted at any time, a repository while its lock is held.
+//! Each may be deleted at any time; a repository and a client's directory while its lock is held.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -65,18 +65,19 @@ fn folder(layout: &Layout, kind: Kind) -> Result<Option<Found>, StoreError> {
     let name = match kind {
         Kind::Git => "git",
         Kind::Context => "contexts",
+        Kind::Client => "clients",
         Kind::Note => "notes",
         _ => return Ok(None),
     };
     Found::open(&layout.root, name)
 }
 
-/// Names of all git repositories, or contexts, and where they are.
+/// Names of all git repositories, contexts, or directories of clients, and where they are.
 pub(crate) fn list(layout: &Layout, kind: Kind) -> Result<Vec<(Found, String)>, StoreError> {
     let Some(found) = folder(layout, kind)? else { return Ok(Vec::new()) };
     let mut all = Vec::new();
     for name in found.names()? {
-        // Beside the repositories stand their locks and git's home.
+        // Beside repositories and directories stand their locks, and git's home.
         let is_thing =
             kind == Kind::Context || name.starts_with(|c: char| c.is_ascii_hexdigit()) && !name.contains('.');
         if is_thing && is_hex(name.trim_end_matches("-sha256")) {
@@ -118,7 +119,7 @@ pub(crate) fn remove(layout: &Layout, kind: Kind, name: &str) -> Result<bool, St
         },
     };
     let _lock = match kind {
-        Kind::Git => match lock_of(&parent, name)? {
+        Kind::Git | Kind::Client => match lock_of(&parent, name)? {
             Some(lock) => Some(lock),
             None => return Ok(false),
         },
@@ -131,7 +132,7 @@ pub(crate) fn remove(layout: &Layout, kind: Kind, name: &str) -> Result<bool, St
     }
 }
 
-/// The lock of a repository, as its users take it; `None` if one of them has it. The lock file stays: who waits for it
+/// The lock of a repository or a directory, as its users take it; `None` if one of them has it. The lock file stays: who waits for it
 /// has it open.
 fn lock_of(parent: &Found, name: &str) -> Result<Option<File>, StoreError> {
     let lock = format!("{name}.lock");

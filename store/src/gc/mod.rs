@@ -349,7 +349,7 @@ fn note_use(transaction: &Transaction<'_>, kind: Kind, name: &str, tick: i64, at
                 .execute((name, tick, at))?;
         }
         (Kind::Node | Kind::Key | Kind::Build, _) => {}
-        (Kind::Image | Kind::Blob | Kind::Git | Kind::Note | Kind::Context, _) => {
+        (Kind::Image | Kind::Blob | Kind::Git | Kind::Note | Kind::Context | Kind::Client, _) => {
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO uses (kind, name, used_tick, used_at) VALUES (?1, ?2, ?3, ?4)")?
                 .execute((kind.word(), name, tick, at))?;

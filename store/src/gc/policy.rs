@@ -20,6 +20,8 @@ pub enum Holder {
     Tag(String),
     /// A running process relies on it.
     Build,
+    /// The user wants it kept.
+    Pin,
 }
 
 /// One thing.
@@ -137,7 +139,7 @@ pub(crate) fn choose(things: &[Thing], total_bytes: u64, wish: &Wish, now: i64) 
 /// What goes first: what is of no use, then what was used longest ago, then what is cheap to have again.
 fn order(thing: &Thing) -> (bool, i64, i64, u8) {
     let price = match thing.kind {
-        Kind::Note | Kind::Context | Kind::Node => 0,
+        Kind::Note | Kind::Context | Kind::Client | Kind::Node => 0,
         Kind::Blob | Kind::Build => 1,
         Kind::Image | Kind::Key => 2,
         Kind::Layer => 3,

@@ -83,7 +83,7 @@ fn take_group(
             let Thing { kind, name, .. } = chosen[at];
             let is_gone = match kind {
                 Kind::Blob => trash::discard(layout, &layout.blobs, name).map(|()| true)?,
-                Kind::Git | Kind::Note | Kind::Context => super::files::remove(layout, *kind, name)?,
+                Kind::Git | Kind::Note | Kind::Context | Kind::Client => super::files::remove(layout, *kind, name)?,
                 Kind::Build => store.forget_build_called(name)?,
                 Kind::Key | Kind::Image | Kind::Layer => true,
                 Kind::Mount | Kind::Node => false,

@@ -9,6 +9,7 @@
 //!                         and gone when the build has ended
 //!   build.jsonl           written aside and renamed when it has ended: the head, the texts, then a line per step, whose
 //!                         parts are numbers of texts, name and value in turn
+//!   pinned                empty; while it is there, nobody forgets the build unless its user says so
 //!   <step>.log            what a step printed, both streams as they came, byte by byte; <step> is its place in the list
 //! ```
 //! A directory without `build.jsonl` whose lock is free was interrupted. All of it may be deleted at any time, and may be
@@ -19,7 +20,7 @@ mod record;
 mod write;
 
 pub use read::Entry;
-pub use record::{Build, Head, LogFile, Outcome, StepRecord, WorkRecord};
+pub use record::{Build, Client, Head, LogFile, Outcome, StepRecord, WorkRecord};
 pub use write::{LogWriter, Recording};
 
 #[cfg(test)]

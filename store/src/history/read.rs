@@ -19,6 +19,7 @@ use crate::{Store, StoreError, trash};
 const RECORD_MAX_BYTES: u64 = 1 << 30;
 /// A head is a few lines' worth.
 const HEAD_MAX_BYTES: u64 = 1 << 20;
+const PINNED: &str = "pinned";
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A build in the history.
@@ -28,6 +29,8 @@ pub struct Entry {
     name: String,
     /// What is known of it without its steps.
     pub head: Head,
+    /// Whether it stays until its user says otherwise.
+    pub pinned: bool,
 }
 
 impl Store {
@@ -35,8 +38,9 @@ impl Store {
     pub fn builds(&self) -> Result<Vec<Entry>, StoreError> {
         let mut entries = Vec::new();
         for name in names(&self.layout().history)? {
-            match self.open_build(&name)?.map(|dir| head(&dir)).transpose()?.flatten() {
-                Some(head) => entries.push(Entry { name, head }),
+            let Some(dir) = self.open_build(&name)? else { continue };
+            match head(&dir)? {
+                Some(head) => entries.push(Entry { pinned: dir.is_pinned()?, name, head }),
                 None => tracing::debug!(name, "no record of a build that this program can read"),
             }
         }
@@ -50,7 +54,7 @@ impl Store {
             if let Some(head) = head(&dir)?
                 && wanted(&head)
             {
-                return Ok(Some(Entry { name, head }));
+                return Ok(Some(Entry { pinned: dir.is_pinned()?, name, head }));
             }
         }
         Ok(None)
@@ -104,6 +108,26 @@ impl Store {
         self.forget_build_called(&entry.name)
     }
 
+    /// Has a build stay until its user says otherwise, or no longer.
+    pub fn pin_build(&self, entry: &Entry, pinned: bool) -> Result<(), StoreError> {
+        let Some(dir) = self.open_build(&entry.name)? else { return Ok(()) };
+        let path = dir.path.join(PINNED);
+        if !pinned {
+            return match rustix::fs::unlinkat(&dir.fd, PINNED, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => Ok(()),
+                Err(source) => Err(StoreError::io("remove", path, source)),
+            };
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let made = rustix::fs::openat(&dir.fd, PINNED, flags, Mode::RUSR | Mode::WUSR);
+        made.map(drop).map_err(|source| StoreError::io("make", path, source))
+    }
+
+    /// Whether a build stays; `None` if it is gone.
+    pub(crate) fn build_is_pinned(&self, name: &str) -> Result<Option<bool>, StoreError> {
+        self.open_build(name)?.map(|dir| dir.is_pinned()).transpose()
+    }
+
     /// The names of all builds' directories, the latest first.
     pub(crate) fn build_names(&self) -> Result<Vec<String>, StoreError> {
         names(&self.layout().history)
@@ -115,11 +139,14 @@ impl Store {
         Ok(Some(!try_flock(&dir.fd, &dir.path)?))
     }
 
-    /// Keeps the records of the latest `keep` builds, and of those that run; returns how many are gone.
+    /// Keeps the records of the latest `keep` builds, of those that run and of those that are pinned; returns how many
+    /// are gone.
     pub fn trim_history(&self, keep: usize) -> Result<usize, StoreError> {
         let mut gone = 0;
         for name in names(&self.layout().history)?.into_iter().skip(keep) {
-            gone += usize::from(self.forget_build_called(&name)?);
+            if self.build_is_pinned(&name)? == Some(false) {
+                gone += usize::from(self.forget_build_called(&name)?);
+            }
         }
         Ok(gone)
     }
@@ -161,6 +188,14 @@ struct Dir {
 }
 
 impl Dir {
+    fn is_pinned(&self) -> Result<bool, StoreError> {
+        match rustix::fs::statat(&self.fd, PINNED, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(source) => Err(StoreError::io("look at", self.path.join(PINNED), source)),
+        }
+    }
+
     fn open(&self, name: &str) -> Result<Option<File>, StoreError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {

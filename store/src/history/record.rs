@@ -1,6 +1,6 @@
 //! What is kept of a build, and how it is written down.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -40,6 +40,22 @@ impl Outcome {
             Self::Interrupted => "interrupted",
         }
     }
+}
+
+/// Whose build it was, where a client of the daemon asked for it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// What the client called it.
+    pub name: String,
+    /// What it asked the frontend for.
+    #[serde(default)]
+    pub attributes: BTreeMap<String, String>,
+    /// Kinds of outputs with their attributes.
+    #[serde(default)]
+    pub exporters: Vec<(String, BTreeMap<String, String>)>,
+    /// What it was told of the results.
+    #[serde(default)]
+    pub response: BTreeMap<String, serde_json::Value>,
 }
 
 /// What is known of a build without its steps.
@@ -90,6 +106,9 @@ pub struct Head {
     /// Names that its Dockerfile declares by ARG.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
+    /// Whose it was, if not the command line's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<Client>,
 }
 
 impl Head {
@@ -113,6 +132,7 @@ impl Head {
             steps: 0,
             cached: 0,
             args: Vec::new(),
+            client: None,
         }
     }
 }

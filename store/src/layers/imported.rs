@@ -3,6 +3,9 @@
 //! In: what a cache says of a layer. Out: a record like that of a built one, with a blob and without a tree. Its id
 //! (`i-<hex>`) is the digest of what stands beneath it, what its tar is and how it was made: adding it again, from
 //! whatever cache, is adding nothing. The blob is brought when something wants it, and checked when it is unpacked.
+//!
+//! A packed layer (`p-<hex>`) is the same of this machine: a copy whose tree nothing is going to look into is written as
+//! its tar, uncompressed, and has a tree once something wants that.
 //! Deliberately absent: where blobs are.
 
 use jiff::Timestamp;
@@ -17,6 +20,11 @@ use crate::{Store, StoreError};
 
 /// First line of what the id is the digest of.
 const FORM: &str = "imported layer 1";
+
+/// What the ids of packed layers begin with.
+pub(super) const PACKED: &str = "p-";
+/// What those of others begin with.
+const IMPORTED: &str = "i-";
 
 /// A layer of a cache.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +46,23 @@ impl Store {
             Some(known) => self.take_other_blob(&known, layer)?,
             None => self.insert_imported(&id, parent, layer)?,
         }
+        Ok(id)
+    }
+
+    /// Records a layer that a step made as a tar, which is in the store: `tar` is that blob, and no compressed one.
+    pub fn add_packed_layer(
+        &self,
+        parent: Option<&ResultId>,
+        tar: &Descriptor,
+        made: Made,
+    ) -> Result<ResultId, StoreError> {
+        let diff_id = DiffId(tar.digest);
+        let id = ResultId(id(PACKED, parent, Some(&diff_id), &made));
+        let layer = Imported { tar: Some((diff_id, tar.clone())), content: None, made };
+        if self.layer(&id)?.is_none() {
+            self.insert_imported(&id, parent, &layer)?;
+        }
+        self.set_diff_id(&id, diff_id, tar.size)?;
         Ok(id)
     }
 
@@ -108,10 +133,14 @@ impl Store {
 
 /// The id of an imported layer: the same on every machine.
 pub(crate) fn imported_id(parent: Option<&ResultId>, diff_id: Option<&DiffId>, made: &Made) -> String {
+    id(IMPORTED, parent, diff_id, made)
+}
+
+fn id(kind: &str, parent: Option<&ResultId>, diff_id: Option<&DiffId>, made: &Made) -> String {
     let parent = parent.map_or("-", ResultId::as_str);
     let tar = diff_id.map_or_else(|| "empty".to_owned(), DiffId::to_string);
     let Made { created, started, from_context, on_base } = made;
     let time = |time: &Timestamp| time.to_string();
     let text = format!("{FORM}\n{parent}\n{tar}\n{}\n{}\n{from_context}\n{on_base}\n", time(created), time(started));
-    format!("i-{}", Digest::of(text.as_bytes()).hex())
+    format!("{kind}{}", Digest::of(text.as_bytes()).hex())
 }

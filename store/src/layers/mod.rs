@@ -4,7 +4,8 @@
 //! ones are named by their chain of digests (`c-<hex of the chain id>`), so that adding one again gives the same. What
 //! a record does not say at first it may learn: a pulled layer gets a tree when a step needs it, a built one its digest
 //! when an exporter has made its tar. [`crate::derived`] ones (`d-…`) stand on another parent, or have other times, and
-//! share all else with the record they come from. [`imported`] ones (`i-…`) another machine's step made.
+//! share all else with the record they come from. [`imported`] ones (`i-…`) another machine's step made, packed ones (`p-…`)
+//! one of this machine's whose tree nobody had a use for yet.
 //!
 //! Here: a record and how it is found. Next: [`add`] how records come and go, [`tar`] what is learned of their tars,
 //! [`content`] what of their trees.
@@ -87,6 +88,14 @@ pub struct Made {
     pub on_base: bool,
 }
 
+impl Layer {
+    /// The blob that it came as from elsewhere; the tar of a packed layer only stands for its tree.
+    pub fn came_as(&self) -> Option<&Descriptor> {
+        let maker = self.origin.as_ref().unwrap_or(&self.id);
+        self.blob.as_ref().filter(|_| !maker.as_str().starts_with(imported::PACKED))
+    }
+}
+
 impl From<Timestamp> for Made {
     /// Made at one moment, of nothing else.
     fn from(created: Timestamp) -> Self {
@@ -109,6 +118,8 @@ impl Store {
     pub fn chain(&self, id: &ResultId) -> Result<Vec<Layer>, StoreError> {
         self.touch(Kind::Layer, id.as_str())?;
         let chain: Vec<Layer> = self.index().read("find a layer", |connection| {
+            // One look at the index, and not one per layer.
+            let connection = connection.unchecked_transaction()?;
             let mut seen = HashSet::new();
             let mut chain = Vec::new();
             let mut next = Some(id.clone());
@@ -116,11 +127,12 @@ impl Store {
                 if !seen.insert(id.clone()) {
                     return Err(StoreError::bad("chain of layers without a circle", id.as_str()).into());
                 }
-                let layer = find(connection, &id)?.ok_or(StoreError::NoSuchLayer { id })?;
+                let layer = find(&connection, &id)?.ok_or(StoreError::NoSuchLayer { id })?;
                 next = layer.parent.clone();
                 chain.push(layer);
             }
             chain.reverse();
+            connection.commit()?;
             Ok(chain)
         })?;
         chain.into_iter().map(|layer| self.looked_after(layer)).collect()

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::process::{Child, Stdio};
+use std::process::Child;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use api::control::control_client::ControlClient;
 use api::control::{BytesMessage, SolveRequest};
+use api::filesync::file_send_server::{FileSend, FileSendServer};
 use api::filesync::file_sync_server::{FileSync, FileSyncServer};
 use api::fsutil::packet::PacketType;
 use api::fsutil::{Packet, Stat};
@@ -28,27 +30,87 @@ pub struct Daemon {
     child: Child,
     /// Where it serves.
     pub socket: PathBuf,
+    /// Its lines, until nobody holds its standard streams any more.
+    lines: Mutex<std::sync::mpsc::Receiver<String>>,
 }
+
+/// Long for what takes a moment.
+const LONG: Duration = Duration::from_secs(60);
 
 impl Daemon {
     /// Starts one on a store, and waits until it says that it serves.
     pub fn start(store: &Store) -> Self {
+        Self::start_with(store, &[])
+    }
+
+    /// The same, with more words on its command line.
+    pub fn start_with(store: &Store, words: &[&str]) -> Self {
         let socket = store.path("sock");
         let mut command = store.command(["serve".as_ref(), "--addr".as_ref(), address(&socket).as_os_str()]);
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("it is a pipe")).lines();
-        let said = lines.by_ref().map_while(Result::ok).find(|line| line.starts_with("serving on "));
-        assert!(said.is_some(), "it ended before it served");
+        command.args(words);
+        let (reader, writer) = std::io::pipe().expect("there are descriptors");
+        command.stdout(writer.try_clone().expect("there are descriptors")).stderr(writer);
+        let child = command.spawn().expect("the binary starts");
+        // It holds this side's ends.
+        drop(command);
+        let (tell, lines) = std::sync::mpsc::channel();
         // Whoever prints must not wait for a reader.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| eprintln!("daemon: {line}")));
-        Self { child, socket }
+        std::thread::spawn(move || {
+            for line in BufReader::new(reader).lines().map_while(Result::ok) {
+                eprintln!("daemon: {line}");
+                // The test may be over.
+                let _ = tell.send(line);
+            }
+        });
+        let daemon = Self { child, socket, lines: Mutex::new(lines) };
+        daemon.says("serving on ");
+        daemon
+    }
+
+    /// Waits until it says something.
+    pub fn says(&self, words: &str) {
+        let lines = self.lines.lock().expect("nobody panicked");
+        while !lines.recv_timeout(LONG).unwrap_or_else(|error| panic!("it never said {words}: {error}")).contains(words)
+        {
+        }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Asks it to stop, and returns its exit code.
-    pub fn stop(mut self) -> Option<i32> {
+    pub fn stop(self) -> Option<i32> {
+        self.ask_to_stop();
+        self.wait()
+    }
+
+    /// Asks it to stop.
+    pub fn ask_to_stop(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
-        self.child.wait().expect("it is our child").code()
+    }
+
+    /// Its exit code, when it has ended, and nobody holds its standard streams.
+    pub fn wait(mut self) -> Option<i32> {
+        let code = self.child.wait().expect("it is our child").code();
+        let lines = self.lines.lock().expect("nobody panicked");
+        loop {
+            match lines.recv_timeout(LONG) {
+                Ok(_) => {}
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => break,
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("a child holds its standard streams"),
+            }
+        }
+        drop(lines);
+        code
+    }
+
+    /// Ends it as nothing else does.
+    pub fn kill(mut self) {
+        self.child.kill().expect("it runs");
+        self.wait();
     }
 
     /// A connection.
@@ -113,10 +175,47 @@ pub struct Session {
     _tasks: JoinSet<()>,
 }
 
+/// As other clients send them.
+const PIECE_BYTES: usize = 32 << 10;
+
+/// How a client answers in its session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Manner {
+    /// As it should.
+    #[default]
+    Plain,
+    /// Takes the call for its context, and then says nothing.
+    Silent,
+    /// Sends the list of its context, and no file.
+    Stingy,
+    /// Ends the call behind the list.
+    BreaksOff,
+    /// Fails behind the list, as a client does that cannot read a file.
+    GivesUp,
+    /// Refuses the call.
+    Refuses,
+    /// Takes the call for its result, and nothing of the result.
+    NeverTakes,
+}
+
 /// Opens a session.
 pub async fn session(channel: Channel, id: &str, offer: Offer) -> Session {
+    opened(channel, id, "", offer, Manner::Plain).await
+}
+
+/// Opens a session that shares something with others, under a key.
+pub async fn session_sharing(channel: Channel, id: &str, shared_key: &str, offer: Offer) -> Session {
+    opened(channel, id, shared_key, offer, Manner::Plain).await
+}
+
+/// Opens a session of a client that may misbehave.
+pub async fn session_of(channel: Channel, id: &str, offer: Offer, manner: Manner) -> Session {
+    opened(channel, id, "", offer, manner).await
+}
+
+async fn opened(channel: Channel, id: &str, shared_key: &str, offer: Offer, manner: Manner) -> Session {
     let asked = Arc::new(Mutex::new(Vec::new()));
-    let service = Files { offer: Arc::new(offer), asked: asked.clone() };
+    let service = Files { offer: Arc::new(offer), manner, asked: asked.clone() };
     let (ours, inner) = tokio::io::duplex(1 << 20);
     let (mut read, mut write) = tokio::io::split(ours);
     let (send, mut waiting) = mpsc::channel::<BytesMessage>(16);
@@ -134,12 +233,21 @@ pub async fn session(channel: Channel, id: &str, offer: Offer) -> Session {
     let mut request = Request::new(outgoing);
     let metadata = request.metadata_mut();
     metadata.insert("x-docker-expose-session-uuid", MetadataValue::try_from(id).expect("ASCII"));
+    metadata.insert("x-docker-expose-session-sharedkey", MetadataValue::try_from(shared_key).expect("ASCII"));
     let method = MetadataValue::from_static("/moby.filesync.v1.FileSync/DiffCopy");
     metadata.append("x-docker-expose-session-grpc-method", method);
+    if manner == Manner::NeverTakes {
+        let method = MetadataValue::from_static("/moby.filesync.v1.FileSend/DiffCopy");
+        metadata.append("x-docker-expose-session-grpc-method", method);
+    }
     let incoming =
         futures_util::stream::once(async { Ok::<_, std::io::Error>(inner) }).chain(futures_util::stream::pending());
     tasks.spawn(async move {
-        let served = Server::builder().add_service(FileSyncServer::new(service)).serve_with_incoming(incoming).await;
+        let served = Server::builder()
+            .add_service(FileSyncServer::new(service))
+            .add_service(FileSendServer::new(Full))
+            .serve_with_incoming(incoming)
+            .await;
         drop(served);
     });
     let mut pieces = ControlClient::new(channel).session(request).await.expect("it takes sessions").into_inner();
@@ -167,6 +275,7 @@ pub fn request(name: &str, session: &str) -> SolveRequest {
 #[derive(Debug)]
 struct Files {
     offer: Arc<Offer>,
+    manner: Manner,
     asked: Arc<Mutex<Vec<(String, usize)>>>,
 }
 
@@ -196,6 +305,13 @@ impl FileSync for Files {
                 self.offer.context.iter().filter(|entry| wanted(&entry.stat.path)).cloned().collect()
             }
         };
+        let manner = if name == "context" && only.is_empty() { self.manner } else { Manner::Plain };
+        if manner == Manner::Silent {
+            return Ok(Response::new(futures_util::stream::pending().boxed()));
+        }
+        if manner == Manner::Refuses {
+            return Err(Status::permission_denied("nobody gets this"));
+        }
         let mut incoming = request.into_inner();
         let (send, waiting) = mpsc::channel(256);
         let asked = self.asked.clone();
@@ -213,6 +329,18 @@ impl FileSync for Files {
                 return;
             }
             while let Ok(Some(heard)) = incoming.message().await {
+                match manner {
+                    Manner::Stingy => continue,
+                    Manner::BreaksOff => return,
+                    Manner::GivesUp => {
+                        let error =
+                            Packet { data: b"the disk is gone".as_slice().into(), ..packet(PacketType::PacketErr) };
+                        // The daemon may have hung up.
+                        let _ = send.send(Ok(error)).await;
+                        return;
+                    }
+                    Manner::Plain | Manner::Silent | Manner::Refuses | Manner::NeverTakes => {}
+                }
                 if heard.r#type == PacketType::PacketFin as i32 {
                     asked.lock().expect("nobody panicked").push((name, sent));
                     // The daemon may have hung up.
@@ -221,12 +349,11 @@ impl FileSync for Files {
                 }
                 let bytes = files.remove(&heard.id).unwrap_or_default();
                 sent += bytes.len();
-                for data in [bytes, Vec::new()] {
-                    if !data.is_empty() || sent > 0 {
-                        let message = Packet { id: heard.id, data: data.into(), ..packet(PacketType::PacketData) };
-                        if send.send(Ok(message)).await.is_err() {
-                            return;
-                        }
+                let pieces = bytes.chunks(PIECE_BYTES).map(<[u8]>::to_vec);
+                for data in pieces.chain((sent > 0).then(Vec::new)) {
+                    let message = Packet { id: heard.id, data: data.into(), ..packet(PacketType::PacketData) };
+                    if send.send(Ok(message)).await.is_err() {
+                        return;
                     }
                 }
             }
@@ -237,5 +364,27 @@ impl FileSync for Files {
 
     async fn tar_stream(&self, _: Request<Streaming<Packet>>) -> Result<Response<Self::TarStreamStream>, Status> {
         Err(Status::unimplemented("nobody asks for it"))
+    }
+}
+
+/// Takes nothing of what it is sent.
+#[derive(Debug)]
+struct Full;
+
+#[tonic::async_trait]
+impl FileSend for Full {
+    type DiffCopyStream = Pin<Box<dyn Stream<Item = Result<api::filesync::BytesMessage, Status>> + Send>>;
+
+    async fn diff_copy(
+        &self,
+        request: Request<Streaming<api::filesync::BytesMessage>>,
+    ) -> Result<Response<Self::DiffCopyStream>, Status> {
+        let untouched = request.into_inner();
+        let never = futures_util::stream::once(async move {
+            std::future::pending::<()>().await;
+            drop(untouched);
+            Err(Status::unavailable("never"))
+        });
+        Ok(Response::new(never.boxed()))
     }
 }

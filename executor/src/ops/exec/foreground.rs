@@ -1,8 +1,10 @@
-//! A command over an image's tree, in front of a person: its streams are the builder's own, and nothing is kept.
+//! A command over an image's tree, in front of a person or as the builder's partner: its streams are the builder's own or
+//! a socket, and nothing is kept.
 //!
 //! In come a result and a [`RunSpec`], out goes how the command ended. Deliberately absent: what of an image's config
 //! becomes the command (the engine's).
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use oci::model::Platform;
@@ -16,7 +18,9 @@ use super::trees::stack;
 use super::{StepError, discard};
 use crate::error::ExecError;
 use crate::limits::{Limited, Outcome};
-use crate::sandbox::{self, Bind, BindSource, Descriptors, Exit, Io, Mount, Output, ProcessSpec, RootFs, Stdin};
+use crate::sandbox::{
+    self, Bind, BindSource, Descriptors, Exit, Io, Mount, Output, ProcessSpec, RootFs, SandboxError, Stdin,
+};
 use crate::worker::Worker;
 
 /// What a person wants to run.
@@ -80,6 +84,43 @@ pub async fn run_image(
     log: &dyn LogSink,
     cancel: &CancellationToken,
 ) -> Result<Exit, ExecError> {
+    let io = Io {
+        stdin: if wanted.interactive { Stdin::Inherit } else { Stdin::Null },
+        output: if wanted.tty { Output::Terminal } else { Output::Inherit },
+        forward_signals: true,
+    };
+    run(worker, top, wanted, io, log, cancel).await
+}
+
+/// Runs a command over the tree of `top` that speaks with the builder: its standard input and output are `streams`, a
+/// socket; what it writes to its standard error goes to `log`. What it writes to its root is thrown away.
+///
+/// # Errors
+/// As [`run_image`].
+pub async fn run_guest(
+    worker: &Worker,
+    top: &ResultId,
+    wanted: RunSpec,
+    streams: OwnedFd,
+    log: &dyn LogSink,
+    cancel: &CancellationToken,
+) -> Result<Exit, ExecError> {
+    let stdin = streams.try_clone().map_err(|source| {
+        let act = "copy the socket of the command's streams";
+        ExecError::from(SandboxError::Stdio { act, source })
+    })?;
+    let (stdin, output) = (Stdin::Descriptor(stdin), Output::Descriptor(streams, log));
+    run(worker, top, wanted, Io { stdin, output, forward_signals: false }, log, cancel).await
+}
+
+async fn run(
+    worker: &Worker,
+    top: &ResultId,
+    wanted: RunSpec,
+    io: Io<'_>,
+    log: &dyn LogSink,
+    cancel: &CancellationToken,
+) -> Result<Exit, ExecError> {
     if wanted.args.is_empty() {
         return Err(StepError::Malformed { what: "it has no command" }.into());
     }
@@ -101,11 +142,6 @@ pub async fn run_image(
     });
     spec.mounts = volumes.collect();
     emulated.give(&mut spec);
-    let io = Io {
-        stdin: if wanted.interactive { Stdin::Inherit } else { Stdin::Null },
-        output: if wanted.tty { Output::Terminal } else { Output::Inherit },
-        forward_signals: true,
-    };
     let settings = worker.sandbox()?;
     let network = network::prepare(worker, network, cancel).await?;
     let mut descriptors = Descriptors::default();

@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
 
+use oci::content::ContentError;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 use solver::op::CopyAction;
 use solver::seam::{LogSink, Selection};
@@ -24,7 +25,8 @@ use solver::work::{Work, WorkKind};
 use store::{NodeEntry, NodeKind, attributes_digest};
 
 use super::mode::ModeChange;
-use super::{FileError, contents, owner};
+use super::{FileError, contents, owner, packed};
+use crate::layers::packing::{Packed, Packing};
 use crate::select::required::first_unmet;
 use crate::select::tree::{Filter, Match, Wanted, find};
 use crate::snapshot::Mounted;
@@ -65,7 +67,16 @@ pub(crate) fn perform(
     root: &Root,
     log: &dyn LogSink,
 ) -> Result<bool, FileError> {
-    perform_until(action, source, &Onto::whole(root), log, &|| false)
+    Ok(perform_until(action, source, &Onto::whole(root), log, &|| false)?.plain)
+}
+
+/// What became of a copy.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    /// Whether anything was copied as it is, not unpacked.
+    pub plain: bool,
+    /// The tar of all that it changed, which then is not in the tree.
+    pub packed: Option<Packed>,
 }
 
 /// The tree that a copy changes.
@@ -77,12 +88,14 @@ pub(crate) struct Onto<'a> {
     pub upper: Option<BorrowedFd<'a>>,
     /// Where names of owners are looked up.
     pub names: &'a Root,
+    /// Where the tar of the changes goes that may be made instead of them, if nobody looks at the tree at all.
+    pub pack: Option<&'a dyn Fn() -> Result<Packing, ContentError>>,
 }
 
 impl<'a> Onto<'a> {
     /// Looked at afterwards, and with names of its own.
     pub fn whole(root: &'a Root) -> Self {
-        Self { root, upper: None, names: root }
+        Self { root, upper: None, names: root, pack: None }
     }
 }
 
@@ -93,7 +106,7 @@ pub(crate) fn perform_until(
     onto: &Onto<'_>,
     log: &dyn LogSink,
     stop: &(dyn Fn() -> bool + Sync),
-) -> Result<bool, FileError> {
+) -> Result<Copied, FileError> {
     let begun = Instant::now();
     let Onto { root, names, .. } = *onto;
     let patterns = CopyPatterns::new(&action.include_patterns, &action.exclude_patterns)?;
@@ -130,6 +143,8 @@ pub(crate) fn perform_until(
         root,
         // What several matches make may meet.
         upper: onto.upper.filter(|_| found.len() == 1),
+        pack: onto.pack.filter(|_| local && found.len() == 1),
+        packed: None,
         filter,
         looks,
         seen: HashSet::new(),
@@ -144,10 +159,12 @@ pub(crate) fn perform_until(
     for path in std::mem::take(&mut copying.copier.skipped) {
         log.notice(&format!("`{}` is a socket and was not copied", shown(&path)));
     }
+    let packed = copying.packed;
     let Copier { files, bytes, .. } = copying.copier;
     let (kind, took) = (WorkKind::Copy, begun.elapsed());
-    log.worked(&Work { kind, files, read_bytes: bytes, hashed_bytes: 0, written_bytes: bytes, took });
-    Ok(plain)
+    let hashed_bytes = packed.as_ref().map_or(0, |packed| packed.blob.size);
+    log.worked(&Work { kind, files, read_bytes: bytes, hashed_bytes, written_bytes: bytes.max(hashed_bytes), took });
+    Ok(Copied { plain, packed })
 }
 
 /// How the tree of another result is called.
@@ -189,6 +206,10 @@ struct Copying<'a> {
     root: &'a Root,
     /// See [`Onto::upper`].
     upper: Option<BorrowedFd<'a>>,
+    /// See [`Onto::pack`].
+    pack: Option<&'a dyn Fn() -> Result<Packing, ContentError>>,
+    /// The tar that was made.
+    packed: Option<Packed>,
     filter: Filter<'a>,
     looks: Option<Arc<Looks>>,
     /// Paths in the source that were copied; only when there are looks to compare with.
@@ -236,6 +257,9 @@ impl Copying<'_> {
         let failed = self.failed();
         let upper = self.upper_of(&target, &path, was_made).map_err(self.failed())?;
         let is_new = upper.is_some();
+        if is_new && self.pack(&from, &path)? {
+            return Ok(true);
+        }
         // Names of one file are names in one mount.
         let root = self.upper.filter(|_| is_new).unwrap_or(self.root.fd());
         let target = upper.unwrap_or(target);
@@ -251,6 +275,29 @@ impl Copying<'_> {
             let seen = self.looks.as_deref().and_then(|looks| looks.get(entry.path));
             check_copy(seen, &entry, made.dir.as_fd(), &made.name).map_err(self.failed())?;
         }
+        Ok(true)
+    }
+
+    /// Makes the tar of the matched directory's entries, to lie in the empty directory at `path`, if that is worth it and a
+    /// tar says all that a tree would.
+    fn pack(&mut self, from: &Place, path: &[u8]) -> Result<bool, FileError> {
+        let (Some(pack), Some(upper), Some(looks)) = (self.pack, self.upper, self.looks.clone()) else {
+            return Ok(false);
+        };
+        let is_plain = self.action.dir_contents_only && self.action.timestamp.is_none();
+        if !is_plain || looks.len() < packed::WORTH_IT_ENTRIES {
+            return Ok(false);
+        }
+        let mut packing = pack().map_err(FileError::Pack)?;
+        let dir = from.open_dir().map_err(self.failed())?;
+        let to = packed::Target { upper, path };
+        let made = packed::write((dir, &from.path), &self.filter, &self.copier, &looks, &to, &mut packing);
+        let Some(written) = made.map_err(self.failed())? else { return Ok(false) };
+        self.copier.files += written.files;
+        self.copier.bytes += written.bytes;
+        self.copier.skipped.extend(written.skipped);
+        self.seen.extend(written.seen);
+        self.packed = Some(packing.finish().map_err(FileError::Pack)?);
         Ok(true)
     }
 

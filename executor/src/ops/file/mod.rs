@@ -4,23 +4,26 @@
 //! path is resolved beneath the root of a detached mount by descriptor; what a Dockerfile or an image says never
 //! becomes a path of the host. Deliberately absent: fetching what the operation reads.
 //!
-//! Next: [`copy`] (COPY and ADD) and `contents` (directories of it, on all cores), [`owner`] (`--chown`), [`mode`] (`--chmod`), [`archive`] (ADD).
+//! Next: [`copy`] (COPY and ADD) and `contents` (directories of it, on all cores; `packed`: as a tar at once), [`owner`] (`--chown`), [`mode`] (`--chmod`), [`archive`] (ADD).
 
 mod archive;
 mod contents;
 pub mod copy;
 pub mod mode;
 pub mod owner;
+mod packed;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 
+use oci::content::ContentError;
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 use solver::op::{FileAction, FileActionKind, FileOp};
 use solver::seam::{LogSink, ResultId};
 
+use crate::layers::packing::{Packed, Packing};
 use crate::select::tree::{SelectError, Wanted, find};
 use crate::snapshot::{Mounted, SnapshotError};
 use crate::source::SourceError;
@@ -79,6 +82,9 @@ pub enum FileError {
     /// The layers could not be stacked.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
+    /// The layer could not be written.
+    #[error("cannot write the layer")]
+    Pack(#[source] ContentError),
 }
 
 impl FileError {
@@ -108,6 +114,20 @@ pub(crate) trait Trees: Sync {
         base: &ResultId,
         draft: Self::Draft,
         read: &[ResultId],
+        context: bool,
+    ) -> Result<ResultId, Self::Error>;
+    /// Whether the layer of the operation may be a tar, as nothing is going to look into its tree.
+    fn may_pack(&self) -> bool {
+        false
+    }
+    /// Where that tar goes.
+    fn packing(&self) -> Result<Packing, ContentError>;
+    /// Makes a layer of a tar. `draft` holds nothing that is not in it; the rest is as in [`Trees::commit`].
+    fn commit_packed(
+        &self,
+        base: &ResultId,
+        draft: Self::Draft,
+        packed: Packed,
         context: bool,
     ) -> Result<ResultId, Self::Error>;
     /// Whether nobody wants the results any more.
@@ -187,7 +207,9 @@ impl<'a, T: Trees> Running<'a, T> {
         let upper = self.trees.upper(&draft)?;
         let trees = self.trees;
         let stop = move || trees.is_canceled();
-        let mut context = false;
+        let pack = move || trees.packing();
+        let may_pack = way.len() == 1 && self.op.actions.len() == 1 && trees.may_pack();
+        let (mut context, mut packed) = (false, None);
         for (&step, source) in way.iter().rev().zip(&sources) {
             let performed = self.action(step)?;
             let names = performed.names_from().map(|input| self.names(step, input)).transpose()?;
@@ -195,11 +217,17 @@ impl<'a, T: Trees> Running<'a, T> {
                 root: &root,
                 upper: upper.as_ref().filter(|_| step == action).map(AsFd::as_fd),
                 names: names.as_ref().unwrap_or(&root),
+                pack: may_pack.then_some(&pack),
             };
-            context |= perform(&performed.kind, source.as_ref(), &onto, self.log, &stop)?;
+            let performed = perform(&performed.kind, source.as_ref(), &onto, self.log, &stop)?;
+            context |= performed.context;
+            packed = performed.packed;
         }
         drop((root, sources, mounted));
-        let result = self.trees.commit(&base, draft, &read, context)?;
+        let result = match packed {
+            Some(packed) => self.trees.commit_packed(&base, draft, packed, context)?,
+            None => self.trees.commit(&base, draft, &read, context)?,
+        };
         self.done.insert(action, result.clone());
         Ok(result)
     }
@@ -241,20 +269,30 @@ fn malformed(action: usize, reason: &'static str) -> FileError {
     FileError::Malformed { action, reason }
 }
 
-/// Performs one action. Returns whether files of a build context came in as they are.
+/// What became of an action.
+#[derive(Default)]
+pub(crate) struct Performed {
+    /// Whether files of a build context came in as they are.
+    context: bool,
+    /// The tar of all that it changed, if that was written instead of the tree.
+    packed: Option<Packed>,
+}
+
+/// Performs one action.
 pub(crate) fn perform(
     kind: &FileActionKind,
     source: Option<&copy::CopySource>,
     onto: &copy::Onto<'_>,
     log: &dyn LogSink,
     stop: &(dyn Fn() -> bool + Sync),
-) -> Result<bool, FileError> {
+) -> Result<Performed, FileError> {
     let copy::Onto { root, names, .. } = *onto;
     match kind {
         FileActionKind::Copy(action) => {
             let source = source.ok_or_else(|| malformed(0, "it copies from nothing"))?;
-            let plain = copy::perform_until(action, source, onto, log, stop)?;
-            return Ok(plain && action.timestamp.is_none() && matches!(source, copy::CopySource::Local(..)));
+            let copy::Copied { plain, packed } = copy::perform_until(action, source, onto, log, stop)?;
+            let context = plain && action.timestamp.is_none() && matches!(source, copy::CopySource::Local(..));
+            return Ok(Performed { context, packed });
         }
         FileActionKind::MkDir { path, mode, make_parents, owner, timestamp } => {
             let (uid, gid) = owner::resolve_or_root(owner.as_ref(), names)?;
@@ -273,7 +311,7 @@ pub(crate) fn perform(
             make_link(root, target, path, &NewDir { mode: 0o777, uid, gid, mtime: *timestamp })
         }
     }?;
-    Ok(false)
+    Ok(Performed::default())
 }
 
 fn make_dir(root: &Root, path: &str, make_parents: bool, new: &NewDir) -> Result<(), FileError> {

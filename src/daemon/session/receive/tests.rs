@@ -110,6 +110,18 @@ fn a_list_that_lies_is_refused_and_nothing_leaves_its_directory() {
     check(vec![stat("a", 0o644, 2), data(0, b"a"), data(0, b"")], "has not the size that the client said");
     check(vec![stat("a", 0o644, 2), data(1, b"a")], "which nobody asked for");
     check(vec![stat("a", 0o644, 0), data(0, b"a")], "which nobody asked for");
+    check(vec![link("a", 0o644, "a")], "did not come");
+    check(vec![link("a", 0o644, "/etc/passwd")], "is absolute");
+    let through_link = vec![stat("d", dir_mode, 0), stat("d/f", 0o644, 0), link("l", link_mode, "d")];
+    check([through_link, vec![link("m", 0o644, "l/f")]].concat(), "did not come");
+    check(vec![link("a", link_mode, "")], "cannot make `a`");
+    check(vec![link("a", link_mode, "b\0c")], "cannot make `a`");
+    check(vec![stat(&"x".repeat(300), 0o644, 0)], "cannot make");
+    check(vec![stat("a", 0o644, i64::MAX), data(0, b"a"), data(0, b"")], "has not the size");
+    check(vec![stat("a", 0o644, i64::MIN)], "has not the size");
+    check(vec![stat("a", 0o644, 1), data(u32::MAX, b"a")], "which nobody asked for");
+    check(vec![stat("a", 0o644, 1), data(0, b"a"), data(0, b""), data(0, b"b")], "which nobody asked for");
+    check(vec![stat("a", 0o644, 1), end(), end()], "an entry behind the end");
     check(vec![end(), stat("a", 0o644, 0)], "an entry behind the end");
     check(vec![stat("a", 0o644, 1), end(), fin()], "before everything had come");
     check(vec![fin()], "before everything had come");
@@ -142,4 +154,122 @@ fn files_are_asked_for_a_few_at_a_time() {
     assert_eq!((seen.len(), receiver.bytes()), (200, 200));
     assert_eq!(receiver.take(fin(), &mut out).ok(), Some(true));
     assert_eq!(std::fs::read(dir.path().join("199")).expect("it came"), b"x");
+}
+
+#[test]
+fn files_may_come_in_any_order_and_in_pieces_between_each_other() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pieces: [&'static [u8]; 3] = [b"one ", b"two ", b"three"];
+    let list = (0..3).map(|at| stat(&format!("f{at}"), 0o644, 13));
+    let rounds = pieces.iter().flat_map(|piece| (0..3).rev().map(move |id| data(id, piece)));
+    let ends = [1, 2, 0].map(|id| data(id, b""));
+    let (ended, said) = play(dir.path(), list.chain([end()]).chain(rounds).chain(ends).chain([fin()]).collect())
+        .expect("it is a plain directory");
+    assert!(ended && said.len() == 4, "three requests and the end: {said:?}");
+    for at in 0..3 {
+        assert_eq!(std::fs::read(dir.path().join(format!("f{at}"))).expect("it came"), b"one two three");
+    }
+}
+
+#[test]
+fn times_of_any_size_and_modes_that_close_a_directory_are_taken() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at = |packet: Packet, mod_time: i64| {
+        let stat = packet.stat.map(|stat| Stat { mod_time, ..stat });
+        Packet { stat, ..packet }
+    };
+    let list = vec![
+        at(stat("closed", mode::DIR, 0), i64::MIN),
+        at(stat("closed/f", 0, 0), i64::MAX),
+        at(stat("z", mode::DIR | mode::STICKY | 0o777, 0), -1),
+        end(),
+        fin(),
+    ];
+    assert_eq!(play(dir.path(), list), Ok((true, vec![(PacketType::PacketFin as i32, 0)])));
+    let facts = |path: &str| dir.path().join(path).symlink_metadata().expect("it came");
+    assert_eq!((facts("closed").mode() & 0o7777, facts("closed/f").mode() & 0o7777), (0, 0));
+    assert_eq!((facts("z").mode() & 0o7777, facts("z").mtime(), facts("z").mtime_nsec()), (0o1777, -1, 999_999_999));
+}
+
+/// A file whose time nobody set, long before it came.
+fn old(path: &str, mode: u32, size: i64) -> Packet {
+    let mut packet = stat(path, mode, size);
+    packet.stat.as_mut().expect("it has one").mod_time = 1_600_000_000_123_456_789;
+    packet
+}
+
+/// Likewise, but of a whole second.
+fn even(path: &str, mode: u32, size: i64) -> Packet {
+    let mut packet = stat(path, mode, size);
+    packet.stat.as_mut().expect("it has one").mod_time = 1_600_000_000_000_000_000;
+    packet
+}
+
+#[test]
+fn what_is_the_same_is_not_asked_for_and_what_does_not_come_goes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (req, finish) = (PacketType::PacketReq as i32, PacketType::PacketFin as i32);
+    let dir_mode = mode::DIR | 0o755;
+    let first = vec![
+        old("a", 0o644, 1),
+        stat("d", dir_mode, 0),
+        old("d/same", 0o600, 2),
+        old("d/shrinks", 0o644, 2),
+        even("even", 0o644, 1),
+        old("goes", 0o644, 1),
+        stat("tree", dir_mode, 0),
+        stat("tree/in", dir_mode, 0),
+        old("tree/in/f", 0o644, 1),
+        old("turns", 0o644, 1),
+        end(),
+        data(0, b"a"),
+        data(0, b""),
+        data(2, b"ab"),
+        data(2, b""),
+        data(3, b"ab"),
+        data(3, b""),
+        data(4, b"e"),
+        data(4, b""),
+        data(5, b"g"),
+        data(5, b""),
+        data(8, b"f"),
+        data(8, b""),
+        data(9, b"t"),
+        data(9, b""),
+        fin(),
+    ];
+    assert!(play(dir.path(), first).expect("a plain list").0);
+    let inode = |path: &str| dir.path().join(path).metadata().expect("it is there").ino();
+    let (a, same) = (inode("a"), inode("d/same"));
+    let second = vec![
+        old("a", 0o644, 1),
+        stat("d", mode::DIR | 0o700, 0),
+        old("d/mode", 0o644, 0),
+        old("d/same", 0o600, 2),
+        old("d/shrinks", 0o644, 1),
+        even("even", 0o644, 1),
+        link("tree", mode::SYMLINK | 0o777, "d"),
+        stat("turns", dir_mode, 0),
+        end(),
+        data(4, b"x"),
+        data(4, b""),
+        data(5, b"E"),
+        data(5, b""),
+        fin(),
+    ];
+    assert_eq!(play(dir.path(), second), Ok((true, vec![(req, 4), (req, 5), (finish, 0)])));
+    assert_eq!((inode("a"), inode("d/same")), (a, same), "they stayed");
+    assert_eq!(std::fs::read(dir.path().join("d/shrinks")).expect("it came"), b"x");
+    assert_eq!(std::fs::read(dir.path().join("even")).expect("it came"), b"E");
+    assert!(!dir.path().join("goes").exists() && dir.path().join("turns").is_dir());
+    assert_eq!(std::fs::read_link(dir.path().join("tree")).expect("it is a link"), Path::new("d"));
+    assert_eq!(dir.path().join("d").metadata().expect("it is there").permissions().mode() & 0o7777, 0o700);
+    // Nothing of the last time can be linked to before it comes again.
+    let third = vec![old("a", 0o644, 1), link("b", 0o644, "turns/x"), end()];
+    assert!(play(dir.path(), third).expect_err("it did not come").contains("did not come"));
+    // Modes and attributes count.
+    let fourth = play(dir.path(), vec![old("a", 0o755, 1), end()]);
+    assert_eq!(fourth, Ok((false, vec![(req, 0)])));
+    assert!(play(dir.path(), vec![end(), fin()]).expect("an empty list").0);
+    assert_eq!(std::fs::read_dir(dir.path()).expect("it is there").count(), 0);
 }
