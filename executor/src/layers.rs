@@ -5,7 +5,7 @@
 //!
 //! In: layer records of the store. Out: trees for mounting, diff ids and blobs for images. Everything here blocks and
 //! streams: memory does not grow with a layer. Blobs that are still on their way ([`arriving`]) are unpacked side by side
-//! as they come ([`parallel`]). Deliberately absent: fetching blobs ([`crate::source::image`]), mounting
+//! as they come ([`parallel`]). What a result is stacked of is told by [`stacks`]. Deliberately absent: fetching blobs ([`crate::source::image`]), mounting
 //! ([`crate::snapshot`]).
 
 pub mod arriving;
@@ -14,15 +14,15 @@ mod check;
 mod digest;
 pub(crate) mod packing;
 mod parallel;
+mod stacks;
 
 pub use blob::{DIFF_ID, take_diff_id};
 pub use check::TreeState;
 
-use std::collections::VecDeque;
 use std::io::{BufReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use oci::content::{ContentError, open_verified};
@@ -34,14 +34,14 @@ use oci::layer::{
 use oci::model::{Descriptor, DiffId, Digest};
 use solver::seam::ResultId;
 use solver::work::{Work, WorkKind};
-use store::{Kind, Layer, Store, StoreError};
+use store::{Layer, Store, StoreError};
 
 use crate::meter::Meter;
-use crate::snapshot::overlay::check_layer_count;
-use crate::snapshot::{SnapshotError, open_directory};
+use crate::snapshot::{SnapshotError, Snapshotter, open_directory};
 use crate::times::BuildTimes;
 use crate::tree::usage::usage;
 use digest::Digesting;
+use stacks::Stacks;
 
 /// The result that is the empty tree: an image without layers, `FROM scratch`.
 pub const SCRATCH: &str = "scratch";
@@ -188,16 +188,9 @@ pub struct Layers {
     devices_left_out: Arc<AtomicU64>,
     /// Told of what was unpacked, archived and compressed.
     meter: Arc<Meter>,
-    /// The last results whose layers were asked for: the next step stands on one of them, and a chain is not followed
-    /// down again for every step. What is leased keeps its trees, and so does what it stands on.
-    lowers: Arc<Mutex<VecDeque<(ResultId, TreeNames)>>>,
+    /// What results are stacked of.
+    stacks: Arc<Stacks>,
 }
-
-/// Names of the trees that a result consists of, topmost first.
-type TreeNames = Vec<Arc<str>>;
-
-/// As many steps as may be under way at once, and more.
-const LOWERS_KEPT: usize = 64;
 
 impl Layers {
     /// Layers of `store`.
@@ -207,7 +200,12 @@ impl Layers {
 
     /// The same; `meter` is told of the work.
     pub(crate) fn metered(store: Store, meter: Arc<Meter>) -> Self {
-        Self { store, devices_left_out: Arc::default(), meter, lowers: Arc::default() }
+        Self { store, devices_left_out: Arc::default(), meter, stacks: Arc::default() }
+    }
+
+    /// The same for who has `snapshots` mount what they are stacked of: of many small layers, several are stacked as one.
+    pub(crate) fn stacked_together(self, snapshots: Arc<dyn Snapshotter>) -> Self {
+        Self { stacks: Arc::new(Stacks::together(snapshots)), ..self }
     }
 
     /// Tells of work that began at `begun` and was done for a layer.
@@ -225,77 +223,6 @@ impl Layers {
     /// All layers of a result, bottom first; none of [`SCRATCH`].
     pub fn chain(&self, result: &ResultId) -> Result<Vec<Layer>, LayersError> {
         if result.as_str() == SCRATCH { Ok(Vec::new()) } else { Ok(self.store.chain(result)?) }
-    }
-
-    /// Directories of a result's layers under [`Store::layers_dir`], topmost first, as a mount wants them. What was
-    /// only pulled so far is unpacked.
-    ///
-    /// # Errors
-    /// Before any work when there are more layers than can be stacked; when a blob is gone or not what it should be.
-    pub fn lowers(&self, result: &ResultId) -> Result<Vec<String>, LayersError> {
-        if result.as_str() == SCRATCH {
-            return Ok(Vec::new());
-        }
-        self.store.touch(Kind::Layer, result.as_str())?;
-        let names = match self.known_lowers(result) {
-            Some(names) => names,
-            None => {
-                let names = match self.lowers_by_parent(result)? {
-                    Some(names) => names,
-                    None => self.lowers_by_chain(result)?.into_iter().map(Arc::from).collect(),
-                };
-                let mut kept = self.lowers.lock().unwrap_or_else(PoisonError::into_inner);
-                kept.truncate(LOWERS_KEPT - 1);
-                kept.push_front((result.clone(), names.clone()));
-                names
-            }
-        };
-        Ok(names.iter().map(|name| name.to_string()).collect())
-    }
-
-    fn known_lowers(&self, result: &ResultId) -> Option<TreeNames> {
-        let kept = self.lowers.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.iter().find(|(known, _)| known == result).map(|(_, names)| names.clone())
-    }
-
-    /// Those of a result with a tree on one whose layers are known.
-    fn lowers_by_parent(&self, result: &ResultId) -> Result<Option<TreeNames>, LayersError> {
-        let Some(layer) = self.store.layer(result)? else { return Ok(None) };
-        let Some(mut names) = layer.parent.as_ref().and_then(|parent| self.known_lowers(parent)) else {
-            return Ok(None);
-        };
-        match layer.name {
-            _ if layer.empty => return Ok(Some(names)),
-            None => return Ok(None),
-            Some(name) => {
-                names.retain(|known| **known != *name);
-                names.insert(0, name.into());
-            }
-        }
-        check_layer_count(names.len())?;
-        Ok(Some(names))
-    }
-
-    fn lowers_by_chain(&self, result: &ResultId) -> Result<Vec<String>, LayersError> {
-        let mut chain = self.chain(result)?;
-        chain.retain(|layer| !layer.empty);
-        check_layer_count(chain.len())?;
-        if self.unpack_side_by_side(&chain)? {
-            chain = self.chain(result)?;
-            chain.retain(|layer| !layer.empty);
-        }
-        let layers: Vec<&Layer> = chain.iter().collect();
-        let mut lowers: Vec<String> = Vec::with_capacity(layers.len());
-        for layer in layers {
-            let name = match &layer.name {
-                Some(name) => name.clone(),
-                None => self.unpack(layer, &lowers)?,
-            };
-            // A merged tree may hold a layer twice, which no overlay does; the upper one says all that the lower does.
-            lowers.retain(|known| *known != name);
-            lowers.insert(0, name);
-        }
-        Ok(lowers)
     }
 
     /// Makes the tree of a layer that has none yet, on top of `lowers`, and returns its name.

@@ -145,9 +145,10 @@ impl Worker {
         };
         let locals = config.local_sources.into_iter().map(|(name, path)| (name, Local::new(path)));
         let meter = Arc::new(Meter::default());
+        let layers = Layers::metered(config.store.clone(), meter.clone());
         Ok(Self {
             inner: Arc::new(Inner {
-                layers: Layers::metered(config.store.clone(), meter.clone()),
+                layers: if snapshots.mounts() { layers.stacked_together(snapshots.clone()) } else { layers },
                 meter,
                 store: config.store,
                 snapshots,

@@ -130,6 +130,39 @@ impl Draft {
     }
 }
 
+impl Draft {
+    /// Moves the tree to the layers, where it can be stacked like any, for as long as the value lives: it is nobody's
+    /// layer, and never recorded. What a killed process leaves of it is swept with its draft.
+    pub fn lend(self) -> Result<LentTree, StoreError> {
+        self.publish()?;
+        Ok(LentTree { draft: self })
+    }
+}
+
+/// A tree among the layers that belongs to no record. Dropping it throws it away: nothing may be mounted on it then.
+#[derive(Debug)]
+pub struct LentTree {
+    /// Its directory says, as long as it is there, that the tree is somebody's.
+    draft: Draft,
+}
+
+impl LentTree {
+    /// Its name under [`crate::Store::layers_dir`].
+    pub fn name(&self) -> &str {
+        tree_name(&self.draft.id)
+    }
+}
+
+impl Drop for LentTree {
+    fn drop(&mut self) {
+        let layout = &self.draft.layout;
+        if let Err(error) = trash::remove(layout, &layout.layers, self.name()) {
+            // No row names it: the next collection throws it away.
+            tracing::debug!(name = self.name(), %error, "a tree that was lent is left to the next collection");
+        }
+    }
+}
+
 impl Drop for Draft {
     fn drop(&mut self) {
         if let Err(error) = trash::remove(&self.layout, &self.layout.tmp, &self.id) {

@@ -69,7 +69,7 @@ pub use blobs::{Blob, Blobs};
 pub use clients::ClientTree;
 pub use contexts::ContextFile;
 pub use derived::TimeRule;
-pub use draft::Draft;
+pub use draft::{Draft, LentTree};
 pub use error::StoreError;
 pub use flight::Flight;
 pub use gc::{Collected, Holder, Limit, Usage, Used, Wish};

@@ -10,19 +10,17 @@
 //! nobody looks at any more is carried on to the next chain.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use store::{Draft, Store};
 
 use super::marks::Marks;
+use super::stack::{Beneath, put_over};
 use super::{Committed, Mounted, Scratch, SnapshotError, Snapshotter, commit, open_directory};
-use crate::tree::attrs;
-use crate::tree::copy::{Copier, Rules, clear, copy_tree, is_whiteout, remove};
-use crate::tree::resolve::stat_at;
-use crate::tree::walk::{Descend, DirStack, Entry, Visitor, walk};
-use crate::tree::{TreeError, copy};
+use crate::tree::TreeError;
+use crate::tree::copy::{Rules, copy_tree};
 
 /// Views that are kept: of the stage that is built, and of what it copies from.
 const VIEWS_KEPT: usize = 3;
@@ -108,7 +106,7 @@ impl CopySnapshotter {
         };
         // Should this fail, half a tree goes with its last owner, which is here.
         for lower in lowers[..lowers.len() - there].iter().rev() {
-            stack(open_directory(&self.layers.join(lower))?, duplicate(&tree.dir)?)?;
+            put_over(open_directory(&self.layers.join(lower))?, duplicate(&tree.dir)?, Beneath::Tree)?;
         }
         if state.views.len() >= VIEWS_KEPT {
             state.views.remove(0);
@@ -197,65 +195,5 @@ impl Snapshotter for CopySnapshotter {
 
     fn mounts(&self) -> bool {
         false
-    }
-}
-/// Copies a layer over a tree, deletions included.
-fn stack(layer: OwnedFd, onto: OwnedFd) -> Result<(), TreeError> {
-    let root = duplicate(&onto)?;
-    let top = duplicate(&layer)?;
-    let copier = Copier::new(Rules { keep_hard_links: true, ..Rules::default() });
-    let mut stacking = Stacking { copier, to: DirStack::new(onto)?, root };
-    walk(layer, &mut stacking)?;
-    attrs::copy_dir_attributes(top.as_fd(), stacking.root.as_fd()).map_err(TreeError::io("set attributes of", b""))
-}
-
-struct Stacking<'a> {
-    copier: Copier<'a>,
-    to: DirStack,
-    root: OwnedFd,
-}
-
-fn is_dir(stat: Option<&rustix::fs::Stat>) -> bool {
-    stat.is_some_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
-}
-
-impl Visitor for Stacking<'_> {
-    type Error = TreeError;
-
-    fn visit(&mut self, entry: &Entry<'_>) -> Result<Descend, TreeError> {
-        let to: BorrowedFd<'_> = self.to.top();
-        let there = stat_at(to, entry.name).map_err(TreeError::io("look at", entry.path))?;
-        if !entry.kind().is_dir() {
-            if is_whiteout(entry.stat) || is_dir(there.as_ref()) {
-                remove(to, entry.name, entry.path)?;
-            }
-            if !is_whiteout(entry.stat) {
-                self.copier.copy_leaf(entry, self.root.as_fd(), to, entry.name, entry.path)?;
-            }
-            return Ok(Descend::Skip);
-        }
-        if there.is_some() && !is_dir(there.as_ref()) {
-            remove(to, entry.name, entry.path)?;
-        }
-        self.copier.make_directory(to, entry.name, entry.path)?;
-        let opaque =
-            attrs::is_opaque(entry.dir, entry.name).map_err(TreeError::io("read attributes of", entry.path))?;
-        self.to.push(entry.name, entry.path)?;
-        if opaque {
-            let fresh = crate::tree::resolve::open_dir_at(self.to.top(), b".");
-            clear(fresh.map_err(TreeError::io("open directory", entry.path))?)?;
-        }
-        Ok(Descend::Enter)
-    }
-
-    fn leave(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
-        self.to.pop(entry.path)?;
-        // The layer's directory decides all of it, attributes that the one below had and it has not included.
-        let old = attrs::xattrs(self.to.top(), entry.name).map_err(TreeError::io("read attributes of", entry.path))?;
-        for name in old.keys() {
-            attrs::remove_xattr(self.to.top(), entry.name, name)
-                .map_err(TreeError::io("remove attributes of", entry.path))?;
-        }
-        copy::Copier::directory_attributes(&self.copier, entry, self.to.top(), entry.name, entry.path)
     }
 }

@@ -7,13 +7,14 @@
 //! Every layer tree's root directory carries the mode, owner and times that `/` has with this layer on top, because
 //! overlayfs shows the root of the topmost directory: [`Snapshotter::seed`] hands them on from layer to layer.
 //!
-//! Next: [`overlay`] (the usual one), [`copy`] (without mounts), [`commit`] (what changed).
+//! Next: [`overlay`] (the usual one), [`copy`] (without mounts), [`commit`] (what changed), `stack` (two layers as one).
 
 pub mod commit;
 pub mod copy;
 pub mod marks;
 pub mod overlay;
 mod separate;
+pub(crate) mod stack;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -29,12 +30,12 @@ use crate::tree::copy::{Rules, clear, copy_entries};
 #[cfg(test)]
 mod tests;
 
-/// Most layers of one tree. Overlays in two storeys could hold more, but a mount's cost grows with its layers, and no
-/// runtime that pulls the image would take as many.
+/// Most layers of one tree, where small ones are put together (`layers::stacks`): no runtime that pulls the image would
+/// take as many.
 pub const LAYERS_MAX: usize = 4000;
 
 /// Stacks layers. `lowers` are names in the store's layers directory, topmost first; there is a directory for each.
-pub trait Snapshotter: Send + Sync + 'static {
+pub trait Snapshotter: std::fmt::Debug + Send + Sync + 'static {
     /// The merged tree of `lowers`, read-only. No layers is the empty tree.
     fn view(&self, lowers: &[String]) -> Result<Mounted, SnapshotError>;
 

@@ -6,9 +6,10 @@
 //! layers directory, and the mount is made in a mount namespace of a thread of its own and taken out of it again.
 //! Names are resolved against the working directory of the thread that mounts; that thread has one of its own.
 //!
-//! More layers than one mount takes are stacked in two storeys: the lowest are merged by read-only overlays of their
-//! own, each of which is then one lower directory of the one above. Nothing is copied. overlayfs stands on itself
-//! once, so that is where it ends; [`LAYERS_MAX`] lies below.
+//! More layers than one mount takes are stacked in two storeys: the lowest are merged by a read-only overlay of their
+//! own, which is then the lowest directory of the one above. Nothing is copied. overlayfs stands on itself once, and
+//! shows no deletions of what it merges, so that is where it ends, at 999 layers where a mount takes 500. Long chains
+//! are of small layers, which are put together before they come here (`layers::stacks`).
 //!
 //! `index`, `metacopy` and `redirect_dir` are off, whatever the distribution's default: with any of them the upper
 //! directory is no faithful diff. In a user namespace overlayfs keeps its marks in `user.overlay.*` (`userxattr`), and
@@ -147,47 +148,38 @@ fn lowers_per_mount(spec: &OverlaySpec, api: MountApi) -> usize {
     }
 }
 
-/// Mounts `spec` in one storey if it fits, else in two.
+/// Mounts `spec` in one storey if it fits, else in two. The lower one begins at the bottom: what overlayfs merges shows
+/// no deletions any more, so there must be nothing beneath for them to mean.
 fn storeys(spec: &OverlaySpec, attributes: MountAttrFlags, api: MountApi) -> Result<OwnedFd, SnapshotError> {
     let most = lowers_per_mount(spec, api);
     let layers = spec.lowers.len();
     if layers <= most {
         return overlay(spec, attributes, api);
     }
-    // Every group of `most` layers becomes one, until what is left fits.
-    let groups = (layers - most).div_ceil(most - 1);
-    if groups > most {
-        return Err(SnapshotError::TooManyLayers { layers, limit: most * most });
+    let limit = 2 * most - 1;
+    if layers > limit {
+        return Err(SnapshotError::TooManyLayers { layers, limit });
     }
-    let direct = layers.saturating_sub(groups * most);
-    let mut upstairs = spec.lowers[..direct].to_vec();
-    // A group stands where its topmost layer is: to the mount above, that name now means the whole group.
-    let mut places = Places(Vec::with_capacity(groups));
-    for group in spec.lowers[direct..].chunks(most) {
-        let downstairs = OverlaySpec { lowers: group.to_vec(), upper: None, work: None };
-        let merged = match group {
-            [alone] => bind(alone, MountAttrFlags::MOUNT_ATTR_RDONLY)?,
-            _ => overlay(&downstairs, MountAttrFlags::MOUNT_ATTR_RDONLY, api)?,
-        };
-        let place = group[0].clone();
-        mount::move_mount(&merged, "", CWD, place.as_str(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-            .map_err(refused(format!("an overlay of {layers} layers in two storeys"), String::new()))?;
-        places.0.push(place.clone());
-        upstairs.push(place);
-    }
+    let (direct, group) = spec.lowers.split_at(layers - most);
+    let downstairs = OverlaySpec { lowers: group.to_vec(), upper: None, work: None };
+    let merged = overlay(&downstairs, MountAttrFlags::MOUNT_ATTR_RDONLY, api)?;
+    // It stands where its topmost layer is: to the mount above, that name now means all of them.
+    let place = group[0].as_str();
+    mount::move_mount(&merged, "", CWD, place, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(refused(format!("an overlay of {layers} layers in two storeys"), String::new()))?;
+    let _place = Place(place.to_owned());
+    let upstairs = direct.iter().chain(&group[..1]).cloned().collect();
     overlay(&OverlaySpec { lowers: upstairs, ..spec.clone() }, attributes, api)
 }
 
-/// Directories with a mount on them, taken off again when the mount above holds what it needs.
-struct Places(Vec<String>);
+/// A directory with a mount on it, taken off again when the mount above holds what it needs.
+struct Place(String);
 
-impl Drop for Places {
+impl Drop for Place {
     fn drop(&mut self) {
-        for place in &self.0 {
-            if let Err(error) = mount::unmount(place.as_str(), UnmountFlags::DETACH) {
-                // It goes with the namespace that it is in.
-                tracing::debug!(%place, %error, "a merged group of layers stays mounted for a while");
-            }
+        if let Err(error) = mount::unmount(self.0.as_str(), UnmountFlags::DETACH) {
+            // It goes with the namespace that it is in.
+            tracing::debug!(place = self.0, %error, "merged layers stay mounted for a while");
         }
     }
 }
@@ -237,7 +229,7 @@ fn one_page(spec: &OverlaySpec, attributes: MountAttrFlags) -> Result<OwnedFd, S
         std::ffi::CString::new(options).map_err(|nul| refused(what(), String::new())(std::io::Error::from(nul)))?;
     mount::mount("overlay", place, "overlay", MountFlags::empty(), Some(options.as_c_str()))
         .map_err(refused(what(), String::new()))?;
-    let _places = Places(vec![place.to_owned()]);
+    let _place = Place(place.to_owned());
     bind(place, attributes)
 }
 

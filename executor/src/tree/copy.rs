@@ -28,7 +28,8 @@ pub(crate) struct Rules<'a> {
     pub stop: Option<&'a (dyn Fn() -> bool + Sync)>,
     /// Whether names that share a file share one again.
     pub keep_hard_links: bool,
-    /// Whether overlayfs's own marks (whiteouts, opaque directories) are things to copy: only between layers.
+    /// Whether overlayfs's own marks (whiteouts, opaque directories) are things to copy, and sockets, which no image
+    /// holds, but a step sees: only between layers.
     pub keep_layer_marks: bool,
 }
 
@@ -73,7 +74,7 @@ impl<'a> Copier<'a> {
         }
         let stat = from.stat;
         let kind = from.kind();
-        if kind == FileType::Socket {
+        if kind == FileType::Socket && !self.rules.keep_layer_marks {
             self.skipped.push(from.path.to_vec());
             return Ok(());
         }
