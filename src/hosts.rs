@@ -87,6 +87,12 @@ impl HostSources {
         self
     }
 
+    /// The same, with this `buildkitd.toml` before all others.
+    pub fn with_buildkitd(mut self, path: &Path) -> Self {
+        self.buildkitd.insert(0, path.to_owned());
+        self
+    }
+
     /// How many rules are rbuild's own.
     pub fn own_count(&self) -> usize {
         self.own.len()

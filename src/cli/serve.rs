@@ -16,16 +16,25 @@ use crate::daemon::Address;
 Examples:
   rbuild serve                                           on the usual socket
   rbuild serve --addr unix:///run/builds.sock
+  rbuild serve --addr tcp://0.0.0.0:1234 --tlscacert ca.pem --tlscert cert.pem --tlskey key.pem
   docker buildx create --name r --driver remote unix:///run/builds.sock
   docker buildx --builder r build -t app:1 --load ."
 )]
 pub struct ServeArgs {
-    /// Serve here: unix:///PATH, or fd:// for what a service manager hands over; may be given again [default:
-    /// unix:///run/rbuild.sock, a user's: unix://$XDG_RUNTIME_DIR/rbuild.sock]
+    /// Serve here: unix:///PATH, tcp://HOST:PORT with the three flags of TLS, or fd:// for what a service manager hands
+    /// over; may be given again [default: unix:///run/rbuild.sock, a user's: unix://$XDG_RUNTIME_DIR/rbuild.sock]
     #[arg(long = "addr", value_name = "ADDRESS", action = ArgAction::Append)]
     pub addresses: Vec<Address>,
-    /// A buildkitd.toml: of it root, insecure-entitlements, grpc.address, worker.oci.max-parallelism and worker.oci.labels
-    /// count; the rest is warned about
+    /// The authority whose certificates clients have to show over a network, in PEM form
+    #[arg(long, value_name = "FILE")]
+    pub tlscacert: Option<PathBuf>,
+    /// The certificate that is shown to clients over a network, in PEM form
+    #[arg(long, value_name = "FILE")]
+    pub tlscert: Option<PathBuf>,
+    /// The certificate's key, in PEM form
+    #[arg(long, value_name = "FILE")]
+    pub tlskey: Option<PathBuf>,
+    /// A buildkitd.toml: what of it counts stands in docs/serve.md, and the rest is warned about
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Let clients grant their builds this: network.host, security.insecure, device; may be given again
@@ -61,11 +70,11 @@ pub struct BuildkitdArgs {
     /// There is no worker of containerd's
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub containerd_worker: Option<String>,
-    /// The store is always kept within its size
+    /// Whether the store is kept within its size
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub oci_worker_gc: Option<String>,
-    /// `max_size` in config.toml says it here
-    #[arg(long, value_name = "SIZE")]
+    /// What the store may take, in megabytes or shares of its disk; `max_size` in config.toml counts before it
+    #[arg(long, value_name = "RESERVED[,FREE[,MAXIMUM]]")]
     pub oci_worker_gc_keepstorage: Option<String>,
     /// rbuild has its own
     #[arg(long, value_name = "NAME")]

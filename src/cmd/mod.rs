@@ -287,6 +287,8 @@ impl Hall<'_> {
             offline: self.config.offline.value,
             foreign_layers: self.config.foreign_layers.value,
             max_size: self.config.max_size.value,
+            keep_free: None,
+            at_least: None,
             keep_for: self.config.keep_for.value,
             mounts_max_size: self.config.mounts_max_size.value,
             rung: self.standing.rung,

@@ -31,10 +31,7 @@ pub const NAME: &str = "dockerfile.v0";
 /// More than there are kinds of machines.
 const PLATFORMS_MAX: usize = 32;
 /// Attributes that ask for what this version does not do.
-const REFUSED: [(&str, &str); 2] = [
-    ("cgroup-parent", "steps have control groups of their own"),
-    ("contextsubdir", "a context is its whole directory"),
-];
+const REFUSED: [(&str, &str); 1] = [("contextsubdir", "a context is its whole directory")];
 
 /// What a frontend is asked for.
 #[derive(Clone, Debug, Default)]
@@ -106,6 +103,9 @@ pub fn options(config: &Config, asked: &Asked, request: &Request) -> Result<Buil
     };
     let mut steps = config.steps.clone();
     steps.grants = allow::grants(&granted(config, &request.entitlements)?)?;
+    if let Some(parent) = get("cgroup-parent") {
+        steps.limits.cgroup_parent = Some(parent.to_owned());
+    }
     steps.asked = Some(executor::secrets::Asking(Arc::new(SessionSecrets::new(request.session.clone()))));
     let no_cache = attributes.get("no-cache");
     Ok(BuildOptions {

@@ -7,6 +7,7 @@
 //! protocols are the crate `api`; [`docs/serve.md`](../../../docs/serve.md) says what clients may expect.
 
 mod bridge;
+mod connection;
 mod content;
 mod control;
 mod definition;
@@ -26,6 +27,7 @@ mod session;
 mod space;
 mod status;
 mod thread;
+pub mod tls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -81,6 +83,8 @@ pub struct Config {
     pub labels: Vec<(String, String)>,
     /// Variables that places of caches look at.
     pub environment: Environment,
+    /// Who the daemon is, and whom it lets in, where it is served over a network.
+    pub identity: Option<tls::Identity>,
 }
 
 /// What all calls share.
@@ -142,7 +146,7 @@ pub async fn serve(
     });
     let mut listeners = Vec::with_capacity(addresses.len());
     for address in addresses {
-        listeners.push(listen::listen(address)?);
+        listeners.push(listen::listen(address, daemon.config.identity.as_ref())?);
     }
     let shown: Vec<String> = listeners.iter().map(|listener| listener.shown.clone()).collect();
     let (mut serving, mut names) = (tokio::task::JoinSet::new(), Vec::new());

@@ -36,6 +36,15 @@ impl<T> Opening<T> {
     }
 }
 
+impl<T> Opening<T> {
+    /// Fails what has not begun in time. Writing counts too: a server says its settings before it reads, and with TLS
+    /// that takes a handshake.
+    fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let late = self.missing.as_mut().is_some_and(|(_, until)| until.as_mut().poll(context).is_ready());
+        if late { Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing")) } else { Ok(()) }
+    }
+}
+
 impl<T: Connected> Connected for Opening<T> {
     type ConnectInfo = T::ConnectInfo;
 
@@ -51,12 +60,10 @@ impl<T: AsyncRead + Unpin> AsyncRead for Opening<T> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let Some((missing, until)) = &mut this.missing else {
+        this.check(context)?;
+        let Some((missing, _)) = &mut this.missing else {
             return Pin::new(&mut this.io).poll_read(context, buffer);
         };
-        if until.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing")));
-        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(context, buffer))?;
         let came = buffer.filled().len() - before;
@@ -71,10 +78,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Opening<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Opening<T> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.check(context)?;
         Pin::new(&mut self.io).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check(context)?;
         Pin::new(&mut self.io).poll_flush(context)
     }
 
@@ -87,6 +96,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Opening<T> {
         context: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(context)?;
         Pin::new(&mut self.io).poll_write_vectored(context, pieces)
     }
 

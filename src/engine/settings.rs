@@ -35,6 +35,10 @@ pub struct Settings {
     pub foreign_layers: bool,
     /// How large the store may become; `None` is a share of its disk.
     pub max_size: Option<Size>,
+    /// How much of the disk stays free, where something is said of it.
+    pub keep_free: Option<Size>,
+    /// What the store may take even if others fill the disk, likewise.
+    pub at_least: Option<Size>,
     /// How long what is not used stays; `None`: as long as there is room.
     pub keep_for: Option<Duration>,
     /// How large all cache mounts together may become; `None` is half of what the store may.

@@ -75,20 +75,28 @@ pub(super) async fn collect(settings: &Settings, store: &Store, progress: &Arc<d
 #[derive(Clone, Copy, Debug, Default)]
 struct Sizes {
     max_size: Option<Size>,
+    keep_free: Option<Size>,
+    at_least: Option<Size>,
     mounts_max_size: Option<Size>,
     keep_for: Option<Duration>,
 }
 
 impl Sizes {
     fn of(settings: &Settings) -> Self {
-        let Settings { max_size, mounts_max_size, keep_for, .. } = *settings;
-        Self { max_size, mounts_max_size, keep_for }
+        let Settings { max_size, keep_free, at_least, mounts_max_size, keep_for, .. } = *settings;
+        Self { max_size, keep_free, at_least, mounts_max_size, keep_for }
     }
 
     /// How large the store may be on a disk of that size.
     fn limit(self, disk_bytes: u64) -> Limit {
+        let bytes = |size: Option<Size>| size.map_or(0, |size| size.bytes(disk_bytes));
         let limit = match self.max_size {
-            Some(size) => Limit { max_bytes: size.bytes(disk_bytes), ..Limit::default() },
+            Some(size) => Limit {
+                max_bytes: size.bytes(disk_bytes),
+                keep_free_bytes: bytes(self.keep_free),
+                at_least_bytes: bytes(self.at_least),
+                ..Limit::default()
+            },
             None => Limit {
                 max_bytes: (disk_bytes / SHARE).clamp(SHARE_MIN_BYTES, SHARE_MAX_BYTES),
                 keep_free_bytes: disk_bytes / SHARE,

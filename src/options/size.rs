@@ -38,7 +38,7 @@ impl FromStr for Size {
 
     /// `20GB` and `20 GB` are decimal, as they are shown; `20GiB` is binary.
     fn from_str(text: &str) -> Result<Self, String> {
-        const UNITS: [(&str, u64); 12] = [
+        const UNITS: [(&str, u64); 13] = [
             ("", 1),
             ("b", 1),
             ("k", 1000),
@@ -51,6 +51,7 @@ impl FromStr for Size {
             ("gb", 1_000_000_000),
             ("gib", 1 << 30),
             ("tb", 1_000_000_000_000),
+            ("tib", 1 << 40),
         ];
         let wrong = || format!("`{text}` is not a size: `20GB`, `512MiB`, `10%`");
         let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());

@@ -7,8 +7,10 @@ mod crowd;
 mod kept;
 mod past;
 mod process;
+mod settings;
 mod stop;
 mod strange;
+mod tls;
 mod transfer;
 
 use std::time::{Duration, Instant};

@@ -44,6 +44,8 @@ impl Place {
             offline: false,
             foreign_layers: false,
             max_size: None,
+            keep_free: None,
+            at_least: None,
             mounts_max_size: None,
             keep_for: None,
             rung: executor::isolation::Rung::Full,

@@ -30,6 +30,8 @@ pub struct Daemon {
     child: Child,
     /// Where it serves.
     pub socket: PathBuf,
+    /// The line that says so.
+    pub serving: String,
     /// Its lines, until nobody holds its standard streams any more.
     lines: Mutex<std::sync::mpsc::Receiver<String>>,
 }
@@ -62,16 +64,19 @@ impl Daemon {
                 let _ = tell.send(line);
             }
         });
-        let daemon = Self { child, socket, lines: Mutex::new(lines) };
-        daemon.says("serving on ");
+        let mut daemon = Self { child, socket, serving: String::new(), lines: Mutex::new(lines) };
+        daemon.serving = daemon.says("serving on ");
         daemon
     }
 
-    /// Waits until it says something.
-    pub fn says(&self, words: &str) {
+    /// Waits until it says something, and returns the line.
+    pub fn says(&self, words: &str) -> String {
         let lines = self.lines.lock().expect("nobody panicked");
-        while !lines.recv_timeout(LONG).unwrap_or_else(|error| panic!("it never said {words}: {error}")).contains(words)
-        {
+        loop {
+            let line = lines.recv_timeout(LONG).unwrap_or_else(|error| panic!("it never said {words}: {error}"));
+            if line.contains(words) {
+                return line;
+            }
         }
     }
 
