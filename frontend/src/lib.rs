@@ -60,8 +60,10 @@ pub mod fuzzing;
 pub use error::{Diagnostic, Edit, Severity};
 pub use ignore::{IgnoreLine, parse_ignore};
 pub use lower::machine::is_multi_platform;
+pub use lower::syntax::elsewhere as syntax_elsewhere;
 pub use plan::{
-    Answers, Asked, HistoryStep, ImageAnswer, ImageQuestion, NamedContext, Plan, PlanOptions, PlanOutput, Planned,
+    Answers, Asked, HistoryStep, ImageAnswer, ImageQuestion, NamedContext, NamedResult, Plan, PlanOptions, PlanOutput,
+    Planned,
 };
 pub use span::{Span, Word};
 pub use suggest::{did_you_mean, nearest};
@@ -129,6 +131,12 @@ pub fn read(text: &str) -> (stage::Dockerfile, Vec<Diagnostic>) {
     let (ast, mut found) = parse::parse(text);
     let file = group(text, ast, &mut found);
     (file, found)
+}
+
+/// In which language a text says that it is written, as it says it.
+pub fn syntax(text: &str) -> Option<String> {
+    let (ast, _) = parse::parse(text);
+    ast.directives.syntax.or_else(|| lower::syntax::foreign(text)).map(|word| word.text)
 }
 
 /// Each statement goes when it is understood: its memory serves the next one.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::sync::Arc;
 
 use oci::model::{Digest, ImageConfig, Platform, Reference};
 use solver::graph::{Edge, Graph, VertexId};
@@ -62,7 +63,29 @@ pub enum NamedContext {
         /// The patterns of the ignore file in it, in order.
         ignore_patterns: Vec<String>,
     },
+    /// What the caller has operations for.
+    Result(Arc<NamedResult>),
 }
+
+/// A result of other operations, which stands for a stage or an image.
+#[derive(Debug)]
+pub struct NamedResult {
+    /// The operations; their sources are pinned.
+    pub graph: Graph,
+    /// Which of their outputs; `None` is the empty tree.
+    pub edge: Option<Edge>,
+    /// The config of its image, if it is one. Its history is told as far as it is known; `rootfs` counts for nothing.
+    pub config: Option<ImageConfig>,
+}
+
+impl PartialEq for NamedResult {
+    fn eq(&self, other: &Self) -> bool {
+        // An edge names everything beneath it.
+        (self.edge, &self.config) == (other.edge, &other.config)
+    }
+}
+
+impl Eq for NamedResult {}
 
 /// An image that must be known before the plan can be made.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -120,6 +143,9 @@ pub struct Plan {
     pub warnings: Vec<Diagnostic>,
     /// The stages that the target does not need.
     pub skipped_stages: Vec<String>,
+    /// Whether the target stands on a [`NamedResult`]: then nobody knows yet how many layers are beneath its steps, and
+    /// its history has to be fitted to them.
+    pub on_result: bool,
 }
 
 /// The image that the target makes.

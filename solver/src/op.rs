@@ -249,6 +249,22 @@ pub struct FileOp {
     pub actions: Vec<FileAction>,
 }
 
+impl FileOp {
+    /// A layer with all of a tree that has none of its own: its first input, copied onto nothing. What can only stand on
+    /// layers stands on this.
+    pub fn copy_of_tree() -> Self {
+        let copy = CopyAction {
+            src: "/".into(),
+            dest: "/".into(),
+            dir_contents_only: true,
+            create_dest_path: true,
+            ..CopyAction::default()
+        };
+        let kind = FileActionKind::Copy(copy);
+        Self { actions: vec![FileAction { input: None, secondary_input: Some(0), output: Some(0), kind }] }
+    }
+}
+
 /// One file action: takes a tree, gives a changed tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileAction {

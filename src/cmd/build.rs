@@ -12,7 +12,7 @@ use solver::seam::{Event, Progress};
 use super::{Hall, call};
 use crate::cli::values::ProgressArg;
 use crate::cli::{self, BuildArgs, Call};
-use crate::engine::{self, Built, Failure, Problem};
+use crate::engine::{self, Begins, Built, Failure, Problem};
 use crate::options::context::Place;
 use crate::options::{self, BuildOptions};
 use crate::report::place::Places;
@@ -46,7 +46,7 @@ pub async fn build(hall: &Hall<'_>, args: &BuildArgs) -> Result<u8, Failure> {
     let (settings, options) = (&settings, &options);
     let built = hall
         .under_display(mode, async |progress, cancel| {
-            let built = engine::build(settings, options, progress.clone(), cancel).await?;
+            let built = engine::build(settings, options, Begins::Options, progress.clone(), cancel).await?;
             if hall.config.progress.value == ProgressArg::Rawjson {
                 say_warnings(&built, &*progress);
             }

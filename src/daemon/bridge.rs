@@ -2,8 +2,7 @@
 //!
 //! Such a client asks for a frontend by name, gets a reference, and returns it; then the build runs, with the outputs that
 //! its `Solve` asked for. It may also send definitions, look into their results before it returns any, and ask what images
-//! are; what it was given stands in [`super::gateway`]. Which build is meant stands in the calls' metadata. Deliberately
-//! absent: containers.
+//! are; what it was given stands in [`super::gateway`]. Which build is meant stands in the calls' metadata.
 
 use std::os::fd::BorrowedFd;
 use std::pin::Pin;
@@ -23,7 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::control::{ask, imports_of, settings_for, worker};
 use super::frontend::{self, Asked};
 use super::gateway::guest::{self, Guest};
-use super::gateway::{Reference, evaluated, files};
+use super::gateway::{Reference, container, dockerfile, evaluated, files, process};
 use super::job::Job;
 use super::question::{Answer, Question};
 use super::{Daemon, definition, error, llb};
@@ -32,8 +31,9 @@ use crate::engine;
 /// Which build a call is about.
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
 /// What calls of frontends can do here.
-const FRONTEND_CAPS: [&str; 14] = [
+const FRONTEND_CAPS: [&str; 16] = [
     "frontend.caps",
+    "frontend.inputs",
     "gateway.solve.evaluate",
     "gateway.solve.metadata",
     "gateway.warnings",
@@ -41,6 +41,7 @@ const FRONTEND_CAPS: [&str; 14] = [
     "proto.refarray",
     "readdir",
     "readfile",
+    "reference.output",
     "resolveimage",
     "resolveimage.resolvemode",
     "return",
@@ -48,9 +49,6 @@ const FRONTEND_CAPS: [&str; 14] = [
     "solve.base",
     "statfile",
 ];
-
-/// What only those can do that are images: `dockerfile.v0` builds upon no results of others.
-const GUEST_CAPS: [&str; 1] = ["frontend.inputs"];
 
 /// The service.
 #[derive(Debug)]
@@ -88,6 +86,20 @@ impl Bridge {
         let known = job.references.lock().unwrap_or_else(PoisonError::into_inner).find(id)?;
         let evaluated = evaluated(&self.daemon, job, &known).await?;
         evaluated.look(look).await.map_err(|failure| error::status(&failure, None))?
+    }
+
+    /// Solves all references of a result.
+    async fn evaluate_all(&self, job: &Arc<Job>, result: &gateway::Result) -> Result<(), Status> {
+        let ids = match &result.result {
+            Some(result::Result::Ref(reference)) => vec![reference.id.clone()],
+            Some(result::Result::Refs(refs)) => refs.refs.values().map(|reference| reference.id.clone()).collect(),
+            _ => Vec::new(),
+        };
+        for id in ids {
+            let known = job.references.lock().unwrap_or_else(PoisonError::into_inner).find(&id)?;
+            evaluated(&self.daemon, job, &known).await?;
+        }
+        Ok(())
     }
 
     /// Asks what an image is, with the credentials of the build's client.
@@ -149,12 +161,8 @@ impl llb_bridge_server::LlbBridge for Bridge {
     type ExecProcessStream = Pin<Box<dyn Stream<Item = Result<gateway::ExecMessage, Status>> + Send>>;
 
     async fn ping(&self, _: Request<gateway::PingRequest>) -> Result<Response<gateway::PongResponse>, Status> {
-        let mut frontend_api_caps = caps(&FRONTEND_CAPS);
-        if self.guest.is_some() {
-            frontend_api_caps.extend(caps(&GUEST_CAPS));
-        }
         Ok(Response::new(gateway::PongResponse {
-            frontend_api_caps,
+            frontend_api_caps: caps(&FRONTEND_CAPS),
             llb_caps: caps(&llb::caps::told()),
             workers: vec![worker(&self.daemon)],
         }))
@@ -182,23 +190,29 @@ impl llb_bridge_server::LlbBridge for Bridge {
                 return Ok(Response::new(gateway::SolveResponse { r#ref: String::new(), result }));
             }
             (frontend::NAME, None) => {
-                if !request.frontend_inputs.is_empty() {
-                    return absent("giving a frontend the results of other builds as inputs");
-                }
-                if let Some(question) = Question::of(&request.frontend_opt)? {
-                    let asked = Asked { attributes: request.frontend_opt, imports: Vec::new() };
+                let (attributes, definitions) = (request.frontend_opt, request.frontend_inputs);
+                let inputs = dockerfile::inputs(&self.daemon, &job, &attributes, &definitions).await?;
+                let asked = Asked { attributes, imports: imports.clone(), inputs };
+                if let Some(question) = Question::of(&asked.attributes)? {
                     let metadata = self.ask(job, asked, question).await?.into_iter().collect();
                     let nothing = result::Result::Ref(gateway::Ref::default());
                     let result = gateway::Result { result: Some(nothing), metadata, ..gateway::Result::default() };
                     return Ok(Response::new(gateway::SolveResponse { r#ref: String::new(), result: Some(result) }));
                 }
-                (
-                    Reference::Dockerfile(Arc::new(Asked {
-                        attributes: request.frontend_opt,
-                        imports: imports.clone(),
-                    })),
-                    0,
-                )
+                let depth = self.guest.as_ref().map_or(0, |guest| guest.depth + 1);
+                let read = dockerfile::read(&self.daemon, &job, asked, definitions, depth).await?;
+                let result = {
+                    let mut references = job.references.lock().unwrap_or_else(PoisonError::into_inner);
+                    references.import(imports);
+                    match read {
+                        dockerfile::Read::Here(planned) => planned.tell(&mut references)?,
+                        dockerfile::Read::Elsewhere(result) => result.unwrap_or_default(),
+                    }
+                };
+                if request.evaluate {
+                    self.evaluate_all(&job, &result).await?;
+                }
+                return solved(result, request.allow_result_return);
             }
             (guest::NAME, None) => {
                 job.references.lock().unwrap_or_else(PoisonError::into_inner).import(imports);
@@ -245,7 +259,7 @@ impl llb_bridge_server::LlbBridge for Bridge {
         }
         let outcome = match request.error.filter(|error| error.code != 0) {
             Some(error) => Err(told(error)),
-            None => job.references.lock().unwrap_or_else(PoisonError::into_inner).wanted(request.result),
+            None => job.references.lock().unwrap_or_else(PoisonError::into_inner).wanted(&self.daemon, request.result),
         };
         let waiting = job.returned.lock().unwrap_or_else(PoisonError::into_inner).take();
         let waiting = waiting.ok_or_else(|| Status::failed_precondition("nobody waits for a result of this build"))?;
@@ -365,43 +379,60 @@ impl llb_bridge_server::LlbBridge for Bridge {
 
     async fn new_container(
         &self,
-        _: Request<gateway::NewContainerRequest>,
+        request: Request<gateway::NewContainerRequest>,
     ) -> Result<Response<gateway::NewContainerResponse>, Status> {
-        absent("starting containers")
+        let job = self.job(request.metadata()).await?;
+        container::new(&self.daemon, &job, request.into_inner()).await?;
+        Ok(Response::new(gateway::NewContainerResponse {}))
     }
 
     async fn release_container(
         &self,
-        _: Request<gateway::ReleaseContainerRequest>,
+        request: Request<gateway::ReleaseContainerRequest>,
     ) -> Result<Response<gateway::ReleaseContainerResponse>, Status> {
-        absent("starting containers")
+        let job = self.job(request.metadata()).await?;
+        container::release(&job, &request.get_ref().container_id).await?;
+        Ok(Response::new(gateway::ReleaseContainerResponse {}))
     }
 
     async fn exec_process(
         &self,
-        _: Request<Streaming<gateway::ExecMessage>>,
+        request: Request<Streaming<gateway::ExecMessage>>,
     ) -> Result<Response<Self::ExecProcessStream>, Status> {
-        absent("starting containers")
+        let job = self.job(request.metadata()).await?;
+        Ok(Response::new(Box::pin(process::serve(job, request.into_inner()))))
     }
 
     async fn read_file_container(
         &self,
-        _: Request<gateway::ReadFileRequest>,
+        request: Request<gateway::ReadFileRequest>,
     ) -> Result<Response<gateway::ReadFileResponse>, Status> {
-        absent("starting containers")
+        let job = self.job(request.metadata()).await?;
+        let gateway::ReadFileRequest { r#ref, file_path, range, mount_index } = request.into_inner();
+        let read = move |root: BorrowedFd<'_>| files::read(root, &file_path, range);
+        let data = container::look(&job, &r#ref, mount_index, read).await?;
+        Ok(Response::new(gateway::ReadFileResponse { data }))
     }
 
     async fn read_dir_container(
         &self,
-        _: Request<gateway::ReadDirRequest>,
+        request: Request<gateway::ReadDirRequest>,
     ) -> Result<Response<gateway::ReadDirResponse>, Status> {
-        absent("starting containers")
+        let job = self.job(request.metadata()).await?;
+        let gateway::ReadDirRequest { r#ref, dir_path, include_pattern, mount_index } = request.into_inner();
+        let list = move |root: BorrowedFd<'_>| files::list(root, &dir_path, &include_pattern);
+        let entries = container::look(&job, &r#ref, mount_index, list).await?;
+        Ok(Response::new(gateway::ReadDirResponse { entries }))
     }
 
     async fn stat_file_container(
         &self,
-        _: Request<gateway::StatFileRequest>,
+        request: Request<gateway::StatFileRequest>,
     ) -> Result<Response<gateway::StatFileResponse>, Status> {
-        absent("starting containers")
+        let job = self.job(request.metadata()).await?;
+        let gateway::StatFileRequest { r#ref, path, mount_index } = request.into_inner();
+        let look = move |root: BorrowedFd<'_>| files::look(root, &path);
+        let stat = container::look(&job, &r#ref, mount_index, look).await?;
+        Ok(Response::new(gateway::StatFileResponse { stat: Some(stat) }))
     }
 }

@@ -24,13 +24,13 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::definition::{self, Defined, Results};
 use super::frontend::{self, Asked};
-use super::gateway::{Wanted, guest};
+use super::gateway::{Wanted, container, dockerfile, guest};
 use super::job::{Asking, Job, Returned, Running};
 use super::question::{Answer, Question};
 use super::session::auth::SessionCredentials;
 use super::session::{self, Session};
 use super::{Daemon, Silent, error, history, in_background, received, space};
-use crate::engine::{self, Built, Failure, FailureKind, Problem, Settings};
+use crate::engine::{self, Begins, Built, Failure, FailureKind, Problem, Settings};
 use crate::report::place::Places;
 
 /// Where an answer says what time it is here.
@@ -80,6 +80,7 @@ impl control_server::Control for Control {
         let running = Running { daemon: self.0.clone(), job, name };
         let build = || async move {
             let outcome = run(&running.daemon, &running.job, request).await;
+            container::end_all(&running.job).await;
             tell_end(&running.daemon, &running.name);
             outcome
         };
@@ -256,10 +257,22 @@ async fn run(
     }
     let wanted = match (request.frontend.as_str(), &request.definition) {
         (frontend::NAME, None) => {
-            let imports = imports_of(&request.frontend_attrs);
-            Some(Wanted::Dockerfile(Asked { attributes: request.frontend_attrs.clone(), imports }))
+            let (attributes, imports) = (request.frontend_attrs.clone(), imports_of(&request.frontend_attrs));
+            let inputs = dockerfile::inputs(daemon, job, &attributes, &request.frontend_inputs).await?;
+            let asked = Asked { attributes, imports, inputs };
+            if Question::of(&asked.attributes)?.is_some() {
+                Some(Wanted::Dockerfile(asked, None))
+            } else {
+                read(daemon, job, asked, request.frontend_inputs.clone()).await?
+            }
         }
-        ("", None) => returned(job).await?,
+        ("", None) => {
+            let wanted = returned(job).await?;
+            if matches!(wanted, Some(Wanted::Results { .. })) {
+                untold(&request.frontend_attrs)?;
+            }
+            wanted
+        }
         ("", Some(definition)) => {
             untold(&request.frontend_attrs)?;
             let results = Results::One(Some(definition::read(daemon, definition)?));
@@ -275,7 +288,7 @@ async fn run(
             let result = guest::run(daemon, job, guest::Wanted { attributes, inputs, depth: 0 }).await?;
             let mut references = job.references.lock().unwrap_or_else(PoisonError::into_inner);
             references.import(imports);
-            references.wanted(result)?
+            references.wanted(daemon, result)?
         }
         (other, _) => {
             return Err(Status::unimplemented(format!(
@@ -288,7 +301,7 @@ async fn run(
     };
     // Whoever only wanted to know what the daemon can has learned it.
     let Some(wanted) = wanted else { return Ok(std::collections::BTreeMap::new()) };
-    if let Wanted::Dockerfile(asked) = &wanted
+    if let Wanted::Dockerfile(asked, None) = &wanted
         && let Some(question) = Question::of(&asked.attributes)?
     {
         let answer = ask(daemon, job, asked, question).await?;
@@ -297,13 +310,20 @@ async fn run(
     }
     policies(&request)?;
     let session = daemon.sessions.find(&request.session).await?;
-    let (asked, defined) = match wanted {
-        Wanted::Dockerfile(asked) => (asked, None),
+    let (asked, begins) = match wanted {
+        Wanted::Dockerfile(asked, planned) => {
+            let planned = match planned {
+                Some(planned) => planned.build.lock().await.take(),
+                None => None,
+            };
+            (asked, planned.map_or(Begins::Options, |planned| Begins::Planned(Box::new(planned))))
+        }
         Wanted::Results { results, metadata: mut told, imports } => {
             // What the client says of its output counts before what its frontend says.
             told.append(&mut metadata);
-            let defined = definition::define(daemon, job, &session, &results, &told).await?;
-            (Asked { attributes: defined.attributes.clone(), imports }, Some(defined))
+            let Defined { definition, images, attributes } =
+                definition::define(daemon, job, &session, &results, &told).await?;
+            (Asked { attributes, imports, ..Asked::default() }, Begins::Definition(definition, images))
         }
     };
     let client = history::client(&request.r#ref, &asked, &exporters);
@@ -319,12 +339,7 @@ async fn run(
     options.client = Some(client);
     let settings = settings_for(daemon, &session);
     let stopped = stops(job.cancel.clone(), session.lost().clone());
-    let outcome = match &defined {
-        None => engine::build(&settings, &options, job.hub.clone(), stopped.clone()).await,
-        Some(Defined { definition, images, .. }) => {
-            engine::build_definition(&settings, &options, (definition, images), job.told(), stopped.clone()).await
-        }
-    };
+    let outcome = engine::build(&settings, &options, begins, job.told(), stopped.clone()).await;
     stopped.cancel();
     let built = outcome.map_err(|failure| {
         let failure = match (daemon.stop.is_cancelled(), session.lost().is_cancelled()) {
@@ -336,6 +351,34 @@ async fn run(
     })?;
     job.hub.tell(built.warnings.iter().map(warning).collect());
     Ok(response(&built))
+}
+
+/// A Dockerfile that is asked for with the build itself. One that cannot be planned fails when it is built, on record.
+async fn read(
+    daemon: &Arc<Daemon>,
+    job: &Arc<Job>,
+    asked: Asked,
+    inputs: std::collections::BTreeMap<String, pb::Definition>,
+) -> Returned {
+    match dockerfile::read(daemon, job, asked, inputs, 0).await {
+        Ok(dockerfile::Read::Here(planned)) => Ok(Some(Wanted::Dockerfile(planned.asked.clone(), Some(planned)))),
+        Ok(dockerfile::Read::Elsewhere(result)) => {
+            let references = job.references.lock().unwrap_or_else(PoisonError::into_inner);
+            references.wanted(daemon, result)
+        }
+        Err(status) => unplanned(job, status),
+    }
+}
+
+/// What failed to be planned is built all the same: it fails with the same words, and is on record.
+fn unplanned(job: &Job, status: Status) -> Returned {
+    let unplanned = job.unplanned.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match unplanned {
+        Some((planned, words)) if status.message().contains(&words) => {
+            Ok(Some(Wanted::Dockerfile(planned.asked.clone(), Some(planned))))
+        }
+        _ => Err(status),
+    }
 }
 
 /// Refuses rules that nobody here obeys.
@@ -387,7 +430,10 @@ async fn returned(job: &Job) -> Returned {
     tokio::select! {
         biased;
         () = job.cancel.cancelled() => Err(Status::cancelled("context canceled")),
-        returned = receiver => returned.unwrap_or_else(|_| Err(Status::aborted("the client's frontend is gone"))),
+        returned = receiver => {
+            let returned = returned.unwrap_or_else(|_| Err(Status::aborted("the client's frontend is gone")));
+            returned.or_else(|status| unplanned(job, status))
+        }
     }
 }
 

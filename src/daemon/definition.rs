@@ -7,13 +7,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use api::pb;
+use futures_util::future::BoxFuture;
 use oci::model::{ImageConfig, Platform};
 use serde::Deserialize;
 use solver::graph::{Graph, VertexId};
-use solver::op::Op;
+use solver::op::{Op, SourceOp};
+use solver::seam::LogSink;
 use tonic::{Code, Status};
 
 use super::Daemon;
@@ -21,14 +24,14 @@ use super::job::Job;
 use super::llb::{self, Limits, Llb, LlbError};
 use super::session::Session;
 use super::session::files::SessionFiles;
-use crate::engine::{DefinedImage, Definition, Text};
-use crate::options::theirs::Files;
+use crate::engine::{DefinedImage, Definition, Failure, Text};
+use crate::options::theirs::{Files, Wanted};
 use crate::report::place::{ceil, floor};
 
 /// The config of an image; that of a platform has its name behind a slash.
-const CONFIG: &str = "containerimage.config";
+pub const CONFIG: &str = "containerimage.config";
 /// Which platforms a result has, and how it calls them.
-const PLATFORMS: &str = "refs.platforms";
+pub const PLATFORMS: &str = "refs.platforms";
 /// More than there are kinds of machines.
 const IMAGES_MAX: usize = 32;
 /// A config is some kilobytes; histories are long.
@@ -175,6 +178,20 @@ pub async fn definition(
     session: &Arc<Session>,
     llbs: Vec<Arc<Llb>>,
 ) -> Result<Definition, Status> {
+    with_shared(daemon, job, session, llbs, |_| false).await
+}
+
+/// The same; the directories that `is_here` are nobody's to bring.
+///
+/// # Errors
+/// Likewise.
+pub async fn with_shared(
+    daemon: &Daemon,
+    job: &Job,
+    session: &Arc<Session>,
+    llbs: Vec<Arc<Llb>>,
+    is_here: impl Fn(&SourceOp) -> bool,
+) -> Result<Definition, Status> {
     let mut graph = Graph::new();
     let mut files: HashMap<VertexId, Arc<dyn Files>> = HashMap::new();
     let mut by_session: HashMap<String, Arc<dyn Files>> = HashMap::new();
@@ -196,6 +213,10 @@ pub async fn definition(
             }
             let named = source.attrs.get(SESSION).map(String::as_str).filter(|id| !id.is_empty());
             let session_id = named.unwrap_or(&session.id);
+            if is_here(source) {
+                files.insert(id, Arc::new(Here));
+                continue;
+            }
             let found = match by_session.get(session_id) {
                 Some(found) => found.clone(),
                 None => {
@@ -224,6 +245,27 @@ pub async fn definition(
     Ok(Definition { graph: Arc::new(graph), text, spans, files, renamed: Arc::new(renamed) })
 }
 
+/// Stands for a directory that another build has here: nobody brings it again.
+struct Here;
+
+impl Files for Here {
+    fn kept_as(&self, _: Wanted<'_>) -> Option<String> {
+        None
+    }
+
+    fn bring<'a>(
+        &'a self,
+        wanted: Wanted<'a>,
+        _: BorrowedFd<'a>,
+        _: &'a (dyn LogSink + 'a),
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        let name = wanted.name.to_owned();
+        Box::pin(
+            async move { Err(Failure::new(format!("the directory `{name}` was another build's, which has ended"))) },
+        )
+    }
+}
+
 fn os(told: &str) -> &str {
     if told.is_empty() { "linux" } else { told }
 }
@@ -240,7 +282,11 @@ fn for_platform(mut config: ImageConfig, platform: &Platform) -> ImageConfig {
     config
 }
 
-fn config(metadata: &Metadata, id: Option<&str>) -> Result<Option<ImageConfig>, Status> {
+/// The config among metadata; that of a platform by its name.
+///
+/// # Errors
+/// When it is none.
+pub fn config(metadata: &Metadata, id: Option<&str>) -> Result<Option<ImageConfig>, Status> {
     let key = id.map_or_else(|| CONFIG.to_owned(), |id| format!("{CONFIG}/{id}"));
     let Some(bytes) = metadata.get(&key) else { return Ok(None) };
     if bytes.len() > CONFIG_MAX_BYTES {

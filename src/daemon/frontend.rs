@@ -19,7 +19,7 @@ use super::session::Session;
 use super::session::files::SessionFiles;
 use super::session::secrets::SessionSecrets;
 use crate::cli::StepArgs;
-use crate::engine::Failure;
+use crate::engine::{Failure, NamedDefinition};
 use crate::options::attest::{self, Provenance};
 use crate::options::context::{self, DockerfileFrom, NamedSource, NamedValue, Place};
 use crate::options::outputs::check_told;
@@ -40,6 +40,8 @@ pub struct Asked {
     pub attributes: BTreeMap<String, String>,
     /// Caches to know from.
     pub imports: Vec<CacheOptionsEntry>,
+    /// Results of other builds that it may stand on, by name.
+    pub inputs: BTreeMap<String, Arc<NamedDefinition>>,
 }
 
 /// What else a request says.
@@ -74,7 +76,7 @@ pub fn options(config: &Config, asked: &Asked, request: &Request) -> Result<Buil
             return Err(Failure::new(format!("the frontend's option `{key}` is not supported: {why}")));
         }
     }
-    let input = input(config, attributes, &request.session)?;
+    let input = input(config, asked, &request.session)?;
     let mut annotations = annotation::Annotations::default();
     let Outputs { outputs, tags, epoch } =
         outputs::outputs(&request.exporters, &input, &request.session, &Handle::current())?;
@@ -170,7 +172,7 @@ fn granted(config: &Config, asked: &[String]) -> Result<Vec<String>, Failure> {
 
 fn input(
     config: &Config,
-    attributes: &BTreeMap<String, String>,
+    Asked { attributes, inputs, .. }: &Asked,
     session: &Arc<Session>,
 ) -> Result<InputOptions, Failure> {
     let get = |key: &str| attributes.get(key).map(String::as_str).filter(|value| !value.is_empty());
@@ -201,6 +203,10 @@ fn input(
             Some(("local", directory)) => {
                 let named = context::named(&format!("{name}=."), |_| true)?;
                 NamedSource { value: NamedValue::Tree(Place::Theirs(theirs(directory))), ..named }
+            }
+            Some(("input", input)) if inputs.contains_key(input) => {
+                let named = context::named(&format!("{name}=."), |_| true)?;
+                NamedSource { value: NamedValue::Result(inputs[input].clone()), ..named }
             }
             Some(("input" | "oci-layout", _)) => {
                 return Err(Failure::new(format!(

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::Daemon;
-use super::gateway::{References, Wanted};
+use super::gateway::{Planned, References, Wanted, container};
 use super::names::{Names, Told};
 use super::status::Hub;
 use super::thread::Places;
@@ -53,6 +53,10 @@ pub struct Job {
     pub names: Arc<Names>,
     /// What its frontend has asked for so far.
     pub references: Mutex<References>,
+    /// A Dockerfile that its frontend asked for and that cannot be planned, with the words of the failure.
+    pub unplanned: Mutex<Option<(Arc<Planned>, String)>>,
+    /// What its frontend has started.
+    pub containers: container::Field,
     /// Takes what its frontend returns, once; it may come before anybody waits for it.
     pub returned: Mutex<Option<oneshot::Sender<Returned>>>,
     /// Waits for that.
@@ -93,6 +97,7 @@ impl Drop for Running {
         // Whatever its frontend still asks for.
         self.job.cancel.cancel();
         *self.job.references.lock().unwrap_or_else(PoisonError::into_inner) = References::default();
+        *self.job.unplanned.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.daemon.jobs.finished(std::mem::take(&mut self.name), &self.job);
     }
 }
@@ -113,6 +118,8 @@ impl Jobs {
             asking,
             names: Arc::default(),
             references: Mutex::default(),
+            unplanned: Mutex::default(),
+            containers: Mutex::default(),
             returned: Mutex::new(Some(returned)),
             returning: Mutex::new(Some(returning)),
         });

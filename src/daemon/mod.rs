@@ -49,6 +49,7 @@ use tonic::transport::Server;
 pub use self::listen::Address;
 
 use self::control::Control;
+use self::gateway::dockerfile::Shared;
 use self::health::Health;
 use self::history::News;
 use self::job::Jobs;
@@ -95,6 +96,7 @@ struct Daemon {
     jobs: Jobs,
     news: News,
     stop: CancellationToken,
+    shared: Shared,
 }
 
 impl Daemon {
@@ -143,6 +145,7 @@ pub async fn serve(
         jobs: Jobs::default(),
         news: News::default(),
         stop: stop.clone(),
+        shared: Shared::default(),
     });
     let mut listeners = Vec::with_capacity(addresses.len());
     for address in addresses {

@@ -33,6 +33,7 @@ use super::export::{Ahead, Exporter, Unsent};
 use super::history::steps::{self, Measured};
 use super::history::{self, Recorder};
 use super::metadata::metadata;
+use super::planned::PlannedBuild;
 use super::plans::{Plans, plan};
 use super::task::Task;
 use super::{Failure, Problem, Settings, timings, words};
@@ -65,34 +66,24 @@ pub struct Built {
     pub metadata: Value,
 }
 
+/// What a build begins with.
+pub enum Begins {
+    /// The Dockerfile that the options name.
+    Options,
+    /// The same, planned before.
+    Planned(Box<PlannedBuild>),
+    /// What a client defined: these images, whose edges are of its graph.
+    Definition(Definition, Vec<DefinedImage>),
+}
+
 /// Builds. Events go to `progress`; ends soon after `cancel` fires.
+///
+/// # Errors
+/// The first thing that goes wrong.
 pub async fn build(
     settings: &Settings,
     options: &BuildOptions,
-    progress: Arc<dyn Progress>,
-    cancel: CancellationToken,
-) -> Result<Built, Failure> {
-    build_any(settings, options, None, progress, cancel).await
-}
-
-/// Builds what a client defined: these images, whose edges are of its graph.
-///
-/// # Errors
-/// As [`build()`].
-pub async fn build_definition(
-    settings: &Settings,
-    options: &BuildOptions,
-    defined: (&Definition, &[DefinedImage]),
-    progress: Arc<dyn Progress>,
-    cancel: CancellationToken,
-) -> Result<Built, Failure> {
-    build_any(settings, options, Some(defined), progress, cancel).await
-}
-
-async fn build_any(
-    settings: &Settings,
-    options: &BuildOptions,
-    defined: Option<(&Definition, &[DefinedImage])>,
+    begins: Begins,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
 ) -> Result<Built, Failure> {
@@ -101,7 +92,7 @@ async fn build_any(
     let is_measured = options.metadata_file.is_some() || options.timings.is_some();
     let measured = is_measured.then(|| Arc::new(Measured::new(recorder.listener())));
     let asked = history::head(options);
-    let built = recorded(settings, options, defined, &store, &recorder, measured.as_ref(), &cancel).await;
+    let built = recorded(settings, options, begins, &store, &recorder, measured.as_ref(), &cancel).await;
     let record = recorder.end(&built, &cancel);
     let built = match (&options.timings, measured) {
         (Some(dest), Some(measured)) => {
@@ -124,7 +115,7 @@ async fn build_any(
 async fn recorded(
     settings: &Settings,
     options: &BuildOptions,
-    defined: Option<(&Definition, &[DefinedImage])>,
+    begins: Begins,
     store: &Store,
     recorder: &Recorder,
     measured: Option<&Arc<Measured>>,
@@ -137,19 +128,29 @@ async fn recorded(
     let given = Given::of(&options.steps);
     let for_contexts = given.for_contexts(options.input.own_agent.clone());
     let opener = Opener { store, progress: &progress, connectivity, given: &for_contexts, cancel };
-    let (mut context, plans) = match defined {
-        None => {
+    let (mut context, plans) = match begins {
+        Begins::Options => {
             let context = opener.open(&options.input).await?;
             let plans = plan(settings, options, &context, store, &registry, &progress, &mut Answers::new()).await?;
             (context, plans)
         }
-        Some((definition, images)) => {
+        Begins::Planned(planned) => {
+            let PlannedBuild { outcome, events } = *planned;
+            recorder.replay(events);
+            let (context, mut plans) = outcome?;
+            // It was planned before its outputs were known.
+            for image in &mut plans.images {
+                image.output.epoch = options.epoch.or(image.output.epoch);
+            }
+            (context, plans)
+        }
+        Begins::Definition(definition, images) => {
             let wants: Vec<Edge> = images.iter().filter_map(|image| image.edge).collect();
             let prepared = definition.prepare(&wants, settings, options, &opener, &registry);
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Err(words::canceled()),
-                prepared = prepared => prepared?.plans(images, options),
+                prepared = prepared => prepared?.plans(&images, options),
             }
         }
     };

@@ -5,21 +5,25 @@
 //! the client's directories are settled and brought, images pinned, and what is asked for compared with the grants.
 //! Deliberately absent: where the graph comes from (`src/daemon/llb`).
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use frontend::PlanOutput;
+use executor::source::given::Given;
+use frontend::{NamedResult, PlanOutput};
 use oci::model::{ImageConfig, Platform};
 use oci::registry::Client;
 use solver::graph::{Edge, Graph, VertexId};
+use solver::op::{Op, SourceOp};
+use solver::seam::Progress;
+use tokio_util::sync::CancellationToken;
 
-use super::context::{Context, Opener};
-use super::graph::directories::{Settled, settle};
+use super::context::{Context, Opener, Tree};
+use super::graph::directories::{Directory, Settled, settle};
 use super::graph::image::default_config;
 use super::graph::{self, Pinned, pin};
 use super::plans::{PlannedImage, Plans};
-use super::{Failure, Settings, Text};
+use super::{Failure, Settings, Text, words};
 use crate::options::BuildOptions;
 use crate::options::theirs::Files;
 
@@ -75,17 +79,135 @@ impl Definition {
         opener: &Opener<'_>,
         registry: &Client,
     ) -> Result<Prepared, Failure> {
-        let Settled { graph, wants, vertices, directories } = settle(&self.graph, wants, &self.files)?;
-        let pinned = pin(&graph, &wants, settings, opener.store, registry, opener.progress).await?;
-        let now = |(given, settled): (&VertexId, &VertexId)| (*given, pinned.vertices[settled]);
-        let now: HashMap<VertexId, VertexId> = vertices.iter().map(now).collect();
-        (self.renamed)(&now);
+        let Ready { pinned, vertices: now, directories } =
+            self.ready(wants, "", settings, options, opener, registry).await?;
         let spans = self.spans.iter().filter_map(|(given, span)| Some((*now.get(given)?, span.clone()))).collect();
-        graph::check(&pinned.graph, settings.rung, &options.steps)?;
         let text = self.text.clone().unwrap_or_else(|| Text { name: String::new(), path: None, text: "".into() });
         let context = Context::of_directories(text, &directories, opener).await?;
         Ok(Prepared { context, pinned, spans })
     }
+
+    /// The same, without bringing anything; what stands `before` the names of directories keeps them apart from others.
+    async fn ready(
+        &self,
+        wants: &[Edge],
+        before: &str,
+        settings: &Settings,
+        options: &BuildOptions,
+        opener: &Opener<'_>,
+        registry: &Client,
+    ) -> Result<Ready, Failure> {
+        let Settled { graph, wants, vertices, directories } = settle(&self.graph, wants, &self.files, before)?;
+        let pinned = pin(&graph, &wants, settings, opener.store, registry, opener.progress).await?;
+        let now = |(given, settled): (&VertexId, &VertexId)| (*given, pinned.vertices[settled]);
+        let vertices: HashMap<VertexId, VertexId> = vertices.iter().map(now).collect();
+        (self.renamed)(&vertices);
+        graph::check(&pinned.graph, settings.rung, &options.steps)?;
+        Ok(Ready { pinned, vertices, directories })
+    }
+}
+
+/// A definition of which only the directories are missing.
+struct Ready {
+    pinned: Pinned,
+    /// What every vertex of the given graph is now.
+    vertices: HashMap<VertexId, VertexId>,
+    directories: Vec<Directory>,
+}
+
+/// A result of a definition as a named context of a Dockerfile, with the directories of its client that it needs: they
+/// are here before the Dockerfile is planned, for whoever has them may be gone by the time that it is built.
+#[derive(Debug)]
+pub struct NamedDefinition {
+    /// What the frontend is told.
+    pub result: Arc<NamedResult>,
+    /// The directories, by the names of their sources.
+    pub(super) trees: BTreeMap<String, Arc<Tree>>,
+    /// The same directories as the definition names them.
+    pub origins: BTreeMap<String, SourceOp>,
+}
+
+/// A directory that is here, and stays as long as somebody has this.
+#[derive(Clone)]
+pub struct SharedTree(Arc<Tree>);
+
+impl NamedDefinition {
+    /// The directory that a definition names like this, if it is here.
+    pub fn shared(&self, origin: &SourceOp) -> Option<SharedTree> {
+        let (name, _) = self.origins.iter().find(|(_, known)| *known == origin)?;
+        self.trees.get(name).cloned().map(SharedTree)
+    }
+}
+
+impl PartialEq for NamedDefinition {
+    fn eq(&self, other: &Self) -> bool {
+        self.result == other.result
+    }
+}
+
+impl Eq for NamedDefinition {}
+
+/// What a named context is made of.
+pub struct NameFrom<'a> {
+    /// Its name: no blanks.
+    pub name: &'a str,
+    /// The operations.
+    pub definition: &'a Definition,
+    /// Which of their outputs; `None` is the empty tree.
+    pub edge: Option<Edge>,
+    /// The config of its image, if it is one.
+    pub config: Option<ImageConfig>,
+    /// What is here of other builds' directories, which need not be brought again.
+    pub known: &'a dyn Fn(&SourceOp) -> Option<SharedTree>,
+}
+
+/// Prepares a result to be a named context.
+///
+/// # Errors
+/// As [`Definition::prepare`].
+pub async fn name_definition(
+    NameFrom { name, definition, edge, config, known }: NameFrom<'_>,
+    settings: &Settings,
+    options: &BuildOptions,
+    progress: Arc<dyn Progress>,
+    cancel: CancellationToken,
+) -> Result<NamedDefinition, Failure> {
+    let store = settings.open_store(&progress)?;
+    let registry = settings.registry(&progress)?;
+    let given = Given::of(&options.steps).for_contexts(options.input.own_agent.clone());
+    let connectivity = settings.connectivity();
+    let opener = Opener { store: &store, progress: &progress, connectivity, given: &given, cancel: &cancel };
+    let wants: Vec<Edge> = edge.into_iter().collect();
+    // No name of a context holds a blank.
+    let before = format!("{name} ");
+    let mut origins = BTreeMap::new();
+    let mut trees: BTreeMap<String, Arc<Tree>> = BTreeMap::new();
+    let prepare = async {
+        let Ready { pinned, vertices, mut directories } =
+            definition.ready(&wants, &before, settings, options, &opener, &registry).await?;
+        for (id, vertex, _) in definition.graph.iter() {
+            // A directory keeps its id when images are pinned: it stands on nothing.
+            let now = directories.iter().find(|directory| vertices.get(&id) == Some(&directory.vertex));
+            if let (Op::Source(source), Some(directory)) = (&vertex.op, now) {
+                if let Some(SharedTree(tree)) = known(source) {
+                    trees.insert(directory.name.clone(), tree);
+                }
+                origins.insert(directory.name.clone(), source.clone());
+            }
+        }
+        directories.retain(|directory| !trees.contains_key(&directory.name));
+        let brought = opener.directories(&directories).await?;
+        trees.extend(brought.into_iter().map(|(name, tree)| (name, Arc::new(tree))));
+        Ok::<_, Failure>(pinned)
+    };
+    let pinned = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(words::canceled()),
+        prepared = prepare => prepared?,
+    };
+    let graph = Arc::unwrap_or_clone(pinned.graph);
+    let result = Arc::new(NamedResult { graph, edge: pinned.wants.first().copied(), config });
+    Ok(NamedDefinition { result, trees, origins })
 }
 
 impl Prepared {
@@ -104,7 +226,7 @@ impl Prepared {
                 history: Vec::new(),
                 epoch: options.epoch,
             };
-            PlannedImage { platform: platform.clone(), output }
+            PlannedImage { platform: platform.clone(), output, is_fitted: true }
         });
         let images = planned.collect();
         (context, Plans { graph: pinned.graph, images, spans, warnings: Vec::new(), is_of_client: true })

@@ -14,12 +14,13 @@ use store::{Layer, TimeRule};
 
 use super::{Failure, words};
 
-/// The top of the image: `top` itself without an epoch. Of what a client defined, the build made what was not pulled.
+/// The top of the image: `top` itself without an epoch. Of what is fitted to its layers, the build made what was not
+/// pulled.
 pub async fn top(
     worker: &Worker,
     top: Option<ResultId>,
     output: &PlanOutput,
-    is_of_client: bool,
+    is_fitted: bool,
 ) -> Result<Option<ResultId>, Failure> {
     let (Some(epoch), Some(result)) = (output.epoch, &top) else { return Ok(top) };
     if result.as_str() == SCRATCH {
@@ -27,7 +28,7 @@ pub async fn top(
     }
     let (result, planned) = (result.clone(), super::assemble::records_made(output));
     let derived = worker.blocking(move |worker| {
-        let made = match is_of_client {
+        let made = match is_fitted {
             true => super::graph::image::records_made(&worker.layers().chain(&result)?),
             false => planned,
         };

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::Opener;
 use super::definition::Definition;
 use super::graph::{self, LayersWanted, Pinned, With};
+use super::planned::PlannedBuild;
 use super::plans::plan;
 use super::{Failure, Settings, words};
 use crate::options::BuildOptions;
@@ -36,6 +37,11 @@ impl std::fmt::Debug for Evaluated {
 }
 
 impl Evaluated {
+    /// Its name in the store.
+    pub(super) fn result(&self) -> &ResultId {
+        &self.result
+    }
+
     /// Looks into its tree, whose root is the descriptor; off the async threads.
     ///
     /// # Errors
@@ -53,14 +59,24 @@ impl Evaluated {
     }
 }
 
-/// Solves a definition's operation, or without one the Dockerfile of the options: of several platforms the first.
+/// What is looked at.
+pub enum Looked<'a> {
+    /// The Dockerfile of the options; of several platforms the first.
+    Dockerfile,
+    /// The same, planned before: the result of that number.
+    Planned(&'a mut PlannedBuild, usize),
+    /// An operation's output.
+    Definition(&'a Definition, Edge),
+}
+
+/// Solves it.
 ///
 /// # Errors
 /// As a build.
 pub async fn evaluate(
     settings: &Settings,
     options: &BuildOptions,
-    defined: Option<(&Definition, Edge)>,
+    looked: Looked<'_>,
     progress: Arc<dyn Progress>,
     cancel: CancellationToken,
 ) -> Result<Evaluated, Failure> {
@@ -69,28 +85,36 @@ pub async fn evaluate(
     let given = Given::of(&options.steps).for_contexts(options.input.own_agent.clone());
     let connectivity = settings.connectivity();
     let opener = Opener { store: &store, progress: &progress, connectivity, given: &given, cancel: &cancel };
+    let mut opened = None;
     let prepare = async {
-        match defined {
-            Some((definition, edge)) => {
+        let (context, plans, at) = match looked {
+            Looked::Definition(definition, edge) => {
                 let prepared = definition.prepare(&[edge], settings, options, &opener, &registry).await?;
-                Ok::<_, Failure>((prepared.context, prepared.pinned))
+                return Ok::<_, Failure>((prepared.context.local_sources(), prepared.pinned, Some(prepared.context)));
             }
-            None => {
-                let mut context = opener.open(&options.input).await?;
+            Looked::Planned(planned, at) => {
+                let (context, plans) = planned.outcome.as_mut().map_err(|failure| failure.clone())?;
+                (context, &*plans, at)
+            }
+            Looked::Dockerfile => {
+                let context = opener.open(&options.input).await?;
                 let mut answers = Answers::new();
                 let plans = plan(settings, options, &context, &store, &registry, &progress, &mut answers).await?;
-                context.fetch_for(&plans.graph, &opener).await?;
-                let wants = plans.outputs().next().and_then(|output| output.edge).into_iter().collect();
-                Ok((context, Pinned { graph: plans.graph, wants, vertices: Default::default() }))
+                let (context, plans) = opened.insert((context, plans));
+                (context, &*plans, 0)
             }
-        }
+        };
+        context.fetch_for(&plans.graph, &opener).await?;
+        let wants = plans.outputs().nth(at).and_then(|output| output.edge).into_iter().collect();
+        let pinned = Pinned { graph: plans.graph.clone(), wants, vertices: Default::default() };
+        Ok((context.local_sources(), pinned, None))
     };
-    let (context, pinned) = tokio::select! {
+    // Directories stay as long as they are read.
+    let (local_sources, pinned, _context) = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(words::canceled()),
         prepared = prepare => prepared?,
     };
-    let local_sources = context.local_sources();
     let with = With {
         settings,
         options,

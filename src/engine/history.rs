@@ -108,6 +108,14 @@ impl Recorder {
         }
     }
 
+    /// Takes what happened before it was known that there will be a build: the display has it already.
+    pub fn replay(&self, events: Vec<Event>) {
+        let Some(running) = &self.running else { return };
+        for event in events {
+            running.queue.event(event);
+        }
+    }
+
     /// Takes note of what is to be built.
     pub fn planned(&self, dockerfile: &Text, plans: &Plans) {
         let Some(running) = &self.running else { return };

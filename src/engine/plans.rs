@@ -31,7 +31,7 @@ pub struct Plans {
     pub spans: HashMap<VertexId, Range<usize>>,
     /// What is probably not meant.
     pub warnings: Vec<Diagnostic>,
-    /// Whether a client made it: then configs and histories are its own, and fitted to the layers.
+    /// Whether a client made it.
     pub is_of_client: bool,
 }
 
@@ -42,6 +42,9 @@ pub struct PlannedImage {
     pub platform: Platform,
     /// What is wanted of the graph, and of which config.
     pub output: PlanOutput,
+    /// Whether nobody knows yet how many layers are beneath its steps, as somebody else defined what they stand on: then
+    /// its history is fitted to the layers.
+    pub is_fitted: bool,
 }
 
 impl Plans {
@@ -51,7 +54,7 @@ impl Plans {
         let (graph, images, spans, warnings) = (&mut all.0, &mut all.1, &mut all.2, &mut all.3);
         for (platform, plan) in plans {
             graph.absorb(plan.graph);
-            images.push(PlannedImage { platform, output: plan.output });
+            images.push(PlannedImage { platform, output: plan.output, is_fitted: plan.on_result });
             for (vertex, span) in plan.spans {
                 spans.entry(vertex).or_insert(span);
             }

@@ -4,12 +4,13 @@
 //! absent: files and network. That a directory is there, which beats every other meaning of its name, the caller says.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use frontend::git::GitRef;
 use oci::model::{Digest, Platform, Reference};
 
 use super::theirs::TheirDirectory;
-use crate::engine::Failure;
+use crate::engine::{Failure, NamedDefinition};
 
 /// Where a tree comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,8 @@ pub enum NamedValue {
     Layout(Layout),
     /// A tree.
     Tree(Place),
+    /// A result that whoever asks for the build has operations for.
+    Result(Arc<NamedDefinition>),
 }
 
 /// An image in an OCI image layout on this machine.

@@ -2,6 +2,7 @@
 
 mod frontend;
 mod guests;
+mod inputs;
 mod llb;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,7 @@
 //! [`run_image`] runs the same way for a person in front of a terminal, and keeps nothing.
 
 mod cache;
+mod container;
 mod error;
 mod foreground;
 mod insecure;
@@ -26,11 +27,12 @@ use solver::op::{ExecOp, MountKind, NetworkMode, Platform, SecurityMode};
 use solver::seam::{Job, LogSink, ResultId};
 use tokio_util::sync::CancellationToken;
 
+pub use container::Container;
 pub use error::StepError;
 pub use foreground::{Provisions, RunSpec, Volume, run_guest, run_image};
 
 use crate::devices;
-use crate::emulate;
+use crate::emulate::{self, Emulated};
 use crate::error::ExecError;
 use crate::limits::{Limited, Outcome};
 use crate::sandbox::{self, Descriptors, Exit, Io, Output, Plan, ProcessSpec, Stdin};
@@ -39,6 +41,7 @@ use crate::steps::{Grants, StepSettings};
 use crate::worker::{Inputs, Worker};
 use error::NO_ROOT;
 use process::process;
+use secret::StepSecrets;
 use trees::{Tree, clean, commit_all, prepare_all};
 
 /// Runs the process of `exec` and returns one result per output.
@@ -70,36 +73,10 @@ pub(crate) async fn run(
         worker.layers().left_out().iter().for_each(|text| log.notice(text));
         prepared.trees
     };
-    let limited = {
-        let parent = Some(exec.cgroup_parent.clone()).filter(|parent| !parent.is_empty());
-        let uppers = trees.iter().filter_map(Tree::upper).collect();
-        worker.blocking(move |worker| Ok(Limited::prepare(worker, parent.as_deref(), uppers)?)).await?
-    };
     let inputs = Inputs::of(job);
-    let (secrets, agents) = (secret::take(worker, exec, cancel).await?, ssh::take(worker, exec, cancel).await?);
-    let mut spec = process(exec, &trees)?;
-    spec.user_namespace = worker.steps().user_namespace.clone();
-    emulated.give(&mut spec);
-    give_devices(&mut spec, exec, worker, log)?;
-    let mut descriptors = Descriptors::default();
-    secrets.give(&mut spec, &mut descriptors);
-    agents.give(&mut spec, &mut descriptors);
-    let settings = worker.sandbox()?;
-    // What other steps have seen may be in what this one reads.
-    let masked = Masked::new(log, &worker.secrets().seen());
-    let io = Io { stdin: Stdin::Null, output: Output::Log(&masked), forward_signals: false };
-    trees.iter().filter_map(Tree::lock).for_each(|lock| descriptors.hold(lock));
-    if !worker.mounts() {
-        // The helper still works on them when the builder is dead, and nobody may sweep them before.
-        trees.iter().filter_map(Tree::draft).for_each(|draft| descriptors.hold(draft.dir_fd()));
-    }
-    let network = network::prepare(worker, exec.network, cancel).await?;
-    network.give(&mut spec, &mut descriptors)?;
-    let outcome = limited.run(&settings, &mut spec, io, descriptors, cancel).await;
-    masked.finish();
-    drop((network, turn));
-    discard(worker, limited).await?;
-    let Outcome { finished, usage, hit } = outcome?;
+    let performed = perform(worker, exec, &trees, emulated, None, log, cancel).await;
+    drop(turn);
+    let (Outcome { finished, usage, hit }, secrets) = performed?;
     usage.iter().for_each(|usage| log.used(usage));
     let exit = finished.as_ref().map(|finished| finished.exit);
     match (finished, hit) {
@@ -127,6 +104,48 @@ pub(crate) async fn run(
             .into())
         }
     }
+}
+
+/// Runs the process of `exec` over trees that are ready, the root first. Without streams of its own, what it prints goes to
+/// `log`. Returns how it ended, and the secrets that it has seen.
+async fn perform(
+    worker: &Worker,
+    exec: &ExecOp,
+    trees: &[Tree],
+    emulated: Emulated,
+    streams: Option<Io<'_>>,
+    log: &dyn LogSink,
+    cancel: &CancellationToken,
+) -> Result<(Outcome, StepSecrets), ExecError> {
+    let limited = {
+        let parent = Some(exec.cgroup_parent.clone()).filter(|parent| !parent.is_empty());
+        let uppers = trees.iter().filter_map(Tree::upper).collect();
+        worker.blocking(move |worker| Ok(Limited::prepare(worker, parent.as_deref(), uppers)?)).await?
+    };
+    let (secrets, agents) = (secret::take(worker, exec, cancel).await?, ssh::take(worker, exec, cancel).await?);
+    let mut spec = process(exec, trees)?;
+    spec.user_namespace = worker.steps().user_namespace.clone();
+    emulated.give(&mut spec);
+    give_devices(&mut spec, exec, worker, log)?;
+    let mut descriptors = Descriptors::default();
+    secrets.give(&mut spec, &mut descriptors);
+    agents.give(&mut spec, &mut descriptors);
+    let settings = worker.sandbox()?;
+    // What other steps have seen may be in what this one reads.
+    let masked = Masked::new(log, &worker.secrets().seen());
+    let to_log = Io { stdin: Stdin::Null, output: Output::Log(&masked), forward_signals: false };
+    trees.iter().filter_map(Tree::lock).for_each(|lock| descriptors.hold(lock));
+    if !worker.mounts() {
+        // The helper still works on them when the builder is dead, and nobody may sweep them before.
+        trees.iter().filter_map(Tree::draft).for_each(|draft| descriptors.hold(draft.dir_fd()));
+    }
+    let network = network::prepare(worker, exec.network, cancel).await?;
+    network.give(&mut spec, &mut descriptors)?;
+    let outcome = limited.run(&settings, &mut spec, streams.unwrap_or(to_log), descriptors, cancel).await;
+    masked.finish();
+    drop((network, agents));
+    discard(worker, limited).await?;
+    Ok((outcome?, secrets))
 }
 
 fn succeeded(exec: &ExecOp, exit: Exit) -> bool {

@@ -67,7 +67,7 @@ pub(crate) use mount::{Stage, overlay};
 pub use open_files::raise_open_files;
 pub use plan::{Act, Plan};
 pub use privilege::own_capabilities;
-pub use run::{Exit, Finished, Io, Output, Settings, Stdin, Usage, run, run_with};
+pub use run::{Driven, Driver, Exit, Finished, Io, Output, Settings, Stdin, Usage, run, run_with};
 pub(crate) use secret::BACKLOG;
 pub use secret::{AgentSocket, SecretFile, SecretVariable, agent_listener, handed_memory};
 pub use spec::{
@@ -75,5 +75,6 @@ pub use spec::{
     WindowSize,
 };
 pub use stub::{Stub, StubKind, remove_stubs};
+pub use terminal::Terminal;
 pub(crate) use userns::{Mapping, own_files};
 pub use userns::{Owned, UserNamespace};

@@ -11,6 +11,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -20,6 +21,7 @@ use solver::seam::LogSink;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal as Incoming, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::SandboxError;
@@ -29,10 +31,10 @@ use super::init::ARGV0;
 use super::open_files;
 use super::output::Pump;
 use super::plan::plan;
-use super::spec::{Descriptors, ProcessSpec};
+use super::spec::{Descriptors, ProcessSpec, WindowSize};
 use super::stub::Stub;
 use super::sys;
-use super::terminal::{self, Relay};
+use super::terminal::{self, Relay, Terminal};
 use super::wire::{self, Ended, Failure, Order, PACKET_MAX_BYTES, Report};
 use crate::chroot::task::{Own, task};
 use crate::rootless::Surroundings;
@@ -144,6 +146,26 @@ pub enum Output<'a> {
     Inherit,
     /// To a terminal of its own, which is relayed to the builder's.
     Terminal,
+    /// To whoever drives it.
+    Driven(Driver),
+}
+
+/// Somebody who drives a command while it runs.
+pub struct Driver {
+    /// Takes what it writes.
+    pub streams: Driven,
+    /// Told when the command's process is there.
+    pub started: oneshot::Sender<()>,
+    /// Numbers of signals for it; those that are none do nothing.
+    pub signals: mpsc::UnboundedReceiver<i32>,
+}
+
+/// Where a command that is driven writes to.
+pub enum Driven {
+    /// Its standard output and error.
+    Pipes(OwnedFd, OwnedFd),
+    /// A terminal of its own of this size, also in place of its standard input: handed over as soon as it is there.
+    Terminal(WindowSize, oneshot::Sender<Terminal>),
 }
 
 /// A command that ended.
@@ -242,27 +264,40 @@ pub async fn run_with(
     if cancel.is_cancelled() {
         return Err(SandboxError::Canceled);
     }
-    let terminal = matches!(io.output, Output::Terminal);
+    let relays = matches!(io.output, Output::Terminal);
     let mut spec = spec.clone();
     spec.surroundings = settings.surroundings;
-    spec.terminal = terminal.then(terminal::window_size);
-    spec.stdin = !terminal && !matches!(io.stdin, Stdin::Null);
+    spec.terminal = match &io.output {
+        Output::Terminal => Some(terminal::window_size()),
+        Output::Driven(Driver { streams: Driven::Terminal(size, _), .. }) => Some(*size),
+        _ => None,
+    };
+    spec.stdin = spec.terminal.is_none() && !matches!(io.stdin, Stdin::Null);
     open_files::restore(&mut spec.limits);
     let input = matches!(io.stdin, Stdin::Inherit);
     let stdio = |act| move |source| SandboxError::Stdio { act, source };
 
+    let (mut started, mut driven, mut master) = (None, None, None);
     let (mut pump, stdout, stderr) = match io.output {
         Output::Log(log) => Pump::new(log).map(|(pump, stdout, stderr)| (Some(pump), stdout, stderr)),
         Output::Descriptor(stdout, log) => Pump::of_stderr(log).map(|(pump, stderr)| (Some(pump), stdout, stderr)),
         Output::Inherit => own_output().map(|(stdout, stderr)| (None, stdout, stderr)),
         Output::Terminal => nowhere().map(|(stdout, stderr)| (None, stdout, stderr)),
+        Output::Driven(driver) => {
+            (started, driven) = (Some(driver.started), Some(driver.signals));
+            match driver.streams {
+                Driven::Pipes(stdout, stderr) => Ok((None, stdout, stderr)),
+                Driven::Terminal(_, to) => {
+                    master = Some(to);
+                    nowhere().map(|(stdout, stderr)| (None, stdout, stderr))
+                }
+            }
+        }
     }
     .map_err(stdio("make pipes"))?;
-    let signals = if io.forward_signals || terminal {
-        Signals::listen(io.forward_signals, terminal)?
-    } else {
-        Signals::default()
-    };
+    let mut signals =
+        if io.forward_signals || relays { Signals::listen(io.forward_signals, relays)? } else { Signals::default() };
+    signals.driven = driven;
     let failed = |act| move |source| SandboxError::Helper { act, source };
     let (order, document) = settings.way.document(&spec)?;
     let helper = settings.helper.helper().map_err(failed("start the helper"))?;
@@ -281,8 +316,17 @@ pub async fn run_with(
     drop((io.stdin, stdout, stderr));
     rustix::io::ioctl_fionbio(&socket, true).map_err(io::Error::from).map_err(failed("talk to the helper"))?;
     let socket = sys::watch(socket).map_err(failed("talk to the helper"))?;
-    let mut step =
-        Step { pidfd: None, early: Vec::new(), relay: None, stubs: Vec::new(), failure: None, ended: None, input };
+    let mut step = Step {
+        pidfd: None,
+        early: Vec::new(),
+        started,
+        master,
+        relay: None,
+        stubs: Vec::new(),
+        failure: None,
+        ended: None,
+        input,
+    };
     let canceled = follow(&socket, &mut step, pump.as_mut(), signals, cancel).await?;
 
     // The socket is closed on the other side: no unfinished set-up. Without a word of the end the helper has died, and
@@ -400,6 +444,8 @@ struct Step {
     pidfd: Option<OwnedFd>,
     /// Signals that came before it was heard of.
     early: Vec<Signal>,
+    started: Option<oneshot::Sender<()>>,
+    master: Option<oneshot::Sender<Terminal>>,
     relay: Option<Relay>,
     stubs: Vec<Stub>,
     failure: Option<Failure>,
@@ -413,12 +459,20 @@ impl Step {
             Report::Started => {
                 self.pidfd = descriptor;
                 std::mem::take(&mut self.early).into_iter().try_for_each(|signal| self.forward(signal))?;
+                if let Some(started) = self.started.take() {
+                    // Who drives it may have gone, which is no matter of the command's.
+                    let _ = started.send(());
+                }
             }
             Report::Stub(stub) => self.stubs.push(stub),
             Report::Terminal => {
                 let failed = |source| SandboxError::Stdio { act: "relay the command's terminal", source };
                 let master = descriptor.ok_or_else(|| failed(io::ErrorKind::UnexpectedEof.into()))?;
-                self.relay = Some(Relay::start(master, self.input).map_err(failed)?);
+                match self.master.take() {
+                    // Likewise.
+                    Some(to) => drop(to.send(Terminal::new(master).map_err(failed)?)),
+                    None => self.relay = Some(Relay::start(master, self.input).map_err(failed)?),
+                }
             }
             Report::Failed(failure) => self.failure = Some(failure),
             Report::Exited(ended) => self.ended = Some(ended),
@@ -474,7 +528,11 @@ impl Step {
 
 /// Signals that the builder gets and the command is meant to.
 #[derive(Default)]
-struct Signals(Vec<(i32, Incoming)>);
+struct Signals {
+    own: Vec<(i32, Incoming)>,
+    /// Those of somebody who drives the command.
+    driven: Option<mpsc::UnboundedReceiver<i32>>,
+}
 
 impl Signals {
     fn listen(forward: bool, terminal: bool) -> Result<Self, SandboxError> {
@@ -493,21 +551,26 @@ impl Signals {
             kinds.push(SignalKind::window_change());
         }
         let listened: io::Result<_> = kinds.into_iter().map(|kind| Ok((kind.as_raw_value(), signal(kind)?))).collect();
-        listened.map(Self).map_err(|source| SandboxError::Helper { act: "listen for signals", source })
+        listened
+            .map(|own| Self { own, driven: None })
+            .map_err(|source| SandboxError::Helper { act: "listen for signals", source })
     }
 
     /// The number of the next signal; never when none is listened for.
     async fn next(&mut self) -> Option<i32> {
-        if self.0.is_empty() {
-            return std::future::pending().await;
-        }
         std::future::poll_fn(|context| {
-            for (number, incoming) in &mut self.0 {
+            for (number, incoming) in &mut self.own {
                 if incoming.poll_recv(context).is_ready() {
-                    return std::task::Poll::Ready(Some(*number));
+                    return Poll::Ready(Some(*number));
                 }
             }
-            std::task::Poll::Pending
+            match self.driven.as_mut().map(|driven| driven.poll_recv(context)) {
+                Some(Poll::Ready(Some(number))) => return Poll::Ready(Some(number)),
+                // Nobody drives it any more.
+                Some(Poll::Ready(None)) => self.driven = None,
+                Some(Poll::Pending) | None => {}
+            }
+            Poll::Pending
         })
         .await
     }

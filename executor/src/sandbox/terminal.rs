@@ -12,6 +12,9 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 use super::spec::WindowSize;
 
 const BUFFER_BYTES: usize = 16 << 10;
@@ -24,6 +27,50 @@ pub fn window_size() -> WindowSize {
         Ok(size) if size.ws_row > 0 && size.ws_col > 0 => WindowSize { rows: size.ws_row, columns: size.ws_col },
         // Not a terminal, or one that does not say.
         _ => SIZE,
+    }
+}
+
+/// The controlling side of a command's terminal, for whoever drives it.
+pub struct Terminal(AsyncFd<OwnedFd>);
+
+impl Terminal {
+    /// Takes it; within a runtime.
+    pub(super) fn new(master: OwnedFd) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&master, true)?;
+        super::sys::watch(master).map(Self)
+    }
+
+    /// Reads what the command writes; 0 when nobody has its side open any more.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.0.async_io(Interest::READABLE, |master| Ok(rustix::io::read(master, &mut *buffer)?)).await;
+        match read {
+            Err(error) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => Ok(0),
+            read => read,
+        }
+    }
+
+    /// Types all of it.
+    ///
+    /// # Errors
+    /// When nobody reads it any more.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.0.async_io(Interest::WRITABLE, |master| Ok(rustix::io::write(master, bytes)?)).await?;
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    /// Gives it another size.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn resize(&self, WindowSize { rows, columns }: WindowSize) -> io::Result<()> {
+        let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        Ok(tcsetwinsize(self.0.get_ref(), size)?)
     }
 }
 

@@ -72,6 +72,7 @@ impl<'a> Contexts<'a> {
             NamedContext::Image(reference) => image(reference, None),
             NamedContext::Layout(reference) => image(reference, Some(found.key.to_owned())),
             NamedContext::Tree { .. } => Base::Tree(found.key.to_owned()),
+            NamedContext::Result(_) => Base::Result(found.key.to_owned()),
         })
     }
 

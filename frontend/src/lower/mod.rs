@@ -31,7 +31,7 @@ mod run;
 mod stage;
 mod trees;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -184,6 +184,7 @@ fn lower<'a>(
         history: history::History::default(),
         states: Vec::with_capacity(last + 1),
         trees: BTreeMap::new(),
+        results: HashSet::new(),
         images: HashMap::new(),
         ignore: lint::paths::Ignore::new(&options.ignore_patterns),
         found,
@@ -254,6 +255,8 @@ struct Lowering<'a> {
     states: Vec<Option<State>>,
     /// The local sources so far, by name; the build context is `context`.
     trees: BTreeMap<String, Edge>,
+    /// The named contexts whose operations are in the graph.
+    results: HashSet<String>,
     images: HashMap<ImageQuestion, Rc<ImageConfig>>,
     /// What the ignore file leaves out of the context, for the linter.
     ignore: lint::paths::Ignore<'a>,
@@ -305,6 +308,7 @@ impl Lowering<'_> {
         // The target is needed, and every needed stage has a state.
         let mut state = self.states[target].take().expect("the target was lowered");
         self.settle(&mut state);
+        let on_result = state.on_result;
         let mut config = state.image();
         config.config.labels.extend(self.options.labels.clone());
         let platform = Platform {
@@ -333,6 +337,7 @@ impl Lowering<'_> {
             spans: self.spans,
             warnings: crate::error::in_order(self.found),
             skipped_stages,
+            on_result,
         })))
     }
 }

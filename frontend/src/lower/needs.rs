@@ -43,6 +43,7 @@ pub fn needs(
         }
         let from = &file.stages[index].from;
         let mut triggers: Vec<(Instruction, Origin)> = Vec::new();
+        let mut on_build: &[String] = &[];
         match stages[index].base.clone() {
             Base::Scratch | Base::Tree(_) => {}
             Base::Stage(below) => {
@@ -62,20 +63,24 @@ pub fn needs(
                 None => ask(&image, from.base.span, index, &from.base.text),
                 // What replaces a stage is finished: its triggers do not run.
                 Some(_) if stages[index].replaced => {}
-                Some(answer) => {
-                    for text in &answer.config.config.on_build {
-                        if let Err(error) = budget.spend(text.len() as u64 + INSTRUCTION_BYTES) {
-                            found.push(Diagnostic::general(error.to_string()));
-                            return Vec::new();
-                        }
-                        let origin = Origin::Trigger { base: from.base.span, text: text.clone() };
-                        match trigger(text) {
-                            Ok(instruction) => triggers.push((instruction, origin)),
-                            Err(fault) => found.push(origin.show(fault)),
-                        }
-                    }
-                }
+                Some(answer) => on_build = &answer.config.config.on_build,
             },
+            Base::Result(_) if stages[index].replaced => {}
+            Base::Result(key) => {
+                let config = names.result(&key).and_then(|result| result.config.as_ref());
+                on_build = config.map_or(&[], |config| &config.config.on_build);
+            }
+        }
+        for text in on_build {
+            if let Err(error) = budget.spend(text.len() as u64 + INSTRUCTION_BYTES) {
+                found.push(Diagnostic::general(error.to_string()));
+                return Vec::new();
+            }
+            let origin = Origin::Trigger { base: from.base.span, text: text.clone() };
+            match trigger(text) {
+                Ok(instruction) => triggers.push((instruction, origin)),
+                Err(fault) => found.push(origin.show(fault)),
+            }
         }
         if stages[index].replaced {
             continue;

@@ -11,7 +11,7 @@ use super::origin::Origin;
 use crate::error::{Diagnostic, Refusal};
 use crate::expand::{Budget, Rules, expand};
 use crate::instr::Instruction;
-use crate::plan::{ImageQuestion, PlanOptions};
+use crate::plan::{ImageQuestion, NamedContext, NamedResult, PlanOptions};
 use crate::span::{Span, Word};
 use crate::stage::{Dockerfile, Meaning};
 use crate::suggest;
@@ -30,6 +30,8 @@ pub enum Base {
     Image(Box<ImageBase>),
     /// The tree of the named context of that key.
     Tree(String),
+    /// The result that the named context of that key is.
+    Result(String),
 }
 
 /// An image as a base or as a tree to copy from.
@@ -66,7 +68,15 @@ pub struct ResolvedStage {
     pub replaced: bool,
 }
 
-impl Names<'_> {
+impl<'a> Names<'a> {
+    /// The result that the named context of that key is.
+    pub fn result(&self, key: &str) -> Option<&'a NamedResult> {
+        match self.options.contexts.get(key) {
+            Some(NamedContext::Result(result)) => Some(result),
+            _ => None,
+        }
+    }
+
     /// Understands the FROM lines of all stages.
     pub fn bases(&self, globals: &Env, budget: &Budget, found: &mut Vec<Diagnostic>) -> Vec<ResolvedStage> {
         let mut stages: Vec<ResolvedStage> = Vec::with_capacity(self.file.stages.len());

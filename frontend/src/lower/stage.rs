@@ -1,5 +1,7 @@
 //! One stage, instruction by instruction.
 
+use std::rc::Rc;
+
 use solver::graph::Edge;
 use solver::op::OpMeta;
 
@@ -60,6 +62,17 @@ impl<'a> Lowering<'a> {
                     self.settle(&mut state);
                 }
                 state
+            }
+            Base::Result(key) => {
+                let edge = self.result(key);
+                let config = self.names.result(key).and_then(|result| result.config.clone());
+                let state = match config {
+                    Some(config) => State::from_image(edge, Rc::new(config), &resolved.platform),
+                    None => State { edge, ..State::scratch(&resolved.platform) },
+                };
+                // As above: a refusal shows in `finish`.
+                let _ = self.budget.spend(state.weight());
+                State { on_result: true, ..state }
             }
             Base::Image(image) => {
                 let place = Some(stage.from.base.span.range());

@@ -37,6 +37,8 @@ pub struct State {
     pub unknown: bool,
     /// Whether the file has said a working directory.
     pub workdir_set: bool,
+    /// Whether it stands on a result of other operations.
+    pub on_result: bool,
 }
 
 impl State {
@@ -79,6 +81,7 @@ impl State {
             history: None,
             unknown: false,
             workdir_set: false,
+            on_result: false,
         }
     }
 

@@ -1,8 +1,9 @@
 //! `# syntax=`: in which language the file is written.
 //!
 //! Other builders fetch that image and let it read the file. rbuild reads Dockerfiles itself, in the newest form of the
-//! language; so images that hold a Dockerfile frontend are fine, whatever registry mirrors them, and for another one
-//! the file may mean something else. Named contexts do not replace it.
+//! language: images that hold Docker's own Dockerfile frontend, whatever registry mirrors them, are rbuild ([`is_own`]).
+//! Any other one may read the file otherwise. `rbuild serve` runs it ([`elsewhere`]); the command line runs no frontend
+//! and refuses the file, or warns if the name sounds like a Dockerfile's. Named contexts do not replace it.
 
 use oci::model::Reference;
 
@@ -32,11 +33,10 @@ pub fn check(directive: Option<&Word>, options: &PlanOptions) -> Option<Diagnost
     let Ok(reference) = name.parse::<Reference>() else {
         return Some(at(Refusal::new(format!("the syntax `{shown}` is not an image name")).help(HELP), span));
     };
-    let mut parts = reference.repository().rsplit('/');
-    let (last, above) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    if last == "dockerfile" || (above == "docker" && last.starts_with("dockerfile-")) {
+    if is_own(&reference) {
         return None;
     }
+    let last = reference.repository().rsplit('/').next().unwrap_or_default();
     let message = format!("this file is written for `{shown}`, which rbuild does not run");
     let fault = at(Refusal::new(message).help(HELP), span);
     if !last.contains("dockerfile") {
@@ -44,6 +44,19 @@ pub fn check(directive: Option<&Word>, options: &PlanOptions) -> Option<Diagnost
     }
     let message = format!("this file is written for `{shown}`; it is read as an ordinary Dockerfile");
     Some(Diagnostic { severity: crate::error::Severity::Warning, message, help: None, ..fault })
+}
+
+/// Whether a frontend is one whose language rbuild reads itself.
+fn is_own(frontend: &Reference) -> bool {
+    let mut parts = frontend.repository().rsplit('/');
+    let (last, above) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    last == "dockerfile" || (above == "docker" && last.starts_with("dockerfile-"))
+}
+
+/// The image of a frontend that rbuild is not, of a syntax as it is written: behind the name may stand words for it.
+pub fn elsewhere(written: &str) -> Option<&str> {
+    let name = written.split_whitespace().next()?;
+    name.parse::<Reference>().ok().filter(|frontend| !is_own(frontend)).map(|_| name)
 }
 
 /// The syntax of a file that is no Dockerfile: `//syntax=` or JSON with a `syntax`, perhaps beneath a `#!` line.
@@ -84,6 +97,10 @@ mod tests {
             let found = check(Some(&word), &PlanOptions::default());
             let found = found.map_or("fine".to_owned(), |found| format!("{:?}", found.severity));
             assert_eq!(found, expected, "{name}");
+            let image = name.split_whitespace().next();
+            // What is no name nobody can run.
+            let is_elsewhere = expected != "fine" && image.is_some_and(|image| image.parse::<Reference>().is_ok());
+            assert_eq!(elsewhere(name), image.filter(|_| is_elsewhere), "{name}");
         };
         check("docker/dockerfile", "fine");
         check("docker/dockerfile:1", "fine");

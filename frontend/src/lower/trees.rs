@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use oci::model::ImageConfig;
 use solver::graph::Edge;
-use solver::op::{CopyAction, FileAction, FileActionKind, FileOp, Op, OpMeta, SourceOp, attr};
+use solver::op::{FileOp, Op, OpMeta, SourceOp, attr};
 
 use super::Lowering;
 use super::resolve::{Base, ImageBase};
@@ -32,6 +32,16 @@ impl Lowering<'_> {
             _ => &[],
         };
         self.local(key, || format!("[context {key}] load"), patterns)
+    }
+
+    /// The tree of a result, with the operations that make it.
+    pub(super) fn result(&mut self, key: &str) -> Option<Edge> {
+        let result = self.names.result(key)?;
+        // Once per plan: who copies from it often must not pay for its operations as often.
+        if self.results.insert(key.to_owned()) {
+            self.graph.absorb(result.graph.clone());
+        }
+        result.edge
     }
 
     /// A tree of the caller, once per plan.
@@ -108,24 +118,16 @@ impl Lowering<'_> {
             Base::Stage(stage) => self.states[stage].as_ref().and_then(|state| state.edge),
             Base::Image(image) => self.image(&image, place, |name| name),
             Base::Tree(key) => Some(self.named_tree(&key)),
+            Base::Result(key) => self.result(&key),
         })
     }
 
     /// Makes a layer of a context's tree, so that something can stand on it.
     pub(super) fn settle(&mut self, state: &mut State) {
         let (Some(key), Some(tree)) = (state.context.take(), state.edge) else { return };
-        let copy = CopyAction {
-            src: "/".into(),
-            dest: "/".into(),
-            dir_contents_only: true,
-            create_dest_path: true,
-            ..CopyAction::default()
-        };
-        let kind = FileActionKind::Copy(copy);
-        let action = FileAction { input: None, secondary_input: Some(0), output: Some(0), kind };
         let description = format!("[context {key}] FROM {key}");
         let meta = OpMeta { description: description.clone(), ..OpMeta::default() };
-        let edge = self.add(Op::File(FileOp { actions: vec![action] }), vec![tree], None, meta, None);
+        let edge = self.add(Op::File(FileOp::copy_of_tree()), vec![tree], None, meta, None);
         state.edge = Some(edge);
         state.history = Some(self.history.push(state.history, description, Some(edge)));
     }

@@ -3,10 +3,11 @@
 //! In: a reference of a build. Out: the engine's [`Evaluated`]. It is stopped with its build, with the session, and when
 //! nobody waits for it any more. What failed is solved again for the next who asks.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use api::control::CacheOptions;
+use solver::graph::Edge;
+use tokio::sync::Mutex;
 use tonic::Status;
 
 use super::{Known, Reference};
@@ -15,7 +16,7 @@ use crate::daemon::frontend::{self, Asked};
 use crate::daemon::job::Job;
 use crate::daemon::thread::beside;
 use crate::daemon::{Daemon, definition, error};
-use crate::engine::{self, Evaluated};
+use crate::engine::{self, Definition, Evaluated, PlannedBuild};
 
 /// The result of a reference.
 ///
@@ -25,16 +26,22 @@ pub async fn evaluated(daemon: &Daemon, job: &Arc<Job>, known: &Known) -> Result
     known.evaluated.get_or_try_init(|| solve(daemon, job, &known.what)).await.cloned()
 }
 
+/// What is solved.
+enum Looked {
+    Planned(Arc<Mutex<Option<PlannedBuild>>>, usize),
+    Definition(Definition, Edge),
+}
+
 async fn solve(daemon: &Daemon, job: &Arc<Job>, what: &Reference) -> Result<Arc<Evaluated>, Status> {
     job.references.lock().unwrap_or_else(PoisonError::into_inner).evaluate()?;
     let asking = &job.asking;
     let session = daemon.sessions.find(&asking.session).await?;
-    let (asked, defined) = match what {
-        Reference::Dockerfile(asked) => ((**asked).clone(), None),
+    let (asked, looked) = match what {
+        Reference::Dockerfile(planned, at) => (planned.asked.clone(), Looked::Planned(planned.build.clone(), *at)),
         Reference::Definition(llb) => {
             let imports = job.references.lock().unwrap_or_else(PoisonError::into_inner).imports();
             let defined = definition::definition(daemon, job, &session, vec![llb.clone()]).await?;
-            (Asked { attributes: BTreeMap::new(), imports }, Some((defined, llb.wants[0])))
+            (Asked { imports, ..Asked::default() }, Looked::Definition(defined, llb.wants[0]))
         }
     };
     let request = frontend::Request {
@@ -50,8 +57,19 @@ async fn solve(daemon: &Daemon, job: &Arc<Job>, what: &Reference) -> Result<Arc<
     let _unless_awaited = cancel.clone().drop_guard();
     let told = job.told();
     let solve = || async move {
-        let defined = defined.as_ref().map(|(definition, edge)| (definition, *edge));
-        Ok(engine::evaluate(&settings, &options, defined, told, cancel).await)
+        let mut planned;
+        let looked = match &looked {
+            Looked::Definition(definition, edge) => engine::Looked::Definition(definition, *edge),
+            Looked::Planned(build, at) => {
+                planned = build.lock().await;
+                match planned.as_mut() {
+                    Some(planned) => engine::Looked::Planned(planned, *at),
+                    // It is being built.
+                    None => engine::Looked::Dockerfile,
+                }
+            }
+        };
+        Ok(engine::evaluate(&settings, &options, looked, told, cancel).await)
     };
     let solved = beside(solve).await?;
     solved.map(Arc::new).map_err(|failure| error::status(&failure, job.hub.failed()))

@@ -49,14 +49,23 @@ const DEPTH_MAX: usize = 4;
 pub fn asked(frontend: &str, attributes: &mut BTreeMap<String, String>) -> String {
     let syntax = attributes.get(SYNTAX).filter(|syntax| !syntax.is_empty());
     match syntax.cloned() {
-        Some(syntax) if frontend == frontend::NAME && !attributes.contains_key(CMDLINE) => {
-            let image = syntax.split_whitespace().next().unwrap_or_default().to_owned();
-            attributes.insert(SOURCE.to_owned(), image);
-            attributes.insert(CMDLINE.to_owned(), syntax);
-            NAME.to_owned()
-        }
+        Some(syntax) if frontend == frontend::NAME && forward(&syntax, attributes) => NAME.to_owned(),
         _ => frontend.to_owned(),
     }
+}
+
+/// Whether a client says in which language a Dockerfile is written, whatever that says itself.
+pub fn names_syntax(attributes: &BTreeMap<String, String>) -> bool {
+    attributes.get(SYNTAX).is_some_and(|syntax| !syntax.trim().is_empty())
+}
+
+/// Tells a frontend that was asked for as `syntax` who it is, unless it is rbuild, or is told already.
+pub fn forward(syntax: &str, attributes: &mut BTreeMap<String, String>) -> bool {
+    let image = ::frontend::syntax_elsewhere(syntax).filter(|_| !attributes.contains_key(CMDLINE));
+    let Some(image) = image else { return false };
+    attributes.insert(SOURCE.to_owned(), image.to_owned());
+    attributes.insert(CMDLINE.to_owned(), syntax.to_owned());
+    true
 }
 
 /// What a frontend in a container is to the bridge.

@@ -4,9 +4,12 @@
 //! them ([`Wanted`]). A reference costs memory until its build ends, so there is a limit to each kind of cost. A
 //! reference is solved when somebody wants to see it before it is returned ([`evaluate`]), and [`files`] looks into it.
 
+pub mod container;
+pub mod dockerfile;
 mod evaluate;
 pub mod files;
 pub mod guest;
+pub mod process;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,11 +19,13 @@ use api::gateway::{self, result};
 use tokio::sync::OnceCell;
 use tonic::Status;
 
+use super::Daemon;
 use super::definition::{self, Metadata, Results};
 use super::frontend::Asked;
 use super::llb::Llb;
 use crate::engine::Evaluated;
 
+pub use self::dockerfile::Planned;
 pub use self::evaluate::evaluated;
 
 /// References of one build. Frontends for many platforms have some hundred.
@@ -33,8 +38,8 @@ const EVALUATED_MAX: usize = 128;
 /// What a frontend was given a reference for.
 #[derive(Clone, Debug)]
 pub enum Reference {
-    /// A Dockerfile.
-    Dockerfile(Arc<Asked>),
+    /// A Dockerfile: the result of that number.
+    Dockerfile(Arc<Planned>, usize),
     /// A definition.
     Definition(Arc<Llb>),
 }
@@ -49,8 +54,8 @@ pub struct Known {
 /// What is built in the end.
 #[derive(Debug)]
 pub enum Wanted {
-    /// A Dockerfile.
-    Dockerfile(Asked),
+    /// A Dockerfile, which may be planned.
+    Dockerfile(Asked, Option<Arc<Planned>>),
     /// Definitions.
     Results {
         /// Of what.
@@ -136,7 +141,7 @@ impl References {
     ///
     /// # Errors
     /// For references that are none, or do not go together.
-    pub fn wanted(&self, result: Option<gateway::Result>) -> Result<Option<Wanted>, Status> {
+    pub fn wanted(&self, daemon: &Daemon, result: Option<gateway::Result>) -> Result<Option<Wanted>, Status> {
         let Some(result) = result else { return Ok(None) };
         if result.attestations.values().any(|found| !found.attestation.is_empty()) {
             return Err(Status::unimplemented("attestations are not supported by this version of rbuild"));
@@ -145,47 +150,71 @@ impl References {
         let ids: BTreeMap<String, String> = match result.result {
             None if definition::has_image(&metadata) => return Ok(Some(self.results(Results::One(None), metadata))),
             None => return Ok(None),
-            Some(result::Result::RefDeprecated(id)) => return self.one(&id, metadata),
-            Some(result::Result::Ref(reference)) => return self.one(&reference.id, metadata),
+            Some(result::Result::RefDeprecated(id)) => return self.one(daemon, &id, metadata),
+            Some(result::Result::Ref(reference)) => return self.one(daemon, &reference.id, metadata),
             Some(result::Result::RefsDeprecated(map)) => map.refs.into_iter().collect(),
             Some(result::Result::Refs(map)) => map.refs.into_iter().map(|(key, found)| (key, found.id)).collect(),
         };
-        let mut results = BTreeMap::new();
-        let mut dockerfile = None;
+        let mut found = BTreeMap::new();
         for (key, id) in &ids {
-            match self.of(id)? {
-                None => drop(results.insert(key.clone(), None)),
-                Some(Reference::Definition(llb)) => drop(results.insert(key.clone(), Some(llb))),
-                Some(Reference::Dockerfile(asked)) => dockerfile = Some(asked),
-            }
+            found.insert(key.as_str(), self.of(id)?);
         }
-        match dockerfile {
-            // All platforms of a Dockerfile are one result here.
-            Some(asked) if ids.values().all(|id| Some(id) == ids.values().next()) => {
-                Ok(Some(Wanted::Dockerfile((*asked).clone())))
-            }
-            Some(_) => Err(Status::unimplemented(
-                "returning several results of Dockerfiles that were asked for one by one is not supported",
-            )),
-            None => Ok(Some(self.results(Results::Several(results), metadata))),
+        if let Some(planned) = one_dockerfile(&found, &metadata) {
+            return Ok(Some(Wanted::Dockerfile(planned.asked.clone(), Some(planned))));
         }
+        let mut results = BTreeMap::new();
+        for (key, reference) in found {
+            results.insert(key.to_owned(), reference.map(|reference| reference.definition(daemon)).transpose()?);
+        }
+        Ok(Some(self.results(Results::Several(results), metadata)))
     }
 
     fn results(&self, results: Results, metadata: Metadata) -> Wanted {
         Wanted::Results { results, metadata, imports: self.imports.clone() }
     }
 
-    fn one(&self, id: &str, metadata: Metadata) -> Result<Option<Wanted>, Status> {
-        match self.of(id)? {
-            None if !definition::has_image(&metadata) => Ok(None),
-            None => Ok(Some(self.results(Results::One(None), metadata))),
-            Some(Reference::Definition(llb)) => Ok(Some(self.results(Results::One(Some(llb)), metadata))),
-            Some(Reference::Dockerfile(asked)) => Ok(Some(Wanted::Dockerfile((*asked).clone()))),
+    fn one(&self, daemon: &Daemon, id: &str, metadata: Metadata) -> Result<Option<Wanted>, Status> {
+        let Some(reference) = self.of(id)? else {
+            let has_image = definition::has_image(&metadata);
+            return Ok(has_image.then(|| self.results(Results::One(None), metadata)));
+        };
+        let found = BTreeMap::from([("", Some(reference.clone()))]);
+        if let Some(planned) = one_dockerfile(&found, &metadata) {
+            return Ok(Some(Wanted::Dockerfile(planned.asked.clone(), Some(planned))));
         }
+        Ok(Some(self.results(Results::One(Some(reference.definition(daemon)?)), metadata)))
     }
 
     /// What an id stands for; no id is the empty tree.
     fn of(&self, id: &str) -> Result<Option<Reference>, Status> {
         if id.is_empty() { Ok(None) } else { self.find(id).map(|known| Some(known.what.clone())) }
     }
+}
+
+impl Reference {
+    /// As a definition.
+    ///
+    /// # Errors
+    /// When it cannot be said in one.
+    pub fn definition(self, daemon: &Daemon) -> Result<Arc<Llb>, Status> {
+        match self {
+            Self::Definition(llb) => Ok(llb),
+            Self::Dockerfile(planned, at) => definition::read(daemon, planned.definition(at)?),
+        }
+    }
+}
+
+/// The Dockerfile whose results these are, as they were told.
+fn one_dockerfile(found: &BTreeMap<&str, Option<Reference>>, metadata: &Metadata) -> Option<Arc<Planned>> {
+    let mut planned: Option<&Arc<Planned>> = None;
+    let mut results = BTreeMap::new();
+    for (key, reference) in found {
+        let Some(Reference::Dockerfile(of, at)) = reference else { return None };
+        if planned.is_some_and(|known| !Arc::ptr_eq(known, of)) {
+            return None;
+        }
+        planned = Some(of);
+        results.insert(*key, *at);
+    }
+    planned.filter(|planned| planned.is_whole(&results, metadata)).cloned()
 }

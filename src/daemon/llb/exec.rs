@@ -15,6 +15,14 @@ use super::mount;
 /// The address that stands for the builder's machine.
 const HOST_GATEWAY: &str = "host-gateway";
 
+/// Reads a process that is no operation of a definition, in a container whose mounts are of so many results.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn process(exec: &pb::ExecOp, inputs: usize) -> Result<ExecOp, String> {
+    read(exec, inputs).map_err(|fault| fault.to_string())
+}
+
 /// Reads one that has so many inputs.
 pub(super) fn read(exec: &pb::ExecOp, inputs: usize) -> Result<ExecOp, Fault> {
     let meta = exec.meta.as_ref().ok_or_else(|| Fault::malformed("it has no process"))?;

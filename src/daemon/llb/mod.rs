@@ -30,5 +30,6 @@ mod tests;
 
 pub use bounds::Limits;
 pub use error::{Code, LlbError};
+pub use exec::process;
 pub use read::{Llb, Options, read};
 pub use write::{Dockerfile, write};

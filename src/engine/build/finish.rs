@@ -80,13 +80,13 @@ impl Finish<'_> {
         result: Option<ResultId>,
     ) -> Result<(Assembled, ImageRecord), Unsent> {
         let Exporter { store, worker, cancel, .. } = self.exporter;
-        let PlannedImage { platform, output } = planned;
-        let top = epoch::top(worker, result.clone(), output, self.plans.is_of_client).await?;
+        let PlannedImage { platform, output, is_fitted } = planned;
+        let top = epoch::top(worker, result.clone(), output, *is_fitted).await?;
         let mut compressing = self.options.outputs.iter().filter(|output| output.compresses());
         let codec = compressing.find_map(|output| output.form()).map(|form| form.codec);
         let chain = chain_with_diff_ids(worker, top.as_ref(), codec, cancel).await?;
         let annotations = self.options.annotations.of(Level::Manifest, platform);
-        let assembled = match self.plans.is_of_client {
+        let assembled = match is_fitted {
             true => graph::image::assemble(output, &chain)?,
             false => assemble(output, &chain)?,
         };

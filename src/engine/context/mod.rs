@@ -15,7 +15,7 @@ pub mod named;
 pub mod remote;
 pub mod similar;
 pub mod text;
-mod theirs;
+pub mod theirs;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -57,6 +57,7 @@ impl Named {
             NamedValue::Image(reference) => NamedContext::Image(reference.clone()),
             NamedValue::Scratch => NamedContext::Scratch,
             NamedValue::Layout(_) => NamedContext::Layout(layout_reference(name)),
+            NamedValue::Result(definition) => NamedContext::Result(definition.result.clone()),
             NamedValue::Tree(_) => NamedContext::Tree {
                 ignore_patterns: self.trees.get(name).map(Tree::ignore_patterns).unwrap_or_default(),
             },
@@ -75,12 +76,16 @@ impl Named {
 
     /// All trees by now, by name.
     pub fn trees(&self) -> impl Iterator<Item = (&String, &Tree)> {
-        self.trees.iter()
+        let of_results = self.sources.iter().filter_map(|source| match &source.value {
+            NamedValue::Result(definition) => Some(&definition.trees),
+            _ => None,
+        });
+        of_results.flatten().map(|(name, tree)| (name, &**tree)).chain(&self.trees)
     }
 
     /// The tree of a name, if it has one by now.
     pub fn tree(&self, name: &str) -> Option<&Tree> {
-        self.trees.get(name)
+        self.trees().find(|(known, _)| *known == name).map(|(_, tree)| tree)
     }
 
     /// Times by which trees are known so far, for the plan.

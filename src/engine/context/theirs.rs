@@ -126,6 +126,17 @@ impl Opener<'_> {
         task.end(outcome)
     }
 
+    /// The directories of a definition, all brought at once, by name.
+    ///
+    /// # Errors
+    /// When one cannot be had.
+    pub async fn directories(&self, directories: &[Directory]) -> Result<BTreeMap<String, Tree>, Failure> {
+        let brought = directories
+            .iter()
+            .map(async |directory| Ok::<_, Failure>((directory.name.clone(), self.their_part(directory).await?)));
+        Ok(futures_util::future::try_join_all(brought).await?.into_iter().collect())
+    }
+
     /// All of a named context of theirs.
     pub(super) async fn their_tree(&self, theirs: &TheirDirectory, task: &Task<'_>) -> Result<Tree, Failure> {
         self.brought(theirs, Wanted { name: &theirs.name, including: &[], only: &[], without: &[] }, task).await
@@ -159,16 +170,12 @@ impl Opener<'_> {
 }
 
 impl Context {
-    /// What a definition starts from: its text, and its directories, which are all brought at once.
+    /// What a definition starts from: its text, and its directories.
     ///
     /// # Errors
     /// When one cannot be had.
     pub async fn of_directories(text: Text, directories: &[Directory], opener: &Opener<'_>) -> Result<Self, Failure> {
-        let brought = directories
-            .iter()
-            .map(async |directory| Ok::<_, Failure>((directory.name.clone(), opener.their_part(directory).await?)));
-        let mut trees: BTreeMap<String, Tree> =
-            futures_util::future::try_join_all(brought).await?.into_iter().collect();
+        let mut trees = opener.directories(directories).await?;
         let tree = match trees.remove(MAIN) {
             Some(tree) => tree,
             None => {
@@ -185,21 +192,22 @@ impl Context {
     /// When they cannot be had.
     pub async fn fetch_for(&mut self, graph: &Graph, opener: &Opener<'_>) -> Result<(), Failure> {
         self.named.fetch_for(graph, opener).await?;
-        let Some(theirs) = self.tree.pending.take() else { return Ok(()) };
+        // It stays until it is here: who fails may try again.
+        let Some(theirs) = self.tree.pending.clone() else { return Ok(()) };
         let Some(only) = read_paths(graph) else { return Ok(()) };
         let task = Task::start("[internal] receive build context", opener.progress);
         let without = self.tree.ignore_patterns();
         let wanted = Wanted { name: &theirs.name, including: &[], only: &only, without: &without };
         let brought = opener.brought(&theirs, wanted, &task).await;
         let Tree { dir, held, .. } = task.end(brought)?;
-        (self.tree.dir, self.tree.held) = (dir, held);
+        (self.tree.dir, self.tree.held, self.tree.pending) = (dir, held, None);
         Ok(())
     }
 }
 
 /// What the graph reads of the main context: paths and patterns without a slash in front, all of it if empty; `None`:
 /// nothing.
-fn read_paths(graph: &Graph) -> Option<Vec<String>> {
+pub fn read_paths(graph: &Graph) -> Option<Vec<String>> {
     let is_main = |op: &Op| match op {
         Op::Source(source) => source.scheme() == "local" && source.reference() == MAIN,
         _ => false,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use solver::graph::{Edge, Graph, Vertex, VertexId};
-use solver::op::{CopyAction, FileAction, FileActionKind, FileOp, Op, OpMeta, SourceOp, attr};
+use solver::op::{FileActionKind, FileOp, Op, OpMeta, SourceOp, attr};
 
 use crate::engine::Failure;
 use crate::options::theirs::{Files, TheirDirectory};
@@ -75,12 +75,18 @@ pub struct Settled {
     pub directories: Vec<Directory>,
 }
 
-/// Settles them. `files` has an entry for every source that is one.
+/// Settles them. `files` has an entry for every source that is one; what stands `before` their names keeps them apart from
+/// those of other graphs of the same build.
 ///
 /// # Errors
 /// For patterns that are none, and for too many directories.
-pub fn settle(graph: &Graph, wants: &[Edge], files: &HashMap<VertexId, Arc<dyn Files>>) -> Result<Settled, Failure> {
-    let mut settling = Settling { made: Graph::new(), vertices: HashMap::new(), directories: Vec::new() };
+pub fn settle(
+    graph: &Graph,
+    wants: &[Edge],
+    files: &HashMap<VertexId, Arc<dyn Files>>,
+    before: &str,
+) -> Result<Settled, Failure> {
+    let mut settling = Settling { made: Graph::new(), vertices: HashMap::new(), directories: Vec::new(), before };
     for (id, vertex, meta) in graph.iter() {
         let settled = match &vertex.op {
             Op::Source(source) if source.scheme() == "local" => settling.directory(&id, source, meta, files)?,
@@ -94,7 +100,7 @@ pub fn settle(graph: &Graph, wants: &[Edge], files: &HashMap<VertexId, Arc<dyn F
         settling.vertices.insert(id, settled);
     }
     let wants = wants.iter().map(|want| settling.edge(want, false)).collect::<Result<_, _>>()?;
-    let Settling { made, vertices, directories } = settling;
+    let Settling { made, vertices, directories, .. } = settling;
     Ok(Settled { graph: made, wants, vertices, directories })
 }
 
@@ -111,13 +117,14 @@ fn reads_in_place(op: &Op, input: usize) -> bool {
     }
 }
 
-struct Settling {
+struct Settling<'a> {
     made: Graph,
     vertices: HashMap<VertexId, VertexId>,
     directories: Vec<Directory>,
+    before: &'a str,
 }
 
-impl Settling {
+impl Settling<'_> {
     fn add(&mut self, vertex: Vertex, meta: OpMeta) -> Result<VertexId, Failure> {
         self.made.add(vertex, meta).map_err(|error| Failure::from_error(&error))
     }
@@ -142,7 +149,7 @@ impl Settling {
         }
         let others = self.directories.iter().filter(|known| known.theirs.name == name).count();
         // Behind that letter stands a mark in names of results.
-        let name = name.replace('@', "_");
+        let name = format!("{}{name}", self.before).replace('@', "_");
         let name = if others == 0 { name } else { format!("{name} #{}", others + 1) };
         let op = Op::Source(SourceOp { identifier: format!("local://{name}"), attrs: BTreeMap::new() });
         let vertex = self.add(Vertex { op, inputs: Vec::new(), platform: None }, meta.clone())?;
@@ -167,17 +174,8 @@ impl Settling {
         if in_place || !is_directory {
             return Ok(Edge { vertex, output: edge.output });
         }
-        let copy = CopyAction {
-            src: "/".into(),
-            dest: "/".into(),
-            dir_contents_only: true,
-            create_dest_path: true,
-            ..CopyAction::default()
-        };
-        let kind = FileActionKind::Copy(copy);
-        let action = FileAction { input: None, secondary_input: Some(0), output: Some(0), kind };
         let inputs = vec![Edge { vertex, output: 0 }];
-        let op = Op::File(FileOp { actions: vec![action] });
+        let op = Op::File(FileOp::copy_of_tree());
         let meta = OpMeta { description: "[internal] copy of the directory".into(), ..OpMeta::default() };
         Ok(Edge { vertex: self.add(Vertex { op, inputs, platform: None }, meta)?, output: 0 })
     }
@@ -188,7 +186,7 @@ mod tests {
     use std::os::fd::BorrowedFd;
 
     use futures_util::future::BoxFuture;
-    use solver::op::MergeOp;
+    use solver::op::{CopyAction, FileAction, MergeOp};
     use solver::seam::LogSink;
 
     use super::*;
@@ -240,7 +238,7 @@ mod tests {
         let stacked = add(&mut graph, Op::Merge(MergeOp {}), &[copies[0], ids[3]]);
         let nobody: Arc<dyn Files> = Arc::new(Nobody);
         let files = ids.iter().map(|id| (id.vertex, nobody.clone())).collect();
-        let settled = settle(&graph, &[stacked, copies[2], ids[0]], &files).expect("all is well formed");
+        let settled = settle(&graph, &[stacked, copies[2], ids[0]], &files, "").expect("all is well formed");
         let found: Vec<_> =
             settled.directories.iter().map(|found| (found.name.as_str(), found.patterns.clone())).collect();
         let list = |path: &str| vec![path.to_owned()];
@@ -265,7 +263,7 @@ mod tests {
 
         let mut graph = Graph::new();
         let bad = local(&mut graph, "context", &[(FOLLOW_PATHS, "a")]);
-        let failure = settle(&graph, &[bad], &[(bad.vertex, nobody)].into()).expect_err("this is no list");
+        let failure = settle(&graph, &[bad], &[(bad.vertex, nobody)].into(), "").expect_err("this is no list");
         assert!(failure.problems[0].message.contains("is no JSON list"), "{failure:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! An image of a result whose config is the client's.
+//! An image of a result whose config is the client's, or that stands on such a one.
 //!
 //! In: a config and the chain of the result. Out: the image. The layers are the chain's, whatever the config says of them;
 //! its history is kept, fitted to them: entries that made a layer stand for the records in order, those that are missing are
@@ -30,6 +30,19 @@ pub fn default_config(platform: &Platform) -> ImageConfig {
     }
 }
 
+/// The config of an output, with the history of its steps as far as it is known before they run.
+pub fn told_config(output: &PlanOutput) -> ImageConfig {
+    let mut config = output.config.clone();
+    config.history.extend(output.history.iter().map(|step| History {
+        created_by: step.created_by.clone(),
+        author: step.author.clone(),
+        comment: step.comment.clone(),
+        empty_layer: step.edge.is_none(),
+        ..History::default()
+    }));
+    config
+}
+
 /// How many of a chain's topmost records did not come from elsewhere.
 pub fn records_made(chain: &[Layer]) -> usize {
     chain.iter().rev().take_while(|layer| !layer.pulled).count()
@@ -40,7 +53,7 @@ pub fn records_made(chain: &[Layer]) -> usize {
 /// # Errors
 /// When a layer has no digest, which is a fault of rbuild, or the epoch is no time.
 pub fn assemble(output: &PlanOutput, chain: &[Layer]) -> Result<Assembled, Failure> {
-    let mut config = output.config.clone();
+    let mut config = told_config(output);
     // That of another image is about that image.
     config.extra.remove(store::remote::format::INLINE_KEY);
     let layers: Vec<Layer> = chain.iter().filter(|layer| !layer.empty).cloned().collect();

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::resolve::note_tag;
 use crate::engine::task::in_background;
-use crate::engine::{Failure, HistorySettings, Settings, words};
+use crate::engine::{Begins, Failure, HistorySettings, Settings, words};
 use crate::options::BuildOptions;
 use crate::options::output::{ArchiveFormat, ArchiveOutput, Dest, ImageForm, Output};
 use crate::options::size::Size;
@@ -118,7 +118,7 @@ impl Machine {
         progress: Arc<dyn Progress>,
         cancel: CancellationToken,
     ) -> Result<Descriptor, Failure> {
-        let built = crate::engine::build(&self.settings, options, progress, cancel).await?;
+        let built = crate::engine::build(&self.settings, options, Begins::Options, progress, cancel).await?;
         let value = built.metadata["containerimage.descriptor"].clone();
         let mut descriptor: Descriptor = serde_json::from_value(value)
             .map_err(|error| Failure::new("the build does not say what it made").note(error.to_string()))?;

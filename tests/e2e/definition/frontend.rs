@@ -47,6 +47,15 @@ impl Frontend {
         }
     }
 
+    /// Returns an error, and waits for the end of the build.
+    pub async fn fail(mut self, status: &tonic::Status) -> Result<api::control::SolveResponse, tonic::Status> {
+        let error =
+            api::rpc::Status { code: status.code() as i32, message: status.message().into(), details: Vec::new() };
+        let request = self.call(gateway::ReturnRequest { result: None, error: Some(error) });
+        self.bridge.r#return(request).await?;
+        self.solving.await.expect("it does not panic").map(tonic::Response::into_inner)
+    }
+
     /// Returns it, and waits for the end of the build.
     pub async fn end(
         mut self,

@@ -61,6 +61,41 @@ async fn a_frontend_that_is_an_image_reads_a_file_and_returns_what_it_made_of_it
     solve(&channel, named).await.0.expect("it builds");
     assert_eq!(ran(&store, "app:1"), "by the frontend\n0\n");
 
+    // Or say so itself; whoever is told by its client who reads it is not asked.
+    let said = Offer { dockerfile: "# syntax=guest:1\necho by its own line > /out".into(), ..Offer::default() };
+    let saying = session(channel.clone(), "two", said).await;
+    let by_line = |build: &str, arguments: &[(&str, &str)]| {
+        let attributes = [("filename", "Dockerfile"), ("cmd", "cat /out")];
+        let attributes =
+            attributes.iter().chain(arguments).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+        SolveRequest {
+            frontend: "dockerfile.v0".into(),
+            session: "two".into(),
+            frontend_attrs: attributes.collect(),
+            ..by_frontend(build, "", &[])
+        }
+    };
+    solve(&channel, by_line("said", &[])).await.0.expect("it builds");
+    assert_eq!(ran(&store, "app:1"), "by its own line\n");
+    let own = by_line("own", &[("build-arg:BUILDKIT_SYNTAX", "docker/dockerfile:1")]);
+    let status = solve(&channel, own).await.0.expect_err("to rbuild it is no Dockerfile");
+    assert!(status.message().contains("unknown instruction"), "{status:?}");
+    let mut frontend =
+        Frontend::start(&channel, SolveRequest { session: "two".into(), ..super::own("c", &[("name", "app:3")]) });
+    let asked = gateway::SolveRequest {
+        frontend: "dockerfile.v0".into(),
+        frontend_opt: by_line("", &[]).frontend_attrs.into_iter().collect(),
+        allow_result_return: true,
+        allow_result_array_ref: true,
+        ..gateway::SolveRequest::default()
+    };
+    let asked = frontend.call(asked);
+    let result = frontend.bridge.solve(asked).await.expect("it returns").into_inner().result.expect("a result");
+    let config = String::from_utf8(result.metadata["containerimage.config"].clone()).expect("it is text");
+    frontend.end(result.result, &[("containerimage.config", &config)]).await.expect("it builds");
+    assert_eq!(ran(&store, "app:3"), "by its own line\n");
+    drop(saying);
+
     // The same through the gateway, as `docker buildx` asks for it.
     let mut frontend = Frontend::start(&channel, super::own("b", &[("name", "app:2")]));
     let frontend_opt = attributes.iter().chain([&("source", "guest:1")]);
