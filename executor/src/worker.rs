@@ -357,7 +357,7 @@ impl Executor for Worker {
                 Err(error) if error.is_canceled() => return Err(ExecError::Canceled),
                 made => made?,
             };
-            worker.inner.store.keep_nodes(&made.digest, &made.nodes)?;
+            worker.inner.store.keep_nodes(&made.digest, made.nodes())?;
             let work = Work {
                 kind: WorkKind::Digest,
                 files: made.looked as u64,

@@ -67,7 +67,7 @@ mod verify;
 
 pub use blobs::{Blob, Blobs};
 pub use clients::ClientTree;
-pub use contexts::ContextFile;
+pub use contexts::{ContextFile, Remembered};
 pub use derived::TimeRule;
 pub use draft::{Draft, LentTree};
 pub use error::StoreError;
@@ -78,6 +78,6 @@ pub use layers::{Imported, Layer, Made};
 pub use layout::flock_unless;
 pub use lease::Kind;
 pub use mounts::{BusyMount, HeldMount, MountEntry, MountKey, MountSeed, MountTurn, MountWish, Taken, shown_mount_id};
-pub use nodes::{Node, NodeEntry, NodeKind, attributes_digest};
+pub use nodes::{NODE_MAX_BYTES, Node, NodeEntry, NodeKind, attributes_digest};
 pub use store::Store;
 pub use verify::Damage;

@@ -27,7 +27,7 @@ const DIRECTORY: &[u8] = b"rbuild directory 2\n";
 /// First bytes of a selection's node.
 const SELECTION: &[u8] = b"rbuild selection 2\n";
 /// Some hundred thousand names. A larger directory is digested like any other, but its node is not kept.
-const NODE_MAX_BYTES: usize = 16 << 20;
+pub const NODE_MAX_BYTES: usize = 16 << 20;
 
 /// One name in a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,6 +82,15 @@ impl Node {
     pub fn directory<'a>(entries: impl Iterator<Item = &'a NodeEntry> + Clone) -> Self {
         debug_assert!(entries.clone().is_sorted_by(|one, next| one.name < next.name), "sorted, no name twice");
         Self::of(DIRECTORY, entries)
+    }
+
+    /// The same of entries that are written already, each as [`NodeEntry::write`] does it.
+    pub fn of_directory<'a>(entries: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
+        let bytes: usize = entries.clone().map(<[u8]>::len).sum();
+        let mut body = Vec::with_capacity(DIRECTORY.len() + bytes);
+        body.extend_from_slice(DIRECTORY);
+        entries.for_each(|entry| body.extend_from_slice(entry));
+        Self { digest: ContentDigest(Sha256::digest(&body).into()), body }
     }
 
     /// The node of a selection: its matches in their order.
@@ -211,6 +220,25 @@ impl NodeEntry {
     }
 }
 
+impl NodeEntry {
+    /// Takes the bytes of one from the beginning of `bytes`, as they are; `None` when none is there.
+    pub fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+        let mut reader = Reader(bytes);
+        reader.skip()?;
+        let (taken, rest) = bytes.split_at(bytes.len() - reader.0.len());
+        *bytes = rest;
+        Some(taken)
+    }
+
+    /// The name in the bytes of one, which may be followed by others.
+    ///
+    /// # Panics
+    /// On what [`NodeEntry::take`] would not take.
+    pub fn name_of(entry: &[u8]) -> &[u8] {
+        Reader(entry).text().expect("the bytes of an entry")
+    }
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -224,13 +252,36 @@ impl<'a> Reader<'a> {
         self.take(N)?.try_into().ok()
     }
 
-    fn text(&mut self) -> Option<Vec<u8>> {
+    fn text(&mut self) -> Option<&'a [u8]> {
         let length = u32::from_le_bytes(self.array()?);
-        Some(self.take(usize::try_from(length).ok()?)?.to_vec())
+        self.take(usize::try_from(length).ok()?)
+    }
+
+    /// What [`Self::entry`] reads, and nothing is made of it.
+    fn skip(&mut self) -> Option<()> {
+        /// Mode and owner.
+        const LOOK_BYTES: usize = 2 + 4 + 4;
+        self.text()?;
+        let [letter] = self.array()?;
+        self.take(LOOK_BYTES)?;
+        match self.array()? {
+            [0] => {}
+            [1] => _ = self.take(32)?,
+            _ => return None,
+        }
+        let bytes = match letter {
+            b'f' => 8 + 32,
+            b'd' | b'*' => 32,
+            b'l' => return self.text().map(drop),
+            b'c' | b'b' => 8,
+            b'p' => 0,
+            _ => return None,
+        };
+        self.take(bytes).map(drop)
     }
 
     fn entry(&mut self) -> Option<NodeEntry> {
-        let name = self.text()?;
+        let name = self.text()?.to_vec();
         let [letter] = self.array()?;
         let mode = u16::from_le_bytes(self.array()?);
         let owner = (u32::from_le_bytes(self.array()?), u32::from_le_bytes(self.array()?));
@@ -243,7 +294,7 @@ impl<'a> Reader<'a> {
             b'f' => NodeKind::File { bytes: u64::from_le_bytes(self.array()?), sha256: self.array()? },
             b'd' => NodeKind::Directory(ContentDigest(self.array()?)),
             b'*' => NodeKind::Contents(ContentDigest(self.array()?)),
-            b'l' => NodeKind::Link(self.text()?),
+            b'l' => NodeKind::Link(self.text()?.to_vec()),
             b'c' => NodeKind::CharacterDevice(u64::from_le_bytes(self.array()?)),
             b'b' => NodeKind::BlockDevice(u64::from_le_bytes(self.array()?)),
             b'p' => NodeKind::Fifo,
@@ -254,31 +305,26 @@ impl<'a> Reader<'a> {
 }
 
 impl Store {
-    /// Keeps the nodes of a tree. Nothing is written when `root` is known; otherwise what is new, at once.
-    pub fn keep_nodes(&self, root: &ContentDigest, nodes: &[Node]) -> Result<(), StoreError> {
-        let is_known = |digest: &ContentDigest| {
-            self.index().read("find a directory's node", |connection| {
-                let mut query = connection.prepare_cached("SELECT 1 FROM nodes WHERE digest = ?1")?;
-                Ok(query.query_row([&digest.0], |_| Ok(())).optional()?.is_some())
-            })
-        };
-        if is_known(root)? {
+    /// Keeps the nodes of a tree. Nothing is made or written when `root` is known; otherwise what is new, at once. `nodes`
+    /// are asked for one by one; of those that are too large ([`NODE_MAX_BYTES`]) none is kept.
+    pub fn keep_nodes(&self, root: &ContentDigest, nodes: impl Iterator<Item = Node>) -> Result<(), StoreError> {
+        let is_known = self.index().read("find a directory's node", |connection| {
+            let mut query = connection.prepare_cached("SELECT 1 FROM nodes WHERE digest = ?1")?;
+            Ok(query.query_row([&root.0], |_| Ok(())).optional()?.is_some())
+        })?;
+        if is_known {
             return Ok(());
-        }
-        let mut fresh = Vec::new();
-        for node in nodes {
-            if node.body.len() > NODE_MAX_BYTES {
-                tracing::debug!(digest = %node.digest, bytes = node.body.len(), "too large a directory to be explained");
-            } else if !is_known(&node.digest)? {
-                fresh.push(node);
-            }
         }
         self.index().transaction("keep directories' nodes", |transaction| {
             let mut insert = transaction.prepare_cached(
                 "INSERT OR IGNORE INTO nodes (digest, body, used_tick) VALUES (?1, ?2, (SELECT tick FROM state))",
             )?;
-            for node in fresh {
-                insert.execute((&node.digest.0, &node.body))?;
+            for node in nodes {
+                if node.body.len() > NODE_MAX_BYTES {
+                    tracing::debug!(digest = %node.digest, bytes = node.body.len(), "too large a directory to be explained");
+                } else {
+                    insert.execute((&node.digest.0, &node.body))?;
+                }
             }
             Ok(())
         })
@@ -328,6 +374,19 @@ mod tests {
         let entries = all_kinds();
         let node = Node::selection(&entries);
         assert_eq!(Node::entries(&node.body).unwrap(), entries);
+        // Taken as they are, they are the same.
+        let mut rest = node.body.strip_prefix(SELECTION).unwrap();
+        for entry in &entries {
+            let taken = NodeEntry::take(&mut rest).unwrap();
+            assert_eq!(
+                (NodeEntry::read(&mut { taken }).as_ref(), NodeEntry::name_of(taken)),
+                (Some(entry), &entry.name[..])
+            );
+            for end in 0..taken.len() {
+                assert_eq!(NodeEntry::take(&mut &taken[..end]), None, "{end}");
+            }
+        }
+        assert!(rest.is_empty());
         assert_eq!(Node::children(&node.body), [ContentDigest([7; 32]); 2]);
         // Cut anywhere, it is another node or none, and never panics.
         for end in 0..node.body.len() {
@@ -349,8 +408,8 @@ mod tests {
         let below = Node::directory(sorted.iter());
         let root = Node::selection(&[NodeEntry::contents(below.digest)]);
         assert_eq!(store.node(&root.digest).unwrap(), None);
-        store.keep_nodes(&root.digest, &[below.clone(), root.clone()]).unwrap();
-        store.keep_nodes(&root.digest, &[]).unwrap();
+        store.keep_nodes(&root.digest, [below.clone(), root.clone()].into_iter()).unwrap();
+        store.keep_nodes(&root.digest, std::iter::from_fn(|| panic!("it is known"))).unwrap();
         assert_eq!(store.node(&root.digest).unwrap().unwrap(), [NodeEntry::contents(below.digest)]);
         assert_eq!(store.node(&below.digest).unwrap().unwrap().len(), 7);
         let damage = "UPDATE nodes SET body = x'00' WHERE digest = ?1";

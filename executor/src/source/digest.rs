@@ -1,7 +1,7 @@
 //! The digest of what an operation reads of the build context.
 //!
 //! In: the matches of a selection, and what is remembered of the context. Out: one digest, the [`Node`]s that explain
-//! it, and what everything looked like. A digest covers names, types, modes, link targets, extended attributes and
+//! it, and what everything looked like ([`looks`]). A digest covers names, types, modes, link targets, extended attributes and
 //! bytes; every entry counts as owned by 0:0, and times never count. Which names share a file does not count either, and
 //! such names become files of their own in a copy, so that equal digests give equal copies. FIFOs and devices are never
 //! opened; sockets are left out.
@@ -12,32 +12,36 @@
 //! Next: `walk` (directories, on all cores), `read` (one entry), [`super::stat_cache`] (what is remembered),
 //! [`super::look`] (when that is believed).
 
+mod looks;
 mod read;
 mod walk;
 
+pub(crate) use looks::{Looks, Met, Seen};
+
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use rayon::prelude::*;
-use rustix::fs::{FileType, Stat};
+use rustix::fs::FileType;
 use solver::key::ContentDigest;
 use solver::seam::Selection;
-use store::{Node, NodeEntry, NodeKind};
+use store::{NODE_MAX_BYTES, Node, NodeEntry, NodeKind};
 
 use self::read::{Looked, read};
 use self::walk::{Found, Walk};
+use super::counted::{Counted, Entries};
 use super::look::{Look, Moment, is_trusted};
-use super::stat_cache::{Counted, Directory, StatCache};
+use super::stat_cache::{Directory, StatCache};
 use crate::select::tree::{Filter, Match};
-use crate::tree::{Root, TreeError, joined};
+use crate::tree::{Root, TreeError};
 
 /// What became of a selection.
 pub(crate) struct Digested {
     /// The digest of all that was selected.
     pub digest: ContentDigest,
-    /// The nodes beneath it, its own as well. Empty if that digest was made before in this build.
-    pub nodes: Vec<Node>,
+    /// What was there; `None` if that digest was made before in this build.
+    listing: Option<Arc<Listing>>,
     /// How many entries had to be read.
     pub read: usize,
     /// How many bytes of files that were.
@@ -46,38 +50,40 @@ pub(crate) struct Digested {
     pub looked: usize,
 }
 
+impl Digested {
+    /// One that was made before in this build.
+    pub fn known(digest: ContentDigest) -> Self {
+        Self { digest, listing: None, read: 0, read_bytes: 0, looked: 0 }
+    }
+
+    /// The nodes beneath the digest, its own first, each made when it is asked for. None, if that digest was made before
+    /// in this build; those of directories that are too large to be kept are left out.
+    pub fn nodes(&self) -> impl Iterator<Item = Node> + '_ {
+        self.listing.iter().flat_map(|listing| {
+            let whole = listing.directories.iter().filter(|directory| directory.digest.is_some());
+            let kept = whole.filter(|directory| directory.entries.bytes() <= NODE_MAX_BYTES);
+            std::iter::once(listing.root.clone()).chain(kept.map(|directory| directory.entries.node()))
+        })
+    }
+}
+
 /// What was there when a selection was digested.
 #[derive(Debug)]
 pub(super) struct Listing {
-    /// The digest of the selection.
-    pub digest: ContentDigest,
+    /// The node of the selection.
+    root: Node,
     /// All directories of which anything was counted.
     pub directories: Vec<Directory>,
-    /// Matched directories that count themselves, by path.
-    matched: Vec<(Vec<u8>, Seen)>,
-    looks: OnceLock<Arc<Looks>>,
+    /// Paths of the matched directories that count themselves.
+    matched_paths: Vec<Vec<u8>>,
+    /// The same, in their order.
+    matched: Entries,
 }
 
-/// What was digested, by path in the source.
-pub(crate) type Looks = HashMap<Vec<u8>, Seen>;
-
-/// An entry when it was digested.
-#[derive(Clone, Debug)]
-pub(crate) struct Seen {
-    look: Look,
-    /// What it was, if its look does not prove that it still is.
-    unproven: Option<NodeEntry>,
-}
-
-impl Seen {
-    /// Whether it looks now as it did.
-    pub fn is_still(&self, stat: &Stat) -> bool {
-        self.look.is_still(&Look::of(stat))
-    }
-
-    /// What a copy of it has to be compared with, because it may have changed and look the same.
-    pub fn unproven(&self) -> Option<&NodeEntry> {
-        self.unproven.as_ref()
+impl Listing {
+    /// The digest of the selection.
+    pub fn digest(&self) -> ContentDigest {
+        self.root.digest
     }
 }
 
@@ -98,7 +104,7 @@ pub(super) struct Digesting<'a> {
 
 impl Digesting<'_> {
     /// Digests the matches of a selection.
-    pub fn digest(self, found: &[Match], selection: &Selection) -> Result<(Digested, Listing), TreeError> {
+    pub fn digest(self, found: &[Match], selection: &Selection) -> Result<(Digested, Arc<Listing>), TreeError> {
         // Links may lead several matches to one place.
         let mut places = HashSet::new();
         let dirs = found.iter().filter(|one| one.place.is_dir() && places.insert(one.place.path.as_slice()));
@@ -106,7 +112,7 @@ impl Digesting<'_> {
         let (digests, mut beneath) = Walk::new(self).count(&matched)?;
         let digests: HashMap<&[u8], ContentDigest> = matched.iter().copied().zip(digests).collect();
         let leaves = self.leaves(found, &mut beneath)?;
-        let (mut matches, mut looks) = (Vec::new(), Vec::new());
+        let (mut matches, mut matched_paths, mut matched_entries) = (Vec::new(), Vec::new(), Entries::default());
         for one in found {
             let Some(stat) = &one.place.stat else { continue };
             let path = one.place.path.as_slice();
@@ -125,18 +131,19 @@ impl Digesting<'_> {
                     let place = self.root.reopen(&one.place)?;
                     let itself = Looked { dir: place.dir.as_fd(), name: &place.name, path: &place.path, stat };
                     let entry = read(&itself, Some(NodeKind::Directory(digest)), self.stop)?;
-                    looks.push((place.path, Seen { look: Look::of(stat), unproven: Some(entry.clone()) }));
-                    NodeEntry { name: one.base.clone(), ..entry }
+                    let counted = Counted { entry, look: Look::of(stat), certain: false };
+                    matched_entries.push(&counted);
+                    matched_paths.push(place.path);
+                    NodeEntry { name: one.base.clone(), ..counted.entry }
                 }
             });
         }
         let root = Node::selection(&matches);
+        let Found { directories, read, read_bytes } = beneath;
+        let looked = directories.iter().map(|directory| directory.entries.len()).sum::<usize>() + matched_paths.len();
         let digest = root.digest;
-        beneath.nodes.push(root);
-        let looked = beneath.directories.iter().map(|directory| directory.entries.len()).sum::<usize>() + looks.len();
-        let Found { nodes, directories, read, read_bytes } = beneath;
-        let listing = Listing { digest, directories, matched: looks, looks: OnceLock::new() };
-        Ok((Digested { digest, nodes, read, read_bytes, looked }, listing))
+        let listing = Arc::new(Listing { root, directories, matched_paths, matched: matched_entries });
+        Ok((Digested { digest, listing: Some(listing.clone()), read, read_bytes, looked }, listing))
     }
 
     /// What is at the paths of matches that are meant and no directories, sockets left out.
@@ -148,35 +155,39 @@ impl Digesting<'_> {
         };
         let leaves: Vec<&Match> =
             found.iter().filter(is_meant).filter(|one| places.insert(one.place.path.as_slice())).collect();
-        let mut recalled: HashMap<&[u8], Vec<Counted>> = HashMap::new();
+        let mut recalled: HashMap<&[u8], Arc<Entries>> = HashMap::new();
         for one in &leaves {
             let above = parent(&one.place.path);
             recalled.entry(above).or_insert_with(|| self.cache.recall(above));
         }
         let counted: Result<Vec<_>, TreeError> =
             leaves.par_iter().map(|one| self.leaf(one, &recalled[parent(&one.place.path)])).collect();
-        let mut by_directory: HashMap<&[u8], Directory> = HashMap::new();
+        let mut by_directory: HashMap<&[u8], (Directory, Entries)> = HashMap::new();
         let mut entries = HashMap::new();
         for (one, leaf) in leaves.iter().zip(counted?) {
             let place = &one.place;
             let above = parent(&place.path);
-            let directory = by_directory.entry(above).or_insert_with(|| Directory::unlisted(above));
+            let unlisted = || (Directory::unlisted(above), Entries::default());
+            let (directory, inside) = by_directory.entry(above).or_insert_with(unlisted);
             match leaf {
                 Leaf::Socket(look) => directory.sockets.push((place.name.clone(), look)),
                 Leaf::Counted(counted, is_new) => {
                     beneath.read_bytes += if is_new { counted.entry.file_bytes() } else { 0 };
-                    entries.insert(place.path.as_slice(), counted.entry.clone());
-                    directory.entries.push(counted);
+                    inside.push(&counted);
+                    entries.insert(place.path.as_slice(), counted.entry);
                     directory.is_new |= is_new;
                     beneath.read += usize::from(is_new);
                 }
             }
         }
-        beneath.directories.extend(by_directory.into_values());
+        beneath.directories.extend(by_directory.into_values().map(|(directory, mut inside)| {
+            inside.sort();
+            Directory { entries: Arc::new(inside), ..directory }
+        }));
         Ok(entries)
     }
 
-    fn leaf(self, one: &Match, recalled: &[Counted]) -> Result<Leaf, TreeError> {
+    fn leaf(self, one: &Match, recalled: &Entries) -> Result<Leaf, TreeError> {
         if (self.stop)() {
             return Err(TreeError::Stopped);
         }
@@ -186,9 +197,9 @@ impl Digesting<'_> {
         if FileType::from_raw_mode(stat.st_mode) == FileType::Socket {
             return Ok(Leaf::Socket(look));
         }
-        let position = recalled.binary_search_by(|known| known.entry.name.as_slice().cmp(&place.name));
-        if let Some(known) = position.ok().map(|at| &recalled[at]).filter(|known| known.look == look) {
-            return Ok(Leaf::Counted(known.clone(), false));
+        let known = recalled.find(&place.name).map(|number| recalled.get(number));
+        if let Some(known) = known.filter(|known| known.look() == look) {
+            return Ok(Leaf::Counted(Counted { entry: known.entry(), look, certain: known.certain() }, false));
         }
         let dir = self.root.reopen(place)?.dir;
         let looked = Looked { dir: dir.as_fd(), name: &place.name, path: &place.path, stat };
@@ -214,33 +225,11 @@ enum Leaf {
 impl Directory {
     /// A directory that nobody looked into as a whole.
     fn unlisted(path: &[u8]) -> Self {
-        Self { path: path.to_vec(), entries: Vec::new(), sockets: Vec::new(), others: None, is_new: false }
+        let path = path.to_vec();
+        Self { path, entries: Arc::default(), digest: None, sockets: Vec::new(), others: None, is_new: false }
     }
 }
 
 fn parent(path: &[u8]) -> &[u8] {
     path.iter().rposition(|byte| *byte == b'/').map_or(b"", |slash| &path[..slash])
-}
-
-impl Listing {
-    /// What everything looked like. Put together when first asked for: a build that copies nothing does not ask.
-    pub fn looks(&self) -> Arc<Looks> {
-        let make = || {
-            let mut looks = Looks::new();
-            for directory in &self.directories {
-                let path = |name: &[u8]| joined(&directory.path, name);
-                looks.extend(directory.entries.iter().map(|one| {
-                    // The look of a directory says nothing of its attributes.
-                    let is_proven = one.certain && !one.look.is_dir();
-                    let unproven = (!is_proven).then(|| one.entry.clone());
-                    (path(&one.entry.name), Seen { look: one.look, unproven })
-                }));
-                let sockets = directory.sockets.iter();
-                looks.extend(sockets.map(|(name, look)| (path(name), Seen { look: *look, unproven: None })));
-            }
-            looks.extend(self.matched.iter().cloned());
-            Arc::new(looks)
-        };
-        self.looks.get_or_init(make).clone()
-    }
 }

@@ -176,7 +176,7 @@ impl LocalSource {
         let is_last = self.waiting.fetch_sub(1, Ordering::Relaxed) == 1;
         let key = self.key(patterns, selection);
         if let Some(listing) = self.seen().get(&key) {
-            return Ok(Digested { digest: listing.digest, nodes: Vec::new(), read: 0, read_bytes: 0, looked: 0 });
+            return Ok(Digested::known(listing.digest()));
         }
         let copy = CopyPatterns::new(&selection.include_patterns, &selection.exclude_patterns)?;
         let filter = copy.filter(Some(patterns));
@@ -188,7 +188,7 @@ impl LocalSource {
         let (digested, listing) = made.map_err(|error| self.tree_error(error))?;
         cache.learn(&listing.directories);
         let mut seen = self.seen();
-        seen.insert(key, Arc::new(listing));
+        seen.insert(key, listing);
         // Of several that are made one after the other, the last keeps what all have found.
         if is_last {
             let counted = seen.values().flat_map(|listing| &listing.directories);
@@ -199,14 +199,13 @@ impl LocalSource {
     }
 
     /// What was digested for this selection, if it was.
-    pub(crate) fn looks(&self, patterns: &LocalPatterns, selection: &Selection) -> Option<Arc<Looks>> {
-        let listing = self.seen().get(&self.key(patterns, selection)).cloned();
-        listing.map(|listing| listing.looks())
+    pub(crate) fn looks(&self, patterns: &LocalPatterns, selection: &Selection) -> Option<Looks> {
+        self.seen().get(&self.key(patterns, selection)).cloned().map(Looks::of)
     }
 
     /// The digest of this selection, if it was made.
     pub(crate) fn digest_of(&self, patterns: &LocalPatterns, selection: &Selection) -> Option<ContentDigest> {
-        self.seen().get(&self.key(patterns, selection)).map(|listing| listing.digest)
+        self.seen().get(&self.key(patterns, selection)).map(|listing| listing.digest())
     }
 
     /// With another clock.

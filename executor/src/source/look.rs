@@ -19,7 +19,7 @@ const TICK_NANOS: i128 = 10_000_000;
 /// Coarsest times that file systems have, and a step of those: FAT's. Assumed of any time of whole seconds.
 const WHOLE_SECONDS_NANOS: i128 = 2_000_000_000;
 /// Bytes of a look in a file.
-const LOOK_BYTES: usize = 52;
+pub(super) const LOOK_BYTES: usize = 52;
 
 /// File systems of this kernel alone, with inode numbers that stay and ctimes of this machine's clock.
 const TRUSTED: [u32; 11] = [

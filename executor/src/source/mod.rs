@@ -5,6 +5,7 @@
 //! [`git`] and [`http`], which build contexts come from too, both with what the user gave ([`given`]).
 
 pub mod address;
+mod counted;
 pub(crate) mod digest;
 pub(crate) mod fetched;
 pub mod git;

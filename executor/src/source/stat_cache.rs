@@ -1,41 +1,33 @@
 //! What earlier digests of a context found, so that no file is read twice: by build, and from build to build.
 //!
 //! In: directories with what was found in them. Out: what is remembered of a directory, to be believed of those entries
-//! whose [`Look`] is still the same. Within one build everything that was read is remembered; from build to build, only
-//! what was *certain* (see [`super::look`]). The file is read as a whole and each directory of it taken apart when it is
+//! whose [`Look`](super::look) is still the same. Within one build everything that was read is remembered; from build to
+//! build, only what was *certain*. Of the file, memory holds where each directory is; its entries are read when they are
 //! asked for. Deliberately absent: looking at the context, and what a digest is made of ([`super::digest`]).
 //!
 //! ```text
 //! file      = "stat cache 1, nodes 2\n" directory…        beneath the head that `store::contexts` gives it
 //! directory = path in the context: u32 length, bytes | age: u8 | length of its entries: u32 | entry…
-//! entry     = look: dev, ino, length: u64 each, seconds of mtime and ctime: i64 each, mode, nanoseconds: u32 each
-//!           | what it was, as `store::nodes` draws it; a directory's own digest is zeros   sorted by name
+//! entry     = as `super::counted` draws it; a directory's own digest is zeros   sorted by name
 //! ```
 //! Numbers are little-endian. A directory's age says how often the file was written since it was last counted; one that
 //! nobody counts any more is dropped.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::Range;
+use std::io::{self, Write};
+use std::sync::Arc;
 
 use solver::key::ContentDigest;
-use store::{NodeEntry, NodeKind, Store, StoreError};
+use store::{NodeEntry, NodeKind, Remembered, Store, StoreError};
 
+use super::counted::{CountedRef, Entries};
 use super::look::Look;
 
 const FORM: &[u8] = b"stat cache 1, nodes 2\n";
 /// How often a file may be written without a directory before it is dropped: several Dockerfiles may share a context.
 const AGE_MAX: u8 = 30;
-
-/// An entry that was counted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Counted {
-    /// What it is.
-    pub entry: NodeEntry,
-    /// What it looked like before it was read.
-    pub look: Look,
-    /// Whether that look proves that it is what it was.
-    pub certain: bool,
-}
+/// One read, when all directories are looked up.
+const PIECE_BYTES: usize = 64 * 1024;
 
 /// A directory of which entries were counted.
 #[derive(Debug)]
@@ -43,11 +35,13 @@ pub(super) struct Directory {
     /// Its path in the context.
     pub path: Vec<u8>,
     /// What was selected in it, sorted by name.
-    pub entries: Vec<Counted>,
+    pub entries: Arc<Entries>,
+    /// The digest of its node; `None`: nobody looked into it as a whole.
+    pub digest: Option<ContentDigest>,
     /// Sockets, which are in no digest.
     pub sockets: Vec<(Vec<u8>, Look)>,
     /// What is remembered of it and is still there, but was not selected. `None`: nobody looked what is there.
-    pub others: Option<Vec<Counted>>,
+    pub others: Option<Entries>,
     /// Whether anything of it was not known before.
     pub is_new: bool,
 }
@@ -57,11 +51,11 @@ pub(super) struct Directory {
 pub(super) struct StatCache {
     /// Where it is kept: a store, and the absolute path of the context.
     place: Option<(Store, Vec<u8>)>,
-    bytes: Vec<u8>,
-    /// Directories of `bytes`.
+    file: Option<Remembered>,
+    /// Directories of `file`.
     kept: HashMap<Vec<u8>, Kept>,
-    /// Directories that are known better than `bytes` knows them.
-    learned: HashMap<Vec<u8>, Vec<Counted>>,
+    /// Directories that are known better than `file` knows them.
+    learned: HashMap<Vec<u8>, Arc<Entries>>,
     /// Whether `learned` holds something that is worth keeping and is not kept.
     is_unsaved: bool,
 }
@@ -69,58 +63,71 @@ pub(super) struct StatCache {
 #[derive(Debug)]
 struct Kept {
     age: u8,
-    entries: Range<usize>,
+    /// Where its entries are.
+    at: u64,
+    bytes: usize,
 }
 
 impl StatCache {
     /// What the store remembers of the context at the absolute `path`.
     pub fn load(store: &Store, path: &[u8]) -> Result<Self, StoreError> {
-        let bytes = store.context(path)?.unwrap_or_default();
-        let kept = index(&bytes).unwrap_or_else(|| {
-            if !bytes.is_empty() {
+        let file = store.context(path)?;
+        let kept = file.as_ref().and_then(index).unwrap_or_else(|| {
+            if file.is_some() {
                 tracing::debug!("what is remembered of the context has another form");
             }
             HashMap::new()
         });
-        Ok(Self { place: Some((store.clone(), path.to_vec())), bytes, kept, ..Self::default() })
+        Ok(Self { place: Some((store.clone(), path.to_vec())), file, kept, ..Self::default() })
     }
 
     /// What is remembered of a directory, sorted by name.
-    pub fn recall(&self, directory: &[u8]) -> Vec<Counted> {
+    pub fn recall(&self, directory: &[u8]) -> Arc<Entries> {
         match self.learned.get(directory) {
-            Some(learned) => learned.clone(),
-            None => self.recall_kept(directory),
+            Some(learned) => Arc::clone(learned),
+            None => Arc::new(self.recall_kept(directory)),
         }
     }
 
-    fn recall_kept(&self, directory: &[u8]) -> Vec<Counted> {
-        let Some(kept) = self.kept.get(directory) else { return Vec::new() };
-        let mut bytes = &self.bytes[kept.entries.clone()];
-        // Names are longer than nothing: this is not far from what is needed.
-        let mut entries = Vec::with_capacity(bytes.len() / 110);
-        while !bytes.is_empty() {
-            let look = Look::read(&mut bytes);
-            let (Some(look), Some(entry)) = (look, NodeEntry::read(&mut bytes)) else {
-                tracing::debug!("what is remembered of a directory is damaged");
-                return Vec::new();
-            };
-            entries.push(Counted { entry, look, certain: true });
-        }
-        entries
+    fn recall_kept(&self, directory: &[u8]) -> Entries {
+        let Some((kept, file)) = self.kept.get(directory).zip(self.file.as_ref()) else { return Entries::default() };
+        let found = match file.part(kept.at, kept.bytes) {
+            Ok(bytes) => Entries::of_file(bytes),
+            Err(error) => {
+                tracing::debug!(%error, "what is remembered of a directory cannot be read");
+                return Entries::default();
+            }
+        };
+        found.unwrap_or_else(|| {
+            tracing::debug!("what is remembered of a directory is damaged");
+            Entries::default()
+        })
     }
 
     /// Remembers what is new in directories that were counted.
     pub fn learn(&mut self, directories: &[Directory]) {
         for directory in directories.iter().filter(|directory| directory.is_new) {
-            let recalled = match &directory.others {
-                Some(others) => others.clone(),
-                None => self.recall(&directory.path),
+            let counted = &directory.entries;
+            let is_other = |one: &CountedRef<'_>| counted.find(one.name()).is_none();
+            let recalled;
+            let others = match &directory.others {
+                Some(others) => others,
+                None => {
+                    recalled = self.recall(&directory.path);
+                    &*recalled
+                }
             };
-            let counted: HashSet<&[u8]> = directory.entries.iter().map(|one| one.entry.name.as_slice()).collect();
-            let others = recalled.into_iter().filter(|one| !counted.contains(one.entry.name.as_slice()));
-            let mut entries: Vec<_> = directory.entries.iter().cloned().chain(others).collect();
-            entries.sort_unstable_by(|one, other| one.entry.name.cmp(&other.entry.name));
-            self.is_unsaved |= entries.iter().any(|one| one.certain);
+            let entries = match others.iter().any(|one| is_other(&one)) {
+                // Both are one.
+                false => Arc::clone(counted),
+                true => {
+                    let mut all = Entries::default();
+                    counted.iter().chain(others.iter().filter(is_other)).for_each(|one| all.push_ref(one));
+                    all.sort();
+                    Arc::new(all)
+                }
+            };
+            self.is_unsaved |= entries.iter().any(|one| one.certain());
             self.learned.insert(directory.path.clone(), entries);
         }
     }
@@ -130,73 +137,105 @@ impl StatCache {
     pub fn save<'a>(&mut self, counted: impl Iterator<Item = &'a [u8]>) -> Result<(), StoreError> {
         let (true, Some((store, path))) = (self.is_unsaved, &self.place) else { return Ok(()) };
         let counted: HashSet<&[u8]> = counted.collect();
-        let mut bytes = FORM.to_vec();
-        for (path, entries) in &self.learned {
-            let start = begin(&mut bytes, path, 0);
-            for one in entries.iter().filter(|one| one.certain) {
-                one.look.write(&mut bytes);
-                match one.entry.what {
-                    NodeKind::Directory(_) => {
-                        let what = NodeKind::Directory(ContentDigest([0; 32]));
-                        NodeEntry { what, ..one.entry.clone() }.write(&mut bytes);
-                    }
-                    _ => one.entry.write(&mut bytes),
+        store.set_context(path, |out| {
+            out.write_all(FORM)?;
+            for (path, entries) in &self.learned {
+                write_directory(out, path, 0, &certain_of(entries))?;
+            }
+            let Some(file) = &self.file else { return Ok(()) };
+            for (path, kept) in self.kept.iter().filter(|(path, _)| !self.learned.contains_key(*path)) {
+                let age = if counted.contains(path.as_slice()) { 0 } else { kept.age.saturating_add(1) };
+                if age <= AGE_MAX {
+                    write_directory(out, path, age, &file.part(kept.at, kept.bytes)?)?;
                 }
             }
-            end(&mut bytes, start);
-        }
-        for (path, kept) in self.kept.iter().filter(|(path, _)| !self.learned.contains_key(*path)) {
-            let age = if counted.contains(path.as_slice()) { 0 } else { kept.age.saturating_add(1) };
-            if age <= AGE_MAX {
-                let start = begin(&mut bytes, path, age);
-                bytes.extend_from_slice(&self.bytes[kept.entries.clone()]);
-                end(&mut bytes, start);
-            }
-        }
-        store.set_context(path, &bytes)?;
+            Ok(())
+        })?;
         self.is_unsaved = false;
         Ok(())
     }
 }
 
-/// Begins a directory; returns where its entries begin.
-fn begin(bytes: &mut Vec<u8>, path: &[u8], age: u8) -> usize {
-    bytes.extend_from_slice(&u32::try_from(path.len()).expect("a path is shorter than 4 GiB").to_le_bytes());
-    bytes.extend_from_slice(path);
-    bytes.push(age);
-    bytes.extend_from_slice(&[0; 4]);
-    bytes.len()
+/// What a file says of a directory's entries.
+fn certain_of(entries: &Entries) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for one in entries.iter().filter(CountedRef::certain) {
+        match one.look().is_dir() {
+            true => {
+                let what = NodeKind::Directory(ContentDigest([0; 32]));
+                one.look().write(&mut bytes);
+                NodeEntry { what, ..one.entry() }.write(&mut bytes);
+            }
+            false => bytes.extend_from_slice(one.bytes()),
+        }
+    }
+    bytes
 }
 
-/// Ends a directory. One with more than 4 GiB of entries is remembered as empty.
-fn end(bytes: &mut Vec<u8>, start: usize) {
-    match u32::try_from(bytes.len() - start) {
-        Ok(length) => bytes[start - 4..start].copy_from_slice(&length.to_le_bytes()),
-        Err(_) => bytes.truncate(start),
-    }
+/// Writes one directory. One with more than 4 GiB of entries is remembered as empty.
+fn write_directory(out: &mut dyn Write, path: &[u8], age: u8, entries: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(path.len()).expect("a path is shorter than 4 GiB");
+    let (entries, bytes) = u32::try_from(entries.len()).map_or((&[][..], 0), |bytes| (entries, bytes));
+    out.write_all(&length.to_le_bytes())?;
+    out.write_all(path)?;
+    out.write_all(&[age])?;
+    out.write_all(&bytes.to_le_bytes())?;
+    out.write_all(entries)
 }
 
 /// Where the directories of a file are; `None` when it has another form.
-fn index(bytes: &[u8]) -> Option<HashMap<Vec<u8>, Kept>> {
-    let mut rest = bytes.strip_prefix(FORM)?;
+fn index(file: &Remembered) -> Option<HashMap<Vec<u8>, Kept>> {
+    let mut reader = Pieces::of(file);
+    if reader.take(FORM.len())? != FORM {
+        return None;
+    }
     let mut kept = HashMap::new();
-    while !rest.is_empty() {
-        let length = take_length(&mut rest)?;
-        let (path, after) = rest.split_at_checked(length)?;
-        let (age, after) = after.split_first()?;
-        rest = after;
-        let length = take_length(&mut rest)?;
-        let start = bytes.len() - rest.len();
-        rest = rest.get(length..)?;
-        kept.insert(path.to_vec(), Kept { age: *age, entries: start..start + length });
+    while reader.at < file.bytes() {
+        let length = reader.length()?;
+        let path = reader.take(length)?;
+        let [age] = reader.take(1)?.try_into().ok()?;
+        let bytes = reader.length()?;
+        kept.insert(path, Kept { age, at: reader.at, bytes });
+        reader.skip(bytes)?;
     }
     Some(kept)
 }
 
-fn take_length(bytes: &mut &[u8]) -> Option<usize> {
-    let (length, rest) = bytes.split_first_chunk()?;
-    *bytes = rest;
-    usize::try_from(u32::from_le_bytes(*length)).ok()
+/// A file that is read from its beginning.
+struct Pieces<'a> {
+    file: &'a Remembered,
+    piece: Vec<u8>,
+    /// Where that begins, and what comes next.
+    piece_at: u64,
+    at: u64,
+}
+
+impl<'a> Pieces<'a> {
+    fn of(file: &'a Remembered) -> Self {
+        Self { file, piece: Vec::new(), piece_at: 0, at: 0 }
+    }
+
+    /// So many bytes; `None` when there are not as many.
+    fn take(&mut self, count: usize) -> Option<Vec<u8>> {
+        let end = self.at.checked_add(count as u64).filter(|end| *end <= self.file.bytes())?;
+        if self.at < self.piece_at || end > self.piece_at + self.piece.len() as u64 {
+            let left = usize::try_from(self.file.bytes() - self.at).unwrap_or(usize::MAX);
+            self.piece = self.file.part(self.at, count.max(PIECE_BYTES).min(left)).ok()?;
+            self.piece_at = self.at;
+        }
+        let start = usize::try_from(self.at - self.piece_at).ok()?;
+        self.at = end;
+        Some(self.piece[start..start + count].to_vec())
+    }
+
+    fn skip(&mut self, count: usize) -> Option<()> {
+        self.at = self.at.checked_add(count as u64).filter(|end| *end <= self.file.bytes())?;
+        Some(())
+    }
+
+    fn length(&mut self) -> Option<usize> {
+        usize::try_from(u32::from_le_bytes(self.take(4)?.try_into().ok()?)).ok()
+    }
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ fn filled() -> Place {
         what: NodeKind::Link(b"target".to_vec()),
     };
     let node = Node::directory([entry].iter());
-    store.keep_nodes(&node.digest, std::slice::from_ref(&node)).unwrap();
+    store.keep_nodes(&node.digest, std::iter::once(node.clone())).unwrap();
     store.sync().unwrap();
     drop(store);
     place
@@ -48,7 +48,7 @@ fn with_files(place: &Place) {
     let store = place.open();
     store.set_note("http", "https://host/file", r#"{"etag":"x"}"#).unwrap();
     store.set_note("tag", "registry.example/app:1", &oci::model::Digest::of(b"manifest").to_string()).unwrap();
-    store.set_context(b"/home/u/project", b"what is known").unwrap();
+    store.set_context(b"/home/u/project", |out| out.write_all(b"what is known")).unwrap();
     let key = MountKey { id: "/root/.cache".into(), seed: String::new() };
     let wishes = [MountWish { key, sharing: CacheSharing::Shared }];
     let Taken::All(_) = store.take_mounts(&wishes, &mut BTreeMap::new(), None).unwrap() else { panic!("it is free") };

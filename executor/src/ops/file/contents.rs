@@ -7,7 +7,7 @@
 //!
 //! Names that share a file are to share one again between stages: there, one thread copies, in order.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -18,7 +18,7 @@ use rustix::fs::{FileType, Stat};
 
 use super::copy::{check_copy, check_look};
 use crate::select::tree::{Filter, Sink, walk_selected};
-use crate::source::digest::{Looks, Seen};
+use crate::source::digest::{Looks, Met, Seen};
 use crate::tree::copy::{Copier, Rules};
 use crate::tree::walk::{DirStack, Entry};
 use crate::tree::{TreeError, joined};
@@ -50,8 +50,8 @@ pub(super) struct Target<'a> {
 pub(super) struct Compared<'a> {
     /// What was digested.
     pub looks: &'a Looks,
-    /// Paths in the source that were met.
-    pub seen: &'a mut HashSet<Vec<u8>>,
+    /// What of it was met.
+    pub met: &'a mut Met,
 }
 
 /// Copies what `filter` leaves of `from`, a directory whose path in its source is `from_path`.
@@ -63,8 +63,8 @@ pub(super) fn copy(
     compared: Option<Compared<'_>>,
     to: Target<'_>,
 ) -> Result<(), TreeError> {
-    let (looks, mut nothing_seen) = (compared.as_ref().map(|compared| compared.looks), HashSet::new());
-    let seen = compared.map_or(&mut nothing_seen, |compared| compared.seen);
+    let (looks, mut nothing) = (compared.as_ref().map(|compared| compared.looks), Met::default());
+    let met = compared.map_or(&mut nothing, |compared| compared.met);
     let threads = std::thread::available_parallelism().map_or(1, |count| count.get()).min(THREADS_MAX);
     let crew = Crew {
         rules: copier.rules(),
@@ -83,7 +83,7 @@ pub(super) fn copy(
             to_path: to.path,
             from_path,
             looks,
-            seen,
+            met,
             crew: &crew,
             scope,
             levels: vec![Level::default()],
@@ -118,7 +118,7 @@ struct Contents<'s, 'e, 'c, 'r> {
     /// Path of the matched directory in the source.
     from_path: &'c [u8],
     looks: Option<&'e Looks>,
-    seen: &'c mut HashSet<Vec<u8>>,
+    met: &'c mut Met,
     crew: &'e Crew<'e>,
     scope: &'s Scope<'s, 'e>,
     levels: Vec<Level<'e>>,
@@ -151,13 +151,13 @@ struct End<'e> {
     to_above: OwnedFd,
     name: Vec<u8>,
     stat: Stat,
-    seen: Option<&'e Seen>,
+    seen: Option<Seen<'e>>,
 }
 
 struct Leaf<'e> {
     name: Vec<u8>,
     stat: Stat,
-    seen: Option<&'e Seen>,
+    seen: Option<Seen<'e>>,
 }
 
 struct Batch<'e> {
@@ -222,7 +222,7 @@ impl Sink for Contents<'_, '_, '_, '_> {
     type Error = TreeError;
 
     fn enter(&mut self, name: &[u8], path: &[u8], stat: &Stat) -> Result<(), TreeError> {
-        check_look(self.looks, self.seen, &joined(self.from_path, path), stat)?;
+        check_look(self.looks, self.met, &joined(self.from_path, path), stat)?;
         let to_path = joined(self.to_path, path);
         self.copier.make_directory(self.to.top(), name, &to_path)?;
         self.to.push(name, &to_path)?;
@@ -249,7 +249,7 @@ impl Sink for Contents<'_, '_, '_, '_> {
 
     fn leaf(&mut self, entry: &Entry<'_>) -> Result<(), TreeError> {
         let full = joined(self.from_path, entry.path);
-        let seen = check_look(self.looks, self.seen, &full, entry.stat)?;
+        let seen = check_look(self.looks, self.met, &full, entry.stat)?;
         self.files += 1;
         if self.shares() && entry.kind() != FileType::Socket {
             if self.crew.has_failed.load(Ordering::Relaxed) {

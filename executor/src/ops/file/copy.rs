@@ -12,7 +12,6 @@
 //! - Files, links and devices are replaced, directories never; a directory cannot replace a file or link.
 //! - A local archive is unpacked into `dest` when the action says so, told by its content.
 
-use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Instant;
@@ -31,7 +30,7 @@ use crate::select::required::first_unmet;
 use crate::select::tree::{Filter, Match, Wanted, find};
 use crate::snapshot::Mounted;
 use crate::source::SourceError;
-use crate::source::digest::{Looks, Seen};
+use crate::source::digest::{Looks, Met, Seen};
 use crate::source::local::{CopyPatterns, LocalPatterns, LocalSource};
 use crate::tree::copy::{Copier, Rules};
 use crate::tree::resolve::{make_dir_at, open_beneath, stat_at};
@@ -146,8 +145,8 @@ pub(crate) fn perform_until(
         pack: onto.pack.filter(|_| local && found.len() == 1),
         packed: None,
         filter,
-        looks,
-        seen: HashSet::new(),
+        looks: looks.as_ref(),
+        met: Met::default(),
         copier: Copier::new(rules),
         new: NewDir { mode: 0o755, uid, gid, mtime: action.timestamp },
     };
@@ -211,9 +210,9 @@ struct Copying<'a> {
     /// The tar that was made.
     packed: Option<Packed>,
     filter: Filter<'a>,
-    looks: Option<Arc<Looks>>,
-    /// Paths in the source that were copied; only when there are looks to compare with.
-    seen: HashSet<Vec<u8>>,
+    looks: Option<&'a Looks>,
+    /// What was copied; only when there are looks to compare with.
+    met: Met,
     copier: Copier<'a>,
     /// Directories that are made on the way.
     new: NewDir,
@@ -238,7 +237,7 @@ impl Copying<'_> {
         let from = self.from.reopen(&one.place).map_err(self.failed())?;
         let entry = Entry { dir: from.dir.as_fd(), name: &from.name, path: &from.path, stat };
         if is_dir && !self.action.dir_contents_only {
-            check_look(self.looks.as_deref(), &mut self.seen, entry.path, stat).map_err(self.failed())?;
+            check_look(self.looks, &mut self.met, entry.path, stat).map_err(self.failed())?;
         }
         if !is_dir && self.unpack(&entry)? {
             return Ok(false);
@@ -265,14 +264,14 @@ impl Copying<'_> {
         let target = upper.unwrap_or(target);
         let copied = from.open_dir().and_then(|dir| {
             let to = contents::Target { dir: target, path: &path, root, is_new };
-            let looks = self.looks.as_deref().map(|looks| contents::Compared { looks, seen: &mut self.seen });
+            let looks = self.looks.map(|looks| contents::Compared { looks, met: &mut self.met });
             contents::copy(dir, &from.path, &self.filter, &mut self.copier, looks, to)
         });
         copied.map_err(failed)?;
         if was_made && !self.action.dir_contents_only {
             let made = self.root.resolve_no_follow(&path).map_err(self.failed())?;
             self.copier.directory_attributes(&entry, made.dir.as_fd(), &made.name, &path).map_err(self.failed())?;
-            let seen = self.looks.as_deref().and_then(|looks| looks.get(entry.path));
+            let seen = self.looks.and_then(|looks| looks.get(entry.path));
             check_copy(seen, &entry, made.dir.as_fd(), &made.name).map_err(self.failed())?;
         }
         Ok(true)
@@ -281,7 +280,7 @@ impl Copying<'_> {
     /// Makes the tar of the matched directory's entries, to lie in the empty directory at `path`, if that is worth it and a
     /// tar says all that a tree would.
     fn pack(&mut self, from: &Place, path: &[u8]) -> Result<bool, FileError> {
-        let (Some(pack), Some(upper), Some(looks)) = (self.pack, self.upper, self.looks.clone()) else {
+        let (Some(pack), Some(upper), Some(looks)) = (self.pack, self.upper, self.looks) else {
             return Ok(false);
         };
         let is_plain = self.action.dir_contents_only && self.action.timestamp.is_none();
@@ -291,12 +290,12 @@ impl Copying<'_> {
         let mut packing = pack().map_err(FileError::Pack)?;
         let dir = from.open_dir().map_err(self.failed())?;
         let to = packed::Target { upper, path };
-        let made = packed::write((dir, &from.path), &self.filter, &self.copier, &looks, &to, &mut packing);
+        let made = packed::write((dir, &from.path), &self.filter, &self.copier, looks, &to, &mut packing);
         let Some(written) = made.map_err(self.failed())? else { return Ok(false) };
         self.copier.files += written.files;
         self.copier.bytes += written.bytes;
         self.copier.skipped.extend(written.skipped);
-        self.seen.extend(written.seen);
+        self.met.extend(&written.met);
         self.packed = Some(packing.finish().map_err(FileError::Pack)?);
         Ok(true)
     }
@@ -367,16 +366,15 @@ impl Copying<'_> {
     }
 
     fn copy_leaf(&mut self, entry: &Entry<'_>, to: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<(), TreeError> {
-        let seen = check_look(self.looks.as_deref(), &mut self.seen, entry.path, entry.stat)?;
+        let seen = check_look(self.looks, &mut self.met, entry.path, entry.stat)?;
         self.copier.copy_leaf(entry, self.root.fd(), to, name, path)?;
         check_copy(seen, entry, to, name)
     }
 
     /// Everything that was digested must have been copied.
     fn nothing_vanished(&self) -> Result<(), TreeError> {
-        let Some(looks) = &self.looks else { return Ok(()) };
-        match looks.keys().filter(|path| !self.seen.contains(*path)).min() {
-            Some(gone) => Err(TreeError::Changed { path: shown(gone) }),
+        match self.looks.and_then(|looks| looks.missing(&self.met)) {
+            Some(gone) => Err(TreeError::Changed { path: shown(&gone) }),
             None => Ok(()),
         }
     }
@@ -387,7 +385,7 @@ impl Copying<'_> {
             return Ok(false);
         }
         let failed = self.failed();
-        let seen = check_look(self.looks.as_deref(), &mut self.seen, entry.path, entry.stat).map_err(self.failed())?;
+        let seen = check_look(self.looks, &mut self.met, entry.path, entry.stat).map_err(self.failed())?;
         let file = std::fs::File::from(crate::tree::copy::open_file(entry).map_err(self.failed())?);
         let owner = self.action.owner.as_ref().map(|_| (self.new.uid, self.new.gid));
         let unpacked = super::archive::unpack(&file, entry.path, self.root, &self.action.dest, &self.new, owner)?;
@@ -407,22 +405,20 @@ fn open(place: &Place) -> Result<OwnedFd, TreeError> {
 /// What an entry was when it was digested, if it looks as it did; notes that it was met.
 pub(super) fn check_look<'a>(
     looks: Option<&'a Looks>,
-    met: &mut HashSet<Vec<u8>>,
+    met: &mut Met,
     path: &[u8],
     stat: &Stat,
-) -> Result<Option<&'a Seen>, TreeError> {
+) -> Result<Option<Seen<'a>>, TreeError> {
     let Some(looks) = looks else { return Ok(None) };
-    let seen = looks.get(path).filter(|seen| seen.is_still(stat));
-    let seen = seen.ok_or_else(|| TreeError::Changed { path: shown(path) })?;
-    met.insert(path.to_vec());
-    Ok(Some(seen))
+    let seen = looks.meet(path, met).filter(|seen| seen.is_still(stat));
+    seen.ok_or_else(|| TreeError::Changed { path: shown(path) }).map(Some)
 }
 
 /// Compares what was copied to `name` in `to` with what was digested. The original must still be what it was, because its
 /// bytes and attributes were read one after the other; and where that may have changed and look the same, the copy must
 /// be what was digested.
 pub(super) fn check_copy(
-    seen: Option<&Seen>,
+    seen: Option<Seen<'_>>,
     from: &Entry<'_>,
     to: BorrowedFd<'_>,
     name: &[u8],
@@ -436,7 +432,7 @@ pub(super) fn check_copy(
     let is_there = now.map_err(io("look at"))?.is_some_and(|now| seen.is_still(&now));
     if is_there
         && seen.unproven().map_or(Ok(true), |expected| {
-            is_copy_of(expected, from, to, name).map_err(TreeError::changed_if_gone("compare", from.path))
+            is_copy_of(&expected, from, to, name).map_err(TreeError::changed_if_gone("compare", from.path))
         })?
     {
         return Ok(());

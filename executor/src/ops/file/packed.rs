@@ -6,7 +6,6 @@
 //! attributes, devices, holes, a root that is not the usual one) is not made here: then the caller copies. So nothing of
 //! what a tar and a tree say differently is lost, but for the fractions of times, which no layer has.
 
-use std::collections::HashSet;
 use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -17,7 +16,7 @@ use store::{NodeKind, attributes_digest};
 
 use super::copy::check_look;
 use crate::select::tree::{Filter, Sink, walk_selected};
-use crate::source::digest::{Looks, Seen};
+use crate::source::digest::{Looks, Met, Seen};
 use crate::tree::copy::{Copier, open_file, same_moment};
 use crate::tree::resolve::{open_beneath, stat_at};
 use crate::tree::walk::{DirStack, Entry, names};
@@ -44,8 +43,8 @@ pub(super) struct Written {
     pub bytes: u64,
     /// Sockets, which no image holds.
     pub skipped: Vec<Vec<u8>>,
-    /// Paths in the source that were met.
-    pub seen: HashSet<Vec<u8>>,
+    /// What was met.
+    pub met: Met,
 }
 
 /// Writes the tar of what `filter` leaves of `from`, an open directory and its path in the source. `None`: the tar would
@@ -121,7 +120,7 @@ fn plain(xattrs: Result<attrs::Xattrs, rustix::io::Errno>, path: &[u8]) -> Resul
 }
 
 /// What was digested of it was not something else that looked the same.
-fn check(seen: &Seen, path: &[u8], is_it: impl FnOnce(&NodeKind) -> bool) -> Result<(), TreeError> {
+fn check(seen: Seen<'_>, path: &[u8], is_it: impl FnOnce(&NodeKind) -> bool) -> Result<(), TreeError> {
     let plain = || attributes_digest(&attrs::Xattrs::new());
     match seen.unproven() {
         Some(expected) if expected.attributes != plain() || !is_it(&expected.what) => {
@@ -176,7 +175,7 @@ impl Packer<'_> {
         self.tar.begin(&entry).map_err(unwritten(full))
     }
 
-    fn file(&mut self, entry: &Entry<'_>, seen: &Seen, path: Vec<u8>) -> Result<(), Ended> {
+    fn file(&mut self, entry: &Entry<'_>, seen: Seen<'_>, path: Vec<u8>) -> Result<(), Ended> {
         let size = entry.stat.st_size as u64;
         if (entry.stat.st_blocks as u64).saturating_mul(512) < size {
             return Err(Ended::NotPlain);
@@ -222,7 +221,7 @@ impl Sink for Packer<'_> {
 
     fn enter(&mut self, name: &[u8], path: &[u8], stat: &Stat) -> Result<(), Ended> {
         let full = joined(self.from_path, path);
-        check_look(Some(self.looks), &mut self.written.seen, &full, stat)?;
+        check_look(Some(self.looks), &mut self.written.met, &full, stat)?;
         self.copier.check_representable(name, &full, None)?;
         let entry = Entry { dir: self.from.top(), name, path: &full, stat };
         let look = self.copier.look_of(&entry);
@@ -246,7 +245,7 @@ impl Sink for Packer<'_> {
         }
         let full = joined(self.from_path, entry.path);
         let looks = self.looks;
-        let seen = check_look(Some(looks), &mut self.written.seen, &full, entry.stat)?;
+        let seen = check_look(Some(looks), &mut self.written.met, &full, entry.stat)?;
         let seen = seen.expect("there are looks to compare with");
         let path = joined(self.to_path, entry.path);
         let entry = Entry { path: &full, ..*entry };

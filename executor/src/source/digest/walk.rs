@@ -1,7 +1,7 @@
 //! What is selected beneath directories of the context: walked, looked at and read on all cores.
 //!
-//! In: paths of matched directories, a filter, what is remembered. Out: a digest for each, the [`Node`]s beneath it, and every
-//! [`Directory`] that was counted. What the filter leaves out is neither opened nor looked at.
+//! In: paths of matched directories, a filter, what is remembered. Out: a digest for each, and every [`Directory`] that was
+//! counted. What the filter leaves out is neither opened nor looked at.
 //!
 //! Each directory is a task; one with many names has a task for every few hundred of them, and what has to be read is
 //! split by its size. A directory is done when all its tasks and all directories in it are: the last one makes its node
@@ -17,13 +17,14 @@ use rustix::fs::{self, AtFlags, FileType, OFlags, Stat};
 use rustix::process::{Resource, getrlimit};
 use solver::key::ContentDigest;
 use solver::pattern::Marks;
-use store::{Node, NodeEntry, NodeKind, attributes_digest};
+use store::{NodeEntry, NodeKind, attributes_digest};
 
 use super::Digesting;
 use super::read::{Looked, read};
 use crate::select::tree::Verdict;
+use crate::source::counted::{Counted, CountedRef, Entries};
 use crate::source::look::{Look, is_trusted};
-use crate::source::stat_cache::{Counted, Directory};
+use crate::source::stat_cache::Directory;
 use crate::tree::resolve::{open_beneath, open_dir_at};
 use crate::tree::{TreeError, attrs, joined, shown};
 
@@ -57,9 +58,7 @@ pub(super) struct Walk<'a> {
 /// What a walk found.
 #[derive(Default)]
 pub(super) struct Found {
-    /// One for each directory that counts.
-    pub nodes: Vec<Node>,
-    /// The same directories.
+    /// All directories that count.
     pub directories: Vec<Directory>,
     /// How many entries were read, because nothing was remembered of them.
     pub read: usize,
@@ -97,9 +96,9 @@ struct Root<'a> {
 /// What was found in a directory so far, in no order.
 #[derive(Default)]
 struct Inside {
-    entries: Vec<Counted>,
+    entries: Entries,
     sockets: Vec<(Vec<u8>, Look)>,
-    others: Vec<Counted>,
+    others: Entries,
     is_new: bool,
     read: usize,
     read_bytes: u64,
@@ -242,19 +241,13 @@ impl<'a> Walk<'a> {
         if names.at.len() <= NAMES_AT_ONCE || !self.may_hold() {
             return self.look(scope, dir, held, &names, 0..names.at.len(), recalled);
         }
-        let mut recalled = recalled;
-        let mut end = names.at.len();
-        // From the last to the first, so that what is remembered can be cut off.
-        while end > 0 {
-            let start = (end - 1) / NAMES_AT_ONCE * NAMES_AT_ONCE;
-            let first = names.name(start);
-            let of_these = recalled.split_off(recalled.partition_point(|one| one.entry.name.as_slice() < first));
+        for start in (0..names.at.len()).step_by(NAMES_AT_ONCE) {
+            let end = names.at.len().min(start + NAMES_AT_ONCE);
             dir.pending.fetch_add(1, Ordering::Relaxed);
-            let (dir, held, names) = (dir.clone(), held.clone(), names.clone());
+            let (dir, held, names, recalled) = (dir.clone(), held.clone(), names.clone(), recalled.clone());
             scope.spawn(move |scope| {
-                self.task(&dir, || self.look(scope, &dir, &held, &names, start..end, of_these));
+                self.task(&dir, || self.look(scope, &dir, &held, &names, start..end, recalled));
             });
-            end = start;
         }
         Ok(())
     }
@@ -267,10 +260,10 @@ impl<'a> Walk<'a> {
         held: &Arc<Held<'s>>,
         names: &Names,
         range: std::ops::Range<usize>,
-        recalled: Vec<Counted>,
+        recalled: Arc<Entries>,
     ) -> Result<(), TreeError> {
-        let mut recalled = recalled.into_iter().peekable();
-        let mut inside = Inside { entries: Vec::with_capacity(range.len()), ..Inside::default() };
+        let mut next = if range.is_empty() { 0 } else { recalled.first_from(names.name(range.start)) };
+        let mut inside = Inside::default();
         let (mut unread, mut below) = (Vec::new(), Vec::new());
         let mut path = joined(&dir.path, b"");
         if !path.is_empty() && !path.ends_with(b"/") {
@@ -282,15 +275,17 @@ impl<'a> Walk<'a> {
                 self.check()?;
             }
             let (name, hint) = (names.name(i), names.at[i].2);
-            while recalled.next_if(|one| one.entry.name.as_slice() < name).is_some() {}
-            let remembered = recalled.next_if(|one| one.entry.name == name);
+            while next < recalled.len() && recalled.get(next).name() < name {
+                next += 1;
+            }
+            let remembered = (next < recalled.len()).then(|| recalled.get(next)).filter(|one| one.name() == name);
             path.truncate(above);
             path.extend_from_slice(name);
             let judge = |is_dir: bool| self.with.filter.judge(&path, beneath(dir.root, &path), is_dir, &dir.marks);
             // What is left out is not even looked at, if the kernel has said what kind it is.
             let foreseen = (hint != FileType::Unknown).then(|| (hint.is_dir(), judge(hint.is_dir())));
             if let Some((_, (Verdict::Not, _))) = foreseen {
-                inside.others.extend(remembered);
+                remembered.into_iter().for_each(|one| inside.others.push_ref(one));
                 continue;
             }
             let stat = fs::statat(&held.fd, name, AtFlags::SYMLINK_NOFOLLOW)
@@ -301,16 +296,16 @@ impl<'a> Walk<'a> {
                 _ => judge(look.is_dir()),
             };
             if verdict == Verdict::Not {
-                inside.others.extend(remembered);
+                remembered.into_iter().for_each(|one| inside.others.push_ref(one));
                 continue;
             }
-            let remembered = remembered.filter(|one| one.look == look);
+            let remembered = remembered.filter(|one| one.look() == look);
             if look.is_dir() {
                 below.push(self.below(dir, name, &path, look, verdict, marks, remembered)?);
             } else if FileType::from_raw_mode(stat.st_mode) == FileType::Socket {
                 inside.sockets.push((name.to_vec(), look));
             } else if let Some(remembered) = remembered {
-                inside.entries.push(remembered);
+                inside.entries.push_ref(remembered);
             } else {
                 unread.push((name.to_vec(), stat));
             }
@@ -329,7 +324,7 @@ impl<'a> Walk<'a> {
         look: Look,
         verdict: Verdict,
         marks: Vec<Marks>,
-        remembered: Option<Counted>,
+        remembered: Option<CountedRef<'_>>,
     ) -> Result<Dir<'s>, TreeError> {
         if dir.depth >= DEPTH_MAX {
             return Err(TreeError::TooDeep { path: shown(path), limit: DEPTH_MAX });
@@ -343,7 +338,7 @@ impl<'a> Walk<'a> {
             look,
             was_known: remembered.is_some(),
             attributes: remembered
-                .map_or_else(OnceLock::new, |one| OnceLock::from((one.entry.attributes, one.certain))),
+                .map_or_else(OnceLock::new, |one| OnceLock::from((one.entry().attributes, one.certain()))),
             meant: verdict == Verdict::Meant,
             marks,
             pending: AtomicUsize::new(1),
@@ -398,7 +393,7 @@ impl<'a> Walk<'a> {
             let look = Look::of(stat);
             let certain = is_trusted && look.same_device(&dir.look) && self.with.moment.is_after(&look);
             inside.read_bytes += entry.file_bytes();
-            inside.entries.push(Counted { entry, look, certain });
+            inside.entries.push(&Counted { entry, look, certain });
         }
         dir.add(inside);
         Ok(())
@@ -422,26 +417,28 @@ impl<'a> Walk<'a> {
         if !dir.meant && inside.entries.is_empty() && inside.sockets.is_empty() {
             return;
         }
-        inside.entries.sort_unstable_by(|one, other| one.entry.name.cmp(&other.entry.name));
-        let node = Node::directory(inside.entries.iter().map(|one| &one.entry));
+        inside.entries.sort();
+        inside.others.sort();
+        let digest = inside.entries.node().digest;
         match &dir.above {
-            None => _ = dir.root.digest.set(node.digest),
+            None => _ = dir.root.digest.set(digest),
             Some(above) => {
                 let (attributes, certain) = *dir.attributes.get().expect("it was entered");
                 let (name, mode) = (dir.name.clone(), dir.look.permissions());
-                let what = NodeKind::Directory(node.digest);
+                let what = NodeKind::Directory(digest);
                 let entry = NodeEntry { name, mode, owner: (0, 0), attributes, what };
-                let counted = Counted { entry, look: dir.look, certain };
-                above.add(Inside { entries: vec![counted], is_new: !dir.was_known, ..Inside::default() });
+                let mut itself = Inside { is_new: !dir.was_known, ..Inside::default() };
+                itself.entries.push(&Counted { entry, look: dir.look, certain });
+                above.add(itself);
             }
         }
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.nodes.push(node);
         found.read += inside.read;
         found.read_bytes += inside.read_bytes;
         found.directories.push(Directory {
             path: dir.path.clone(),
-            entries: inside.entries,
+            entries: Arc::new(inside.entries),
+            digest: Some(digest),
             sockets: inside.sockets,
             others: Some(inside.others),
             is_new: inside.is_new,
@@ -454,10 +451,10 @@ impl Dir<'_> {
         let mut inside = self.inside.lock().unwrap_or_else(PoisonError::into_inner);
         match inside.entries.is_empty() {
             true => inside.entries = more.entries,
-            false => inside.entries.extend(more.entries),
+            false => inside.entries.append(&more.entries),
         }
         inside.sockets.extend(more.sockets);
-        inside.others.extend(more.others);
+        inside.others.append(&more.others);
         inside.is_new |= more.is_new;
         inside.read += more.read;
         inside.read_bytes += more.read_bytes;

@@ -29,7 +29,7 @@ fn digest(store: &Store, dir: &Path, selection: &Selection) -> ContentDigest {
     let source = SourceOp { identifier: "local://context".into(), attrs: Default::default() };
     let local = LocalSource::open("context", dir).unwrap();
     let made = local.digest_selected(&LocalPatterns::of(&source).unwrap(), selection, &|| false).unwrap();
-    store.keep_nodes(&made.digest, &made.nodes).unwrap();
+    store.keep_nodes(&made.digest, made.nodes()).unwrap();
     made.digest
 }
 
