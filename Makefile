@@ -60,8 +60,8 @@ bench: setup release
 growth: release
 	benches/growth.sh $(RBUILD) $(GROWTH)
 
-# Flags for compilers from outside would change what is counted. COUNTS chooses cases by parts of their names.
-COUNT := env --unset=RUSTFLAGS --unset=CARGO_ENCODED_RUSTFLAGS --unset=CFLAGS \
+# Flags for compilers from outside, and other compilers, would change what is counted. COUNTS chooses cases by parts of their names.
+COUNT := env --unset=RUSTFLAGS --unset=CARGO_ENCODED_RUSTFLAGS --unset=CFLAGS --unset=RUSTC_WORKSPACE_WRAPPER \
 	$(CARGO) bench --locked --profile counted --package rbuild-micro --bench micro -- --instructions
 instructions: setup
 	$(COUNT) $(COUNTS)
