@@ -17,6 +17,7 @@ pub mod limits;
 pub mod load;
 pub mod output;
 pub mod outputs;
+pub mod policy;
 pub mod provisions;
 pub mod registry;
 pub mod run;
@@ -31,6 +32,8 @@ use std::path::PathBuf;
 use executor::StepSettings;
 use oci::model::{Platform, Reference};
 use solver::op::NetworkMode;
+
+use crate::engine::Policy;
 
 /// What is built or looked at: the same for `build`, `check` and `debug`.
 #[derive(Clone, Debug)]
@@ -50,6 +53,8 @@ pub struct InputOptions {
     pub build_args: BTreeMap<String, String>,
     /// `--platform`, each once, in the order of their mention; without any, the machine's own. Never empty.
     pub platforms: Vec<Platform>,
+    /// What sources are allowed, and replaced.
+    pub policy: Policy,
     /// The socket of the user's own ssh agent, which signs for contexts if `--ssh` gives no other.
     pub own_agent: Option<PathBuf>,
 }

@@ -137,6 +137,52 @@ printf 'FROM base:1\nRUN echo from-stdin >/x\n' | buildx build --progress plain 
 [ "$(cat "$work/stdin/x")" = from-stdin ]
 say "named contexts, a Dockerfile on standard input"
 
+# Targets upon targets: the lowest one's directory is nobody else's, and the middle one is built for others alone.
+mkdir -p "$work/bake/low" "$work/bake/high"
+echo low >"$work/bake/low/file"
+echo high >"$work/bake/high/file"
+printf 'FROM base:1\nENV WORD=low\nCOPY file /low\nRUN echo ran-low && cat /low >/made\n' >"$work/bake/low/Dockerfile"
+printf 'FROM low\nRUN test "$WORD" = low && cat /made /made >/twice\n' >"$work/bake/Middle"
+printf 'FROM base:1 AS files\nCOPY file /high\nFROM middle\nCOPY --from=files /high /\nCOPY --from=low /made /again\n' \
+    >"$work/bake/high/Dockerfile"
+cat >"$work/bake/docker-bake.hcl" <<HCL
+group "default" { targets = ["low", "high"] }
+target "low" {
+  context = "$work/bake/low"
+  output = ["type=local,dest=$work/bake/out-low"]
+}
+target "middle" {
+  context = "$work/bake"
+  dockerfile = "Middle"
+  contexts = { low = "target:low" }
+}
+target "high" {
+  context = "$work/bake/high"
+  contexts = { middle = "target:middle", low = "target:low" }
+  output = ["type=local,dest=$work/bake/out-high"]
+}
+HCL
+buildx bake --allow=fs="$work" --progress plain -f "$work/bake/docker-bake.hcl" >"$work/out" 2>&1 || { cat "$work/out" >&2; exit 1; }
+[ "$(cat "$work/bake/out-low/made")" = low ]
+[ "$(cat "$work/bake/out-high/twice" "$work/bake/out-high/high" "$work/bake/out-high/again")" = "$(printf 'low\nlow\nhigh\nlow')" ]
+[ "$(grep -c '^#[0-9]* [0-9.]* ran-low$' "$work/out")" = 1 ]
+say "targets that stand on one another"
+
+cat >"$work/policy.json" <<'JSON'
+{ "version": 1, "rules": [
+    { "action": "CONVERT", "selector": { "identifier": "docker-image://docker.io/library/other:*" },
+      "updates": { "identifier": "docker-image://docker.io/library/base:1" } },
+    { "action": "DENY", "selector": { "identifier": "https://*" } } ] }
+JSON
+export EXPERIMENTAL_BUILDKIT_SOURCE_POLICY=$work/policy.json
+printf 'FROM other:1\nRUN echo converted >/x\n' >"$work/Policy"
+build -f "$work/Policy" -o "type=local,dest=$work/policy" "$app"
+[ "$(cat "$work/policy/x")" = converted ]
+printf 'FROM base:1\nADD https://absent.example/x /x\n' >"$work/Policy"
+fails 'rule 2 denies' build -f "$work/Policy" "$app"
+unset EXPERIMENTAL_BUILDKIT_SOURCE_POLICY
+say "a source policy"
+
 fails 'UndefinedVar' build --check "$app"
 buildx build --call=targets,format=json "$app" >"$work/out" 2>/dev/null
 grep -q '"name": "build"' "$work/out"

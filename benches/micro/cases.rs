@@ -157,7 +157,7 @@ fn answers(text: &str) -> Answers {
             rootfs: RootFs { diff_ids: vec![DiffId(Digest::of(b"layer"))], ..RootFs::default() },
             ..ImageConfig::default()
         };
-        answers.insert(asked.question, ImageAnswer { digest: Digest::of(b"image"), config });
+        answers.insert(asked.question, ImageAnswer { name: None, digest: Digest::of(b"image"), config });
     }
     answers
 }

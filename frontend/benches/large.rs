@@ -62,7 +62,7 @@ fn measure(name: &str) -> ExitCode {
                     rootfs: RootFs { diff_ids: vec![DiffId(Digest::of(b"layer"))], ..RootFs::default() },
                     ..ImageConfig::default()
                 };
-                answers.insert(asked.question, ImageAnswer { digest: Digest::of(b"image"), config });
+                answers.insert(asked.question, ImageAnswer { name: None, digest: Digest::of(b"image"), config });
             }
         }
         other => panic!("{name}: images are asked for first: {:?}", other.err().map(|found| found[0].clone())),

@@ -124,7 +124,7 @@ fn steps_to_the_plan(text: &str) -> u64 {
                 Ok(Planned::Need(asked)) => answers.extend(asked.into_iter().map(|asked| {
                     let rootfs = RootFs { diff_ids: vec![DiffId(Digest::of(b"layer"))], ..RootFs::default() };
                     let config = ImageConfig { rootfs, ..ImageConfig::default() };
-                    (asked.question, ImageAnswer { digest: Digest::of(b"image"), config })
+                    (asked.question, ImageAnswer { name: None, digest: Digest::of(b"image"), config })
                 })),
                 Err(found) => panic!("the file is well-formed, but {:?}", found.first()),
             }

@@ -101,6 +101,8 @@ pub struct ImageQuestion {
 /// What is known of it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImageAnswer {
+    /// The image that was looked for in place of the one that was asked for, if it is another.
+    pub name: Option<Reference>,
     /// The digest of its manifest.
     pub digest: Digest,
     /// Its config.

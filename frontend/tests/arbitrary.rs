@@ -158,7 +158,7 @@ fn whole(text: &str, triggers: &[String]) -> String {
                         rootfs: RootFs { diff_ids: vec![DiffId(Digest::of(b"layer"))], ..RootFs::default() },
                         ..ImageConfig::default()
                     };
-                    let answer = ImageAnswer { digest: Digest::of(b"image"), config };
+                    let answer = ImageAnswer { name: None, digest: Digest::of(b"image"), config };
                     assert!(answers.insert(asked.question, answer).is_none(), "asked twice");
                 }
             }

@@ -26,7 +26,7 @@ fn solve(text: &str) -> Box<Plan> {
             Planned::Plan(plan) => return plan,
             Planned::Need(asked) => answers.extend(asked.into_iter().map(|asked| {
                 let digest = Digest::of(asked.question.reference.to_string().as_bytes());
-                (asked.question, ImageAnswer { digest, config: config.clone() })
+                (asked.question, ImageAnswer { name: None, digest, config: config.clone() })
             })),
         }
     }

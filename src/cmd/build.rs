@@ -216,6 +216,7 @@ mod tests {
                 target: None,
                 build_args: std::collections::BTreeMap::new(),
                 platforms: vec![oci::model::Platform::native()],
+                policy: crate::engine::Policy::default(),
                 own_agent: None,
             },
             tags: Vec::new(),

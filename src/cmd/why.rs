@@ -48,6 +48,7 @@ fn question(hall: &Hall<'_>, args: &WhyArgs) -> Result<Question, Failure> {
         target: None,
         build_args: std::collections::BTreeMap::new(),
         platforms: vec![oci::model::Platform::native()],
+        policy: crate::engine::Policy::default(),
         own_agent: None,
     };
     let (context, dockerfile) = place(&input);

@@ -19,7 +19,7 @@ use prost::Message as _;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::control::{ask, imports_of, settings_for, worker};
+use super::control::{ask, settings_for, worker};
 use super::frontend::{self, Asked};
 use super::gateway::guest::{self, Guest};
 use super::gateway::{Reference, container, dockerfile, evaluated, files, process};
@@ -31,9 +31,13 @@ use crate::engine;
 /// Which build a call is about.
 const BUILD_ID: &str = "buildkit-controlapi-buildid";
 /// What calls of frontends can do here.
-const FRONTEND_CAPS: [&str; 16] = [
+const FRONTEND_CAPS: [&str; 20] = [
     "frontend.caps",
     "frontend.inputs",
+    "gateway.exec",
+    "gateway.exec.extrahosts",
+    "gateway.exec.secretenv",
+    "gateway.exec.signals",
     "gateway.solve.evaluate",
     "gateway.solve.metadata",
     "gateway.warnings",
@@ -113,7 +117,7 @@ impl Bridge {
         let session = self.daemon.sessions.find(&job.asking.session).await?;
         let settings = settings_for(&self.daemon, &session);
         let platform = platform.map(|of| Platform::normalised(&of.os, &of.architecture, &of.variant));
-        let asked = engine::image_config(&settings, name, platform, mode, job.told());
+        let asked = engine::image_config(&settings, name, platform, mode, &job.asking.policy, job.told());
         let answer = tokio::select! {
             biased;
             () = job.cancel.cancelled() => return Err(Status::cancelled("context canceled")),
@@ -175,7 +179,7 @@ impl llb_bridge_server::LlbBridge for Bridge {
         if request.source_policies.iter().any(|policy| !policy.rules.is_empty()) {
             return absent("source policies");
         }
-        let mut imports = imports_of(&request.frontend_opt);
+        let mut imports = frontend::imports_of(&request.frontend_opt);
         let named = request.cache_imports.into_iter();
         imports.extend(named.map(|entry| CacheOptionsEntry { r#type: entry.r#type, attrs: entry.attrs }));
         let definition = request.definition.filter(|definition| !definition.def.is_empty());

@@ -29,7 +29,7 @@ use super::job::{Asking, Job, Returned, Running};
 use super::question::{Answer, Question};
 use super::session::auth::SessionCredentials;
 use super::session::{self, Session};
-use super::{Daemon, Silent, error, history, in_background, received, space};
+use super::{Daemon, Silent, error, history, in_background, policy, received, space};
 use crate::engine::{self, Begins, Built, Failure, FailureKind, Problem, Settings};
 use crate::report::place::Places;
 
@@ -73,6 +73,7 @@ impl control_server::Control for Control {
             session: request.session.clone(),
             entitlements: request.entitlements.clone(),
             cache: request.cache.clone().unwrap_or_default(),
+            policy: policy::of_request(&request)?,
         };
         let job = self.0.jobs.begin(&name, asking)?;
         // When the client hangs up, this call is dropped, and the build stops.
@@ -257,7 +258,7 @@ async fn run(
     }
     let wanted = match (request.frontend.as_str(), &request.definition) {
         (frontend::NAME, None) => {
-            let (attributes, imports) = (request.frontend_attrs.clone(), imports_of(&request.frontend_attrs));
+            let (attributes, imports) = (request.frontend_attrs.clone(), frontend::imports_of(&request.frontend_attrs));
             let inputs = dockerfile::inputs(daemon, job, &attributes, &request.frontend_inputs).await?;
             let asked = Asked { attributes, imports, inputs };
             if Question::of(&asked.attributes)?.is_some() {
@@ -276,15 +277,13 @@ async fn run(
         ("", Some(definition)) => {
             untold(&request.frontend_attrs)?;
             let results = Results::One(Some(definition::read(daemon, definition)?));
-            let imports = imports_of(&request.frontend_attrs);
+            let imports = frontend::imports_of(&request.frontend_attrs);
             Some(Wanted::Results { results, metadata: definition::Metadata::new(), imports })
         }
         (guest::NAME, None) => {
-            // What it asks for is the build's, so it must be known before anything runs.
-            policies(&request)?;
             untold(&request.frontend_attrs)?;
             let (attributes, inputs) = (request.frontend_attrs.clone(), request.frontend_inputs.clone());
-            let imports = imports_of(&attributes);
+            let imports = frontend::imports_of(&attributes);
             let result = guest::run(daemon, job, guest::Wanted { attributes, inputs, depth: 0 }).await?;
             let mut references = job.references.lock().unwrap_or_else(PoisonError::into_inner);
             references.import(imports);
@@ -308,7 +307,6 @@ async fn run(
         let answer = answer.into_iter().map(|(key, value)| (key, String::from_utf8_lossy(&value).into_owned()));
         return Ok(answer.collect());
     }
-    policies(&request)?;
     let session = daemon.sessions.find(&request.session).await?;
     let (asked, begins) = match wanted {
         Wanted::Dockerfile(asked, planned) => {
@@ -331,6 +329,7 @@ async fn run(
         exporters,
         cache: request.cache.unwrap_or_default(),
         entitlements: request.entitlements,
+        policy: job.asking.policy.clone(),
         session: session.clone(),
     };
     let mut options =
@@ -381,15 +380,6 @@ fn unplanned(job: &Job, status: Status) -> Returned {
     }
 }
 
-/// Refuses rules that nobody here obeys.
-fn policies(request: &SolveRequest) -> Result<(), Status> {
-    let has_rules = request.source_policy.as_ref().is_some_and(|policy| !policy.rules.is_empty());
-    if has_rules || !request.source_policy_session.is_empty() {
-        return Err(Status::unimplemented("source policies are not supported by this version of rbuild"));
-    }
-    Ok(())
-}
-
 /// The daemon's settings, with the credentials of a client.
 pub fn settings_for(daemon: &Daemon, session: &Arc<Session>) -> Settings {
     let mut settings = daemon.config.settings.clone();
@@ -401,7 +391,8 @@ pub fn settings_for(daemon: &Daemon, session: &Arc<Session>) -> Settings {
 /// The answer to a question about a Dockerfile, for which the client's files are fetched as for a build.
 pub async fn ask(daemon: &Arc<Daemon>, job: &Arc<Job>, asked: &Asked, question: Question) -> Result<Answer, Status> {
     let session = daemon.sessions.find(&job.asking.session).await?;
-    let options = frontend::options(&daemon.config, asked, &frontend::Request::of(session.clone()));
+    let request = frontend::Request { policy: job.asking.policy.clone(), ..frontend::Request::of(session.clone()) };
+    let options = frontend::options(&daemon.config, asked, &request);
     let options = options.map_err(|failure| error::status(&failure, None))?;
     let stopped = stops(job.cancel.clone(), session.lost().clone());
     let hub: Arc<dyn Progress> = job.hub.clone();
@@ -456,28 +447,6 @@ fn untold(attributes: &std::collections::BTreeMap<String, String>) -> Result<(),
             "`attest:provenance`: a provenance is told of what a Dockerfile makes, and of no other definition",
         )),
         Err(failure) => Err(super::error::status(&failure, None)),
-    }
-}
-
-/// Caches that stand among a frontend's attributes.
-pub fn imports_of(attributes: &std::collections::BTreeMap<String, String>) -> Vec<api::control::CacheOptionsEntry> {
-    #[derive(serde::Deserialize)]
-    #[serde(rename_all = "PascalCase")]
-    struct Entry {
-        r#type: String,
-        #[serde(default)]
-        attrs: std::collections::BTreeMap<String, String>,
-    }
-    let Some(text) = attributes.get("cache-imports") else { return Vec::new() };
-    match serde_json::from_str::<Vec<Entry>>(text) {
-        Ok(entries) => entries
-            .into_iter()
-            .map(|entry| api::control::CacheOptionsEntry { r#type: entry.r#type, attrs: entry.attrs })
-            .collect(),
-        Err(error) => {
-            tracing::info!(%error, "the attribute `cache-imports` is not understood");
-            Vec::new()
-        }
     }
 }
 

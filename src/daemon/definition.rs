@@ -20,12 +20,13 @@ use solver::seam::LogSink;
 use tonic::{Code, Status};
 
 use super::Daemon;
+use super::gateway::nested::{self, Nested, Whose};
 use super::job::Job;
 use super::llb::{self, Limits, Llb, LlbError};
 use super::session::Session;
 use super::session::files::SessionFiles;
 use crate::engine::{DefinedImage, Definition, Failure, Text};
-use crate::options::theirs::{Files, Wanted};
+use crate::options::theirs::{self, Wanted};
 use crate::report::place::{ceil, floor};
 
 /// The config of an image; that of a platform has its name behind a slash.
@@ -192,10 +193,44 @@ pub async fn with_shared(
     llbs: Vec<Arc<Llb>>,
     is_here: impl Fn(&SourceOp) -> bool,
 ) -> Result<Definition, Status> {
-    let mut graph = Graph::new();
-    let mut files: HashMap<VertexId, Arc<dyn Files>> = HashMap::new();
-    let mut by_session: HashMap<String, Arc<dyn Files>> = HashMap::new();
+    let mut nested = Nested::default();
     for llb in &llbs {
+        nested::find(Whose { daemon, job, session }, llb.clone(), &mut nested, 0).await?;
+    }
+    let Nested { inner, replaced } = nested;
+    // What others stand on first.
+    let all: Vec<Arc<Llb>> = inner.into_iter().chain(llbs.iter().cloned()).collect();
+    let (graph, files) = graph(daemon, session, &all, is_here).await?;
+    let (text, spans) = match llbs.as_slice() {
+        [llb] => text(llb),
+        _ => (None, HashMap::new()),
+    };
+    let names = job.names.clone();
+    let renamed = move |now: &HashMap<VertexId, VertexId>| {
+        for llb in &all {
+            names.learn(llb, now);
+        }
+    };
+    Ok(Definition { graph: Arc::new(graph), text, spans, files, replaced, renamed: Arc::new(renamed) })
+}
+
+/// Who brings the directories of a graph.
+pub type Files = HashMap<VertexId, Arc<dyn theirs::Files>>;
+
+/// All operations of definitions, in their order, with who brings the client's directories.
+///
+/// # Errors
+/// When a session is not there.
+pub async fn graph(
+    daemon: &Daemon,
+    session: &Arc<Session>,
+    llbs: &[Arc<Llb>],
+    is_here: impl Fn(&SourceOp) -> bool,
+) -> Result<(Graph, Files), Status> {
+    let mut graph = Graph::new();
+    let mut files = Files::new();
+    let mut by_session: HashMap<String, Arc<dyn theirs::Files>> = HashMap::new();
+    for llb in llbs {
         graph.absorb(llb.graph.clone());
         for (id, vertex, _) in llb.graph.iter() {
             let Op::Source(source) = &vertex.op else { continue };
@@ -224,7 +259,7 @@ pub async fn with_shared(
                         true => session.clone(),
                         false => daemon.sessions.find(session_id).await?,
                     };
-                    let found: Arc<dyn Files> = Arc::new(SessionFiles(session));
+                    let found: Arc<dyn theirs::Files> = Arc::new(SessionFiles(session));
                     by_session.insert(session_id.to_owned(), found.clone());
                     found
                 }
@@ -232,23 +267,13 @@ pub async fn with_shared(
             files.insert(id, found);
         }
     }
-    let (text, spans) = match llbs.as_slice() {
-        [llb] => text(llb),
-        _ => (None, HashMap::new()),
-    };
-    let names = job.names.clone();
-    let renamed = move |now: &HashMap<VertexId, VertexId>| {
-        for llb in &llbs {
-            names.learn(llb, now);
-        }
-    };
-    Ok(Definition { graph: Arc::new(graph), text, spans, files, renamed: Arc::new(renamed) })
+    Ok((graph, files))
 }
 
 /// Stands for a directory that another build has here: nobody brings it again.
 struct Here;
 
-impl Files for Here {
+impl theirs::Files for Here {
     fn kept_as(&self, _: Wanted<'_>) -> Option<String> {
         None
     }

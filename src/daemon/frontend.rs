@@ -19,7 +19,7 @@ use super::session::Session;
 use super::session::files::SessionFiles;
 use super::session::secrets::SessionSecrets;
 use crate::cli::StepArgs;
-use crate::engine::{Failure, NamedDefinition};
+use crate::engine::{Failure, NamedDefinition, Policy};
 use crate::options::attest::{self, Provenance};
 use crate::options::context::{self, DockerfileFrom, NamedSource, NamedValue, Place};
 use crate::options::outputs::check_told;
@@ -53,6 +53,8 @@ pub struct Request {
     pub cache: CacheOptions,
     /// What steps may ask for.
     pub entitlements: Vec<String>,
+    /// What sources are allowed, and replaced.
+    pub policy: Policy,
     /// Who asks.
     pub session: Arc<Session>,
 }
@@ -60,7 +62,8 @@ pub struct Request {
 impl Request {
     /// One that only asks.
     pub fn of(session: Arc<Session>) -> Self {
-        Self { exporters: Vec::new(), cache: CacheOptions::default(), entitlements: Vec::new(), session }
+        let (cache, policy) = (CacheOptions::default(), Policy::default());
+        Self { exporters: Vec::new(), cache, entitlements: Vec::new(), policy, session }
     }
 }
 
@@ -76,7 +79,7 @@ pub fn options(config: &Config, asked: &Asked, request: &Request) -> Result<Buil
             return Err(Failure::new(format!("the frontend's option `{key}` is not supported: {why}")));
         }
     }
-    let input = input(config, asked, &request.session)?;
+    let input = input(config, asked, &request.session, &request.policy)?;
     let mut annotations = annotation::Annotations::default();
     let Outputs { outputs, tags, epoch } =
         outputs::outputs(&request.exporters, &input, &request.session, &Handle::current())?;
@@ -174,6 +177,7 @@ fn input(
     config: &Config,
     Asked { attributes, inputs, .. }: &Asked,
     session: &Arc<Session>,
+    policy: &Policy,
 ) -> Result<InputOptions, Failure> {
     let get = |key: &str| attributes.get(key).map(String::as_str).filter(|value| !value.is_empty());
     let files: Arc<dyn Files> = Arc::new(SessionFiles(session.clone()));
@@ -233,6 +237,7 @@ fn input(
         target: get("target").map(str::to_owned),
         build_args,
         platforms: platforms(config, get("platform"))?,
+        policy: policy.clone(),
         own_agent: None,
     })
 }
@@ -294,4 +299,25 @@ fn cache_from(config: &Config, asked: &Asked, cache: &CacheOptions) -> Result<Ve
 
 fn cache_to(config: &Config, cache: &CacheOptions) -> Result<Vec<cache::CacheTo>, Failure> {
     cache.exports.iter().map(|entry| cache::to(&line(entry)?, &config.environment)).collect()
+}
+
+/// Caches that stand among a frontend's attributes.
+pub fn imports_of(attributes: &BTreeMap<String, String>) -> Vec<CacheOptionsEntry> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Entry {
+        r#type: String,
+        #[serde(default)]
+        attrs: BTreeMap<String, String>,
+    }
+    let Some(text) = attributes.get("cache-imports") else { return Vec::new() };
+    match serde_json::from_str::<Vec<Entry>>(text) {
+        Ok(entries) => {
+            entries.into_iter().map(|entry| CacheOptionsEntry { r#type: entry.r#type, attrs: entry.attrs }).collect()
+        }
+        Err(error) => {
+            tracing::info!(%error, "the attribute `cache-imports` is not understood");
+            Vec::new()
+        }
+    }
 }

@@ -18,6 +18,7 @@ use super::gateway::{Planned, References, Wanted, container};
 use super::names::{Names, Told};
 use super::status::Hub;
 use super::thread::Places;
+use crate::engine::Policy;
 
 /// How long somebody waits for a build that is not there.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,6 +39,8 @@ pub struct Asking {
     pub entitlements: Vec<String>,
     /// Caches.
     pub cache: CacheOptions,
+    /// What sources are allowed, and replaced.
+    pub policy: Policy,
 }
 
 /// One build.

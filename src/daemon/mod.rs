@@ -22,6 +22,7 @@ pub mod llb;
 mod names;
 mod opening;
 mod outputs;
+mod policy;
 mod question;
 mod session;
 mod space;

@@ -13,7 +13,7 @@ use executor::source::given::Given;
 use frontend::{NamedResult, PlanOutput};
 use oci::model::{ImageConfig, Platform};
 use oci::registry::Client;
-use solver::graph::{Edge, Graph, VertexId};
+use solver::graph::{Edge, Graph, Vertex, VertexId};
 use solver::op::{Op, SourceOp};
 use solver::seam::Progress;
 use tokio_util::sync::CancellationToken;
@@ -39,6 +39,8 @@ pub struct Definition {
     pub text: Option<Text>,
     /// Where each stands in it.
     pub spans: HashMap<VertexId, Range<usize>>,
+    /// The output that stands for each build inside the definition; what it is of stands before it in the graph.
+    pub replaced: HashMap<VertexId, Edge>,
     /// Who brings the directory of each source that is one.
     pub files: HashMap<VertexId, Arc<dyn Files>>,
     /// Hears which vertices its own became.
@@ -97,14 +99,60 @@ impl Definition {
         opener: &Opener<'_>,
         registry: &Client,
     ) -> Result<Ready, Failure> {
-        let Settled { graph, wants, vertices, directories } = settle(&self.graph, wants, &self.files, before)?;
+        let Spliced { graph: whole, edges } = splice(&self.graph, &self.replaced)?;
+        let converted = options.input.policy.graph(&whole, true);
+        let converted = converted.map_err(|found| graph::refused(&whole, found))?;
+        let becomes = |id: &VertexId| converted.as_ref().map_or(*id, |made| made.vertices[id]);
+        let wants: Vec<Edge> = wants.iter().map(|want| through(&edges, want)).collect::<Result<_, _>>()?;
+        let wants: Vec<Edge> =
+            wants.iter().map(|want| converted.as_ref().map_or(*want, |made| made.edge(want))).collect();
+        let now = |id: &VertexId| becomes(&edges[id].vertex);
+        let files = self.files.iter().map(|(id, files)| (now(id), files.clone())).collect();
+        let allowed = converted.as_ref().map_or(&whole, |made| &made.graph);
+        let Settled { graph, wants, vertices, directories } = settle(allowed, &wants, &files, before)?;
         let pinned = pin(&graph, &wants, settings, opener.store, registry, opener.progress).await?;
-        let now = |(given, settled): (&VertexId, &VertexId)| (*given, pinned.vertices[settled]);
-        let vertices: HashMap<VertexId, VertexId> = vertices.iter().map(now).collect();
+        let now = |(given, ..): (VertexId, &_, &_)| (given, pinned.vertices[&vertices[&now(&given)]]);
+        let vertices: HashMap<VertexId, VertexId> = self.graph.iter().map(now).collect();
         (self.renamed)(&vertices);
         graph::check(&pinned.graph, settings.rung, &options.steps)?;
         Ok(Ready { pinned, vertices, directories })
     }
+}
+
+/// A graph without builds inside.
+struct Spliced {
+    graph: Graph,
+    /// What output 0 of every vertex of the given graph is now; those of others are numbered as before.
+    edges: HashMap<VertexId, Edge>,
+}
+
+/// Puts what builds inside a graph come to in their places.
+fn splice(graph: &Graph, replaced: &HashMap<VertexId, Edge>) -> Result<Spliced, Failure> {
+    if replaced.is_empty() {
+        let edges = graph.iter().map(|(id, ..)| (id, Edge { vertex: id, output: 0 })).collect();
+        return Ok(Spliced { graph: graph.clone(), edges });
+    }
+    let mut made = Spliced { graph: Graph::new(), edges: HashMap::new() };
+    for (id, vertex, meta) in graph.iter() {
+        let now = match replaced.get(&id) {
+            Some(edge) => through(&made.edges, edge)?,
+            None => {
+                let inputs = vertex.inputs.iter().map(|edge| through(&made.edges, edge)).collect::<Result<_, _>>()?;
+                let vertex = Vertex { op: vertex.op.clone(), inputs, platform: vertex.platform.clone() };
+                let vertex = made.graph.add(vertex, meta.clone()).map_err(|error| Failure::from_error(&error))?;
+                Edge { vertex, output: 0 }
+            }
+        };
+        made.edges.insert(id, now);
+    }
+    Ok(made)
+}
+
+/// What an edge is in a graph that was spliced. A build has one output, which may be another one of what it comes to.
+fn through(edges: &HashMap<VertexId, Edge>, edge: &Edge) -> Result<Edge, Failure> {
+    let unknown = || Failure::new(format!("what is wanted is not in the graph: {}", edge.vertex));
+    let now = edges.get(&edge.vertex).ok_or_else(unknown)?;
+    Ok(Edge { vertex: now.vertex, output: now.output + edge.output })
 }
 
 /// A definition of which only the directories are missing.

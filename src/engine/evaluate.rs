@@ -21,6 +21,7 @@ use super::definition::Definition;
 use super::graph::{self, LayersWanted, Pinned, With};
 use super::planned::PlannedBuild;
 use super::plans::plan;
+use super::policy::Policy;
 use super::{Failure, Settings, words};
 use crate::options::BuildOptions;
 
@@ -131,7 +132,8 @@ pub async fn evaluate(
     Ok(Evaluated { result, worker: solved.worker })
 }
 
-/// Asks what an image is; `mode` says whom, as the attribute of a definition's sources does.
+/// Asks what an image is, or the one that the policy puts in its place; `mode` says whom, as the attribute of a definition's
+/// sources does.
 ///
 /// # Errors
 /// When it cannot be had.
@@ -140,9 +142,11 @@ pub async fn image_config(
     name: &str,
     platform: Option<Platform>,
     mode: &str,
+    policy: &Policy,
     progress: Arc<dyn Progress>,
 ) -> Result<(Reference, ImageAnswer), Failure> {
     let reference: Reference = name.parse().map_err(|error| Failure::from_error(&error))?;
+    let reference = policy.image(&reference)?.unwrap_or(reference);
     let store = settings.open_store(&progress)?;
     let registry = settings.registry(&progress)?;
     let platform = platform.unwrap_or_else(|| settings.native_platform.clone());

@@ -156,8 +156,13 @@ pub fn check(graph: &Graph, rung: Rung, steps: &StepSettings) -> Result<(), Fail
     found.extend(rung::problems(graph, rung, steps));
     let builds = graph.iter().filter(|(_, vertex, _)| matches!(vertex.op, Op::Build(_)));
     found.extend(builds.map(|(id, _, _)| (id, Problem::new("a build inside a build is not supported"))));
-    let problems: Vec<Problem> = found.into_iter().map(|(id, problem)| about(graph, &id, problem)).collect();
-    if problems.is_empty() { Ok(()) } else { Err(Failure { kind: FailureKind::Build, problems }) }
+    if found.is_empty() { Ok(()) } else { Err(refused(graph, found)) }
+}
+
+/// The failure of operations that are refused.
+pub fn refused(graph: &Graph, found: Vec<(VertexId, Problem)>) -> Failure {
+    let problems = found.into_iter().map(|(id, problem)| about(graph, &id, problem)).collect();
+    Failure { kind: FailureKind::Build, problems }
 }
 
 /// Says which operation a problem is about.

@@ -59,14 +59,15 @@ pub async fn run(
     let store = settings.open_store(&progress)?;
     let registry = settings.registry(&progress)?;
     let ask = Ask::of(options.pull, settings.offline);
-    let resolver = Resolver::new(store.clone(), registry.clone(), ask, progress.clone());
+    let policy = options.input.policy.clone();
+    let resolver = Resolver { policy, ..Resolver::new(store.clone(), registry.clone(), ask, progress.clone()) };
     let platform = settings.native_platform.clone();
     let question = ImageQuestion { reference: reference.clone(), platform, layout: None };
     let worker = settings.worker(&store, &registry, BTreeMap::new(), options.steps.clone())?;
     let find = async {
         let answer = resolver.answer_one(&question).await?;
         let task = Task::start(&format!("[internal] load the frontend {}", reference.familiar()), &progress);
-        let name = reference.with_digest(answer.digest);
+        let name = answer.name.as_ref().unwrap_or(&reference).with_digest(answer.digest);
         let manifest = Descriptor::new(media_type::OCI_MANIFEST, answer.digest, 0);
         let top = worker.image_top(&name, &manifest, &task.log()).await.map_err(|error| words::exec(&error));
         Ok::<_, Failure>((answer.config, task.end(top)?))

@@ -35,6 +35,7 @@ pub async fn plan(
     let context = opener.open(input).await?;
     let resolver = Resolver {
         layouts: context.named.layouts(),
+        policy: input.policy.clone(),
         ..Resolver::new(
             store.clone(),
             settings.registry(&progress)?,

@@ -16,8 +16,9 @@ use solver::seam::Progress;
 use store::Store;
 
 use super::context::Context;
+use super::policy::Policy;
 use super::resolve::{Ask, Resolver};
-use super::{Failure, Settings, words};
+use super::{Failure, FailureKind, Problem, Settings, Text, words};
 use crate::options::BuildOptions;
 
 /// What a build is to make.
@@ -65,6 +66,31 @@ impl Plans {
         Self { graph: Arc::new(graph), images, spans, warnings, is_of_client: false }
     }
 
+    /// The same with the sources that a policy allows; its images were asked for under it.
+    ///
+    /// # Errors
+    /// Every source that is denied, with its place.
+    fn under(mut self, policy: &Policy, text: &Text) -> Result<Self, Failure> {
+        let converted = policy.graph(&self.graph, false).map_err(|found| {
+            let place = |(id, mut problem): (VertexId, Problem)| {
+                problem.snippet = self.spans.get(&id).map(|span| text.snippet(span.clone(), ""));
+                problem
+            };
+            Failure { kind: FailureKind::Build, problems: found.into_iter().map(place).collect() }
+        })?;
+        let Some(converted) = converted else { return Ok(self) };
+        for output in self.images.iter_mut().map(|image| &mut image.output) {
+            output.edge = output.edge.map(|edge| converted.edge(&edge));
+            for step in &mut output.history {
+                step.edge = step.edge.map(|edge| converted.edge(&edge));
+            }
+        }
+        let spans = std::mem::take(&mut self.spans).into_iter();
+        self.spans = spans.filter_map(|(id, span)| Some((*converted.vertices.get(&id)?, span))).collect();
+        self.graph = Arc::new(converted.graph);
+        Ok(self)
+    }
+
     /// What is made of the results, in the order of the platforms.
     pub fn outputs(&self) -> impl Iterator<Item = &PlanOutput> {
         self.images.iter().map(|image| &image.output)
@@ -99,6 +125,7 @@ pub async fn plan(
     let platforms = &options.input.platforms;
     let resolver = Resolver {
         layouts: context.named.layouts(),
+        policy: options.input.policy.clone(),
         says_platform: platforms.len() > 1,
         ..Resolver::new(store.clone(), registry.clone(), Ask::of(options.pull, settings.offline), progress.clone())
     };
@@ -145,7 +172,8 @@ pub async fn plan(
         resolver.answer(&questions, answers, text).await?;
     }
     let plans = plans.into_iter().map(|plan| plan.expect("nothing was asked in the last round"));
-    Ok(Plans::of(platforms.iter().cloned().zip(plans).collect()))
+    let plans = Plans::of(platforms.iter().cloned().zip(plans).collect());
+    plans.under(&options.input.policy, text)
 }
 
 /// Says which of several platforms a failure is about, unless it is about all of them.
@@ -184,7 +212,7 @@ mod tests {
                         let Platform { os, architecture, variant, .. } = asked.question.platform.clone();
                         let config = ImageConfig { os, architecture, variant, ..ImageConfig::default() };
                         let digest = Digest::of(asked.question.platform.to_string().as_bytes());
-                        (asked.question, ImageAnswer { digest, config })
+                        (asked.question, ImageAnswer { name: None, digest, config })
                     })),
                 }
             }

@@ -20,6 +20,7 @@ use solver::seam::{Event, Progress};
 use store::{FoundImage, ImageRecord, Store, StoreError, StoredIndex};
 
 use super::context::layout;
+use super::policy::Policy;
 use super::task::in_background;
 use super::{Failure, words};
 use crate::options::context::Layout;
@@ -64,6 +65,8 @@ pub struct Resolver {
     pub patience: Duration,
     /// Who watches.
     pub progress: Arc<dyn Progress>,
+    /// What images are allowed, and replaced.
+    pub policy: Policy,
     /// The layouts of named contexts, by name.
     pub layouts: BTreeMap<String, Layout>,
     /// Whether failures say for which platform an image was wanted: there are several.
@@ -73,7 +76,16 @@ pub struct Resolver {
 impl Resolver {
     /// Without layouts.
     pub fn new(store: Store, registry: Client, ask: Ask, progress: Arc<dyn Progress>) -> Self {
-        Self { store, registry, ask, patience: PATIENCE, progress, layouts: BTreeMap::new(), says_platform: false }
+        Self {
+            store,
+            registry,
+            ask,
+            patience: PATIENCE,
+            progress,
+            policy: Policy::default(),
+            layouts: BTreeMap::new(),
+            says_platform: false,
+        }
     }
 
     /// Answers each distinct question once, all at the same time.
@@ -108,8 +120,18 @@ impl Resolver {
         Ok(())
     }
 
-    /// Answers one question.
+    /// Answers one question; about another image, if the policy says so.
     pub async fn answer_one(&self, question: &ImageQuestion) -> Result<ImageAnswer, Failure> {
+        let instead = match question.layout {
+            None => self.policy.image(&question.reference)?,
+            Some(_) => None,
+        };
+        let Some(reference) = instead else { return self.answer_as_asked(question).await };
+        let other = ImageQuestion { reference: reference.clone(), ..question.clone() };
+        Ok(ImageAnswer { name: Some(reference), ..self.answer_as_asked(&other).await? })
+    }
+
+    async fn answer_as_asked(&self, question: &ImageQuestion) -> Result<ImageAnswer, Failure> {
         let name = match &question.layout {
             Some(name) => format!("[context {name}] OCI load from client"),
             None => format!("[internal] load metadata for {}", question.reference),
@@ -191,7 +213,7 @@ impl Resolver {
             let manifest = layout::bring(store, &name, &layout, &platform)?;
             let image =
                 oci::image::Image::open(store.blobs(), &manifest).map_err(|error| Failure::from_error(&error))?;
-            Ok(ImageAnswer { digest: manifest.digest, config: image.config })
+            Ok(ImageAnswer { name: None, digest: manifest.digest, config: image.config })
         })
         .await
     }
@@ -207,7 +229,7 @@ impl Resolver {
 
     fn keep(&self, question: &ImageQuestion, resolved: &Resolved) -> Result<ImageAnswer, Failure> {
         let (_, config) = keep(&self.store, &question.reference, resolved)?;
-        Ok(ImageAnswer { digest: resolved.manifest.digest, config })
+        Ok(ImageAnswer { name: None, digest: resolved.manifest.digest, config })
     }
 
     fn not_resolved(&self, question: &ImageQuestion, error: &RegistryError) -> Failure {
@@ -326,7 +348,7 @@ fn find(store: &Store, question: &ImageQuestion) -> Result<Option<ImageRecord>, 
 }
 
 fn answer_of(store: &Store, record: &ImageRecord) -> Result<ImageAnswer, Failure> {
-    Ok(ImageAnswer { digest: record.manifest.digest, config: config_of(store, &record.config)? })
+    Ok(ImageAnswer { name: None, digest: record.manifest.digest, config: config_of(store, &record.config)? })
 }
 
 /// Notes that what a name means, a manifest or an index, was a registry's word.

@@ -6,7 +6,7 @@ use std::path::Path;
 use oci::model::Platform;
 
 use super::context::{self, DockerfileFrom, NamedSource, Place};
-use super::{InputOptions, args, secrets};
+use super::{InputOptions, args, policy, secrets};
 use crate::cli::InputArgs;
 use crate::config::{Config, Source};
 use crate::engine::Failure;
@@ -29,6 +29,7 @@ pub fn input(given: &InputArgs, config: &Config, environment: &Environment) -> R
         target: given.target.clone().filter(|target| !target.is_empty()),
         build_args: args::build_args(&given.build_args, &given.build_arg_files, environment)?,
         platforms: platforms(config)?,
+        policy: policy::of_environment(environment)?,
         own_agent: secrets::own_agent(environment),
     })
 }

@@ -1,9 +1,11 @@
 //! `rbuild serve`, asked by a client that sends definitions of the low-level builder (LLB) and no Dockerfile.
 
+mod containers;
 mod frontend;
 mod guests;
 mod inputs;
 mod llb;
+mod nested;
 
 use std::collections::BTreeMap;
 
@@ -33,7 +35,7 @@ fn request(build: &str, session: &str, definition: pb::Definition, exporter: &[(
 }
 
 /// Solves; the response, and what was told of each operation at last, by digest.
-async fn solve(
+pub(crate) async fn solve(
     channel: &Channel,
     request: SolveRequest,
 ) -> (Result<BTreeMap<String, String>, tonic::Status>, BTreeMap<String, Vertex>) {

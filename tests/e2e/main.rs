@@ -42,6 +42,7 @@ mod offline;
 mod oracle;
 mod outputs;
 mod platforms;
+mod policy;
 mod progress;
 mod registry;
 mod registry_profiles;

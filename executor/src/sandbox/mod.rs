@@ -32,6 +32,7 @@
 mod ahead;
 pub(crate) mod beneath;
 mod cgroup;
+mod driver;
 mod error;
 mod exe;
 mod execute;
@@ -61,13 +62,14 @@ mod userns;
 pub(crate) mod wire;
 
 pub use cgroup::ControlGroup;
+pub use driver::{Driven, Driver};
 pub use error::SandboxError;
 pub use init::{ARGV0, init_if_asked};
 pub(crate) use mount::{Stage, overlay};
 pub use open_files::raise_open_files;
 pub use plan::{Act, Plan};
 pub use privilege::own_capabilities;
-pub use run::{Driven, Driver, Exit, Finished, Io, Output, Settings, Stdin, Usage, run, run_with};
+pub use run::{Exit, Finished, Io, Output, Settings, Stdin, Usage, run, run_with};
 pub(crate) use secret::BACKLOG;
 pub use secret::{AgentSocket, SecretFile, SecretVariable, agent_listener, handed_memory};
 pub use spec::{

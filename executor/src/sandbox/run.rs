@@ -11,7 +11,6 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -20,18 +19,18 @@ use rustix::process::{Signal, pidfd_send_signal};
 use solver::seam::LogSink;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{Signal as Incoming, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::SandboxError;
+use super::driver::{Driven, Driver, Signals};
 use super::exe::Executable;
 use super::helper::{Belongings, Keeper};
 use super::init::ARGV0;
 use super::open_files;
 use super::output::Pump;
 use super::plan::plan;
-use super::spec::{Descriptors, ProcessSpec, WindowSize};
+use super::spec::{Descriptors, ProcessSpec};
 use super::stub::Stub;
 use super::sys;
 use super::terminal::{self, Relay, Terminal};
@@ -148,24 +147,6 @@ pub enum Output<'a> {
     Terminal,
     /// To whoever drives it.
     Driven(Driver),
-}
-
-/// Somebody who drives a command while it runs.
-pub struct Driver {
-    /// Takes what it writes.
-    pub streams: Driven,
-    /// Told when the command's process is there.
-    pub started: oneshot::Sender<()>,
-    /// Numbers of signals for it; those that are none do nothing.
-    pub signals: mpsc::UnboundedReceiver<i32>,
-}
-
-/// Where a command that is driven writes to.
-pub enum Driven {
-    /// Its standard output and error.
-    Pipes(OwnedFd, OwnedFd),
-    /// A terminal of its own of this size, also in place of its standard input: handed over as soon as it is there.
-    Terminal(WindowSize, oneshot::Sender<Terminal>),
 }
 
 /// A command that ended.
@@ -523,55 +504,5 @@ impl Step {
         };
         let usage = Usage { user: ended.user, system: ended.system, max_rss_bytes: ended.max_rss_bytes };
         Ok(Finished { exit, stubs: self.stubs, usage })
-    }
-}
-
-/// Signals that the builder gets and the command is meant to.
-#[derive(Default)]
-struct Signals {
-    own: Vec<(i32, Incoming)>,
-    /// Those of somebody who drives the command.
-    driven: Option<mpsc::UnboundedReceiver<i32>>,
-}
-
-impl Signals {
-    fn listen(forward: bool, terminal: bool) -> Result<Self, SandboxError> {
-        let mut kinds = Vec::new();
-        if forward {
-            kinds.extend([
-                SignalKind::interrupt(),
-                SignalKind::terminate(),
-                SignalKind::hangup(),
-                SignalKind::quit(),
-                SignalKind::user_defined1(),
-                SignalKind::user_defined2(),
-            ]);
-        }
-        if terminal {
-            kinds.push(SignalKind::window_change());
-        }
-        let listened: io::Result<_> = kinds.into_iter().map(|kind| Ok((kind.as_raw_value(), signal(kind)?))).collect();
-        listened
-            .map(|own| Self { own, driven: None })
-            .map_err(|source| SandboxError::Helper { act: "listen for signals", source })
-    }
-
-    /// The number of the next signal; never when none is listened for.
-    async fn next(&mut self) -> Option<i32> {
-        std::future::poll_fn(|context| {
-            for (number, incoming) in &mut self.own {
-                if incoming.poll_recv(context).is_ready() {
-                    return Poll::Ready(Some(*number));
-                }
-            }
-            match self.driven.as_mut().map(|driven| driven.poll_recv(context)) {
-                Some(Poll::Ready(Some(number))) => return Poll::Ready(Some(number)),
-                // Nobody drives it any more.
-                Some(Poll::Ready(None)) => self.driven = None,
-                Some(Poll::Pending) | None => {}
-            }
-            Poll::Pending
-        })
-        .await
     }
 }

@@ -214,8 +214,13 @@ pub fn wait_for(pid: i32) -> io::Result<Waited> {
 
 /// Lets the async runtime wait until `file` can be read. For the builder, threads or not.
 pub fn watch(file: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    watch_for(file, Interest::READABLE)
+}
+
+/// The same, for what is asked of it.
+pub fn watch_for(file: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` always gives the same descriptor and keeps it open until the runtime has let go of it.
-    unsafe { AsyncFd::register_with_interest(file, Interest::READABLE) }.map_err(Into::into)
+    unsafe { AsyncFd::register_with_interest(file, interest) }.map_err(Into::into)
 }
 
 /// Switches the loopback interface of this network namespace on.

@@ -37,7 +37,7 @@ impl Terminal {
     /// Takes it; within a runtime.
     pub(super) fn new(master: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&master, true)?;
-        super::sys::watch(master).map(Self)
+        super::sys::watch_for(master, Interest::READABLE | Interest::WRITABLE).map(Self)
     }
 
     /// Reads what the command writes; 0 when nobody has its side open any more.

@@ -89,7 +89,7 @@ fn answer(asked: Vec<Asked>, trigger: Option<&str>, answers: &mut Answers) {
             rootfs: RootFs { diff_ids: vec![DiffId(Digest::of(b"layer"))], ..RootFs::default() },
             ..ImageConfig::default()
         };
-        let answer = ImageAnswer { digest: Digest::of(b"image"), config };
+        let answer = ImageAnswer { name: None, digest: Digest::of(b"image"), config };
         assert!(answers.insert(asked.question, answer).is_none(), "asked twice");
     }
 }

@@ -94,7 +94,8 @@ impl Lowering<'_> {
         if !layers {
             return None;
         }
-        let name = question.reference.with_digest(answer.digest).to_string();
+        let reference = answer.name.as_ref().unwrap_or(&question.reference);
+        let name = reference.with_digest(answer.digest).to_string();
         let scheme = if question.layout.is_some() { "oci-layout" } else { "docker-image" };
         let source = SourceOp { identifier: format!("{scheme}://{name}"), attrs: BTreeMap::new() };
         let description = match &image.context {

@@ -55,7 +55,7 @@ pub fn image(question: &ImageQuestion) -> ImageAnswer {
         history: (0..layers).map(|_| History { created_by: "base".into(), ..History::default() }).collect(),
         ..ImageConfig::default()
     };
-    ImageAnswer { digest: Digest::of(question.reference.to_string().as_bytes()), config }
+    ImageAnswer { name: None, digest: Digest::of(question.reference.to_string().as_bytes()), config }
 }
 
 /// `image:NAME`, `scratch`, `layout:NAME`, `tree` or `tree:PATTERN,…`.

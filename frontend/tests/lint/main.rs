@@ -41,7 +41,7 @@ fn image(question: &ImageQuestion) -> Option<ImageAnswer> {
         rootfs: RootFs { diff_ids: vec![DiffId(Digest::of(b"layer"))], ..RootFs::default() },
         ..ImageConfig::default()
     };
-    Some(ImageAnswer { digest: Digest::of(name.as_bytes()), config })
+    Some(ImageAnswer { name: None, digest: Digest::of(name.as_bytes()), config })
 }
 
 /// Checks a file with all that is known about its images.

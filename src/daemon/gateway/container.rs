@@ -145,6 +145,7 @@ async fn make(daemon: &Arc<Daemon>, job: &Arc<Job>, request: gateway::NewContain
         exporters: Vec::new(),
         cache: control::CacheOptions::default(),
         entitlements: asking.entitlements.clone(),
+        policy: asking.policy.clone(),
         session: session.clone(),
     };
     let options = frontend::options(&daemon.config, &Asked::default(), &request_);

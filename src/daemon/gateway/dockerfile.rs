@@ -164,6 +164,7 @@ fn options(
         exporters: Vec::new(),
         cache: control::CacheOptions::default(),
         entitlements: job.asking.entitlements.clone(),
+        policy: job.asking.policy.clone(),
         session: session.clone(),
     };
     let options = frontend::options(&daemon.config, asked, &request);

@@ -48,6 +48,7 @@ async fn solve(daemon: &Daemon, job: &Arc<Job>, what: &Reference) -> Result<Arc<
         exporters: Vec::new(),
         cache: CacheOptions { exports: Vec::new(), ..asking.cache.clone() },
         entitlements: asking.entitlements.clone(),
+        policy: asking.policy.clone(),
         session: session.clone(),
     };
     let options = frontend::options(&daemon.config, &asked, &request);

@@ -131,6 +131,7 @@ pub async fn run(daemon: &Arc<Daemon>, job: &Arc<Job>, wanted: Wanted) -> Result
         exporters: Vec::new(),
         cache: CacheOptions::default(),
         entitlements: Vec::new(),
+        policy: asking.policy.clone(),
         session: session.clone(),
     };
     let options = frontend::options(&daemon.config, &Asked::default(), &request);

@@ -9,6 +9,7 @@ pub mod dockerfile;
 mod evaluate;
 pub mod files;
 pub mod guest;
+pub mod nested;
 pub mod process;
 
 use std::collections::{BTreeMap, HashMap};

@@ -48,6 +48,7 @@ pub const SUPPORTED: &[&str] = &[
     "meta.exportcache",
     "meta.ignorecache",
     "platform",
+    "source.buildop.llbfilename",
     "source.git",
     "source.git.checksum",
     "source.git.fetchbycommit",

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use executor::source::Connectivity;
 use executor::source::given::Given;
 use frontend::PlanOptions;
+use solver::op::SourceOp;
 use solver::seam::Progress;
 use store::{ClientTree, Draft, Store};
 use tokio_util::sync::CancellationToken;
@@ -35,11 +36,12 @@ pub use text::{Ignore, Text};
 use self::archive::{Stream, sniff, unpack};
 use self::named::Named;
 use super::images::input::Input;
+use super::policy::Policy;
 use super::task::{Task, in_background};
 use super::{Failure, Settings, words};
 use crate::options::InputOptions;
 use crate::options::args::SOURCE_DATE_EPOCH;
-use crate::options::context::{DockerfileFrom, Place, masked};
+use crate::options::context::{DockerfileFrom, NamedValue, Place, masked};
 use crate::options::theirs::TheirDirectory;
 
 /// Build argument: whether `.git` stays in a context that is a repository.
@@ -161,6 +163,18 @@ impl Opener<'_> {
     /// When it cannot be had, or holds no Dockerfile.
     pub async fn open(&self, input: &InputOptions) -> Result<Context, Failure> {
         let mut named = Named::new(&input.contexts)?;
+        for source in &input.contexts {
+            if let NamedValue::Tree(place) = &source.value
+                && let Some(allowed) = allowed(&input.policy, place)?
+            {
+                named.replace(&source.name, allowed);
+            }
+        }
+        if let DockerfileFrom::Http(url) = &input.dockerfile
+            && allowed(&input.policy, &Place::Http(url.clone()))?.is_some()
+        {
+            return Err(Failure::new("the source policy converts the address of `-f`, which cannot be done"));
+        }
         // Its time must be known before the plan; otherwise a tree is fetched only when the plan wants it.
         if let Some(name) = input.build_args.get(SOURCE_DATE_EPOCH) {
             named.fetch(name, self).await?;
@@ -244,7 +258,8 @@ impl Opener<'_> {
 
     /// Looks what a place is, and fetches it if it is elsewhere.
     async fn find(&self, input: &InputOptions) -> Result<Found, Failure> {
-        match &input.context {
+        let allowed = allowed(&input.policy, &input.context)?;
+        match allowed.as_ref().unwrap_or(&input.context) {
             Place::Theirs(theirs) => Ok(Found::Elsewhere(theirs.clone())),
             Place::Path(path) => self.find_path(path).await,
             Place::Stdin => self.find_on_stdin().await,
@@ -343,6 +358,23 @@ impl Opener<'_> {
             }
         })
         .await
+    }
+}
+
+/// The place that a policy puts in place of one that something is fetched from; directories are looked at in the plan.
+fn allowed(policy: &Policy, place: &Place) -> Result<Option<Place>, Failure> {
+    let source = match place {
+        Place::Git(git) => git.source(),
+        Place::Http(url) => SourceOp { identifier: url.clone(), attrs: BTreeMap::new() },
+        Place::Path(_) | Place::Stdin | Place::Theirs(_) => return Ok(None),
+    };
+    let Some(converted) = policy.address(&source)? else { return Ok(None) };
+    match (converted.scheme(), place) {
+        ("http" | "https", Place::Http(_)) => Ok(Some(Place::Http(converted.identifier))),
+        _ => Err(Failure::new(format!(
+            "the source policy makes `{}` of a context, which is of another kind",
+            masked(&converted.identifier)
+        ))),
     }
 }
 

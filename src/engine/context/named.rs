@@ -51,6 +51,13 @@ impl Named {
         Self { sources: Vec::new(), trees }
     }
 
+    /// Takes the tree of a name from another place.
+    pub fn replace(&mut self, name: &str, place: Place) {
+        for source in self.sources.iter_mut().filter(|source| source.name == name) {
+            source.value = NamedValue::Tree(place.clone());
+        }
+    }
+
     /// What the frontend must know of them.
     pub fn for_plan(&self) -> BTreeMap<String, NamedContext> {
         let context = |NamedSource { name, value }: &NamedSource| match value {

@@ -23,6 +23,9 @@ use crate::sandbox::{Driver, Exit, Io, Output, Stdin};
 use crate::snapshot::Mounted;
 use crate::worker::Worker;
 
+/// What overlayfs makes in the directory that it is given to work in.
+const SCRATCH: &str = "work";
+
 /// Trees for processes.
 pub struct Container {
     /// The root first.
@@ -90,6 +93,9 @@ impl Container {
             () = cancel.cancelled() => return Err(ExecError::Canceled),
             turn = worker.root_turn() => turn,
         };
+        for draft in self.trees.iter().filter_map(Tree::draft) {
+            forget_mount(&draft.work().join(SCRATCH))?;
+        }
         let io = Io { stdin, output: Output::Driven(driver), forward_signals: false };
         let performed = perform(worker, exec, &self.trees, emulated, Some(io), log, cancel).await;
         drop(turn);
@@ -152,6 +158,16 @@ impl Container {
     /// When the worker ends first.
     pub async fn end(self, worker: &Worker) -> Result<(), ExecError> {
         discard(worker, self.trees).await
+    }
+}
+
+/// Removes what overlayfs left of the mount before: that it was never synced, which no second mount of the same directory
+/// takes. Nothing of a container has to outlive the machine. The kernel's overlayfs.rst, "Volatile mount".
+fn forget_mount(scratch: &Path) -> Result<(), StepError> {
+    match std::fs::remove_dir_all(scratch) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(source) => Err(StepError::Io { act: "remove", path: scratch.to_owned(), source }),
     }
 }
 
