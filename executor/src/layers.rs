@@ -192,6 +192,9 @@ pub struct Layers {
     stacks: Arc<Stacks>,
 }
 
+/// Read of a blob or a tar at a time.
+const READ_BYTES: usize = 128 << 10;
+
 impl Layers {
     /// Layers of `store`.
     pub fn new(store: Store) -> Self {
@@ -300,7 +303,7 @@ impl Layers {
         let id = &layer.id;
         let begun = Instant::now();
         let draft = self.store.draft()?;
-        let mut tar = Hashing::new(tar);
+        let mut tar = Unpacking { tar: Hashing::new(tar), store: &self.store };
         let blob = layer.blob.as_ref().map(|blob| blob.digest);
         let failed = |source| LayersError::Unpack { layer: id.clone(), blob, source: Box::new(source) };
         let options = ApplyOptions::new(XattrNamespace::here());
@@ -312,7 +315,7 @@ impl Layers {
             layer: id.clone(),
             source,
         })?;
-        let (_, digest, tar_bytes) = tar.finish();
+        let (_, digest, tar_bytes) = tar.tar.finish();
         let found = DiffId(digest);
         if !is_whole() {
             return Err(LayersError::Gone { layer: id.clone() });
@@ -379,12 +382,7 @@ impl Layers {
             None => {
                 let gone = || LayersError::Gone { layer: layer.id.clone() };
                 let blob = layer.blob.as_ref().filter(|_| layer.times.is_none()).ok_or_else(gone)?;
-                let mut tar = self.open_blob(layer, blob)?.ok_or_else(gone)?;
-                std::io::copy(&mut tar, out).map(drop).map_err(|source| LayersError::Io {
-                    act: "read",
-                    layer: layer.id.clone(),
-                    source,
-                })
+                copy_tar(layer, self.open_blob(layer, blob)?.ok_or_else(gone)?, out)
             }
         }
     }
@@ -397,7 +395,7 @@ impl Layers {
         }
         let begun = Instant::now();
         let failed = |source| LayersError::Io { act: "digest", layer: id.clone(), source };
-        let mut tar = Digesting::start().map_err(failed)?;
+        let mut tar = Digesting::new();
         self.write_tar(&layer, &mut tar)?;
         let (found, tar_bytes) = tar.finish().map_err(failed)?;
         let (kind, took) = (WorkKind::Archive, Duration::ZERO);
@@ -433,9 +431,30 @@ impl Layers {
     }
 }
 
+/// Copies a layer's tar.
+fn copy_tar(layer: &Layer, tar: Box<dyn Read>, out: &mut dyn Write) -> Result<(), LayersError> {
+    let mut tar = BufReader::with_capacity(READ_BYTES, tar);
+    let failed = |source| LayersError::Io { act: "read", layer: layer.id.clone(), source };
+    std::io::copy(&mut tar, out).map(drop).map_err(failed)
+}
+
+/// A tar that becomes files on the store's file system, which are written to the disk beside what goes on.
+struct Unpacking<'a> {
+    tar: Hashing<Box<dyn Read>>,
+    store: &'a Store,
+}
+
+impl Read for Unpacking<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.tar.read(buffer)?;
+        self.store.wrote(count as u64);
+        Ok(count)
+    }
+}
+
 /// The tar in a layer's blob.
 fn decompressed(layer: &Layer, blob: &Descriptor, reader: impl Read + 'static) -> Result<Box<dyn Read>, LayersError> {
-    let reader = BufReader::with_capacity(1 << 17, reader);
+    let reader = BufReader::with_capacity(READ_BYTES, reader);
     decompress_layer(&blob.media_type, blob.size, reader).map_err(|source| LayersError::Io {
         act: "decompress",
         layer: layer.id.clone(),

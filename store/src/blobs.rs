@@ -6,10 +6,12 @@
 //! Disks forget: [`Blobs::verify`] hashes a blob again and puts a damaged one aside, so that it is fetched or made
 //! anew; readers that cannot trust the disk read through [`oci::content::VerifiedReader`].
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use oci::content::{BlobReader, BlobWriter, ContentError, ContentStore};
 use oci::model::Digest;
@@ -30,16 +32,23 @@ const WRITTEN_AT_ONCE_BYTES: u64 = 8 << 20;
 /// A read buffer that keeps SHA-256 busy.
 const BUFFER_BYTES: usize = 256 << 10;
 
+/// So long a blob counts as fresh: an export follows what made its blobs at once.
+const FRESH: Duration = Duration::from_secs(60);
+/// Layers of a large image.
+const FRESH_MAX: usize = 128;
+
 /// The blobs of one store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Blobs {
     layout: Arc<Layout>,
     lease: Arc<Lease>,
+    /// The last ones that were written here, and when.
+    fresh: Arc<Mutex<VecDeque<(Digest, Instant)>>>,
 }
 
 impl Blobs {
     pub(crate) fn new(layout: Arc<Layout>, lease: Arc<Lease>) -> Self {
-        Self { layout, lease }
+        Self { layout, lease, fresh: Arc::default() }
     }
 
     /// Where the blob is, or would be.
@@ -129,6 +138,11 @@ impl Blobs {
         }
     }
 
+    fn fresh(&self) -> MutexGuard<'_, VecDeque<(Digest, Instant)>> {
+        // Every change is one call.
+        self.fresh.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Before every look: what was seen stays.
     fn touch(&self, digest: &Digest) -> Result<(), ContentError> {
         self.lease.touch(Kind::Blob, &digest.hex()).map_err(content_error)
@@ -142,6 +156,10 @@ impl Blobs {
 impl ContentStore for Blobs {
     fn open(&self, digest: &Digest) -> Result<Option<Box<dyn BlobReader>>, ContentError> {
         Ok(self.open_file(digest)?.map(|blob| Box::new(blob) as Box<dyn BlobReader>))
+    }
+
+    fn is_fresh(&self, digest: &Digest) -> bool {
+        self.fresh().iter().any(|(known, since)| known == digest && since.elapsed() < FRESH)
     }
 
     fn writer(&self) -> Result<Box<dyn BlobWriter>, ContentError> {
@@ -245,6 +263,10 @@ impl BlobWriter for Writer {
             rustix::fs::renameat(&self.blobs.layout.tmp, self.name.as_str(), &self.blobs.layout.blobs, digest.hex())
                 .map_err(|source| self.failed("move to the blobs", source))?;
             self.renamed = true;
+            let mut fresh = self.blobs.fresh();
+            fresh.truncate(FRESH_MAX - 1);
+            fresh.push_front((digest, Instant::now()));
+            drop(fresh);
             self.blobs.lease.add_bytes(self.size);
         }
         Ok((digest, self.size))

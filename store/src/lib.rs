@@ -32,7 +32,7 @@
 //! are, [`store`] how a store is opened, [`layers`], [`derived`], [`images`], [`cache`] what it remembers, [`flight`] who works on
 //! it, [`lease`] who relies on what, [`mounts`] what steps keep for later builds, [`notes`], [`contexts`] and [`clients`]
 //! what it may forget, [`nodes`] what digests were made of, [`index`] the database, [`journal`] and [`rebuild`] how it comes back, [`durability`] what a power loss
-//! may take, [`gc`] what is given back, [`verify`] what is damaged, [`trash`] how trees go, [`remote`] caches elsewhere.
+//! may take, [`early`] what is on the disk before that, [`gc`] what is given back, [`verify`] what is damaged, [`trash`] how trees go, [`remote`] caches elsewhere.
 
 #![forbid(unsafe_code)]
 
@@ -43,6 +43,7 @@ mod contexts;
 mod derived;
 mod draft;
 mod durability;
+mod early;
 mod error;
 mod flight;
 mod gc;

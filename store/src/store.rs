@@ -8,6 +8,7 @@ use std::time::Instant;
 use rusqlite::OptionalExtension;
 
 use crate::durability::{self, Stamp};
+use crate::early::Early;
 use crate::index::{Found, Index};
 use crate::layout::{Layout, Lock, Root};
 use crate::lease::{self, Lease};
@@ -25,6 +26,7 @@ struct Inner {
     index: Index,
     blobs: Blobs,
     lease: Arc<Lease>,
+    early: Arc<Early>,
     notices: Vec<String>,
     /// Shared; says that somebody uses the store.
     _in_use: Lock,
@@ -72,7 +74,8 @@ impl Store {
         for notice in &notices {
             tracing::warn!("{notice}");
         }
-        Ok(Store { inner: Arc::new(Inner { layout, index, blobs, lease, notices, _in_use: in_use }) })
+        let early = Arc::default();
+        Ok(Store { inner: Arc::new(Inner { layout, index, blobs, lease, early, notices, _in_use: in_use }) })
     }
 
     /// Makes or rebuilds the index while nobody else opens or uses the store.
@@ -160,6 +163,10 @@ impl Store {
 
     pub(crate) fn layout(&self) -> &Layout {
         &self.inner.layout
+    }
+
+    pub(crate) fn early(&self) -> &Arc<Early> {
+        &self.inner.early
     }
 
     pub(crate) fn shared_layout(&self) -> Arc<Layout> {

@@ -9,15 +9,16 @@
 use std::io::{self, PipeWriter, Write};
 use std::time::{Duration, Instant};
 
-use oci::content::ContentStore;
+use oci::content::{BlobWriter, ContentStore};
 use oci::layer::estargz::{self, EstargzError};
-use oci::layer::{Codec, Compression, Dialect, Hashing, Help};
+use oci::layer::{Codec, Compression, Dialect, Encoder, Hashing, Help};
 use oci::model::{Descriptor, DiffId};
 use solver::seam::ResultId;
 use solver::work::{Work, WorkKind};
 use store::{Layer, StoreError};
 
-use super::{Layers, LayersError, TRUE_BLOB, is_broken_pipe};
+use super::digest::{Digesting, Pieces};
+use super::{Layers, LayersError, TRUE_BLOB, copy_tar, is_broken_pipe};
 
 /// On a descriptor of this store: what the blob unpacks to, where that is not the layer's own diff_id. containerd's label
 /// for the same.
@@ -98,22 +99,26 @@ impl Layers {
         let id = &layer.id;
         let content = |act| move |source| LayersError::Content { act, layer: id.clone(), source };
         let begun = Instant::now();
-        let mut writer = self.store.blobs().writer().map_err(content("write"))?;
+        let failed = |source| LayersError::Io { act: "compress", layer: id.clone(), source };
+        // The blob's digest and the disk have a thread, the tar's digest another: who reads files feeds the encoder.
+        let take = |writer: &mut Box<dyn BlobWriter>, piece: &[u8]| writer.write_all(piece);
+        let mut blob = Pieces::new("rbuild-blob", self.store.blobs().writer().map_err(content("write"))?, take);
         let mut annotations = std::collections::BTreeMap::new();
         let (diff_id, tar_bytes) = if codec.compression() == Compression::Estargz {
-            let facts = self.estargz(layer, came_as, codec, (stop, help), &mut writer)?;
+            let facts = self.estargz(layer, came_as, codec, (stop, help), &mut blob)?;
             annotations.insert(DIFF_ID.to_owned(), facts.diff_id.to_string());
             annotations.insert(estargz::TOC_DIGEST.to_owned(), facts.toc.to_string());
             annotations.insert(estargz::UNCOMPRESSED_SIZE.to_owned(), facts.uncompressed_bytes.to_string());
             (facts.tar, facts.tar_bytes)
         } else {
-            let failed = |source| LayersError::Io { act: "compress", layer: id.clone(), source };
-            let mut tar = Hashing::new(codec.encoder_helped(&mut writer, help).map_err(failed)?);
-            self.write_own_tar(layer, came_as, &mut Stoppable { out: &mut tar, stop })?;
-            let (encoder, digest, tar_bytes) = tar.finish();
+            let encoder = codec.encoder_helped(&mut blob, help).map_err(failed)?;
+            let mut tar = Encoding { digest: Digesting::new(), encoder, stop };
+            self.write_own_tar(layer, came_as, &mut tar)?;
+            let Encoding { digest, encoder, .. } = tar;
             encoder.finish().map_err(failed)?;
-            (DiffId(digest), tar_bytes)
+            digest.finish().map_err(failed)?
         };
+        let (writer, _) = blob.finish().map_err(failed)?;
         // The tree must still be what the image says it is.
         match self.store.set_diff_id(id, diff_id, tar_bytes) {
             Err(StoreError::DiffIdDiffers { .. }) if layer.pulled => {
@@ -176,9 +181,8 @@ impl Layers {
     ) -> Result<(), LayersError> {
         let Some(blob) = came_as.filter(|_| layer.times.is_none()) else { return self.write_tar(layer, out) };
         // Without it the tree may give the same tar: the digest tells.
-        let Some(mut tar) = self.open_blob(layer, blob)? else { return self.write_tar(layer, out) };
-        let read = |source| LayersError::Io { act: "read", layer: layer.id.clone(), source };
-        io::copy(&mut tar, out).map(drop).map_err(read)
+        let Some(tar) = self.open_blob(layer, blob)? else { return self.write_tar(layer, out) };
+        copy_tar(layer, tar, out)
     }
 }
 
@@ -189,6 +193,26 @@ fn is_made_by(blob: &Descriptor, codec: &Codec) -> bool {
     types.contains(&blob.media_type.as_str()) && (is_estargz || codec.compression() != Compression::Estargz)
 }
 
+/// Takes a tar for its digest and for an encoder, until it is told to stop.
+struct Encoding<'a, W: Write> {
+    digest: Digesting,
+    encoder: Encoder<W>,
+    stop: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl<W: Write> Write for Encoding<'_, W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        check(self.stop)?;
+        self.digest.write_all(bytes)?;
+        self.encoder.write_all(bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.encoder.flush()
+    }
+}
+
 /// Stops taking bytes when it is told to.
 struct Stoppable<'a> {
     out: &'a mut dyn Write,
@@ -197,10 +221,76 @@ struct Stoppable<'a> {
 
 impl Write for Stoppable<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if (self.stop)() { Err(io::Error::other("nobody wants the layer any more")) } else { self.out.write(bytes) }
+        check(self.stop)?;
+        self.out.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
+    }
+}
+
+fn check(stop: &(dyn Fn() -> bool + Sync)) -> io::Result<()> {
+    if stop() { Err(io::Error::other("nobody wants the layer any more")) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use jiff::Timestamp;
+    use oci::layer::decompress_layer;
+    use oci::model::Digest;
+    use store::Store;
+
+    use super::*;
+
+    /// A store, and a layer in it with a file of 3 MB, half of it noise.
+    fn large(dir: &std::path::Path) -> (Store, ResultId) {
+        let store = Store::open(&dir.join("store")).unwrap();
+        let mut state = 1_u64;
+        let mut noise = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        let bytes: Vec<u8> = (0..3_000_000).map(|at| if at % 9000 < 4500 { noise() } else { at as u8 }).collect();
+        let draft = store.draft().unwrap();
+        std::fs::write(draft.fs().join("large"), bytes).unwrap();
+        let id = store.add_built_layer(None, Some(draft), Timestamp::UNIX_EPOCH).unwrap();
+        (store, id)
+    }
+
+    #[test]
+    fn a_large_layer_becomes_the_blob_of_its_tar_whatever_the_codec() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, id) = large(dir.path());
+        let layers = Layers::new(store.clone());
+        for compression in [Compression::None, Compression::Gzip, Compression::Estargz, Compression::Zstd] {
+            let mut blob = layers.ensure_blob(&id, &Codec::new(compression), true).unwrap();
+            let mut bytes = Vec::new();
+            store.blobs().open(&blob.digest).unwrap().unwrap().read_to_end(&mut bytes).unwrap();
+            assert_eq!((Digest::of(&bytes), bytes.len() as u64), (blob.digest, blob.size), "{compression}");
+            let mut tar = Vec::new();
+            decompress_layer(&blob.media_type, blob.size, &bytes[..]).unwrap().read_to_end(&mut tar).unwrap();
+            let known = layers.ensure_diff_id(&id).unwrap();
+            let promised = take_diff_id(&mut blob).unwrap_or(known.0);
+            assert_eq!(DiffId(Digest::of(&tar)), promised, "{compression}");
+        }
+    }
+
+    #[test]
+    fn a_compression_that_is_stopped_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, id) = large(dir.path());
+        let layers = Layers::new(store.clone());
+        for compression in [Compression::Gzip, Compression::Estargz, Compression::Zstd] {
+            let asked = AtomicUsize::new(0);
+            let stop = || asked.fetch_add(1, Relaxed) > 9;
+            let stopped = layers.ensure_blob_unless(&id, &Codec::new(compression), true, &stop, &Help::default());
+            assert!(matches!(stopped, Err(LayersError::Stopped { .. })), "{compression}: {stopped:?}");
+            let left = |folder: &str| std::fs::read_dir(store.root().join(folder)).unwrap().count();
+            assert_eq!((left("tmp"), left("blobs/sha256")), (0, 0), "{compression}");
+        }
     }
 }

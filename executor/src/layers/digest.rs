@@ -15,13 +15,19 @@ const PIECE_BYTES: usize = 256 * 1024;
 /// Pieces that wait to be taken.
 const WAITING_MAX: usize = 2;
 
-/// Gives bytes to a thread that has `T`.
+/// What is done with every piece.
+type Take<T> = Box<dyn FnMut(&mut T, &[u8]) -> io::Result<()> + Send>;
+
+/// Gives bytes to a thread that has `T`; of less than a piece there is no thread.
 pub(super) struct Pieces<T> {
+    name: &'static str,
     piece: Vec<u8>,
     bytes: u64,
+    /// Until the thread has it.
+    idle: Option<(T, Take<T>)>,
     pieces: Option<SyncSender<Vec<u8>>>,
     /// Pieces that were taken, to be filled again.
-    emptied: Receiver<Vec<u8>>,
+    emptied: Option<Receiver<Vec<u8>>>,
     thread: Option<JoinHandle<io::Result<T>>>,
 }
 
@@ -36,18 +42,22 @@ impl<T> Drop for Pieces<T> {
 }
 
 impl<T: Send + 'static> Pieces<T> {
-    /// Nothing yet; `take` is given every piece.
-    ///
-    /// # Errors
-    /// When there can be no more threads.
-    pub fn start(
-        name: &str,
-        mut into: T,
-        mut take: impl FnMut(&mut T, &[u8]) -> io::Result<()> + Send + 'static,
-    ) -> io::Result<Self> {
+    /// Nothing yet; `take` is given every piece. `name` is the thread's.
+    pub fn new(
+        name: &'static str,
+        into: T,
+        take: impl FnMut(&mut T, &[u8]) -> io::Result<()> + Send + 'static,
+    ) -> Self {
+        let idle = Some((into, Box::new(take) as Take<T>));
+        Self { name, piece: Vec::new(), bytes: 0, idle, pieces: None, emptied: None, thread: None }
+    }
+
+    /// Starts the thread, if that has not been done.
+    fn start(&mut self) -> io::Result<()> {
+        let Some((mut into, mut take)) = self.idle.take() else { return Ok(()) };
         let (pieces, received) = sync_channel::<Vec<u8>>(WAITING_MAX);
         let (give_back, emptied) = channel();
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let thread = std::thread::Builder::new().name(self.name.to_owned()).spawn(move || {
             for mut piece in received {
                 take(&mut into, &piece)?;
                 piece.clear();
@@ -58,13 +68,14 @@ impl<T: Send + 'static> Pieces<T> {
             }
             Ok(into)
         })?;
-        let piece = Vec::with_capacity(PIECE_BYTES);
-        Ok(Self { piece, bytes: 0, pieces: Some(pieces), emptied, thread: Some(thread) })
+        (self.pieces, self.emptied, self.thread) = (Some(pieces), Some(emptied), Some(thread));
+        Ok(())
     }
 
     fn send(&mut self) -> io::Result<()> {
-        let next = self.emptied.try_recv().unwrap_or_else(|_| Vec::with_capacity(PIECE_BYTES));
-        let piece = std::mem::replace(&mut self.piece, next);
+        self.start()?;
+        let next = self.emptied.as_ref().and_then(|emptied| emptied.try_recv().ok());
+        let piece = std::mem::replace(&mut self.piece, next.unwrap_or_else(|| Vec::with_capacity(PIECE_BYTES)));
         let sent = self.pieces.as_ref().is_some_and(|pieces| pieces.send(piece).is_ok());
         if sent { Ok(()) } else { Err(self.end().err().unwrap_or_else(ended_early)) }
     }
@@ -80,6 +91,10 @@ impl<T: Send + 'static> Pieces<T> {
 
     /// What has become of all bytes, and how many there were.
     pub fn finish(mut self) -> io::Result<(T, u64)> {
+        if let Some((mut into, mut take)) = self.idle.take() {
+            take(&mut into, &self.piece)?;
+            return Ok((into, self.bytes));
+        }
         self.send()?;
         Ok((self.end()?, self.bytes))
     }
@@ -110,15 +125,12 @@ pub(super) struct Digesting(Pieces<Sha256>);
 
 impl Digesting {
     /// Nothing yet.
-    ///
-    /// # Errors
-    /// When there can be no more threads.
-    pub fn start() -> io::Result<Self> {
+    pub fn new() -> Self {
         let take = |hash: &mut Sha256, piece: &[u8]| {
             hash.update(piece);
             Ok(())
         };
-        Pieces::start("digest", Sha256::new(), take).map(Self)
+        Self(Pieces::new("digest", Sha256::new(), take))
     }
 
     /// The digest of all bytes, and how many there were.
@@ -147,7 +159,7 @@ mod tests {
         for size in [0, 1, PIECE_BYTES - 1, PIECE_BYTES, 9 * PIECE_BYTES + 77] {
             let bytes: Vec<u8> = (0..size).map(|at| (at * 31 / 7) as u8).collect();
             for at_once in [1 << 20, 100_001, 4096] {
-                let mut digesting = Digesting::start().unwrap();
+                let mut digesting = Digesting::new();
                 bytes.chunks(at_once).for_each(|chunk| digesting.write_all(chunk).unwrap());
                 let (digest, count) = digesting.finish().unwrap();
                 assert_eq!((digest.0, count), (Digest::of(&bytes), size as u64), "{size} by {at_once}");
@@ -158,7 +170,7 @@ mod tests {
     #[test]
     fn why_the_thread_has_ended_is_told_to_whoever_writes() {
         let full = |_: &mut (), _: &[u8]| Err(io::Error::from(io::ErrorKind::StorageFull));
-        let mut pieces = Pieces::start("full", (), full).unwrap();
+        let mut pieces = Pieces::new("full", (), full);
         let bytes = vec![0; 16 * PIECE_BYTES];
         let failed = pieces.write_all(&bytes).unwrap_err();
         assert_eq!(failed.kind(), io::ErrorKind::StorageFull);

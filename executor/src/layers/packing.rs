@@ -26,8 +26,7 @@ impl Packing {
     /// Nothing yet.
     pub fn start(store: &Store) -> Result<Self, ContentError> {
         let take = |writer: &mut Box<dyn BlobWriter>, piece: &[u8]| writer.write_all(piece);
-        let started = Pieces::start("pack", store.blobs().writer()?, take);
-        started.map(Self).map_err(ContentError::io("write a blob in a thread of its own"))
+        Ok(Self(Pieces::new("pack", store.blobs().writer()?, take)))
     }
 
     /// Puts it into the store.

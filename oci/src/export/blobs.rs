@@ -5,7 +5,7 @@ use std::io::Write;
 
 use super::ahead;
 use super::error::ExportError;
-use crate::content::{ContentError, ContentStore, open_verified};
+use crate::content::{ContentError, ContentStore, open_whole};
 use crate::image::{Document, read_document};
 use crate::layer::tar::{Entry, Kind, TarWriter, Time};
 use crate::model::{Descriptor, Digest, Manifest};
@@ -57,7 +57,7 @@ impl Blobs {
         self.found.values()
     }
 
-    /// Writes those that are wanted beneath `blobs/`, by digest, each checked as it is copied.
+    /// Writes those that are wanted beneath `blobs/`, by digest, each checked as it is copied, unless that was just done.
     pub fn write<W: Write>(
         &self,
         store: &dyn ContentStore,
@@ -69,7 +69,7 @@ impl Blobs {
         }
         for (digest, descriptor) in self.found.iter().filter(|(digest, _)| is_wanted(digest)) {
             let path = path_of(digest);
-            let blob = open_verified(store, descriptor)?;
+            let blob = open_whole(store, descriptor)?;
             tar.begin(&entry(&path, Kind::File { size: descriptor.size, sparse: None }))?;
             ahead::copy(blob, descriptor.size, tar).map_err(|source| match source.downcast::<ContentError>() {
                 Ok(content) => ExportError::Content(content),

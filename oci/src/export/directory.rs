@@ -21,7 +21,7 @@ use super::archive::{check_layout, small};
 use super::blobs::{Blobs, path_of};
 use super::error::ExportError;
 use super::{IMAGE_NAME, INDEX_FILE, LAYOUT_FILE, REF_NAME, oci_layout};
-use crate::content::{ContentError, ContentStore, open_verified};
+use crate::content::{ContentError, ContentStore, open_whole};
 use crate::json;
 use crate::model::{Descriptor, Index, Reference};
 
@@ -108,7 +108,7 @@ fn put_blob(sha256: &OwnedFd, store: &dyn ContentStore, descriptor: &Descriptor)
         Ok(_) | Err(Errno::NOENT) => {}
         Err(errno) => return Err(failed("look at", &path)(errno)),
     }
-    put(sha256, &name, &path, open_verified(store, descriptor)?, descriptor.size)
+    put(sha256, &name, &path, open_whole(store, descriptor)?, descriptor.size)
 }
 
 /// Writes a file of `size` bytes aside, syncs and renames it.

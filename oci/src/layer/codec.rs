@@ -11,7 +11,7 @@ use std::str::FromStr;
 use super::estargz;
 use super::gzip::{BLOCK_BYTES, GzipEncoder};
 use super::help::Help;
-use super::zstd::{JOB_BYTES, ZstdEncoder};
+use super::zstd::{JOB_BYTES, USUAL_LEVEL, ZstdEncoder};
 use crate::model::media_type;
 
 /// How a layer is compressed.
@@ -108,13 +108,13 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// The usual level: zstd 3; gzip and eStargz 5, at which layers become about as small as by gzip -6, in a third of its
+    /// The usual level: zstd 3, as [`super::zstd`] has it; gzip and eStargz 5, at which layers become about as small as by gzip -6, in a third of its
     /// time.
     pub const fn new(compression: Compression) -> Self {
         let level = match compression {
             Compression::None => 0,
             Compression::Gzip | Compression::Estargz => 5,
-            Compression::Zstd => 3,
+            Compression::Zstd => USUAL_LEVEL,
         };
         Self { compression, level }
     }
@@ -151,7 +151,7 @@ impl Codec {
             Compression::Estargz => {
                 format!("{} libdeflate {LIBDEFLATE_VERSION} pieces {}", estargz::FORM, estargz::FORM_CHUNK_BYTES)
             }
-            Compression::Zstd => format!("1 libzstd {} jobs {JOB_BYTES}", zstd::zstd_safe::version_number()),
+            Compression::Zstd => format!("2 libzstd {} jobs {JOB_BYTES}", zstd::zstd_safe::version_number()),
         }
     }
 

@@ -124,11 +124,19 @@ pub(super) fn timespec(time: Time) -> Timespec {
     Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds as _ }
 }
 
-/// A new empty file, readable by nobody else until it has its attributes.
-pub(super) fn create_file(dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<File, LayerError> {
+/// A new empty file, readable by nobody else until it has its attributes; `None` if anything has that name.
+pub(super) fn create_file_unless(dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<Option<File>, LayerError> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd: OwnedFd = openat(dir, name, flags, Mode::RUSR | Mode::WUSR).map_err(LayerError::io("create", path))?;
-    Ok(File::from(fd))
+    match openat(dir, name, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(fd) => Ok(Some(File::from(fd))),
+        Err(Errno::EXIST) => Ok(None),
+        Err(errno) => Err(LayerError::io("create", path)(errno)),
+    }
+}
+
+/// The same where nothing has that name.
+pub(super) fn create_file(dir: BorrowedFd<'_>, name: &[u8], path: &[u8]) -> Result<File, LayerError> {
+    create_file_unless(dir, name, path)?.ok_or_else(|| LayerError::io("create", path)(Errno::EXIST))
 }
 
 /// A new symlink with its attributes.
@@ -184,34 +192,39 @@ pub(super) fn fill(
     path: &[u8],
 ) -> Result<(), LayerError> {
     let whole = [Extent { offset: 0, length: size }];
+    let mut end = 0;
     for extent in sparse.unwrap_or(&whole) {
-        fill_extent(file, data, extent, path)?;
+        end = fill_extent(file, data, extent, end, path)?;
     }
-    file.set_len(size).map_err(LayerError::stdio("write", path))
+    // Most files are as long as what was written last.
+    if end == size { Ok(()) } else { file.set_len(size).map_err(LayerError::stdio("write", path)) }
 }
 
-fn fill_extent(file: &mut File, data: &mut dyn Read, extent: &Extent, path: &[u8]) -> Result<(), LayerError> {
+/// Writes one extent into a file that stands at `position`, and returns where it stands then.
+fn fill_extent(
+    file: &mut File,
+    data: &mut dyn Read,
+    extent: &Extent,
+    mut position: u64,
+    path: &[u8],
+) -> Result<u64, LayerError> {
     let failed = |source| LayerError::stdio("write", path)(source);
     let mut buffer = [0; HOLE_BYTES];
     let (mut at, end) = (extent.offset, extent.offset + extent.length);
-    file.seek(SeekFrom::Start(at)).map_err(failed)?;
-    let mut at_end_of_file = true;
     while at < end {
         // Up to the next multiple of the length of a hole.
         let wanted = (HOLE_BYTES as u64 - at % HOLE_BYTES as u64).min(end - at) as usize;
         read_full(data, &mut buffer[..wanted])?;
-        if wanted == HOLE_BYTES && buffer == ZEROS {
-            at_end_of_file = false;
-        } else {
-            if !at_end_of_file {
+        if wanted < HOLE_BYTES || buffer != ZEROS {
+            if at != position {
                 file.seek(SeekFrom::Start(at)).map_err(failed)?;
-                at_end_of_file = true;
             }
             file.write_all(&buffer[..wanted]).map_err(failed)?;
+            position = at + wanted as u64;
         }
         at += wanted as u64;
     }
-    Ok(())
+    Ok(position)
 }
 
 /// An error of the archive comes out as such.

@@ -7,10 +7,16 @@
 
 use std::io::{self, Write};
 
-use zstd::zstd_safe::CParameter;
+use zstd::zstd_safe::{CParameter, Strategy};
 
 /// As long as the window of the usual levels (2 MiB at level 3), so that little is lost between jobs.
 pub const JOB_BYTES: u32 = 2 << 20;
+/// The level that is meant where nobody names one.
+pub const USUAL_LEVEL: i32 = 3;
+/// What the usual level is here: libzstd's 3 with the match finder of 1, which has as large a table as 3, so that it finds
+/// nearly as much. Layers of programs become 2 % larger, and take three quarters of the time.
+const USUAL: [CParameter; 3] =
+    [CParameter::Strategy(Strategy::ZSTD_fast), CParameter::HashLog(17), CParameter::MinMatch(5)];
 /// Four workers at level 3 compress faster than most disks read, in 40 MiB.
 const WORKERS_MAX: u32 = 4;
 
@@ -26,6 +32,9 @@ impl<W: Write> ZstdEncoder<W> {
         let workers = u32::try_from(threads).unwrap_or(WORKERS_MAX).clamp(1, WORKERS_MAX);
         inner.multithread(workers)?;
         inner.set_parameter(CParameter::JobSize(JOB_BYTES))?;
+        for parameter in USUAL.into_iter().filter(|_| level == USUAL_LEVEL) {
+            inner.set_parameter(parameter)?;
+        }
         Ok(Self { inner })
     }
 
@@ -66,5 +75,17 @@ mod tests {
         let one = encode(1, 1 << 20);
         assert!(encode(2, 100_001) == one && encode(8, 4096) == one);
         assert!(zstd::decode_all(&one[..]).unwrap() == input);
+    }
+
+    #[test]
+    fn the_usual_level_is_nearly_as_small_as_libzstds() {
+        // A program, as most of what is in layers.
+        let mut program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        program.truncate(8 << 20);
+        let mut encoder = ZstdEncoder::new(Vec::new(), USUAL_LEVEL, 2).unwrap();
+        encoder.write_all(&program).unwrap();
+        let (ours, theirs) =
+            (encoder.finish().unwrap().len(), zstd::encode_all(&program[..], USUAL_LEVEL).unwrap().len());
+        assert!(ours * 100 <= theirs * 104, "{ours} bytes are over 4 % more than {theirs}");
     }
 }

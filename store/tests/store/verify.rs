@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use oci::content::put_bytes;
+use oci::content::{ContentStore as _, put_bytes};
 use oci::model::{Descriptor, media_type};
 use rbuild_store::{Damage, Imported, Kind, MountKey, MountWish, Node, NodeEntry, NodeKind, Store, Taken};
 use solver::key::ContentDigest;
@@ -295,4 +295,17 @@ fn a_flipped_byte_of_the_index_is_found_by_its_own_check_and_the_next_start_make
         healed += 1;
     }
     assert!(healed > 10, "{healed}");
+}
+
+#[test]
+fn a_blob_is_fresh_only_where_it_was_written() {
+    let place = place();
+    let store = place.open();
+    let (digest, _) = put_bytes(store.blobs(), b"a layer").unwrap();
+    assert!(store.blobs().is_fresh(&digest) && store.clone().blobs().is_fresh(&digest));
+    let other = place.open();
+    assert!(!other.blobs().is_fresh(&digest), "another process reads what the disk has");
+    // It is there already, and was only compared.
+    put_bytes(other.blobs(), b"a layer").unwrap();
+    assert!(!other.blobs().is_fresh(&digest));
 }

@@ -34,22 +34,30 @@ impl View<'_> {
         if entry.kind == Kind::Directory {
             return self.put_directory(&attributes, name, path);
         }
-        if self.look(name)? != Found::Absent {
-            remove_tree(self.descent.here(), name, path)?;
-        }
         let (here, keep) = (self.descent.here(), self.keep);
+        if let Kind::File { size, sparse } = &entry.kind {
+            // Mostly nothing has the name, which making the file tells.
+            let mut file = match node::create_file_unless(here, name, path)? {
+                Some(file) => file,
+                None => {
+                    remove_tree(here, name, path)?;
+                    node::create_file(here, name, path)?
+                }
+            };
+            node::fill(&mut file, data, *size, sparse.as_deref(), path)?;
+            self.xattrs_dropped += attributes.set(file.as_fd(), keep, path)?;
+            return Ok(());
+        }
+        if self.look(name)? != Found::Absent {
+            remove_tree(here, name, path)?;
+        }
         let special = |device| node::create_special(here, name, device, &attributes, keep, path);
         let dropped = match &entry.kind {
-            Kind::File { size, sparse } => {
-                let mut file = node::create_file(here, name, path)?;
-                node::fill(&mut file, data, *size, sparse.as_deref(), path)?;
-                Some(attributes.set(file.as_fd(), keep, path)?)
-            }
             Kind::Symlink { target } => Some(node::create_symlink(here, name, target, &attributes, keep, path)?),
             Kind::CharDevice { major, minor } => special((FileType::CharacterDevice, *major, *minor))?,
             Kind::BlockDevice { major, minor } => special((FileType::BlockDevice, *major, *minor))?,
             Kind::Fifo => special((FileType::Fifo, 0, 0))?,
-            Kind::Directory | Kind::HardLink { .. } => unreachable!("both were dealt with above"),
+            Kind::Directory | Kind::File { .. } | Kind::HardLink { .. } => unreachable!("these were dealt with above"),
         };
         match dropped {
             Some(xattrs) => self.xattrs_dropped += xattrs,
