@@ -227,9 +227,10 @@ impl Worker {
         Ok(emulated)
     }
 
-    /// Says that the graph is solved: what only steps need is taken down beside what comes now. A step that comes all the
+    /// Says that the graph is solved: what is known of contexts is kept, and what only steps need taken down beside what comes now. A step that comes all the
     /// same has it made again.
     pub async fn no_more_steps(&self) {
+        self.inner.locals.values().for_each(Local::keep);
         self.inner.networks.end().await;
     }
 

@@ -93,6 +93,13 @@ impl Node {
         Self { digest: ContentDigest(Sha256::digest(&body).into()), body }
     }
 
+    /// The digest of that node, which is not made.
+    pub fn digest_of_directory<'a>(entries: impl Iterator<Item = &'a [u8]>) -> ContentDigest {
+        let mut hash = Sha256::new_with_prefix(DIRECTORY);
+        entries.for_each(|entry| hash.update(entry));
+        ContentDigest(hash.finalize().into())
+    }
+
     /// The node of a selection: its matches in their order.
     pub fn selection(matches: &[NodeEntry]) -> Self {
         Self::of(SELECTION, matches.iter())

@@ -10,6 +10,7 @@
 //!       | what it is, as `store::nodes` draws it
 //! ```
 
+use solver::key::ContentDigest;
 use store::{Node, NodeEntry};
 
 use super::look::{LOOK_BYTES, Look};
@@ -113,6 +114,17 @@ impl Entries {
         self.bytes.extend_from_slice(one.bytes);
     }
 
+    /// Puts one among sorted ones, in the place of that of its name.
+    pub fn put(&mut self, one: CountedRef<'_>) {
+        let number = self.first_from(one.name());
+        let place = Place::new(self.bytes.len(), one.certain);
+        match self.places.get(number).is_some_and(|there| name_at(&self.bytes, *there) == one.name()) {
+            true => self.places[number] = place,
+            false => self.places.insert(number, place),
+        }
+        self.bytes.extend_from_slice(one.bytes);
+    }
+
     pub fn append(&mut self, more: &Self) {
         let before = self.bytes.len();
         self.bytes.extend_from_slice(&more.bytes);
@@ -159,6 +171,11 @@ impl Entries {
     pub fn find(&self, name: &[u8]) -> Option<usize> {
         let number = self.first_from(name);
         (number < self.len() && self.get(number).name() == name).then_some(number)
+    }
+
+    /// The digest of the directory's node; they are sorted.
+    pub fn digest(&self) -> ContentDigest {
+        Node::digest_of_directory(self.iter().map(|one| one.node()))
     }
 
     /// The node of the directory that they are the entries of; they are sorted.
@@ -212,6 +229,22 @@ mod tests {
         assert_eq!((entries.find(b"aa"), entries.first_from(b"aa"), entries.first_from(b"z")), (None, 1, 4));
         let sorted: Vec<NodeEntry> = entries.iter().map(|one| one.entry()).collect();
         assert_eq!(entries.node(), Node::directory(sorted.iter()));
+        assert_eq!(entries.digest(), entries.node().digest);
+    }
+
+    #[test]
+    fn one_takes_its_place_among_others() {
+        let (mut entries, mut more) = (Entries::default(), Entries::default());
+        for name in ["b", "d", "f"] {
+            entries.push(&counted(name, true));
+        }
+        for (name, certain) in [("a", true), ("d", false), ("e", false), ("g", true)] {
+            more.push(&counted(name, certain));
+        }
+        more.iter().for_each(|one| entries.put(one));
+        let names: Vec<(&[u8], bool)> = entries.iter().map(|one| (one.name(), one.certain())).collect();
+        let expected = [("a", true), ("b", true), ("d", false), ("e", false), ("f", true), ("g", true)];
+        assert_eq!(names, expected.map(|(name, certain)| (name.as_bytes(), certain)));
     }
 
     #[test]

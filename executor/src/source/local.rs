@@ -18,7 +18,7 @@ use rustix::fs::{self, Mode, OFlags};
 use solver::key::ContentDigest;
 use solver::op::{SourceOp, attr};
 use solver::seam::Selection;
-use store::Store;
+use store::{Store, StoreError};
 
 use super::SourceError;
 use super::digest::{Digested, Digesting, Listing, Looks};
@@ -46,6 +46,12 @@ pub struct LocalSource {
 }
 
 type SeenKey = (Selection, Vec<String>, Vec<String>);
+
+impl Drop for LocalSource {
+    fn drop(&mut self) {
+        self.keep();
+    }
+}
 
 /// The ignore and include patterns of a source operation.
 #[derive(Debug, Default)]
@@ -187,15 +193,27 @@ impl LocalSource {
             Digesting { root: &self.root, filter: &filter, cache: &cache, moment, stop }.digest(&found, selection);
         let (digested, listing) = made.map_err(|error| self.tree_error(error))?;
         cache.learn(&listing.directories);
-        let mut seen = self.seen();
-        seen.insert(key, listing);
-        // Of several that are made one after the other, the last keeps what all have found.
-        if is_last {
-            let counted = seen.values().flat_map(|listing| &listing.directories);
-            cache.save(counted.map(|directory| directory.path.as_slice()))?;
+        self.seen().insert(key, listing);
+        // Of several that are made one after the other, the last keeps what all have found; what little others add is kept
+        // at the end.
+        if is_last && cache.is_due() {
+            self.save(&mut cache)?;
         }
         tracing::debug!(context = self.context, read = digested.read, "digested");
         Ok(digested)
+    }
+
+    /// Keeps what this build has learned of its files and has not kept yet. It may be lost: then the next build reads again.
+    pub(crate) fn keep(&self) {
+        if let Err(error) = self.save(&mut self.lock_cache()) {
+            tracing::debug!(context = self.context, %error, "what is known of the files is not kept");
+        }
+    }
+
+    fn save(&self, cache: &mut StatCache) -> Result<(), StoreError> {
+        let seen = self.seen();
+        let counted = seen.values().flat_map(|listing| &listing.directories);
+        cache.save(counted.map(|directory| directory.path.as_slice()))
     }
 
     /// What was digested for this selection, if it was.

@@ -26,6 +26,11 @@ use super::look::Look;
 const FORM: &[u8] = b"stat cache 1, nodes 2\n";
 /// How often a file may be written without a directory before it is dropped: several Dockerfiles may share a context.
 const AGE_MAX: u8 = 30;
+/// Which part of what was written has to be new before all is written again while the build goes on: so writing costs no
+/// more than what is learned, however many selections there are.
+const FRESH_PART: usize = 8;
+/// So many entries are put among others one by one.
+const ONE_BY_ONE: usize = 64;
 /// One read, when all directories are looked up.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -58,6 +63,9 @@ pub(super) struct StatCache {
     learned: HashMap<Vec<u8>, Arc<Entries>>,
     /// Whether `learned` holds something that is worth keeping and is not kept.
     is_unsaved: bool,
+    /// Bytes of entries that were learned since the file was written, and those that were written then.
+    fresh_bytes: usize,
+    written_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -108,28 +116,27 @@ impl StatCache {
     pub fn learn(&mut self, directories: &[Directory]) {
         for directory in directories.iter().filter(|directory| directory.is_new) {
             let counted = &directory.entries;
-            let is_other = |one: &CountedRef<'_>| counted.find(one.name()).is_none();
-            let recalled;
-            let others = match &directory.others {
-                Some(others) => others,
+            self.is_unsaved |= counted.iter().any(|one| one.certain());
+            self.fresh_bytes += counted.bytes();
+            match &directory.others {
+                Some(others) => self.learned.insert(directory.path.clone(), together(counted, others)),
                 None => {
-                    recalled = self.recall(&directory.path);
-                    &*recalled
+                    let mut known = self.recall(&directory.path);
+                    // Nobody else has it then, and it is changed in place.
+                    drop(self.learned.remove(&directory.path));
+                    match counted.len() <= ONE_BY_ONE {
+                        true => counted.iter().for_each(|one| Arc::make_mut(&mut known).put(one)),
+                        false => known = together(counted, &known),
+                    }
+                    self.learned.insert(directory.path.clone(), known)
                 }
             };
-            let entries = match others.iter().any(|one| is_other(&one)) {
-                // Both are one.
-                false => Arc::clone(counted),
-                true => {
-                    let mut all = Entries::default();
-                    counted.iter().chain(others.iter().filter(is_other)).for_each(|one| all.push_ref(one));
-                    all.sort();
-                    Arc::new(all)
-                }
-            };
-            self.is_unsaved |= entries.iter().any(|one| one.certain());
-            self.learned.insert(directory.path.clone(), entries);
         }
+    }
+
+    /// Whether enough was learned for it to be kept although the build goes on.
+    pub fn is_due(&self) -> bool {
+        self.is_unsaved && self.fresh_bytes >= self.written_bytes / FRESH_PART
     }
 
     /// Keeps what was learned, if anything of it is worth that. `counted` are the paths of all directories that this
@@ -137,23 +144,38 @@ impl StatCache {
     pub fn save<'a>(&mut self, counted: impl Iterator<Item = &'a [u8]>) -> Result<(), StoreError> {
         let (true, Some((store, path))) = (self.is_unsaved, &self.place) else { return Ok(()) };
         let counted: HashSet<&[u8]> = counted.collect();
+        let mut written_bytes = 0;
         store.set_context(path, |out| {
             out.write_all(FORM)?;
             for (path, entries) in &self.learned {
+                written_bytes += entries.bytes();
                 write_directory(out, path, 0, &certain_of(entries))?;
             }
             let Some(file) = &self.file else { return Ok(()) };
             for (path, kept) in self.kept.iter().filter(|(path, _)| !self.learned.contains_key(*path)) {
                 let age = if counted.contains(path.as_slice()) { 0 } else { kept.age.saturating_add(1) };
                 if age <= AGE_MAX {
+                    written_bytes += kept.bytes;
                     write_directory(out, path, age, &file.part(kept.at, kept.bytes)?)?;
                 }
             }
             Ok(())
         })?;
-        self.is_unsaved = false;
+        (self.is_unsaved, self.fresh_bytes, self.written_bytes) = (false, 0, written_bytes);
         Ok(())
     }
+}
+
+/// What was counted of a directory, and what else is there.
+fn together(counted: &Arc<Entries>, others: &Entries) -> Arc<Entries> {
+    let is_other = |one: &CountedRef<'_>| counted.find(one.name()).is_none();
+    if !others.iter().any(|one| is_other(&one)) {
+        return Arc::clone(counted);
+    }
+    let mut all = Entries::default();
+    counted.iter().chain(others.iter().filter(is_other)).for_each(|one| all.push_ref(one));
+    all.sort();
+    Arc::new(all)
 }
 
 /// What a file says of a directory's entries.

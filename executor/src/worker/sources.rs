@@ -48,6 +48,12 @@ impl Local {
     pub(super) fn new(path: PathBuf) -> Self {
         Self { path, source: Mutex::default() }
     }
+
+    /// Keeps what is known of its files.
+    pub(super) fn keep(&self) {
+        let source = self.source.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        source.iter().for_each(|source| source.keep());
+    }
 }
 
 impl Worker {

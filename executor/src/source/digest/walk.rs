@@ -419,7 +419,7 @@ impl<'a> Walk<'a> {
         }
         inside.entries.sort();
         inside.others.sort();
-        let digest = inside.entries.node().digest;
+        let digest = inside.entries.digest();
         match &dir.above {
             None => _ = dir.root.digest.set(digest),
             Some(above) => {
