@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use super::Failure;
 use crate::options::theirs::Outlet;
 
-/// Written at once: few calls, little memory.
-const BUFFER_BYTES: usize = 1 << 20;
+/// Written at once: few calls, little memory. Blobs come in larger pieces, which are written as they are.
+const BUFFER_BYTES: usize = 256 << 10;
 
 /// Runs `write` on a buffered file that appears as `dest` when all went well, or on standard output. What is there and
 /// no regular file (a pipe, a terminal, `/dev/stdout`) is written to as it is.
