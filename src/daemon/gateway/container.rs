@@ -93,19 +93,30 @@ pub async fn new(daemon: &Arc<Daemon>, job: &Arc<Job>, request: gateway::NewCont
         }
         containers.known.insert(name.clone(), Place::Taken);
     }
-    let made = make(daemon, job, request).await;
+    let taken = Taken { job, name };
+    let held = make(daemon, job, request).await?;
     let mut containers = lock(job);
-    let outcome = match made {
-        Ok(held) if !containers.has_ended => {
-            containers.known.insert(name, Place::Held(Arc::new(held)));
-            return Ok(());
+    // Its build may have ended meanwhile.
+    if containers.has_ended {
+        return Err(Status::cancelled("context canceled"));
+    }
+    containers.known.insert(taken.name.clone(), Place::Held(Arc::new(held)));
+    Ok(())
+}
+
+/// A name that is free again if nothing comes of its container, be it because its client hung up.
+struct Taken<'a> {
+    job: &'a Job,
+    name: String,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        let known = &mut lock(self.job).known;
+        if matches!(known.get(&self.name), Some(Place::Taken)) {
+            known.remove(&self.name);
         }
-        // Its build has ended meanwhile.
-        Ok(_) => Err(Status::cancelled("context canceled")),
-        Err(status) => Err(status),
-    };
-    containers.known.remove(&name);
-    outcome
+    }
 }
 
 async fn make(daemon: &Arc<Daemon>, job: &Arc<Job>, request: gateway::NewContainerRequest) -> Result<Held, Status> {
