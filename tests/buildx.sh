@@ -183,12 +183,40 @@ fails 'rule 2 denies' build -f "$work/Policy" "$app"
 unset EXPERIMENTAL_BUILDKIT_SOURCE_POLICY
 say "a source policy"
 
+tar -C "$app" -cf "$work/context.tar" Dockerfile file sub
+buildx build --progress plain --secret "id=token,src=$work/token" -o "type=local,dest=$work/piped" - \
+    <"$work/context.tar" >"$work/out" 2>&1 || { cat "$work/out" >&2; exit 1; }
+[ "$(cat "$work/piped/sub/file")" = two ]
+printf 'FROM base:1\nRUN echo alone >/x\n' | buildx build --progress plain -o "type=local,dest=$work/alone" - >"$work/out" 2>&1
+[ "$(cat "$work/alone/x")" = alone ]
+say "contexts on standard input: an archive, a Dockerfile"
+
+mkdir "$work/layout"
+build --secret "id=token,src=$work/token" -o "type=oci,dest=$work/layout.tar" "$app"
+tar -C "$work/layout" -xf "$work/layout.tar"
+printf 'FROM app\nRUN cat /sub/file >/y\n' >"$work/Named"
+build -f "$work/Named" --build-context "app=oci-layout://$work/layout" -o "type=local,dest=$work/of-layout" "$app"
+[ "$(cat "$work/of-layout/y")" = two ]
+say "an OCI layout as a named context"
+
 fails 'UndefinedVar' build --check "$app"
 buildx build --call=targets,format=json "$app" >"$work/out" 2>/dev/null
 grep -q '"name": "build"' "$work/out"
 buildx history ls >"$work/out" 2>&1
 grep -q 'Completed' "$work/out" && grep -q 'Error' "$work/out"
 say "questions, and the builds of the past"
+
+printf 'FROM base:1\nRUN cat /proc/sys/kernel/random/uuid >/once\n' >"$work/Once"
+build -f "$work/Once" --cache-to "type=local,dest=$work/cache,mode=max" -o "type=local,dest=$work/first" "$app"
+grep -q '"digest"' "$work/cache/index.json"
+forget() { "$rbuild" --root "$work/store" prune --all >/dev/null 2>&1; }
+forget
+build -f "$work/Once" -o "type=local,dest=$work/other" "$app"
+if cmp -s "$work/first/once" "$work/other/once"; then echo 'nothing was forgotten' >&2; exit 1; fi
+forget
+build -f "$work/Once" --cache-from "type=local,src=$work/cache" -o "type=local,dest=$work/second" "$app"
+cmp "$work/first/once" "$work/second/once"
+say "a cache in a directory"
 
 build --provenance=mode=max,builder-id=https://ci.example/7 --secret "id=token,src=$work/token" \
     -o "type=oci,dest=$work/told.tar" "$app"
@@ -201,6 +229,38 @@ buildx du >"$work/out" 2>&1
 grep -q 'Total' "$work/out"
 buildx prune --force >"$work/out" 2>&1
 say "du and prune"
+
+# Over a network, with certificates of its own.
+pem() {
+    openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$1" -addext "subjectAltName=$2" \
+        -keyout "$work/$1.key" -out "$work/$1.csr" 2>/dev/null
+    openssl x509 -req -in "$work/$1.csr" -CA "$work/ca.pem" -CAkey "$work/ca.key" -CAcreateserial -days 2 \
+        -copy_extensions copyall -out "$work/$1.pem" 2>/dev/null
+}
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=ca \
+    -keyout "$work/ca.key" -out "$work/ca.pem" 2>/dev/null
+pem server IP:127.0.0.1
+pem client DNS:client
+kill "$daemon"
+wait "$daemon"
+"$rbuild" --root "$work/store" serve --addr "unix://$work/sock" --addr tcp://127.0.0.1:0 \
+    --tlscacert "$work/ca.pem" --tlscert "$work/server.pem" --tlskey "$work/server.key" >"$work/log" 2>&1 &
+daemon=$!
+until grep -q '^serving on ' "$work/log"; do
+    kill -0 "$daemon"
+    sleep 0.1
+done
+address=$(sed -n 's/^serving on .*\(tcp:.*\)$/\1/p' "$work/log")
+"$docker" buildx create --name far --driver remote \
+    --driver-opt "cacert=$work/ca.pem,cert=$work/client.pem,key=$work/client.key" "$address" >/dev/null
+build --builder far -f "$work/Once" -o "type=local,dest=$work/far" "$app"
+[ -s "$work/far/once" ]
+"$docker" buildx create --name stranger --driver remote "$address" >/dev/null
+if "$docker" buildx --builder stranger build -f "$work/Once" "$app" >"$work/out" 2>&1; then
+    echo 'a stranger built' >&2
+    exit 1
+fi
+say "tcp:// with certificates, and not without"
 
 kill "$daemon"
 wait "$daemon"

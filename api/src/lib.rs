@@ -13,6 +13,9 @@ mod tree {
     include!("generated/tree.rs");
 }
 
+/// All definitions, as a server tells of them: a `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!("generated/descriptors.bin");
+
 /// The daemon: builds, status, sessions, history, space.
 pub use tree::moby::buildkit::v1 as control;
 /// Capabilities of a service.

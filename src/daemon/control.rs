@@ -28,13 +28,17 @@ use super::gateway::{Wanted, container, dockerfile, guest};
 use super::job::{Asking, Job, Returned, Running};
 use super::question::{Answer, Question};
 use super::session::auth::SessionCredentials;
+use super::session::blobs::Kept;
 use super::session::{self, Session};
-use super::{Daemon, Silent, error, history, in_background, policy, received, space};
+use super::{Daemon, Silent, error, history, in_background, policy, space};
 use crate::engine::{self, Begins, Built, Failure, FailureKind, Problem, Settings};
 use crate::report::place::Places;
 
 /// Where an answer says what time it is here.
 const NOW: &str = "buildkit-current-timestamp";
+
+/// Under which a client is told which manifest its cache is.
+const CACHE_MANIFEST: &str = "cache.manifest";
 
 /// The service.
 #[derive(Debug)]
@@ -96,7 +100,7 @@ impl control_server::Control for Control {
             let (settings, name) = (self.0.config.settings.clone(), name.clone());
             let past = in_background(move || history::find(&settings, &name)).await?;
             if let Some((store, entry)) = past.filter(|(_, entry)| entry.head.outcome != Outcome::Running) {
-                return Ok(Response::new(received(history::replay(store, entry)).boxed()));
+                return Ok(Response::new(history::replay(store, entry).boxed()));
             }
         }
         let job = self.0.jobs.find(&name).await?;
@@ -331,6 +335,7 @@ async fn run(
         entitlements: request.entitlements,
         policy: job.asking.policy.clone(),
         session: session.clone(),
+        kept: Kept::default(),
     };
     let mut options =
         frontend::options(&daemon.config, &asked, &request).map_err(|failure| error::status(&failure, None))?;
@@ -349,7 +354,13 @@ async fn run(
         error::status(&failure, job.hub.failed())
     })?;
     job.hub.tell(built.warnings.iter().map(warning).collect());
-    Ok(response(&built))
+    let mut told = response(&built);
+    let kept = request.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(kept) = kept {
+        // The client writes it into its list.
+        told.insert(CACHE_MANIFEST.to_owned(), serde_json::to_string(&kept).expect("a descriptor is JSON"));
+    }
+    Ok(told)
 }
 
 /// A Dockerfile that is asked for with the build itself. One that cannot be planned fails when it is built, on record.

@@ -6,6 +6,7 @@
 //! `refs.platforms`. Deliberately absent: reading a definition ([`super::llb`]), solving it (the engine's).
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -17,14 +18,15 @@ use serde::Deserialize;
 use solver::graph::{Graph, VertexId};
 use solver::op::{Op, SourceOp};
 use solver::seam::LogSink;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
-use super::Daemon;
 use super::gateway::nested::{self, Nested, Whose};
 use super::job::Job;
 use super::llb::{self, Limits, Llb, LlbError};
 use super::session::Session;
 use super::session::files::SessionFiles;
+use super::{Daemon, frontend};
 use crate::engine::{DefinedImage, Definition, Failure, Text};
 use crate::options::theirs::{self, Wanted};
 use crate::report::place::{ceil, floor};
@@ -244,6 +246,11 @@ pub async fn graph(
                         name.escape_debug()
                     )));
                 }
+                _ if source.identifier.starts_with(frontend::STREAMS) => {
+                    return Err(Status::unimplemented(
+                        "a stream of the client is a context of a Dockerfile, and no source of a definition",
+                    ));
+                }
                 _ => continue,
             }
             let named = source.attrs.get(SESSION).map(String::as_str).filter(|id| !id.is_empty());
@@ -288,6 +295,10 @@ impl theirs::Files for Here {
         Box::pin(
             async move { Err(Failure::new(format!("the directory `{name}` was another build's, which has ended"))) },
         )
+    }
+
+    fn stream(&self, name: &str, _: CancellationToken) -> io::Result<Box<dyn io::Read + Send>> {
+        Err(io::Error::other(format!("the stream `{name}` is another build's")))
     }
 }
 

@@ -16,20 +16,24 @@ use tokio::runtime::Handle;
 use super::Config;
 use super::outputs::{self, Outputs};
 use super::session::Session;
+use super::session::blobs::{Kept, SessionCache, SessionLayouts};
 use super::session::files::SessionFiles;
 use super::session::secrets::SessionSecrets;
 use crate::cli::StepArgs;
 use crate::engine::{Failure, NamedDefinition, Policy};
 use crate::options::attest::{self, Provenance};
-use crate::options::context::{self, DockerfileFrom, NamedSource, NamedValue, Place};
+use crate::options::cache::CachePlace;
+use crate::options::context::{self, DockerfileFrom, Layout, NamedSource, NamedValue, Place};
 use crate::options::outputs::check_told;
-use crate::options::theirs::{Files, TheirDirectory};
+use crate::options::theirs::{Files, TheirCache, TheirDirectory, TheirLayouts};
 use crate::options::{BuildOptions, InputOptions, allow, annotation, cache, provisions};
 
 /// The name of this frontend.
 pub const NAME: &str = "dockerfile.v0";
 /// More than there are kinds of machines.
 const PLATFORMS_MAX: usize = 32;
+/// Where clients say that streams of their sessions are. No host has that name.
+pub const STREAMS: &str = "http://buildkit-session/";
 /// Attributes that ask for what this version does not do.
 const REFUSED: [(&str, &str); 1] = [("contextsubdir", "a context is its whole directory")];
 
@@ -57,13 +61,15 @@ pub struct Request {
     pub policy: Policy,
     /// Who asks.
     pub session: Arc<Session>,
+    /// Takes what was kept in a cache of the client.
+    pub kept: Kept,
 }
 
 impl Request {
     /// One that only asks.
     pub fn of(session: Arc<Session>) -> Self {
         let (cache, policy) = (CacheOptions::default(), Policy::default());
-        Self { exporters: Vec::new(), cache, entitlements: Vec::new(), policy, session }
+        Self { exporters: Vec::new(), cache, entitlements: Vec::new(), policy, session, kept: Kept::default() }
     }
 }
 
@@ -132,8 +138,8 @@ pub fn options(config: &Config, asked: &Asked, request: &Request) -> Result<Buil
         jobs: config.jobs,
         steps,
         provisions: provisions::provisions(&step_args)?,
-        cache_from: cache_from(config, asked, &request.cache)?,
-        cache_to: cache_to(config, &request.cache)?,
+        cache_from: cache_from(config, asked, request)?,
+        cache_to: cache_to(config, request)?,
         client: None,
     })
 }
@@ -185,13 +191,17 @@ fn input(
     let path = PathBuf::from(get("filename").unwrap_or("Dockerfile"));
     let context = match get("context") {
         None => Place::Theirs(theirs(get("contextkey").unwrap_or("context"))),
-        Some(word) => elsewhere(word)?,
+        Some(word) => match word.strip_prefix(STREAMS) {
+            Some(name) => Place::TheirStream(theirs(&format!("/{name}"))),
+            None => elsewhere(word)?,
+        },
     };
     // Of a context that is fetched the Dockerfile is a part, unless the client has one.
     let is_theirs = matches!(context, Place::Theirs(_)) || get("dockerfilekey").is_some();
     let dockerfile = match is_theirs {
         true => DockerfileFrom::Theirs(theirs(get("dockerfilekey").unwrap_or("dockerfile")), path),
-        false if get("filename").is_none() => DockerfileFrom::Usual,
+        // What clients say where their users said nothing.
+        false if get("filename").is_none_or(|name| name == "Dockerfile") => DockerfileFrom::Usual,
         false => DockerfileFrom::Path(path),
     };
     let mut build_args = prefixed(attributes, "build-arg:");
@@ -212,7 +222,8 @@ fn input(
                 let named = context::named(&format!("{name}=."), |_| true)?;
                 NamedSource { value: NamedValue::Result(inputs[input].clone()), ..named }
             }
-            Some(("input" | "oci-layout", _)) => {
+            Some(("oci-layout", _)) => layout(&name, &value, session)?,
+            Some(("input", _)) => {
                 return Err(Failure::new(format!(
                     "the context `{name}` is `{value}`, which this version of rbuild cannot take from a client"
                 )));
@@ -242,12 +253,20 @@ fn input(
     })
 }
 
+/// An image in a layout of the client, which names the image's digest: its list of names stays with it.
+fn layout(name: &str, value: &str, session: &Arc<Session>) -> Result<NamedSource, Failure> {
+    let source = context::named(&format!("{name}={value}"), |_| false)?;
+    match source.value {
+        NamedValue::Layout(layout) if layout.digest.is_some() => {
+            let theirs = Some(TheirLayouts(Arc::new(SessionLayouts(session.clone()))));
+            Ok(NamedSource { value: NamedValue::Layout(Layout { theirs, ..layout }), ..source })
+        }
+        _ => Err(Failure::new(format!("the context `{name}` is `{value}`, which names no digest of an image"))),
+    }
+}
+
 /// A context that is not the client's own directory: never a path of this machine.
 fn elsewhere(word: &str) -> Result<Place, Failure> {
-    if word.starts_with("http://buildkit-session/") {
-        return Err(Failure::new("a context from the client's standard input is not taken by this version of rbuild")
-            .help("unpack it first, and name the directory"));
-    }
     match context::place(Path::new(word), false)? {
         place @ (Place::Http(_) | Place::Git(_)) => Ok(place),
         _ => Err(Failure::new(format!(
@@ -272,33 +291,48 @@ fn platforms(config: &Config, text: Option<&str>) -> Result<Vec<Platform>, Failu
     Ok(platforms)
 }
 
-/// A request's entry as the command line writes it.
-fn line(entry: &CacheOptionsEntry) -> Result<String, Failure> {
-    if entry.r#type == "local" {
-        return Err(Failure::new("`type=local`: a cache in a directory of the client is not supported")
-            .help("use `type=registry,ref=NAME`, or `type=inline`"));
+/// A cache in a directory of the client, where the client's line says so; its store has the name of the directory.
+fn of_client(place: CachePlace, request: &Request) -> CachePlace {
+    match place {
+        CachePlace::Local { path, digest, .. } => CachePlace::Theirs(TheirCache(Arc::new(SessionCache {
+            session: request.session.clone(),
+            directory: path.to_string_lossy().into_owned(),
+            manifest: digest,
+            kept: request.kept.clone(),
+        }))),
+        place => place,
     }
-    Ok(outputs::line(&entry.r#type, &entry.attrs))
 }
 
-fn cache_from(config: &Config, asked: &Asked, cache: &CacheOptions) -> Result<Vec<cache::CacheFrom>, Failure> {
+fn cache_from(config: &Config, asked: &Asked, request: &Request) -> Result<Vec<cache::CacheFrom>, Failure> {
     let mut lines: Vec<String> = Vec::new();
-    let old = cache
-        .import_refs_deprecated
-        .iter()
-        .map(|name| Ok(outputs::line("registry", &BTreeMap::from([("ref".to_owned(), name.clone())]))));
-    for text in cache.imports.iter().chain(&asked.imports).map(line).chain(old) {
-        let text = text?;
+    let old = request.cache.import_refs_deprecated.iter();
+    let old = old.map(|name| outputs::line("registry", &BTreeMap::from([("ref".to_owned(), name.clone())])));
+    let entries = request.cache.imports.iter().chain(&asked.imports);
+    for text in entries.map(|entry| outputs::line(&entry.r#type, &entry.attrs)).chain(old) {
         if !lines.contains(&text) {
             lines.push(text);
         }
     }
-    let places = lines.iter().map(|text| cache::from(text, &config.environment).map(cache::CacheFrom::each));
-    Ok(places.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    let mut places = Vec::new();
+    for text in &lines {
+        for each in cache::from(text, &config.environment)?.each() {
+            if let CachePlace::Local { digest: None, .. } = each.place {
+                return Err(Failure::new(format!("the cache `{}` names no digest", text.escape_debug()))
+                    .help("a client finds it in its directory's `index.json`, by the tag"));
+            }
+            places.push(cache::CacheFrom { place: of_client(each.place, request), patience: each.patience });
+        }
+    }
+    Ok(places)
 }
 
-fn cache_to(config: &Config, cache: &CacheOptions) -> Result<Vec<cache::CacheTo>, Failure> {
-    cache.exports.iter().map(|entry| cache::to(&line(entry)?, &config.environment)).collect()
+fn cache_to(config: &Config, request: &Request) -> Result<Vec<cache::CacheTo>, Failure> {
+    let of_one = |entry: &CacheOptionsEntry| {
+        let to = cache::to(&outputs::line(&entry.r#type, &entry.attrs), &config.environment)?;
+        Ok(cache::CacheTo { place: of_client(to.place, request), ..to })
+    };
+    request.cache.exports.iter().map(of_one).collect()
 }
 
 /// Caches that stand among a frontend's attributes.

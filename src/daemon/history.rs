@@ -6,7 +6,9 @@
 //! in every list but reach no listener; filters, which clients apply themselves.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::Read as _;
+use std::ops::Range;
 use std::sync::Arc;
 
 use api::control::{
@@ -16,17 +18,18 @@ use api::control::{
 use api::rpc;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::Stream;
 use jiff::Timestamp;
 use serde_json::Value;
 use solver::explain::Fate;
 use solver::graph::VertexId;
 use store::Store;
-use store::history::{Client, Entry, Head, Outcome};
-use tokio::sync::{broadcast, mpsc};
+use store::history::{Build, Client, Entry, Head, Outcome, StepRecord};
+use tokio::sync::broadcast;
 use tonic::{Code, Status};
 
 use super::frontend::Asked;
-use super::{Silent, error, frontend};
+use super::{Silent, error, frontend, in_background};
 use crate::engine::{Failure, Settings, past};
 use crate::options::context::masked;
 
@@ -36,8 +39,8 @@ const ASKED_MAX_BYTES: usize = 256 << 10;
 const EXPORTERS_MAX: usize = 64;
 /// What is sent of a log at once.
 const LOG_PIECE_BYTES: usize = 256 << 10;
-/// Messages that wait for a slow reader; then reading the record waits.
-const WAITING: usize = 4;
+/// Steps of a past build that are told at once.
+const STEPS_AT_ONCE: usize = 256;
 /// News that a slow listener may miss before it is told that it did.
 const NEWS: usize = 256;
 
@@ -262,64 +265,97 @@ fn timestamp(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
 }
 
-/// What a build that is over told while it ran: its steps, then what each printed.
-pub fn replay(store: Store, entry: Entry) -> mpsc::Receiver<Result<StatusResponse, Status>> {
-    let (send, told) = mpsc::channel(WAITING);
-    tokio::task::spawn_blocking(move || {
-        let failed = match tell(&store, &entry, &send) {
-            Ok(()) => return,
-            Err(failed) => failed,
-        };
-        // Whoever asked may have gone.
-        let _ = send.blocking_send(Err(failed));
-    });
-    told
+/// What a build that is over told while it ran: its steps, then what each printed. It is read piece by piece as the client
+/// takes it, so that a slow one holds nothing but an open file.
+pub fn replay(store: Store, entry: Entry) -> impl Stream<Item = Result<StatusResponse, Status>> + Send {
+    let replay = Replay { store, entry, build: None, told: 0, step: 0, log: None };
+    futures_util::stream::unfold(Some(replay), |replay| async {
+        let mut replay = replay?;
+        let read = in_background(move || Ok((replay.next(), replay))).await;
+        match read {
+            Ok((Ok(Some(status)), replay)) => Some((Ok(status), Some(replay))),
+            Ok((Ok(None), _)) => None,
+            Ok((Err(failed), _)) | Err(failed) => Some((Err(failed), None)),
+        }
+    })
 }
 
-fn tell(store: &Store, entry: &Entry, send: &mpsc::Sender<Result<StatusResponse, Status>>) -> Result<(), Status> {
-    let build = past::open(store, entry).map_err(failed)?;
-    let begun = build.head.begun;
-    let at = |micros: Option<u64>| {
-        let since = jiff::SignedDuration::from_micros(i64::try_from(micros?).ok()?);
-        begun.checked_add(since).ok().map(timestamp)
-    };
-    let digest = |step: &store::history::StepRecord| match step.vertex.is_empty() {
+/// How far a replay is.
+struct Replay {
+    store: Store,
+    entry: Entry,
+    /// Once it has been read.
+    build: Option<Build>,
+    /// How many of its steps have been told.
+    told: usize,
+    /// Whose log is next.
+    step: usize,
+    /// The one that is being read.
+    log: Option<File>,
+}
+
+impl Replay {
+    /// What is told next. Blocking.
+    fn next(&mut self) -> Result<Option<StatusResponse>, Status> {
+        let build = match &mut self.build {
+            Some(build) => build,
+            unread => unread.insert(past::open(&self.store, &self.entry).map_err(failed)?),
+        };
+        if self.told < build.steps.len() {
+            let upto = build.steps.len().min(self.told + STEPS_AT_ONCE);
+            let vertexes = vertexes(build, self.told..upto);
+            self.told = upto;
+            return Ok(Some(StatusResponse { vertexes, ..StatusResponse::default() }));
+        }
+        let unread = |error: &dyn std::error::Error| Status::internal(format!("a log cannot be read: {error}"));
+        while let Some(step) = build.steps.get(self.step) {
+            if self.log.is_none() && step.log.is_some() {
+                self.log = self.store.build_log(&self.entry, self.step).map_err(|error| unread(&error))?;
+            }
+            let mut msg = vec![0; if self.log.is_some() { LOG_PIECE_BYTES } else { 0 }];
+            let length = match &mut self.log {
+                Some(log) => log.read(&mut msg).map_err(|error| unread(&error))?,
+                None => 0,
+            };
+            if length == 0 {
+                (self.log, self.step) = (None, self.step + 1);
+                continue;
+            }
+            msg.truncate(length);
+            let timestamp = at(build, step.ended_us.or(step.started_us));
+            let log = VertexLog { vertex: digest(step), timestamp, stream: 1, msg };
+            return Ok(Some(StatusResponse { logs: vec![log], ..StatusResponse::default() }));
+        }
+        Ok(None)
+    }
+}
+
+fn at(build: &Build, micros: Option<u64>) -> Option<prost_types::Timestamp> {
+    let since = jiff::SignedDuration::from_micros(i64::try_from(micros?).ok()?);
+    build.head.begun.checked_add(since).ok().map(timestamp)
+}
+
+fn digest(step: &StepRecord) -> String {
+    match step.vertex.is_empty() {
         true => VertexId::of_name(&step.name).to_string(),
         false => step.vertex.clone(),
-    };
-    for step in build.steps.iter().filter(|step| !step.name.is_empty()) {
+    }
+}
+
+/// Some of a build's steps.
+fn vertexes(build: &Build, which: Range<usize>) -> Vec<Vertex> {
+    let vertex = |step: &StepRecord| {
         let canceled = (step.fate == Fate::Canceled).then(|| "context canceled".to_owned());
-        let vertex = Vertex {
+        Vertex {
             digest: digest(step),
             inputs: step.inputs.iter().filter_map(|input| build.steps.get(*input)).map(digest).collect(),
             name: step.name.clone(),
             cached: step.fate == Fate::Cached,
-            started: at(step.started_us),
-            completed: at(step.ended_us),
+            started: at(build, step.started_us),
+            completed: at(build, step.ended_us),
             error: step.error.clone().or(canceled).unwrap_or_default(),
             progress_group: None,
-        };
-        let status = StatusResponse { vertexes: vec![vertex], ..StatusResponse::default() };
-        if send.blocking_send(Ok(status)).is_err() {
-            return Ok(());
         }
-    }
-    for (place, step) in build.steps.iter().enumerate().filter(|(_, step)| step.log.is_some()) {
-        let unread = |error: &dyn std::error::Error| Status::internal(format!("a log cannot be read: {error}"));
-        let Some(mut file) = store.build_log(entry, place).map_err(|error| unread(&error))? else { continue };
-        let mut piece = vec![0; LOG_PIECE_BYTES];
-        loop {
-            let length = file.read(&mut piece).map_err(|error| unread(&error))?;
-            if length == 0 {
-                break;
-            }
-            let timestamp = at(step.ended_us.or(step.started_us));
-            let log = VertexLog { vertex: digest(step), timestamp, stream: 1, msg: piece[..length].to_vec() };
-            let status = StatusResponse { logs: vec![log], ..StatusResponse::default() };
-            if send.blocking_send(Ok(status)).is_err() {
-                return Ok(());
-            }
-        }
-    }
-    Ok(())
+    };
+    build.steps[which].iter().filter(|step| !step.name.is_empty()).map(vertex).collect()
 }

@@ -24,6 +24,7 @@ mod opening;
 mod outputs;
 mod policy;
 mod question;
+mod reflection;
 mod session;
 mod space;
 mod status;
@@ -153,6 +154,7 @@ pub async fn serve(
         listeners.push(listen::listen(address, daemon.config.identity.as_ref())?);
     }
     let shown: Vec<String> = listeners.iter().map(|listener| listener.shown.clone()).collect();
+    let (reflection, older_reflection) = (reflection::service()?, reflection::older_service()?);
     let (mut serving, mut names) = (tokio::task::JoinSet::new(), Vec::new());
     for listener in listeners {
         let control = ControlServer::new(Control(daemon.clone()))
@@ -166,7 +168,9 @@ pub async fn serve(
             .add_service(control)
             .add_service(bridge)
             .add_service(ContentServer::new(content::Content(daemon.clone())))
-            .add_service(HealthServer::new(Health(stop.clone())));
+            .add_service(HealthServer::new(Health(stop.clone())))
+            .add_service(reflection.clone())
+            .add_service(older_reflection.clone());
         let (incoming, held) = listener.incoming();
         names.push(held);
         serving.spawn(router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned()));

@@ -257,7 +257,9 @@ fn read(input: &InputOptions) -> Result<(Text, Option<Ignore>), Failure> {
     }
     match (&input.context, &input.dockerfile) {
         (Place::Http(_) | Place::Git(_), _) => Err(nothing_fetched("a context at an address")),
-        (Place::Theirs(_), _) | (_, DockerfileFrom::Theirs(..)) => Err(nothing_fetched("a client's context")),
+        (Place::Theirs(_) | Place::TheirStream(_), _) | (_, DockerfileFrom::Theirs(..)) => {
+            Err(nothing_fetched("a client's context"))
+        }
         (Place::Stdin, DockerfileFrom::Usual) => match sniff(std::io::stdin().lock()) {
             Ok(Stream::Text(stream)) => Ok((dockerfile_on_stdin(stream)?, None)),
             Ok(Stream::Archive(_)) => Err(archive("an archive on standard input")),

@@ -183,6 +183,7 @@ pub fn place(input: &InputOptions) -> (String, Option<String>) {
         Place::Http(url) => masked(url),
         Place::Git(git) => super::context::remote::shown(git),
         Place::Theirs(theirs) => format!("client:{}", theirs.name),
+        Place::TheirStream(_) => "client:-".into(),
     };
     let dockerfile = match &input.dockerfile {
         DockerfileFrom::Usual => None,

@@ -209,8 +209,15 @@ impl Resolver {
         let unknown = || Failure::new(format!("there is no layout called `{name}` in this build"));
         let layout = self.layouts.get(name).ok_or_else(unknown)?.clone();
         let (name, platform) = (name.to_owned(), platform.clone());
+        let brought = match &layout.theirs {
+            None => None,
+            Some(theirs) => Some(layout::bring_theirs(&self.store, theirs, &layout, &platform).await?),
+        };
         in_background(&self.store, move |store| {
-            let manifest = layout::bring(store, &name, &layout, &platform)?;
+            let manifest = match brought {
+                Some(manifest) => manifest,
+                None => layout::bring(store, &name, &layout, &platform)?,
+            };
             let image =
                 oci::image::Image::open(store.blobs(), &manifest).map_err(|error| Failure::from_error(&error))?;
             Ok(ImageAnswer { name: None, digest: manifest.digest, config: image.config })

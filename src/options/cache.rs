@@ -16,6 +16,7 @@ use store::remote::s3::credentials::Files;
 use store::remote::s3::{S3Keys, S3Settings};
 
 use super::output::fields;
+use super::theirs::TheirCache;
 use crate::engine::Failure;
 use crate::environment::Environment;
 
@@ -75,6 +76,8 @@ pub enum CachePlace {
         /// `digest=`: exactly this manifest; only of `--cache-from`.
         digest: Option<Digest>,
     },
+    /// A directory of whoever asked for the build.
+    Theirs(TheirCache),
     /// A bucket of an S3-compatible store.
     S3(Box<S3Settings>),
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use frontend::git::GitRef;
 use oci::model::{Digest, Platform, Reference};
 
-use super::theirs::TheirDirectory;
+use super::theirs::{TheirDirectory, TheirLayouts};
 use crate::engine::{Failure, NamedDefinition};
 
 /// Where a tree comes from.
@@ -25,6 +25,8 @@ pub enum Place {
     Git(Box<GitRef>),
     /// A directory of whoever asked for the build.
     Theirs(TheirDirectory),
+    /// A stream of theirs: an archive, or a Dockerfile without files.
+    TheirStream(TheirDirectory),
 }
 
 /// Which Dockerfile is meant.
@@ -68,15 +70,17 @@ pub enum NamedValue {
     Result(Arc<NamedDefinition>),
 }
 
-/// An image in an OCI image layout on this machine.
+/// An image in an OCI image layout.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// The directory.
+    /// The directory; their name for it, if it is not on this machine.
     pub path: PathBuf,
     /// Its name there.
     pub tag: Option<String>,
     /// The digest of its manifest or index.
     pub digest: Option<Digest>,
+    /// Who has it, if it is not on this machine; then there is a digest.
+    pub theirs: Option<TheirLayouts>,
 }
 
 /// What the context's word means. `is_dir` is whether there is a directory of that name.
@@ -197,7 +201,7 @@ fn layout(text: &str) -> Result<Layout, String> {
     if tag == Some("") {
         return Err("there is nothing behind the `:`".into());
     }
-    Ok(Layout { path: path.into(), tag: tag.map(str::to_owned), digest })
+    Ok(Layout { path: path.into(), tag: tag.map(str::to_owned), digest, theirs: None })
 }
 
 /// An address as it may be shown: without user and password, and without its query, where tokens are passed too. A
@@ -319,7 +323,7 @@ mod tests {
         };
         let image = |text: &str| NamedValue::Image(text.parse().expect("a name"));
         let layout = |path: &str, tag: Option<&str>, digest: Option<Digest>| {
-            NamedValue::Layout(Layout { path: path.into(), tag: tag.map(str::to_owned), digest })
+            NamedValue::Layout(Layout { path: path.into(), tag: tag.map(str::to_owned), digest, theirs: None })
         };
         let digest = Digest::of(b"x");
         check("docker-image://debian:12", image("debian:12"));

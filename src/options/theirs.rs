@@ -1,15 +1,19 @@
 //! What lies with whoever asked for a build and not on this machine: their files, and the places that results go to.
 //!
-//! In: nothing but names. Behind [`Files`] and [`Outlets`] stands whoever can reach them: `src/daemon/`, over a session.
+//! In: nothing but names. Behind [`Files`], [`Layouts`], [`TheirCache`] and [`Outlets`] stands whoever can reach them: `src/daemon/`, over a session.
 //! Deliberately absent: any protocol, and trust: what comes is somebody else's tree, in which nothing leads out.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use oci::model::{Descriptor, Digest};
 use solver::seam::LogSink;
+use store::Blobs;
+use store::remote::Remote;
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::Failure;
 
@@ -40,9 +44,16 @@ pub trait Files: Send + Sync {
         into: BorrowedFd<'a>,
         log: &'a (dyn LogSink + 'a),
     ) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// A stream of theirs, like their standard input, by the name that they gave it. Reading it blocks, and fails when
+    /// `cancel` fires.
+    ///
+    /// # Errors
+    /// When there is none.
+    fn stream(&self, name: &str, cancel: CancellationToken) -> io::Result<Box<dyn Read + Send>>;
 }
 
-/// One of their directories.
+/// One of their directories, or of their streams.
 #[derive(Clone)]
 pub struct TheirDirectory {
     /// Its name there.
@@ -64,6 +75,51 @@ impl PartialEq for TheirDirectory {
 }
 
 impl Eq for TheirDirectory {}
+
+/// Their OCI layouts, by the names that they gave them.
+pub trait Layouts: Send + Sync {
+    /// The bytes of a document, at most `most`, which are what the digest says.
+    fn document<'a>(&'a self, name: &'a str, digest: &'a Digest, most: u64) -> BoxFuture<'a, Result<Vec<u8>, Failure>>;
+
+    /// Brings a blob into the store, where it is checked by digest and size; one that is there already is fine.
+    fn bring<'a>(&'a self, name: &'a str, blob: &'a Descriptor, into: &'a Blobs) -> BoxFuture<'a, Result<(), Failure>>;
+}
+
+/// Who has a layout.
+#[derive(Clone)]
+pub struct TheirLayouts(pub Arc<dyn Layouts>);
+
+impl fmt::Debug for TheirLayouts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TheirLayouts")
+    }
+}
+
+impl PartialEq for TheirLayouts {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for TheirLayouts {}
+
+/// A cache of theirs.
+#[derive(Clone)]
+pub struct TheirCache(pub Arc<dyn Remote>);
+
+impl fmt::Debug for TheirCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TheirCache").field(&self.0.place()).finish()
+    }
+}
+
+impl PartialEq for TheirCache {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for TheirCache {}
 
 /// A stream to them: the end has to be said, as one that breaks off is no result.
 pub trait Sink: Write + Send {

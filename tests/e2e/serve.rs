@@ -1,13 +1,16 @@
 //! `rbuild serve`, asked by a client of ours in every order, and by one that lies. `tests/buildx.sh` asks it by docker's.
 
 mod asks;
+mod blobs;
 pub mod client;
 mod cost;
 mod crowd;
+mod gives;
 mod kept;
 mod past;
 mod process;
 mod settings;
+mod shelf;
 mod stop;
 mod strange;
 mod tls;

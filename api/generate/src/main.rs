@@ -1,6 +1,9 @@
-//! `rbuild-api-generate PROTO-FOLDER OUT-FOLDER`: Rust of every `*.proto`, and `tree.rs` with their modules.
+//! `rbuild-api-generate PROTO-FOLDER OUT-FOLDER`: Rust of every `*.proto`, `tree.rs` with their modules, and
+//! `descriptors.bin`, what a server tells of its services (`google.protobuf.FileDescriptorSet`).
 
 use std::path::PathBuf;
+
+use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut words = std::env::args_os().skip(1).map(PathBuf::from);
@@ -12,6 +15,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         files.push(entry?.path());
     }
     files.sort();
+    let descriptors = protox::compile(&files, [&protos])?;
+    let mut told = descriptors.clone();
+    // Comments are for who reads the definitions.
+    told.file.iter_mut().for_each(|file| file.source_code_info = None);
+    std::fs::write(out.join("descriptors.bin"), told.encode_to_vec())?;
     tonic_prost_build::configure()
         // Encoded maps are in the order of their keys: the same message gives the same bytes.
         .btree_map(".")
@@ -26,6 +34,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .emit_rerun_if_changed(false)
         .out_dir(&out)
         .include_file("tree.rs")
-        .compile_fds(protox::compile(&files, [&protos])?)?;
+        .compile_fds(descriptors)?;
     Ok(())
 }

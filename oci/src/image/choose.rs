@@ -6,7 +6,7 @@ use crate::content::ContentStore;
 use crate::model::{Descriptor, Index, Platform, media_type};
 
 /// Indexes may point to indexes; three deep is more than anyone makes.
-pub(crate) const NESTING_MAX: usize = 4;
+pub const NESTING_MAX: usize = 4;
 
 /// The entry for a platform: that of the same variant, else the next lower one that the machine also runs (arm/v6 on
 /// v7, amd64/v2 on v3), else one without a variant; of equals the first. If none is: the first index among them that says

@@ -11,8 +11,7 @@ mod error;
 mod open;
 
 pub use assemble::{Assembled, assemble};
-pub(crate) use choose::NESTING_MAX;
-pub use choose::{available, choose, find_manifest};
+pub use choose::{NESTING_MAX, available, choose, find_manifest};
 pub use document::{Document, read_document};
 pub use error::ImageError;
 pub use open::{Image, verify_layer};

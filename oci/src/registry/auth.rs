@@ -19,7 +19,7 @@ use serde::Deserialize;
 use tokio::sync::{OnceCell, Semaphore};
 
 use super::challenge::{self, Challenge};
-use super::credentials::{Credential, Found, Secret, whose};
+use super::credentials::{CLIENT, Credential, FetchedToken, Found, Secret, TokenWish, whose};
 use super::error::{CredentialsUsed, RegistryError};
 use super::origin::{self, same_origin};
 use super::retry::Attempts;
@@ -148,6 +148,19 @@ impl Site {
         })
     }
 
+    /// Where the token for a challenge is kept; `None` where it wants none.
+    fn token_slot(&self, challenge: &Challenge, access: &Access) -> Option<Arc<TokenSlot>> {
+        let Challenge::Bearer { realm, service, scopes } = challenge else { return None };
+        let key = TokenKey {
+            realm: realm.to_string(),
+            service: service.clone(),
+            scopes: scopes.iter().cloned().collect(),
+            // Credentials may differ between repositories.
+            repository: access.repository.clone(),
+        };
+        Some(locked(&self.tokens).entry(key).or_default().clone())
+    }
+
     fn learn(&self, access: &Access, challenge: Challenge) {
         let mut learned = locked(&self.learned);
         learned.last = Some(challenge.clone());
@@ -264,6 +277,12 @@ impl Shared {
         challenge: &Challenge,
         stale: Option<&HeaderValue>,
     ) -> Result<Proof, RegistryError> {
+        if let Some(header) = self.their_token(site, access, challenge, stale).await {
+            return Ok(Proof {
+                header: Some(header).filter(|header| Some(header) != stale),
+                used: CredentialsUsed::Fetched,
+            });
+        }
         let found = self.found(site, &access.repository).await?;
         let is_implied = found.is_implied;
         let mut used = CredentialsUsed::NoneFound { searched: found.searched, notes: found.notes };
@@ -326,6 +345,57 @@ impl Shared {
         found.cloned().map_err(|source| RegistryError::Credentials { registry: site.registry.clone(), source })
     }
 
+    /// A token that whoever the build is done for fetches: then it keeps its credentials to itself. Only a realm that would
+    /// get credentials is named to it.
+    async fn their_token(
+        &self,
+        site: &Site,
+        access: &Access,
+        challenge: &Challenge,
+        stale: Option<&HeaderValue>,
+    ) -> Option<HeaderValue> {
+        let asker = self.credentials.asker()?;
+        let Challenge::Bearer { realm, service, scopes } = challenge else { return None };
+        let rules = &self.wire.rules;
+        let is_theirs = rules.check_hop(&site.base, realm).is_ok()
+            && rules.realm_gets_credentials(&site.registry, &site.base, realm).is_ok();
+        if !is_theirs {
+            return None;
+        }
+        let slot = site.token_slot(challenge, access)?;
+        let mut kept = slot.lock().await;
+        if let Some(header) = self.fresh(&kept, stale) {
+            return Some(header);
+        }
+        *kept = None;
+        let wish = TokenWish { registry: &site.registry, realm: realm.as_str(), service: service.as_deref(), scopes };
+        let FetchedToken { token, life } = match asker.fetch_token(wish).await {
+            Ok(fetched) => fetched?,
+            Err(words) => {
+                tracing::warn!(registry = site.registry, "{CLIENT} fetched no token: {words}");
+                return None;
+            }
+        };
+        let header = bearer(&token);
+        if header.is_none() {
+            tracing::warn!(registry = site.registry, "{CLIENT} fetched a token that cannot stand in a header");
+        }
+        *kept = header.clone().map(|header| Token { header, until: self.until(life) });
+        header
+    }
+
+    /// A kept token, unless it was refused or is old.
+    fn fresh(&self, kept: &Option<Token>, stale: Option<&HeaderValue>) -> Option<HeaderValue> {
+        let token = kept.as_ref()?;
+        (Some(&token.header) != stale && self.pace.now() < token.until).then(|| token.header.clone())
+    }
+
+    /// Until when a new token is shown. A life beyond the calendar is as good as for ever.
+    fn until(&self, life: Duration) -> jiff::Timestamp {
+        let life = life.max(TOKEN_LIFE_MIN);
+        self.pace.now().checked_add(life - TOKEN_MARGIN).unwrap_or(jiff::Timestamp::MAX)
+    }
+
     /// A token that answers a challenge: a kept one that is fresh, or a new one that all who wait share.
     async fn token(
         &self,
@@ -339,20 +409,10 @@ impl Shared {
         let Challenge::Bearer { realm, service, scopes } = challenge else {
             unreachable!("only Bearer challenges are answered with tokens");
         };
-        let key = TokenKey {
-            realm: realm.to_string(),
-            service: service.clone(),
-            scopes: scopes.iter().cloned().collect(),
-            // Credentials may differ between repositories.
-            repository: access.repository.clone(),
-        };
-        let slot = locked(&site.tokens).entry(key).or_default().clone();
+        let slot = site.token_slot(challenge, access).expect("only Bearer challenges come here");
         let mut kept = slot.lock().await;
-        if let Some(token) = &*kept
-            && Some(&token.header) != stale
-            && self.pace.now() < token.until
-        {
-            return Ok(token.header.clone());
+        if let Some(header) = self.fresh(&kept, stale) {
+            return Ok(header);
         }
         *kept = None;
         let mut attempts = Attempts::new(&*self.pace);
@@ -432,10 +492,8 @@ impl Shared {
         let text = [parsed.token, parsed.access_token].into_iter().flatten().find(|token| !token.is_empty());
         let text = text.ok_or_else(|| answer.protocol("the token server's answer holds no token"))?;
         let header = bearer(&Secret::new(text)).ok_or_else(|| answer.protocol("the token cannot stand in a header"))?;
-        let life = parsed.expires_in.map_or(TOKEN_LIFE_MIN, Duration::from_secs).max(TOKEN_LIFE_MIN);
-        // A life beyond the calendar is as good as for ever.
-        let until = self.pace.now().checked_add(life - TOKEN_MARGIN).unwrap_or(jiff::Timestamp::MAX);
-        Ok(Token { header, until })
+        let life = parsed.expires_in.map_or(Duration::ZERO, Duration::from_secs);
+        Ok(Token { header, until: self.until(life) })
     }
 }
 

@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::credentials::CredentialError;
+use super::credentials::{CLIENT, CredentialError};
 use crate::content::ContentError;
 use crate::model::{Descriptor, Digest, Platform, Reference};
 
@@ -46,6 +46,8 @@ pub enum CredentialsUsed {
         /// Whose, from where: ``the credentials of `bob` from `/root/.docker/config.json` ``.
         whose: String,
     },
+    /// Whoever the build is done for fetched a token, with whatever credentials it has.
+    Fetched,
     /// Some were found but not sent.
     Withheld {
         /// Whose, from where.
@@ -397,13 +399,29 @@ impl RegistryError {
     }
 }
 
+const WRONG_NAME: &str = ", or the image's name is wrong: many registries say 401 for what does not exist";
+
 impl CredentialsUsed {
     fn help(&self, registry: &str) -> String {
         match self {
             Self::Sent { whose } => {
                 format!("{whose} were not accepted: log in again, and check that they may use this repository")
             }
+            Self::Fetched => format!(
+                "the token that {CLIENT} fetched does not allow it: `docker login {registry}` on its machine, with an \
+                 account that may use this repository"
+            ),
             Self::Withheld { whose, reason } => format!("{whose} were not sent: {reason}"),
+            // Another program's client asked: it keeps its own.
+            Self::NoneFound { searched, notes } if searched.iter().any(|place| place == CLIENT) => {
+                let mut text = format!("the client has no credentials for `{registry}`");
+                for note in notes {
+                    text.push_str(&format!("; {note}"));
+                }
+                text.push_str(&format!("; `docker login {registry}` on its machine stores some"));
+                text.push_str(WRONG_NAME);
+                text
+            }
             Self::NoneFound { searched, notes } => {
                 let mut text = format!("rbuild found no credentials for `{registry}`");
                 if !searched.is_empty() {
@@ -414,7 +432,7 @@ impl CredentialsUsed {
                     text.push_str(&format!("; {note}"));
                 }
                 text.push_str(&format!("; `rbuild login {registry}` stores some"));
-                text.push_str(", or the image's name is wrong: many registries say 401 for what does not exist");
+                text.push_str(WRONG_NAME);
                 text
             }
         }

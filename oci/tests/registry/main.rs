@@ -5,6 +5,7 @@
 
 mod auth;
 mod chunks;
+mod client_tokens;
 mod credentials;
 mod documents;
 mod matrix;

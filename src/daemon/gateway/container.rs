@@ -16,6 +16,7 @@ use super::evaluated;
 use crate::daemon::control::{settings_for, stops};
 use crate::daemon::frontend::{self, Asked};
 use crate::daemon::job::Job;
+use crate::daemon::session::blobs::Kept;
 use crate::daemon::thread::beside;
 use crate::daemon::{Daemon, error, llb};
 use crate::engine::{self, Container, ContainerFrom};
@@ -158,6 +159,7 @@ async fn make(daemon: &Arc<Daemon>, job: &Arc<Job>, request: gateway::NewContain
         entitlements: asking.entitlements.clone(),
         policy: asking.policy.clone(),
         session: session.clone(),
+        kept: Kept::default(),
     };
     let options = frontend::options(&daemon.config, &Asked::default(), &request_);
     let options = options.map_err(|failure| error::status(&failure, None))?;

@@ -27,6 +27,7 @@ use crate::daemon::frontend::{self, Asked};
 use crate::daemon::job::Job;
 use crate::daemon::llb::{self, Dockerfile};
 use crate::daemon::session::Session;
+use crate::daemon::session::blobs::Kept;
 use crate::daemon::thread::beside;
 use crate::daemon::{Daemon, error};
 use crate::engine::{self, NamedDefinition, Origin, PlannedBuild, Planning, SharedTree};
@@ -166,6 +167,7 @@ fn options(
         entitlements: job.asking.entitlements.clone(),
         policy: job.asking.policy.clone(),
         session: session.clone(),
+        kept: Kept::default(),
     };
     let options = frontend::options(&daemon.config, asked, &request);
     options.map(Box::new).map_err(|failure| error::status(&failure, None))

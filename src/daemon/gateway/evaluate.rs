@@ -14,6 +14,7 @@ use super::{Known, Reference};
 use crate::daemon::control::{settings_for, stops};
 use crate::daemon::frontend::{self, Asked};
 use crate::daemon::job::Job;
+use crate::daemon::session::blobs::Kept;
 use crate::daemon::thread::beside;
 use crate::daemon::{Daemon, definition, error};
 use crate::engine::{self, Definition, Evaluated, PlannedBuild};
@@ -50,6 +51,7 @@ async fn solve(daemon: &Daemon, job: &Arc<Job>, what: &Reference) -> Result<Arc<
         entitlements: asking.entitlements.clone(),
         policy: asking.policy.clone(),
         session: session.clone(),
+        kept: Kept::default(),
     };
     let options = frontend::options(&daemon.config, &asked, &request);
     let options = options.map_err(|failure| error::status(&failure, None))?;

@@ -26,6 +26,7 @@ use crate::daemon::control::{settings_for, stops, worker};
 use crate::daemon::frontend::{self, Asked};
 use crate::daemon::health::Health;
 use crate::daemon::job::Job;
+use crate::daemon::session::blobs::Kept;
 use crate::daemon::thread::beside;
 use crate::daemon::{Daemon, MESSAGE_MAX_BYTES, error};
 use crate::engine;
@@ -133,6 +134,7 @@ pub async fn run(daemon: &Arc<Daemon>, job: &Arc<Job>, wanted: Wanted) -> Result
         entitlements: Vec::new(),
         policy: asking.policy.clone(),
         session: session.clone(),
+        kept: Kept::default(),
     };
     let options = frontend::options(&daemon.config, &Asked::default(), &request);
     let options = options.map_err(|failure| error::status(&failure, None))?;

@@ -4,6 +4,7 @@
 //! writing files holds up nobody. The engine's words about it are those of the errors here. What a client gives a shared
 //! key is kept under that, with all that decides what comes of it.
 
+use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -13,12 +14,14 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use oci::model::Digest;
 use solver::seam::LogSink;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::Request;
 use tonic::metadata::{MetadataMap, MetadataValue};
 
-use super::Session;
 use super::receive::Receiver;
+use super::{Session, upload};
 use crate::daemon::MESSAGE_MAX_BYTES;
 use crate::engine::Failure;
 use crate::options::theirs::{Files, Wanted};
@@ -40,6 +43,10 @@ impl Files for SessionFiles {
         let all = (key, wanted.name, wanted.including, wanted.only, wanted.without);
         let text = serde_json::to_vec(&all).expect("texts and lists are JSON");
         Some(Digest::of(&text).hex())
+    }
+
+    fn stream(&self, name: &str, cancel: CancellationToken) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(upload::open(&self.0, name, &Handle::current(), cancel)?))
     }
 
     fn bring<'a>(

@@ -3,16 +3,18 @@
 //! In: the hijacked stream of `Control.Session`, inside of which the daemon is the client of an HTTP/2 connection
 //! ([`pipe`]). Out: [`Session`]s by their id. A build may come before its session, so whoever looks one up waits for it,
 //! but not for long. A session whose stream ends is lost; builds that stand on it end ([`Session::lost`]). Next:
-//! [`alive`] for clients that only seem to be there, [`files`] and [`receive`] for contexts, [`send`] for results, [`auth`] and [`secrets`] for what nobody else may know.
+//! [`alive`] for clients that only seem to be there, [`files`] and [`receive`] for contexts, [`send`] for results, [`upload`] for contexts on standard input, [`blobs`] for layouts and caches, [`auth`] and [`secrets`] for what nobody else may know.
 
 mod alive;
 pub mod auth;
+pub mod blobs;
 pub mod files;
 mod mode;
 mod pipe;
 mod receive;
 pub mod secrets;
 pub mod send;
+pub mod upload;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,9 +22,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 
 pub use self::pipe::{Hijacked, connect};
 
@@ -30,6 +32,8 @@ pub use self::pipe::{Hijacked, connect};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Of one client; each has a connection and some tasks.
 const SESSIONS_MAX: usize = 1024;
+/// How long a client may take to answer a question: it may have to ask a person, or a program that does.
+const ANSWER: Duration = Duration::from_secs(60);
 const ID: &str = "x-docker-expose-session-uuid";
 const SHARED_KEY: &str = "x-docker-expose-session-sharedkey";
 const METHOD: &str = "x-docker-expose-session-grpc-method";
@@ -70,6 +74,31 @@ impl Session {
     /// The connection.
     pub fn channel(&self) -> Channel {
         self.channel.clone()
+    }
+
+    /// The client's answer to a question, which has to come soon.
+    ///
+    /// # Errors
+    /// What it answers, when it has gone, and when it does not answer in time.
+    async fn answer<T>(&self, asked: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+        self.answer_within(ANSWER, asked).await
+    }
+
+    async fn answer_within<T>(
+        &self,
+        patience: Duration,
+        asked: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Status> {
+        tokio::select! {
+            biased;
+            () = self.lost.cancelled() => Err(Status::unavailable("the client has gone: its session is closed")),
+            answer = tokio::time::timeout(patience, asked) => match answer {
+                Ok(answer) => answer.map(Response::into_inner),
+                Err(_) => {
+                    Err(Status::deadline_exceeded(format!("the client has not answered in {} seconds", patience.as_secs_f32())))
+                }
+            },
+        }
     }
 
     /// Fires when the connection is gone.
@@ -136,5 +165,30 @@ impl Sessions {
         for session in self.open.lock().unwrap_or_else(PoisonError::into_inner).values() {
             session.lost.cancel();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use tonic::metadata::MetadataValue;
+    use tonic::transport::Endpoint;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_question_that_nobody_answers_ends() {
+        let mut metadata = MetadataMap::new();
+        metadata.insert(ID, MetadataValue::from_static("one"));
+        let channel = Endpoint::from_static("http://localhost").connect_lazy();
+        let lost = CancellationToken::new();
+        let session = Session::new(&metadata, channel, lost.clone()).expect("it has an id");
+        let never = || std::future::pending::<Result<Response<()>, Status>>();
+        let status = session.answer_within(Duration::from_millis(20), never()).await.expect_err("nobody answers");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_eq!(status.message(), "the client has not answered in 0.02 seconds");
+        lost.cancel();
+        let status = session.answer(never()).await.expect_err("nobody is there");
+        assert_eq!(status.code(), Code::Unavailable);
     }
 }

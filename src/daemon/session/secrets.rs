@@ -64,8 +64,9 @@ impl AskSecrets for SessionSecrets {
                 return Ok(None);
             }
             let request = GetSecretRequest { id: id.to_owned(), ..GetSecretRequest::default() };
-            match SecretsClient::new(self.session.channel()).get_secret(request).await {
-                Ok(answer) => Ok(Some(answer.into_inner().data)),
+            let mut client = SecretsClient::new(self.session.channel());
+            match self.session.answer(client.get_secret(request)).await {
+                Ok(answer) => Ok(Some(answer.data)),
                 Err(status) if status.code() == Code::NotFound => Ok(None),
                 Err(status) => Err(status.message().to_owned()),
             }
@@ -83,9 +84,16 @@ impl AskSecrets for SessionSecrets {
             }
             // There is one answer for what is not there and what fails: nobody has it.
             let request = CheckAgentRequest { id: id.to_owned() };
-            if let Err(status) = SshClient::new(self.session.channel()).check_agent(request).await {
-                tracing::debug!(id, status = status.message(), "the client has no such agent");
-                return Ok(None);
+            let mut client = SshClient::new(self.session.channel());
+            match self.session.answer(client.check_agent(request)).await {
+                Ok(_) => {}
+                Err(status) if matches!(status.code(), Code::DeadlineExceeded | Code::Unavailable) => {
+                    return Err(status.message().to_owned());
+                }
+                Err(status) => {
+                    tracing::debug!(id, status = status.message(), "the client has no such agent");
+                    return Ok(None);
+                }
             }
             let listening = listen(self.session.clone(), id).map_err(|error| error.to_string())?;
             let socket = listening.socket.clone();

@@ -77,6 +77,7 @@ impl Place {
                 let remote = Arc::new(LocalCache::new(path.clone(), tag.clone(), *digest));
                 Ok(Some(Self { remote, name: None, kind: "local" }))
             }
+            CachePlace::Theirs(cache) => Ok(Some(Self { remote: cache.0.clone(), name: None, kind: "local" })),
             CachePlace::S3(place) => {
                 let pace = Watched::new(Arc::new(RealPace), notices(progress), Some(patience));
                 let remote = S3::new(place, patience, Arc::new(pace)).map_err(|error| Failure::from_error(&error))?;

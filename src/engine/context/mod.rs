@@ -263,6 +263,7 @@ impl Opener<'_> {
             Place::Theirs(theirs) => Ok(Found::Elsewhere(theirs.clone())),
             Place::Path(path) => self.find_path(path).await,
             Place::Stdin => self.find_on_stdin().await,
+            Place::TheirStream(theirs) => self.find_in_stream(theirs).await,
             Place::Git(git) => {
                 let keep_git_dir = keeps_git_dir(input)?;
                 let name = format!("[internal] load git source {}", remote::shown(git));
@@ -281,7 +282,9 @@ impl Opener<'_> {
     /// The tree of a named context that is no directory of the user.
     async fn named_tree(&self, name: &str, place: &Place) -> Result<Tree, Failure> {
         let vertex = match place {
-            Place::Path(_) | Place::Stdin | Place::Theirs(_) => format!("[context {name}] load from client"),
+            Place::Path(_) | Place::Stdin | Place::Theirs(_) | Place::TheirStream(_) => {
+                format!("[context {name}] load from client")
+            }
             Place::Http(url) => format!("[context {name}] {}", masked(url)),
             Place::Git(git) => format!("[context {name}] load git source {}", remote::shown(git)),
         };
@@ -302,7 +305,9 @@ impl Opener<'_> {
             Place::Git(git) => self.git_tree(git, false, &task.log()).await,
             Place::Http(url) => self.tree_at_address(url, &task.log()).await,
             // The options refuse it: only the main context comes from there.
-            Place::Stdin => Err(Failure::new(format!("the context `{name}` cannot come from standard input"))),
+            Place::Stdin | Place::TheirStream(_) => {
+                Err(Failure::new(format!("the context `{name}` cannot come from standard input")))
+            }
         };
         task.end(tree)
     }
@@ -332,6 +337,15 @@ impl Opener<'_> {
         let stream = Input::open(None, self.cancel.clone())?;
         let task = Task::start("[internal] load remote build context", self.progress);
         task.end(self.unpack_or_read(stream, "the archive on standard input".into()).await)
+    }
+
+    async fn find_in_stream(&self, theirs: &TheirDirectory) -> Result<Found, Failure> {
+        let stream = theirs.files.stream(&theirs.name, self.cancel.clone());
+        let stream = stream.map_err(|error| {
+            Failure::new("the context cannot come from the client's standard input").note(error.to_string())
+        })?;
+        let task = Task::start("[internal] load remote build context", self.progress);
+        task.end(self.unpack_or_read(stream, "the archive on the client's standard input".into()).await)
     }
 
     async fn dockerfile_on_stdin(&self) -> Result<Text, Failure> {
@@ -366,7 +380,7 @@ fn allowed(policy: &Policy, place: &Place) -> Result<Option<Place>, Failure> {
     let source = match place {
         Place::Git(git) => git.source(),
         Place::Http(url) => SourceOp { identifier: url.clone(), attrs: BTreeMap::new() },
-        Place::Path(_) | Place::Stdin | Place::Theirs(_) => return Ok(None),
+        Place::Path(_) | Place::Stdin | Place::Theirs(_) | Place::TheirStream(_) => return Ok(None),
     };
     let Some(converted) = policy.address(&source)? else { return Ok(None) };
     match (converted.scheme(), place) {
@@ -398,7 +412,7 @@ fn read_text(stream: impl Read, name: &str, cancel: &CancellationToken) -> Resul
 /// A place in a sentence.
 fn from_where(place: &Place) -> &'static str {
     match place {
-        Place::Stdin => "standard input",
+        Place::Stdin | Place::TheirStream(_) => "standard input",
         Place::Http(_) => "an address",
         Place::Path(_) | Place::Git(_) | Place::Theirs(_) => "elsewhere",
     }

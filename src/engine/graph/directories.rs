@@ -183,11 +183,13 @@ impl Settling<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::os::fd::BorrowedFd;
 
     use futures_util::future::BoxFuture;
     use solver::op::{CopyAction, FileAction, MergeOp};
     use solver::seam::LogSink;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::options::theirs::Wanted;
@@ -206,6 +208,10 @@ mod tests {
             _: &'a (dyn LogSink + 'a),
         ) -> BoxFuture<'a, Result<(), Failure>> {
             Box::pin(async { Err(Failure::new("nobody")) })
+        }
+
+        fn stream(&self, _: &str, _: CancellationToken) -> io::Result<Box<dyn io::Read + Send>> {
+            Err(io::ErrorKind::NotFound.into())
         }
     }
 

@@ -92,3 +92,43 @@ async fn a_dockerfile_is_asked_about_instead_of_built() {
     assert_eq!(daemon.stop(), Some(0));
     assert_eq!(store.drafts(), Vec::<std::ffi::OsString>::new());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tools_learn_what_is_served_by_reflection() {
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
+    let store = Store::new();
+    let daemon = Daemon::start(&store);
+    let mut client = ServerReflectionClient::new(daemon.connect().await);
+    let questions = [
+        MessageRequest::ListServices(String::new()),
+        MessageRequest::FileContainingSymbol("moby.buildkit.v1.Control".into()),
+        MessageRequest::FileContainingSymbol("moby.buildkit.v1.Nothing".into()),
+    ];
+    let mut answers = Vec::new();
+    for question in questions {
+        let request = ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+        let asked = futures_util::stream::once(async { request });
+        let answer = client.server_reflection_info(asked).await.expect("it serves").into_inner().message().await;
+        answers.push(answer.map(|answer| answer.and_then(|answer| answer.message_response)));
+    }
+    let Ok(Some(MessageResponse::ListServicesResponse(list))) = &answers[0] else { panic!("{answers:?}") };
+    let mut names: Vec<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
+    names.retain(|name| !name.starts_with("grpc.reflection."));
+    let served = [
+        "containerd.services.content.v1.Content",
+        "grpc.health.v1.Health",
+        "moby.buildkit.v1.Control",
+        "moby.buildkit.v1.frontend.LLBBridge",
+    ];
+    names.sort_unstable();
+    assert_eq!(names, served);
+    let Ok(Some(MessageResponse::FileDescriptorResponse(files))) = &answers[1] else { panic!("{answers:?}") };
+    let file = String::from_utf8_lossy(&files.file_descriptor_proto[0]).into_owned();
+    assert!(file.contains("ListenBuildHistory") && file.contains("control.proto"), "{file}");
+    assert!(answers[2].as_ref().is_err_and(|status| status.code() == Code::NotFound), "{answers:?}");
+    assert_eq!(daemon.stop(), Some(0));
+}

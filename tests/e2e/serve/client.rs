@@ -9,12 +9,20 @@ use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use api::content::content_server::ContentServer;
 use api::control::control_client::ControlClient;
 use api::control::{BytesMessage, SolveRequest};
+use api::filesync::auth_server::{Auth, AuthServer};
 use api::filesync::file_send_server::{FileSend, FileSendServer};
 use api::filesync::file_sync_server::{FileSync, FileSyncServer};
+use api::filesync::{
+    CredentialsRequest, CredentialsResponse, FetchTokenRequest, FetchTokenResponse, GetTokenAuthorityRequest,
+    GetTokenAuthorityResponse, VerifyTokenAuthorityRequest, VerifyTokenAuthorityResponse,
+};
 use api::fsutil::packet::PacketType;
 use api::fsutil::{Packet, Stat};
+use api::upload;
+use api::upload::upload_server::{Upload, UploadServer};
 use futures_util::{Stream, StreamExt as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -23,6 +31,7 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::shelf::{Shelf, Shelves};
 use crate::support::Store;
 
 /// A daemon that ends with this value.
@@ -203,22 +212,63 @@ pub enum Manner {
     NeverTakes,
 }
 
+/// What else a client has.
+#[derive(Clone, Debug, Default)]
+pub struct Extras {
+    /// Its standard input.
+    pub stream: Option<Arc<Pipe>>,
+    /// Its way with registries.
+    pub login: Option<Arc<Login>>,
+    /// Its blobs.
+    pub shelf: Option<Arc<Shelf>>,
+}
+
+/// A stream by its name, like a context on standard input: it is read once.
+#[derive(Debug)]
+pub struct Pipe {
+    name: String,
+    /// `None` behind them: it breaks off there.
+    pieces: Mutex<Option<Vec<Option<Vec<u8>>>>>,
+}
+
+impl Pipe {
+    pub fn new(name: &str, pieces: Vec<Option<Vec<u8>>>) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), pieces: Mutex::new(Some(pieces)) })
+    }
+}
+
+/// How a client proves itself to registries.
+#[derive(Debug)]
+pub struct Login {
+    /// The authority that vouches for token servers.
+    pub authority: PathBuf,
+    /// Name and password.
+    pub user: (String, String),
+    /// What it was asked for: `token HOST SCOPES`, `password HOST`.
+    pub asked: Mutex<Vec<String>>,
+}
+
+/// Opens a session of a client that has more than files.
+pub async fn session_with(channel: Channel, id: &str, offer: Offer, extras: Extras) -> Session {
+    opened(channel, id, "", offer, Manner::Plain, extras).await
+}
+
 /// Opens a session.
 pub async fn session(channel: Channel, id: &str, offer: Offer) -> Session {
-    opened(channel, id, "", offer, Manner::Plain).await
+    opened(channel, id, "", offer, Manner::Plain, Extras::default()).await
 }
 
 /// Opens a session that shares something with others, under a key.
 pub async fn session_sharing(channel: Channel, id: &str, shared_key: &str, offer: Offer) -> Session {
-    opened(channel, id, shared_key, offer, Manner::Plain).await
+    opened(channel, id, shared_key, offer, Manner::Plain, Extras::default()).await
 }
 
 /// Opens a session of a client that may misbehave.
 pub async fn session_of(channel: Channel, id: &str, offer: Offer, manner: Manner) -> Session {
-    opened(channel, id, "", offer, manner).await
+    opened(channel, id, "", offer, manner, Extras::default()).await
 }
 
-async fn opened(channel: Channel, id: &str, shared_key: &str, offer: Offer, manner: Manner) -> Session {
+async fn opened(channel: Channel, id: &str, shared_key: &str, offer: Offer, manner: Manner, extras: Extras) -> Session {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let service = Files { offer: Arc::new(offer), manner, asked: asked.clone() };
     let (ours, inner) = tokio::io::duplex(1 << 20);
@@ -241,9 +291,15 @@ async fn opened(channel: Channel, id: &str, shared_key: &str, offer: Offer, mann
     metadata.insert("x-docker-expose-session-sharedkey", MetadataValue::try_from(shared_key).expect("ASCII"));
     let method = MetadataValue::from_static("/moby.filesync.v1.FileSync/DiffCopy");
     metadata.append("x-docker-expose-session-grpc-method", method);
-    if manner == Manner::NeverTakes {
-        let method = MetadataValue::from_static("/moby.filesync.v1.FileSend/DiffCopy");
-        metadata.append("x-docker-expose-session-grpc-method", method);
+    let methods = [
+        ("/moby.filesync.v1.FileSend/DiffCopy", manner == Manner::NeverTakes),
+        ("/moby.upload.v1.Upload/Pull", extras.stream.is_some()),
+        ("/moby.filesync.v1.Auth/FetchToken", extras.login.is_some()),
+        ("/moby.filesync.v1.Auth/Credentials", extras.login.is_some()),
+        ("/containerd.services.content.v1.Content/Read", extras.shelf.is_some()),
+    ];
+    for (method, _) in methods.into_iter().filter(|(_, has)| *has) {
+        metadata.append("x-docker-expose-session-grpc-method", MetadataValue::from_static(method));
     }
     let incoming =
         futures_util::stream::once(async { Ok::<_, std::io::Error>(inner) }).chain(futures_util::stream::pending());
@@ -251,6 +307,9 @@ async fn opened(channel: Channel, id: &str, shared_key: &str, offer: Offer, mann
         let served = Server::builder()
             .add_service(FileSyncServer::new(service))
             .add_service(FileSendServer::new(Full))
+            .add_service(UploadServer::new(extras.clone()))
+            .add_service(ContentServer::new(Shelves(extras.shelf.clone().unwrap_or_default())))
+            .add_service(AuthServer::new(extras))
             .serve_with_incoming(incoming)
             .await;
         drop(served);
@@ -391,5 +450,75 @@ impl FileSend for Full {
             Err(Status::unavailable("never"))
         });
         Ok(Response::new(never.boxed()))
+    }
+}
+
+#[tonic::async_trait]
+impl Upload for Extras {
+    type PullStream = Pin<Box<dyn Stream<Item = Result<upload::BytesMessage, Status>> + Send>>;
+
+    async fn pull(
+        &self,
+        request: Request<Streaming<upload::BytesMessage>>,
+    ) -> Result<Response<Self::PullStream>, Status> {
+        let path = request.metadata().get("urlpath").and_then(|path| path.to_str().ok()).unwrap_or_default();
+        // As docker buildx finds it.
+        let name = path.rsplit('/').next().unwrap_or_default();
+        let pipe = self.stream.as_ref().filter(|pipe| pipe.name == name);
+        let Some(pieces) = pipe.and_then(|pipe| pipe.pieces.lock().expect("nobody panicked").take()) else {
+            return Err(Status::not_found(format!("there is no stream {path}")));
+        };
+        let pieces = pieces.into_iter().map(|piece| match piece {
+            Some(piece) => Ok(upload::BytesMessage { data: piece.into() }),
+            None => Err(Status::aborted("the pipe broke")),
+        });
+        Ok(Response::new(futures_util::stream::iter(pieces).boxed()))
+    }
+}
+
+impl Extras {
+    fn login(&self, what: String) -> Result<&Login, Status> {
+        let login = self.login.as_ref().ok_or_else(|| Status::unimplemented("nobody logged in"))?;
+        login.asked.lock().expect("nobody panicked").push(what);
+        Ok(login)
+    }
+}
+
+#[tonic::async_trait]
+impl Auth for Extras {
+    async fn credentials(&self, request: Request<CredentialsRequest>) -> Result<Response<CredentialsResponse>, Status> {
+        let login = self.login(format!("password {}", request.into_inner().host))?;
+        let (username, secret) = login.user.clone();
+        Ok(Response::new(CredentialsResponse { username, secret }))
+    }
+
+    async fn fetch_token(&self, request: Request<FetchTokenRequest>) -> Result<Response<FetchTokenResponse>, Status> {
+        let FetchTokenRequest { host, realm, service, scopes, .. } = request.into_inner();
+        let login = self.login(format!("token {host} {}", scopes.join(" ")))?;
+        let mut curl = tokio::process::Command::new("curl");
+        curl.args(["--silent", "--fail", "--get", "--cacert"]).arg(&login.authority);
+        curl.arg("--user").arg(format!("{}:{}", login.user.0, login.user.1));
+        for (name, value) in [("service", &service)].into_iter().chain(scopes.iter().map(|scope| ("scope", scope))) {
+            curl.arg("--data-urlencode").arg(format!("{name}={value}"));
+        }
+        let answer = curl.arg(&realm).output().await.expect("curl is installed (tests/setup.sh)");
+        let answer: serde_json::Value = serde_json::from_slice(&answer.stdout)
+            .map_err(|error| Status::unauthenticated(format!("{realm} gave no token: {error}")))?;
+        let token = answer["token"].as_str().unwrap_or_default().to_owned();
+        Ok(Response::new(FetchTokenResponse { token, expires_in: 300, issued_at: 0 }))
+    }
+
+    async fn get_token_authority(
+        &self,
+        _: Request<GetTokenAuthorityRequest>,
+    ) -> Result<Response<GetTokenAuthorityResponse>, Status> {
+        Err(Status::unavailable("nobody asks for it"))
+    }
+
+    async fn verify_token_authority(
+        &self,
+        _: Request<VerifyTokenAuthorityRequest>,
+    ) -> Result<Response<VerifyTokenAuthorityResponse>, Status> {
+        Err(Status::unavailable("nobody asks for it"))
     }
 }

@@ -36,7 +36,7 @@ use ci::Job;
 use file::{AuthFile, Contents};
 use helper::Helpers;
 
-pub use ask::{Answer, AskCredentials};
+pub use ask::{Answer, AskCredentials, FetchedToken, TokenWish};
 pub use login::LoginKey;
 
 /// Text that is never shown.
@@ -99,6 +99,9 @@ pub struct Through {
     /// Its first arguments.
     pub args: Vec<OsString>,
 }
+
+/// Where credentials of whoever a build is done for come from.
+pub(super) const CLIENT: &str = "the client";
 
 /// What a search found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -185,6 +188,11 @@ impl Credentials {
         self
     }
 
+    /// Who is asked for what, if anybody.
+    pub(super) fn asker(&self) -> Option<&std::sync::Arc<dyn AskCredentials>> {
+        self.asked.as_ref()
+    }
+
     /// Asks somebody, behind what the caller gave and before all files.
     pub fn asking(mut self, asked: std::sync::Arc<dyn AskCredentials>) -> Self {
         self.asked = Some(asked);
@@ -206,15 +214,14 @@ impl Credentials {
             return Ok(found);
         }
         if let Some(asked) = &self.asked {
-            const WHO: &str = "the client";
-            found.searched.push(WHO.to_owned());
+            found.searched.push(CLIENT.to_owned());
             match asked.ask(registry).await {
                 Ok(Some(credential)) => {
-                    found.credential = Some((credential, WHO.to_owned()));
+                    found.credential = Some((credential, CLIENT.to_owned()));
                     return Ok(found);
                 }
                 Ok(None) => {}
-                Err(words) => found.notes.push(format!("{WHO} gave no credentials: {words}")),
+                Err(words) => found.notes.push(format!("{CLIENT} gave no credentials: {words}")),
             }
         }
         for file in &self.files {
