@@ -9,8 +9,7 @@ use std::sync::{Arc, PoisonError};
 use api::control::{
     BuildHistoryEvent, BuildHistoryEventType, BuildHistoryRequest, BytesMessage, DiskUsageRequest, DiskUsageResponse,
     InfoRequest, InfoResponse, ListWorkersRequest, ListWorkersResponse, PruneRequest, SolveRequest, SolveResponse,
-    StatusRequest, StatusResponse, UpdateBuildHistoryRequest, UpdateBuildHistoryResponse, UsageRecord, VertexWarning,
-    control_server,
+    StatusRequest, StatusResponse, UpdateBuildHistoryRequest, UpdateBuildHistoryResponse, UsageRecord, control_server,
 };
 use api::pb;
 use api::worker::{BuildkitVersion, WorkerRecord};
@@ -30,9 +29,8 @@ use super::question::{Answer, Question};
 use super::session::auth::SessionCredentials;
 use super::session::blobs::Kept;
 use super::session::{self, Session};
-use super::{Daemon, Silent, error, history, in_background, policy, space};
-use crate::engine::{self, Begins, Built, Failure, FailureKind, Problem, Settings};
-use crate::report::place::Places;
+use super::{Daemon, Silent, error, history, in_background, policy, space, warning};
+use crate::engine::{self, Begins, Built, Failure, FailureKind, Settings};
 
 /// Where an answer says what time it is here.
 const NOW: &str = "buildkit-current-timestamp";
@@ -353,7 +351,7 @@ async fn run(
         };
         error::status(&failure, job.hub.failed())
     })?;
-    job.hub.tell(built.warnings.iter().map(warning).collect());
+    job.hub.tell(built.warnings.iter().map(warning::told).collect());
     let mut told = response(&built);
     let kept = request.kept.lock().unwrap_or_else(PoisonError::into_inner).take();
     if let Some(kept) = kept {
@@ -466,34 +464,4 @@ fn response(built: &Built) -> std::collections::BTreeMap<String, String> {
     let serde_json::Value::Object(metadata) = &built.metadata else { return std::collections::BTreeMap::new() };
     let pairs = metadata.iter().filter(|(key, _)| !key.starts_with("vnd.rbuild."));
     pairs.map(|(key, value)| (key.clone(), history::text(value))).collect()
-}
-
-/// A remark of the frontend.
-fn warning(problem: &Problem) -> VertexWarning {
-    let vertex = VertexId::of_name("[internal] load build definition from Dockerfile").to_string();
-    let rule = problem.rule.map(|rule| format!("{}: ", rule.name())).unwrap_or_default();
-    let mut warning = VertexWarning {
-        vertex,
-        level: 1,
-        short: format!("{rule}{}", problem.message).into_bytes(),
-        detail: problem.help.iter().map(|help| help.clone().into_bytes()).collect(),
-        url: problem.rule.map(|rule| rule.url().to_owned()).unwrap_or_default(),
-        ..VertexWarning::default()
-    };
-    if let Some(snippet) = &problem.snippet {
-        let (start, end) = Places::new(&snippet.text).range(&snippet.span);
-        warning.short.extend_from_slice(format!(" (line {})", start.line).as_bytes());
-        let position = |at: crate::report::place::Position| pb::Position {
-            line: i32::try_from(at.line).unwrap_or(i32::MAX),
-            character: i32::try_from(at.character).unwrap_or(i32::MAX),
-        };
-        warning.ranges = vec![pb::Range { start: Some(position(start)), end: Some(position(end)) }];
-        warning.info = Some(pb::SourceInfo {
-            filename: snippet.file.clone(),
-            data: snippet.text.as_bytes().to_vec(),
-            definition: None,
-            language: "Dockerfile".into(),
-        });
-    }
-    warning
 }

@@ -30,6 +30,7 @@ mod space;
 mod status;
 mod thread;
 pub mod tls;
+mod warning;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -5,6 +5,7 @@ mod blobs;
 pub mod client;
 mod cost;
 mod crowd;
+mod extras;
 mod gives;
 mod kept;
 mod past;

@@ -21,6 +21,7 @@ use crate::daemon::frontend::{self, Asked};
 use crate::daemon::job::Job;
 use crate::daemon::llb::Llb;
 use crate::daemon::session::Session;
+use crate::daemon::session::blobs::Kept;
 use crate::daemon::thread::beside;
 use crate::daemon::{Daemon, error};
 use crate::engine::{self, Definition, Looked};
@@ -124,6 +125,7 @@ async fn read(
         entitlements: asking.entitlements.clone(),
         policy: asking.policy.clone(),
         session: session.clone(),
+        kept: Kept::default(),
     };
     let options = frontend::options(&daemon.config, &Asked::default(), &request);
     let options = options.map_err(|failure| error::status(&failure, None))?;

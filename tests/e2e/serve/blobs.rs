@@ -8,7 +8,8 @@ use api::control::{CacheOptions, CacheOptionsEntry, SolveRequest};
 use oci::model::Digest;
 use serde_json::{Value, json};
 
-use super::client::{Daemon, Entry, Extras, request, session_with};
+use super::client::{Daemon, Entry, request, session_with};
+use super::extras::Extras;
 use super::shelf::Shelf;
 use super::{offer, solve};
 use crate::support::Store;

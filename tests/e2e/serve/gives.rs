@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use api::control::{Exporter, SolveRequest};
 
-use super::client::{Daemon, Extras, Login, Offer, Pipe, request, session_with};
+use super::client::{Daemon, Offer, request, session_with};
+use super::extras::{Extras, Login, Pipe};
 use super::solve;
 use crate::support::Store;
 use crate::support::registry::{AUTHORITY, Guard, PASSWORD, Registry, USER};
