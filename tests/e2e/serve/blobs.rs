@@ -53,11 +53,14 @@ fn with_layout(name: &str, of: &str) -> SolveRequest {
     SolveRequest { frontend_attrs: asked.frontend_attrs.into_iter().chain([context]).collect(), ..asked }
 }
 
+/// What becomes of a layout before it is used.
+type Change<'a> = &'a dyn Fn(&Shelf, &[Digest; 3]);
+
 const DOCKERFILE: &str = "FROM busybox\nCOPY --from=lay /of-layout /x\nRUN cat /x\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_in_a_clients_layout_is_a_named_context_and_one_that_lies_is_refused() {
-    let cases: [(&str, &dyn Fn(&Shelf, &[Digest; 3]), Result<&str, &str>); 5] = [
+    let cases: [(&str, Change<'_>, Result<&str, &str>); 5] = [
         ("whole", &|_, _| {}, Ok("from a layout")),
         ("other-layer", &|shelf, [.., layer]| shelf.put("oci:s", layer, &[7; 2048]), Err("but `sha256:")),
         ("longer-layer", &|shelf, [.., layer]| shelf.put("oci:s", layer, &[7; 9999]), Err("were promised")),

@@ -27,16 +27,18 @@ pub struct Extras {
     pub shelf: Option<Arc<Shelf>>,
 }
 
+/// What comes through a pipe; `None`: it breaks off there.
+pub type Pieces = Vec<Option<Vec<u8>>>;
+
 /// A stream by its name, like a context on standard input: it is read once.
 #[derive(Debug)]
 pub struct Pipe {
     name: String,
-    /// `None` behind them: it breaks off there.
-    pieces: Mutex<Option<Vec<Option<Vec<u8>>>>>,
+    pieces: Mutex<Option<Pieces>>,
 }
 
 impl Pipe {
-    pub fn new(name: &str, pieces: Vec<Option<Vec<u8>>>) -> Arc<Self> {
+    pub fn new(name: &str, pieces: Pieces) -> Arc<Self> {
         Arc::new(Self { name: name.to_owned(), pieces: Mutex::new(Some(pieces)) })
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use api::control::{Exporter, SolveRequest};
 
 use super::client::{Daemon, Offer, request, session_with};
-use super::extras::{Extras, Login, Pipe};
+use super::extras::{Extras, Login, Pieces, Pipe};
 use super::solve;
 use crate::support::Store;
 use crate::support::registry::{AUTHORITY, Guard, PASSWORD, Registry, USER};
@@ -37,7 +37,7 @@ async fn a_context_on_the_clients_standard_input_is_an_archive_or_a_dockerfile()
     let tar = archive(&[("Dockerfile", "FROM busybox\nCOPY f /f\nRUN cat /f\n"), ("f", "came by a pipe")]);
     let pieces = |bytes: &[u8]| bytes.chunks(1000).map(|piece| Some(piece.to_vec())).collect::<Vec<_>>();
     let broken = [pieces(&tar[..1000]), vec![None]].concat();
-    let cases: [(&str, Vec<Option<Vec<u8>>>, Result<&str, &str>); 5] = [
+    let cases: [(&str, Pieces, Result<&str, &str>); 5] = [
         ("tar", pieces(&tar), Ok("came by a pipe")),
         ("text", pieces(b"FROM busybox\nRUN echo alone\n"), Ok("alone")),
         ("broken", broken, Err("the pipe broke")),
