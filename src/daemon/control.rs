@@ -323,7 +323,7 @@ async fn run(
             told.append(&mut metadata);
             let Defined { definition, images, attributes } =
                 definition::define(daemon, job, &session, &results, &told).await?;
-            (Asked { attributes, imports, ..Asked::default() }, Begins::Definition(definition, images))
+            (Asked { attributes, imports, ..Asked::default() }, Begins::Definition(Box::new(definition), images))
         }
     };
     let client = history::client(&request.r#ref, &asked, &exporters);

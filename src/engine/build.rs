@@ -73,7 +73,7 @@ pub enum Begins {
     /// The same, planned before.
     Planned(Box<PlannedBuild>),
     /// What a client defined: these images, whose edges are of its graph.
-    Definition(Definition, Vec<DefinedImage>),
+    Definition(Box<Definition>, Vec<DefinedImage>),
 }
 
 /// Builds. Events go to `progress`; ends soon after `cancel` fires.

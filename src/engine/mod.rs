@@ -64,7 +64,7 @@ pub use evaluate::{Evaluated, Looked, evaluate, image_config};
 pub use failure::{Failure, FailureKind, Problem, Snippet};
 pub use guest::{Guest, run as run_guest};
 pub use history::HistorySettings;
-pub use planned::{Origin, PlannedBuild, Planning, plan_build};
+pub use planned::{Origin, PlannedBuild, PlannedGraph, Planning, plan_build};
 pub use policy::{Action, Constraint, Pattern, Policy, Rule, wildcard};
 pub use run::run;
 pub use settings::{RegistrySettings, Settings};

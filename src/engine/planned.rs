@@ -40,6 +40,17 @@ impl std::fmt::Debug for PlannedBuild {
     }
 }
 
+/// Its operations.
+#[derive(Clone, Copy, Debug)]
+pub struct PlannedGraph<'a> {
+    /// All of them.
+    pub graph: &'a Graph,
+    /// What they come from.
+    pub text: &'a Text,
+    /// Where each stands in it.
+    pub spans: &'a HashMap<VertexId, Range<usize>>,
+}
+
 /// A result of it.
 #[derive(Clone, Debug)]
 pub struct PlannedResult {
@@ -138,14 +149,14 @@ impl PlannedBuild {
     }
 
     /// Its operations, with the text that they come from and where each stands in it.
-    pub fn graph(&self) -> Option<(&Graph, &Text, &HashMap<VertexId, Range<usize>>)> {
+    pub fn graph(&self) -> Option<PlannedGraph<'_>> {
         let (context, plans) = self.outcome.as_ref().ok()?;
-        Some((&plans.graph, &context.dockerfile, &plans.spans))
+        Some(PlannedGraph { graph: &plans.graph, text: &context.dockerfile, spans: &plans.spans })
     }
 
     /// What the trees of its graph are, by name.
     pub fn origins(&self, options: &BuildOptions) -> BTreeMap<String, Origin> {
-        let paths = self.graph().and_then(|(graph, ..)| read_paths(graph)).unwrap_or_default();
+        let paths = self.graph().and_then(|planned| read_paths(planned.graph)).unwrap_or_default();
         let main = ("context".to_owned(), Origin::Place(options.input.context.clone(), paths));
         let mut origins = BTreeMap::from([main]);
         for source in &options.input.contexts {

@@ -114,7 +114,7 @@ impl Policy {
     ///
     /// # Errors
     /// When a rule denies it, naming the rule.
-    pub fn apply(&self, source: &SourceOp) -> Result<Option<SourceOp>, Problem> {
+    pub fn apply(&self, source: &SourceOp) -> Result<Option<SourceOp>, Box<Problem>> {
         let mut now = source.clone();
         for _ in 0..ROUNDS_MAX {
             match self.round(&now)? {
@@ -124,11 +124,11 @@ impl Policy {
             }
         }
         let shown = solver::redact::addresses(&source.identifier);
-        Err(Problem::new(format!("the source `{shown}` is converted again and again by the source policy")))
+        Err(Problem::new(format!("the source `{shown}` is converted again and again by the source policy")).into())
     }
 
     /// What the first conversion makes of it, if any changes it.
-    fn round(&self, source: &SourceOp) -> Result<Option<SourceOp>, Problem> {
+    fn round(&self, source: &SourceOp) -> Result<Option<SourceOp>, Box<Problem>> {
         let mut denied = None;
         for (at, rule) in self.rules.iter().enumerate() {
             if !rule.matches(source) {
@@ -150,7 +150,7 @@ impl Policy {
         let shown = solver::redact::addresses(&source.identifier);
         let mut problem = Problem::new(format!("the source `{shown}` is denied by the source policy"));
         problem.notes.push(format!("rule {} denies `{}`", at + 1, rule.written));
-        Err(problem)
+        Err(problem.into())
     }
 
     /// The image that is asked for in place of another; `None`: itself.
@@ -162,7 +162,7 @@ impl Policy {
             return Ok(None);
         }
         let source = SourceOp { identifier: format!("{IMAGE}://{name}"), attrs: BTreeMap::new() };
-        let Some(converted) = self.apply(&source).map_err(of)? else { return Ok(None) };
+        let Some(converted) = self.apply(&source).map_err(|problem| of(*problem))? else { return Ok(None) };
         converted.reference().parse().map(Some).map_err(|error| Failure::from_error(&error))
     }
 
@@ -171,7 +171,7 @@ impl Policy {
     /// # Errors
     /// When a rule denies it.
     pub fn address(&self, source: &SourceOp) -> Result<Option<SourceOp>, Failure> {
-        if self.is_empty() { Ok(None) } else { self.apply(source).map_err(of) }
+        if self.is_empty() { Ok(None) } else { self.apply(source).map_err(|problem| of(*problem)) }
     }
 
     /// A graph whose sources are those that are used, with what every vertex is now; `None`: it stays. Images are
@@ -194,7 +194,7 @@ impl Policy {
             match self.apply(source) {
                 Ok(None) => {}
                 Ok(Some(source)) => drop(converted.insert(id, source)),
-                Err(problem) => problems.push((id, problem)),
+                Err(problem) => problems.push((id, *problem)),
             }
         }
         if !problems.is_empty() {
@@ -238,7 +238,7 @@ fn of(problem: Problem) -> Failure {
 }
 
 /// What a source may become: images stay images, and nothing becomes a directory that nobody has.
-fn check(source: &SourceOp, converted: &SourceOp) -> Result<(), Problem> {
+fn check(source: &SourceOp, converted: &SourceOp) -> Result<(), Box<Problem>> {
     let (from, to) = (source.scheme(), converted.scheme());
     let is_fine = match (from, to) {
         (from, to) if from == to => true,
@@ -253,7 +253,8 @@ fn check(source: &SourceOp, converted: &SourceOp) -> Result<(), Problem> {
         "the source policy makes `{}` of `{}`, which is of another kind",
         shown(converted),
         shown(source)
-    )))
+    ))
+    .into())
 }
 
 impl Rule {

@@ -30,7 +30,7 @@ use crate::daemon::session::Session;
 use crate::daemon::session::blobs::Kept;
 use crate::daemon::thread::beside;
 use crate::daemon::{Daemon, error};
-use crate::engine::{self, NamedDefinition, Origin, PlannedBuild, Planning, SharedTree};
+use crate::engine::{self, NamedDefinition, Origin, PlannedBuild, PlannedGraph, Planning, SharedTree};
 use crate::options::BuildOptions;
 use crate::options::context::Place;
 
@@ -248,7 +248,7 @@ fn definition(
     session: &str,
     edge: Option<Edge>,
 ) -> Result<pb::Definition, String> {
-    let (Some((graph, text, spans)), Some(edge)) = (planned.graph(), edge) else {
+    let (Some(PlannedGraph { graph, text, spans }), Some(edge)) = (planned.graph(), edge) else {
         return Ok(pb::Definition::default());
     };
     let origins = planned.origins(options);

@@ -30,7 +30,7 @@ pub async fn evaluated(daemon: &Daemon, job: &Arc<Job>, known: &Known) -> Result
 /// What is solved.
 enum Looked {
     Planned(Arc<Mutex<Option<PlannedBuild>>>, usize),
-    Definition(Definition, Edge),
+    Definition(Box<Definition>, Edge),
 }
 
 async fn solve(daemon: &Daemon, job: &Arc<Job>, what: &Reference) -> Result<Arc<Evaluated>, Status> {
@@ -42,7 +42,7 @@ async fn solve(daemon: &Daemon, job: &Arc<Job>, what: &Reference) -> Result<Arc<
         Reference::Definition(llb) => {
             let imports = job.references.lock().unwrap_or_else(PoisonError::into_inner).imports();
             let defined = definition::definition(daemon, job, &session, vec![llb.clone()]).await?;
-            (Asked { imports, ..Asked::default() }, Looked::Definition(defined, llb.wants[0]))
+            (Asked { imports, ..Asked::default() }, Looked::Definition(Box::new(defined), llb.wants[0]))
         }
     };
     let request = frontend::Request {
