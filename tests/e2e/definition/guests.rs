@@ -8,6 +8,7 @@ use api::control::control_client::ControlClient;
 use api::gateway;
 use api::pb;
 use tonic::Code;
+use tonic::transport::Channel;
 
 use super::frontend::Frontend;
 use super::{ran, request, solve};
@@ -21,6 +22,22 @@ fn by_frontend(build: &str, image: &str, attributes: &[(&str, &str)]) -> SolveRe
     told.insert("source".into(), image.into());
     let request = request(build, "one", pb::Definition::default(), &[("name", "app:1")]);
     SolveRequest { definition: None, frontend: "gateway.v0".into(), frontend_attrs: told, ..request }
+}
+
+/// Lets a build's own frontend return what another one makes, as `docker buildx` does.
+async fn returned(channel: &Channel, own: SolveRequest, frontend: &str, attributes: BTreeMap<String, String>) {
+    let mut asking = Frontend::start(channel, own);
+    let asked = gateway::SolveRequest {
+        frontend: frontend.into(),
+        frontend_opt: attributes.into_iter().collect(),
+        allow_result_return: true,
+        allow_result_array_ref: true,
+        ..gateway::SolveRequest::default()
+    };
+    let asked = asking.call(asked);
+    let result = asking.bridge.solve(asked).await.expect("it returns").into_inner().result.expect("a result");
+    let config = String::from_utf8(result.metadata["containerimage.config"].clone()).expect("it is text");
+    asking.end(result.result, &[("containerimage.config", &config)]).await.expect("it builds");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,36 +97,14 @@ async fn a_frontend_that_is_an_image_reads_a_file_and_returns_what_it_made_of_it
     let own = by_line("own", &[("build-arg:BUILDKIT_SYNTAX", "docker/dockerfile:1")]);
     let status = solve(&channel, own).await.0.expect_err("to rbuild it is no Dockerfile");
     assert!(status.message().contains("unknown instruction"), "{status:?}");
-    let mut frontend =
-        Frontend::start(&channel, SolveRequest { session: "two".into(), ..super::own("c", &[("name", "app:3")]) });
-    let asked = gateway::SolveRequest {
-        frontend: "dockerfile.v0".into(),
-        frontend_opt: by_line("", &[]).frontend_attrs.into_iter().collect(),
-        allow_result_return: true,
-        allow_result_array_ref: true,
-        ..gateway::SolveRequest::default()
-    };
-    let asked = frontend.call(asked);
-    let result = frontend.bridge.solve(asked).await.expect("it returns").into_inner().result.expect("a result");
-    let config = String::from_utf8(result.metadata["containerimage.config"].clone()).expect("it is text");
-    frontend.end(result.result, &[("containerimage.config", &config)]).await.expect("it builds");
+    let own = SolveRequest { session: "two".into(), ..super::own("c", &[("name", "app:3")]) };
+    returned(&channel, own, "dockerfile.v0", by_line("", &[]).frontend_attrs).await;
     assert_eq!(ran(&store, "app:3"), "by its own line\n");
     drop(saying);
 
     // The same through the gateway, as `docker buildx` asks for it.
-    let mut frontend = Frontend::start(&channel, super::own("b", &[("name", "app:2")]));
-    let frontend_opt = attributes.iter().chain([&("source", "guest:1")]);
-    let asked = gateway::SolveRequest {
-        frontend: "gateway.v0".into(),
-        frontend_opt: frontend_opt.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-        allow_result_return: true,
-        allow_result_array_ref: true,
-        ..gateway::SolveRequest::default()
-    };
-    let asked = frontend.call(asked);
-    let result = frontend.bridge.solve(asked).await.expect("it returns").into_inner().result.expect("a result");
-    let config = String::from_utf8(result.metadata["containerimage.config"].clone()).expect("it is text");
-    frontend.end(result.result, &[("containerimage.config", &config)]).await.expect("it builds");
+    let own = super::own("b", &[("name", "app:2")]);
+    returned(&channel, own, "gateway.v0", by_frontend("", "guest:1", &attributes).frontend_attrs).await;
     assert_eq!(ran(&store, "app:2"), "by the frontend\n");
     drop(open);
     assert_eq!(daemon.stop(), Some(0));
