@@ -65,6 +65,7 @@ class Surroundings:
 def main():
     options = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    Path(options.work).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="compare-", dir=options.work) as work:
         surroundings = Surroundings(options, Path(work))
         try:
