@@ -1,9 +1,9 @@
 //! `rbuild`: argv, environment and config files come in; an exit code, words and progress go out.
 //!
 //! Reading order: [`cli`] understands the words, [`config`] and [`options`] make plain values of them, [`cmd`] has one
-//! file per verb, [`engine`] does the work, which [`daemon`] asks for on behalf of clients, [`progress`] and [`report`] tell of it. Exit codes: 0, 1 (the build or what
-//! it was given, or findings of a check), 130 (stopped by the user); `rbuild run` returns the code of what it ran, and
-//! 126 or 127 when that could not be executed.
+//! file per verb, [`engine`] does the work, which [`daemon`] asks for on behalf of clients, [`progress`] and [`report`]
+//! tell of it. Exit codes: 0, 1 (the build or what it was given, or findings of a check), 130 (stopped by the user);
+//! `rbuild run` returns the code of what it ran, and 126 or 127 when that could not be executed.
 
 mod amount;
 mod cli;

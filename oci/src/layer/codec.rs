@@ -108,8 +108,8 @@ pub struct Codec {
 }
 
 impl Codec {
-    /// The usual level: zstd 3, as [`super::zstd`] has it; gzip and eStargz 5, at which layers become about as small as by gzip -6, in a third of its
-    /// time.
+    /// The usual level: zstd 3, as [`super::zstd`] has it; gzip and eStargz 5, at which layers become about as small as by
+    /// gzip -6, in a third of its time.
     pub const fn new(compression: Compression) -> Self {
         let level = match compression {
             Compression::None => 0,
